@@ -1,0 +1,180 @@
+"""Principals, roles and what each role may do."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final, NamedTuple
+
+from msgspec import Meta, Struct
+
+from fiscus.errors import Forbidden, ValidationError
+from fiscus.wire import Id, Name
+
+
+class Role(StrEnum):
+    TENANT_USER = "tenant_user"
+    TENANT_ADMIN = "tenant_admin"
+    FINANCIAL_CONTROLLER = "financial_controller"
+    AUDITOR = "auditor"
+    SYSTEM_ARCHITECT = "system_architect"
+    SERVICE = "service"
+    PLATFORM_ADMIN = "platform_admin"
+
+
+class Action(StrEnum):
+    """What a call does to which kind of resource; the rows and columns of SPEC section 8."""
+
+    VIEW_BUDGETS = "view budgets"
+    CHANGE_BUDGETS = "change budgets"
+    OPERATE = "check, settle, release and record"
+    VIEW_RESERVATIONS = "view reservations"
+    VIEW_COSTS = "view costs"
+    EXPORT_COSTS = "export costs"
+    MANAGE_KEYS = "manage API keys"
+    VIEW_TENANT = "view tenant settings"
+    CHANGE_TENANT = "change tenant settings"
+
+
+_R = Role
+ALLOWED: Final[dict[Action, frozenset[Role]]] = {
+    Action.VIEW_BUDGETS: frozenset({_R.TENANT_ADMIN, _R.FINANCIAL_CONTROLLER, _R.AUDITOR}),
+    Action.CHANGE_BUDGETS: frozenset({_R.TENANT_ADMIN, _R.FINANCIAL_CONTROLLER}),
+    Action.OPERATE: frozenset({_R.SERVICE, _R.TENANT_ADMIN}),
+    Action.VIEW_RESERVATIONS: frozenset(
+        {_R.SERVICE, _R.TENANT_ADMIN, _R.FINANCIAL_CONTROLLER, _R.AUDITOR}
+    ),
+    Action.VIEW_COSTS: frozenset(
+        {_R.TENANT_USER, _R.TENANT_ADMIN, _R.FINANCIAL_CONTROLLER, _R.AUDITOR}
+    ),
+    Action.EXPORT_COSTS: frozenset({_R.TENANT_ADMIN, _R.FINANCIAL_CONTROLLER}),
+    Action.MANAGE_KEYS: frozenset({_R.TENANT_ADMIN}),
+    Action.VIEW_TENANT: frozenset({_R.TENANT_ADMIN}),
+    Action.CHANGE_TENANT: frozenset({_R.TENANT_ADMIN}),
+}
+
+
+class Principal(NamedTuple):
+    """Who calls: a JWT subject or an API key, of one tenant, with roles."""
+
+    subject: str
+    tenant_id: str
+    roles: frozenset[Role]
+
+    @property
+    def is_platform_admin(self) -> bool:
+        return Role.PLATFORM_ADMIN in self.roles
+
+    def tenant_for(self, named: str | None) -> str:
+        """The tenant a call is for: the credential's own, or the one named.
+
+        Raises `Forbidden` when another tenant is named; a platform_admin may name any.
+        """
+        if named is None or named == self.tenant_id:
+            return self.tenant_id
+        if self.is_platform_admin:
+            return named
+        raise Forbidden(
+            "The credential belongs to another tenant",
+            details={"field": "tenant_id"},
+            suggested_action="Use a credential of that tenant, or leave tenant_id out.",
+        )
+
+    def require(self, action: Action) -> None:
+        """Raises `Forbidden` unless one of the roles may do it; a platform_admin may do all."""
+        if not (self.roles & ALLOWED[action]) and not self.is_platform_admin:
+            wanted = sorted(str(role) for role in ALLOWED[action])
+            raise Forbidden(
+                f"This credential may not {action}",
+                details={"required_roles": wanted},
+                suggested_action=f"Use a credential with one of the roles {', '.join(wanted)}.",
+            )
+
+
+class ApiKeySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body that makes an API key."""
+
+    name: Annotated[Name, Meta(description="What it is for.")]
+    roles: Annotated[list[Role], Meta(min_length=1, max_length=10)]
+    tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
+    expires_at: Annotated[
+        datetime | None, Meta(tz=True, description="When it stops working; default never.")
+    ] = None
+
+
+class ApiKey(Struct, frozen=True, kw_only=True):
+    """An API key as it is kept: its hash, never itself. `hint` is its beginning."""
+
+    key_id: str
+    tenant_id: str
+    name: str
+    hint: str
+    roles: list[Role]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewApiKey(ApiKey, frozen=True, kw_only=True):
+    """An API key as answered once, when it was made."""
+
+    api_key: Annotated[str, Meta(description="The key itself; shown now and never again.")]
+    correlation_id: str | None = None
+
+
+KEY_PREFIX: Final = "fsk_"
+MIN_KEY_LENGTH: Final = 24
+
+
+def new_key() -> str:
+    """A new secret: 32 random bytes behind a prefix that scanners know."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_key(key: str) -> str:
+    """SHA-256: the key has 256 random bits, so a slow hash would add nothing."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def hint_of(key: str) -> str:
+    return key[:8]
+
+
+def check_grantable(principal: Principal, roles: list[Role]) -> None:
+    """Nobody grants platform_admin but a platform_admin."""
+    if Role.PLATFORM_ADMIN in roles and not principal.is_platform_admin:
+        raise Forbidden(
+            "Only a platform_admin can grant platform_admin",
+            details={"field": "roles"},
+            suggested_action="Leave platform_admin out of roles.",
+        )
+
+
+def check_given_key(key: str, setting: str) -> str:
+    """A key given in the configuration must not be guessable."""
+    if len(key) < MIN_KEY_LENGTH:
+        raise ValidationError(
+            f"{setting} is shorter than {MIN_KEY_LENGTH} characters",
+            field=setting,
+            suggested_action="Use a long random value, such as the output of `openssl rand -hex 32`.",
+        )
+    return key
+
+
+__all__ = [
+    "ALLOWED",
+    "Action",
+    "ApiKey",
+    "ApiKeySpec",
+    "NewApiKey",
+    "Principal",
+    "Role",
+    "check_given_key",
+    "check_grantable",
+    "hash_key",
+    "hint_of",
+    "new_key",
+]

@@ -1,0 +1,77 @@
+"""A circuit breaker: stop asking a store that keeps failing, and try again after a pause."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class CircuitBreaker:
+    """Opens when `failure_ratio` of the calls of the last `window_seconds` failed.
+
+    At least `minimum_calls` are needed to open it. After `pause_seconds` one call is let through: its
+    success closes the breaker, its failure opens it for another pause. Not thread-safe: one owner.
+    """
+
+    def __init__(
+        self,
+        *,
+        failure_ratio: float,
+        window_seconds: float,
+        minimum_calls: int = 5,
+        pause_seconds: float = 1.0,
+    ) -> None:
+        self._failure_ratio = failure_ratio
+        self._window = timedelta(seconds=window_seconds)
+        self._minimum_calls = minimum_calls
+        self._pause = timedelta(seconds=pause_seconds)
+        self._calls: deque[tuple[datetime, bool]] = deque()
+        self._failures = 0
+        self._opened_at: datetime | None = None
+        self._trying = False
+
+    @property
+    def state(self) -> BreakerState:
+        if self._opened_at is None:
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if self._trying else BreakerState.OPEN
+
+    def allows(self, now: datetime) -> bool:
+        """Whether a call may be made; in a pause's end, the one that tries."""
+        if self._opened_at is None:
+            return True
+        if now - self._opened_at >= self._pause:
+            self._trying = True
+            return True
+        return False
+
+    def succeeded(self, now: datetime) -> None:
+        if self._opened_at is not None:
+            self._opened_at = None
+            self._trying = False
+            self._calls.clear()
+            self._failures = 0
+        self._note(now, failed=False)
+
+    def failed(self, now: datetime) -> None:
+        self._note(now, failed=True)
+        if self._opened_at is not None or (
+            len(self._calls) >= self._minimum_calls
+            and self._failures >= self._failure_ratio * len(self._calls)
+        ):
+            self._opened_at = now
+            self._trying = False
+
+    def _note(self, now: datetime, *, failed: bool) -> None:
+        calls = self._calls
+        calls.append((now, failed))
+        self._failures += failed
+        while calls and (now - calls[0][0] > self._window or len(calls) > 10_000):
+            self._failures -= calls.popleft()[1]

@@ -1,0 +1,1 @@
+"""Budgets: amounts of money per period for a scope, and the rules that decide on them."""

@@ -1,0 +1,208 @@
+"""Budgets: their definition, their usage per period, and what an operation is.
+
+A budget is what an owner declares; a `BudgetBalance` is what was used of it in one period. Neither
+knows how it is stored.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta, Struct, field
+
+from fiscus.budgets.periods import PeriodType
+from fiscus.money import ZERO, Amount
+from fiscus.operations import Operation
+from fiscus.scopes import ScopeType
+from fiscus.wire import Currency, Id, Label, Name, Tags
+
+
+class EnforcementAction(StrEnum):
+    HARD_STOP = "hard_stop"
+    SOFT_LIMIT = "soft_limit"
+    THROTTLE = "throttle"
+    ESCALATE = "escalate"
+
+
+class OnStoreFailure(StrEnum):
+    DENY = "deny"
+    ALLOW = "allow"
+
+
+class Filters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which operations a budget counts. Empty counts all; an operation lacking an attribute that
+    is filtered on does not match."""
+
+    resource_types: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list)
+    service_names: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list)
+    tags: Tags = field(default_factory=dict)
+
+
+class Throttle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a `throttle` budget lets a falling share of operations through.
+
+    The share is 1 up to `start_ratio` of the amount, then falls in a line to `floor` at 1.0.
+    """
+
+    start_ratio: Annotated[Amount, Meta(description="Use at which throttling starts, 0 to 1.")] = (
+        Amount("0.8")
+    )
+    floor: Annotated[Amount, Meta(description="Share still admitted at full use, 0 to 1.")] = (
+        Amount("0.1")
+    )
+    retry_after_ms: Annotated[
+        int,
+        Meta(ge=1, le=3_600_000, description="Wait suggested per operation that goes first."),
+    ] = 1000
+
+
+class Notifications(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is told when a threshold is crossed."""
+
+    channels: Annotated[list[Label], Meta(max_length=20)] = field(default_factory=list)
+    recipients: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list)
+
+
+class ApprovalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How approvals of an `escalate` budget are asked for."""
+
+    expires_after_hours: Annotated[int, Meta(ge=1, le=720)] = 24
+
+
+class BudgetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body that creates a budget or replaces its definition."""
+
+    budget_name: Name
+    budget_amount: Annotated[Amount, Meta(description="Amount per period; above 0.")]
+    period_type: Annotated[
+        PeriodType, Meta(description="When use starts again at nothing; project and custom do not.")
+    ]
+    allocated_to_type: Annotated[ScopeType, Meta(description="Type of the scope it is for.")]
+    allocated_to_id: Annotated[
+        str,
+        Meta(
+            pattern=r"^(?:\*|[A-Za-z0-9._:\-]{1,128})\Z",
+            description="Id of the scope, or `*`: every project, user or feature has its own.",
+        ),
+    ]
+    tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
+    budget_type: Annotated[
+        ScopeType | None, Meta(description="Equal to `allocated_to_type` when given.")
+    ] = None
+    currency: Annotated[Currency | None, Meta(description="Default: the tenant's.")] = None
+    timezone: Annotated[
+        str | None, Meta(max_length=64, description="IANA zone of its periods; default the tenant's.")
+    ] = None
+    start_date: Annotated[
+        date | None,
+        Meta(description="First local day it counts. Costs before it do not count."),
+    ] = None
+    end_date: Annotated[
+        date | None, Meta(description="Local day at whose midnight it ends (not counted).")
+    ] = None
+    rolling_days: Annotated[int, Meta(ge=1, le=3660, description="Days of a rolling window.")] = 30
+    enforcement_action: Annotated[
+        EnforcementAction, Meta(description="What happens when an operation does not fit.")
+    ] = EnforcementAction.HARD_STOP
+    thresholds: Annotated[
+        list[Amount], Meta(max_length=20, description="Ratios of use that are told of.")
+    ] = field(default_factory=lambda: [Amount("0.8"), Amount("0.9"), Amount("1")])
+    notifications: Notifications = field(default_factory=Notifications)
+    filters: Filters = field(default_factory=Filters)
+    throttle: Throttle = field(default_factory=Throttle)
+    approval: ApprovalSettings = field(default_factory=ApprovalSettings)
+    on_store_failure: Annotated[
+        OnStoreFailure, Meta(description="The answer to checks while the store cannot be reached.")
+    ] = OnStoreFailure.DENY
+    shadow: Annotated[bool, Meta(description="Decide and count, never deny.")] = False
+    frozen: Annotated[bool, Meta(description="Refuse every operation at once.")] = False
+    version: Annotated[
+        int | None, Meta(ge=1, description="With PUT: the version that is being replaced.")
+    ] = None
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """A budget as it stands: one version of its definition, everything filled in."""
+
+    budget_id: str
+    tenant_id: str
+    version: int
+    budget_name: str
+    budget_type: ScopeType
+    budget_amount: Decimal
+    currency: str
+    period_type: PeriodType
+    start_date: date | None
+    end_date: date | None
+    timezone: str
+    rolling_days: int
+    allocated_to_type: ScopeType
+    allocated_to_id: str
+    enforcement_action: EnforcementAction
+    thresholds: list[Decimal]
+    notifications: Notifications
+    filters: Filters
+    throttle: Throttle
+    approval: ApprovalSettings
+    on_store_failure: OnStoreFailure
+    shadow: bool
+    frozen: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class BalanceKey(NamedTuple):
+    """Usage is keyed by budget, scope id and period start, so nothing is ever reset."""
+
+    budget_id: str
+    scope_id: str
+    period_start: datetime
+
+
+class BudgetBalance(Struct, frozen=True):
+    """What one budget has used for one scope in one period, in the budget's currency."""
+
+    key: BalanceKey
+    tenant_id: str
+    period_end: datetime
+    spent: Decimal = ZERO
+    reserved: Decimal = ZERO
+    throttle_credit: Decimal = ZERO
+
+
+class ReservationStatus(StrEnum):
+    PENDING = "pending"
+    SETTLED = "settled"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+class ReservationLine(Struct, frozen=True):
+    """What one reservation holds of one balance, in the budget's currency."""
+
+    key: BalanceKey
+    amount: Decimal
+    rate: Decimal
+    rate_date: date
+
+
+class Reservation(Struct, frozen=True, kw_only=True):
+    """Money held for an operation."""
+
+    reservation_id: str
+    tenant_id: str
+    operation: Operation
+    operation_id: str | None
+    estimated_cost: Decimal
+    currency: str
+    status: ReservationStatus
+    created_at: datetime
+    expires_at: datetime
+    lines: tuple[ReservationLine, ...]
+    record_id: str | None = None
+    actual_cost: Decimal | None = None
+    settlement: bytes | None = None
+    """The answer to the settle, kept so that a repeated one gets the same."""

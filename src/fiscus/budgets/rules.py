@@ -1,0 +1,257 @@
+"""How a check is decided: pure functions over budgets and balances.
+
+`decide` judges one operation against every budget it matches, all or nothing, and gives the
+balances as they are afterwards. It reads no clock and no store; a denial is a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import ROUND_CEILING, Decimal
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
+from fiscus.money import EXACT, ZERO, add, multiply, ratio, round_down, round_half_even, subtract
+from fiscus.scopes import SPECIFICITY
+
+ONE: Final = Decimal(1)
+
+ALLOW: Final = "allow"
+WARN: Final = "warn"
+DENY: Final = "deny"
+ESCALATE: Final = "escalate"
+THROTTLE: Final = "throttle"
+FROZEN: Final = "frozen"
+DENIALS: Final = frozenset({DENY, ESCALATE, THROTTLE, FROZEN})
+SHADOW: Final = "shadow_"
+
+HARD: Final = frozenset({EnforcementAction.HARD_STOP, EnforcementAction.ESCALATE})
+
+
+class Demand(NamedTuple):
+    """One matching budget with its balance, and the estimate in the budget's currency."""
+
+    budget: Budget
+    balance: BudgetBalance
+    estimate: Decimal
+    rate: Decimal
+    """Budget currency per one unit of the request's currency."""
+
+
+class Verdict(NamedTuple):
+    """What one budget says: one of the words above, with `shadow_` before it when it only says so."""
+
+    decision: str
+    headroom: Decimal
+
+    @property
+    def denies(self) -> bool:
+        return self.decision in DENIALS
+
+
+class ThrottleShare(NamedTuple):
+    """The share of operations a throttle budget admits now and, on a denial, the wait."""
+
+    multiplier: Decimal
+    retry_after_ms: int
+
+
+class Decision(NamedTuple):
+    """The outcome over all demands; `verdicts` and `balances` in the order of the demands."""
+
+    allowed: bool
+    deciding: int | None
+    verdicts: list[Verdict]
+    balances: list[BudgetBalance]
+    throttle: ThrottleShare | None
+
+
+def headroom(budget: Budget, balance: BudgetBalance) -> Decimal:
+    """What is left to reserve: amount - spent - reserved; negative when overspent."""
+    return subtract(subtract(budget.budget_amount, balance.spent), balance.reserved)
+
+
+def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
+    """Judge one operation against all `demands`; `reserve=False` leaves every balance as it is.
+
+    Throttle budgets are asked last, in order of decision, and only when no other budget denies; the
+    first that denies is the only one whose accumulator advances, so each makes progress.
+    """
+    verdicts = [_judge(demand) for demand in demands]
+    balances = [demand.balance for demand in demands]
+    throttle: ThrottleShare | None = None
+    allowed = not any(verdict.denies for verdict in verdicts)
+    if allowed and any(d.budget.enforcement_action is _THROTTLE_ACTION for d in demands):
+        allowed, throttle = _throttle(demands, verdicts, balances)
+    if not reserve:
+        balances = [demand.balance for demand in demands]
+    elif allowed:
+        balances = [
+            BudgetBalance(
+                balance.key,
+                balance.tenant_id,
+                balance.period_end,
+                balance.spent,
+                add(balance.reserved, demand.estimate),
+                balance.throttle_credit,
+            )
+            for demand, balance in zip(demands, balances, strict=True)
+        ]
+    return Decision(allowed, _deciding(demands, verdicts), verdicts, balances, throttle)
+
+
+def _judge(demand: Demand) -> Verdict:
+    budget = demand.budget
+    room = headroom(budget, demand.balance)
+    action = budget.enforcement_action
+    if budget.frozen:
+        decision = FROZEN
+    elif room >= demand.estimate:
+        return Verdict(ALLOW, room)
+    elif action is EnforcementAction.HARD_STOP:
+        decision = DENY
+    elif action is EnforcementAction.ESCALATE:
+        decision = ESCALATE
+    elif action is EnforcementAction.SOFT_LIMIT:
+        return Verdict(WARN, room)
+    else:
+        return Verdict(ALLOW, room)
+    return Verdict(SHADOW + decision if budget.shadow else decision, room)
+
+
+_THROTTLE_ACTION: Final = EnforcementAction.THROTTLE
+
+
+def throttle_share(budget: Budget, balance: BudgetBalance) -> Decimal:
+    """The share admitted at this use: 1 up to `start_ratio`, then in a line to `floor` at 1."""
+    use = ratio(add(balance.spent, balance.reserved), budget.budget_amount)
+    start, floor = budget.throttle.start_ratio, budget.throttle.floor
+    if use <= start:
+        return ONE
+    if use >= ONE:
+        return floor
+    fallen = EXACT.divide(subtract(use, start), subtract(ONE, start))
+    return round_half_even(subtract(ONE, multiply(fallen, subtract(ONE, floor))))
+
+
+def _throttle(
+    demands: Sequence[Demand], verdicts: list[Verdict], balances: list[BudgetBalance]
+) -> tuple[bool, ThrottleShare | None]:
+    """Advance the accumulators; an operation passes when its budget's reaches 1."""
+    tightest: ThrottleShare | None = None
+    for index in _by_precedence(demands, verdicts):
+        budget, balance, *_ = demands[index]
+        if budget.enforcement_action is not _THROTTLE_ACTION or budget.frozen:
+            continue
+        share = throttle_share(budget, balance)
+        credit = add(balance.throttle_credit, share)
+        if credit >= ONE:
+            balances[index] = replace(balance, throttle_credit=subtract(credit, ONE))
+            if tightest is None or share < tightest.multiplier:
+                tightest = ThrottleShare(share, 0)
+            continue
+        if budget.shadow:
+            balances[index] = replace(balance, throttle_credit=credit)
+            verdicts[index] = Verdict(SHADOW + THROTTLE, verdicts[index].headroom)
+            continue
+        verdicts[index] = Verdict(THROTTLE, verdicts[index].headroom)
+        balances[:] = [demand.balance for demand in demands]
+        balances[index] = replace(balance, throttle_credit=credit)
+        return False, ThrottleShare(share, _wait_ms(budget, credit, share))
+    return True, tightest
+
+
+def _wait_ms(budget: Budget, credit: Decimal, share: Decimal) -> int:
+    """The operations that must go first, each taken as `retry_after_ms` long; at most an hour."""
+    if not share:
+        return 3_600_000
+    first = EXACT.divide(subtract(ONE, credit), share).to_integral_value(ROUND_CEILING)
+    return min(int(first) * budget.throttle.retry_after_ms, 3_600_000)
+
+
+def _precedence(demand: Demand, verdict: Verdict) -> tuple[bool, int, Decimal, str]:
+    room = verdict.headroom
+    if demand.rate != ONE:
+        room = EXACT.divide(room, demand.rate)
+    return (
+        not verdict.denies,
+        -SPECIFICITY[demand.budget.allocated_to_type],
+        room,
+        demand.budget.budget_id,
+    )
+
+
+def _by_precedence(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> list[int]:
+    return sorted(range(len(demands)), key=lambda i: _precedence(demands[i], verdicts[i]))
+
+
+def _deciding(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> int | None:
+    """A denier before an allower, then the most specific scope, least headroom, id."""
+    if len(demands) <= 1:
+        return 0 if demands else None
+    return min(range(len(demands)), key=lambda i: _precedence(demands[i], verdicts[i]))
+
+
+def max_allowed_cost(demands: Iterable[Demand]) -> Decimal | None:
+    """The largest estimate that would pass now, in the request's currency; None: any."""
+    largest: Decimal | None = None
+    for budget, balance, _, rate in demands:
+        if budget.shadow:
+            continue
+        if budget.frozen:
+            return ZERO
+        if budget.enforcement_action not in HARD:
+            continue
+        room = headroom(budget, balance)
+        if rate != ONE:
+            room = round_down(EXACT.divide(room, rate))
+        if largest is None or room < largest:
+            largest = room
+    return None if largest is None else max(largest, ZERO)
+
+
+class Hold(NamedTuple):
+    """Money another reservation holds on a balance, and until when."""
+
+    expires_at: datetime
+    amount: Decimal
+
+
+def fits_at(
+    demand: Demand, holds: Iterable[Hold], next_period_start: datetime | None
+) -> datetime | None:
+    """The earliest moment a denied estimate would fit this budget if nobody else came.
+
+    Room comes back when holds expire and when the next period starts; None when neither helps.
+    """
+    budget, balance, estimate, _ = demand
+    if budget.frozen or estimate > budget.budget_amount:
+        return None
+    missing = subtract(estimate, headroom(budget, balance))
+    for hold in sorted(holds):
+        if next_period_start is not None and hold.expires_at >= next_period_start:
+            break
+        missing = subtract(missing, hold.amount)
+        if missing <= 0:
+            return hold.expires_at
+    return next_period_start
+
+
+def throttle_fits_at(now: datetime, throttle: ThrottleShare) -> datetime:
+    """When a throttled operation is worth another try."""
+    return now + timedelta(milliseconds=throttle.retry_after_ms)
+
+
+
+
+def free(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
+    """`balance` with a hold of `amount` given back."""
+    return replace(balance, reserved=subtract(balance.reserved, amount))
+
+
+def charge(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
+    """`balance` with `amount` spent. Never refused: money spent is spent."""
+    return replace(balance, spent=add(balance.spent, amount))

@@ -1,0 +1,1 @@
+"""Costs: what something cost, in which currency, and who it is attributed to."""

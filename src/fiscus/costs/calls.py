@@ -1,0 +1,110 @@
+"""The calls about costs: what is sent, what is answered."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from fiscus.costs.model import ChargeCategory, CostFlag
+from fiscus.money import Amount
+from fiscus.scopes import ScopeType
+from fiscus.wire import Currency, Id, ItemError, Label, Tags
+
+
+class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cost that arose. Recording is never refused for lack of budget: money spent is spent."""
+
+    resource_type: Annotated[Label, Meta(description="What was used, such as `llm`.")]
+    tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
+    cost_amount: Annotated[
+        Amount | None, Meta(description="The cost; negative only for credit and adjustment.")
+    ] = None
+    currency: Annotated[Currency | None, Meta(description="Default: the tenant's.")] = None
+    usage_quantity: Annotated[Amount | None, Meta(description="How much was used.")] = None
+    usage_unit: Annotated[Label | None, Meta(description="In what unit, such as `tokens`.")] = None
+    usage: Annotated[
+        dict[str, Any] | None, Meta(description="Measured use in detail; kept as sent.")
+    ] = None
+    timestamp: Annotated[
+        datetime | None, Meta(tz=True, description="When the cost arose; default now.")
+    ] = None
+    project_id: Id | None = None
+    user_id: Id | None = None
+    feature_id: Id | None = None
+    attributed_to_type: Annotated[
+        ScopeType | None, Meta(description="With `attributed_to_id`: short for one of the ids.")
+    ] = None
+    attributed_to_id: Id | None = None
+    resource_id: Label | None = None
+    service_name: Label | None = None
+    region: Label | None = None
+    tags: Tags = field(default_factory=dict)
+    charge_category: ChargeCategory = ChargeCategory.USAGE
+    reservation_id: Annotated[
+        Id | None, Meta(description="Settles this reservation: the same as settling it.")
+    ] = None
+    operation_id: Annotated[
+        Id | None, Meta(description="Your name of the operation: again is the same record.")
+    ] = None
+    idempotency_key: Annotated[
+        Label | None, Meta(description="As the header, for one record of a batch.")
+    ] = None
+
+
+class RecordBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Up to 1000 records; each stands or falls alone."""
+
+    records: Annotated[list[msgspec.Raw], Meta(min_length=1)]
+
+
+class ChargedLine(Struct, frozen=True, kw_only=True):
+    """What a cost did to one budget, in the budget's currency."""
+
+    budget_id: str
+    scope: dict[str, str]
+    currency: str
+    charged: Decimal
+    exchange_rate: Decimal
+    exchange_rate_date: date
+    spent: Decimal
+    reserved: Decimal
+    remaining: Decimal
+    utilization_ratio: Decimal
+    period_start: datetime
+
+
+class RecordAnswer(Struct, frozen=True, kw_only=True):
+    """The record as it was kept, and the budgets it charged."""
+
+    record_id: str
+    recorded_at: datetime
+    timestamp: datetime
+    cost_amount: Decimal
+    currency: str
+    attributed_to_type: ScopeType
+    attributed_to_id: str
+    flags: list[CostFlag]
+    budgets: list[ChargedLine]
+    reservation_id: str | None = None
+    receipt_id: str | None = None
+    correlation_id: str | None = None
+
+
+class RecordItem(Struct, frozen=True, kw_only=True):
+    """What became of one record of a batch: `record` or `error` is set."""
+
+    record: RecordAnswer | None = None
+    error: ItemError | None = None
+
+
+class RecordBatchAnswer(Struct, frozen=True, kw_only=True):
+    """One item per record sent, in order."""
+
+    recorded: int
+    failed: int
+    results: list[RecordItem]
+    correlation_id: str | None = None

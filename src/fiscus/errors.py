@@ -1,0 +1,90 @@
+"""The errors Fiscus raises: a small tree with stable codes, no HTTP in it.
+
+A refusal by a rule is a value (see `budgets.model`), never one of these.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FiscusError(Exception):
+    """Base of every error. `code` is stable; `message` is for people; `details` name the field.
+
+    `retriable` says whether the same call may succeed later without a change,
+    `suggested_action` what the caller should do, in one sentence.
+    """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    retriable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: dict[str, object] | None = None,
+        suggested_action: str | None = None,
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details or {}
+        self.suggested_action = suggested_action
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ValidationError(FiscusError):
+    """The request is wrong in itself; `details["field"]` names where."""
+
+    code = "VALIDATION_ERROR"
+
+    def __init__(self, message: str, *, field: str, suggested_action: str | None = None) -> None:
+        super().__init__(message, details={"field": field}, suggested_action=suggested_action)
+        self.field = field
+
+
+class NotFound(FiscusError):
+    code = "NOT_FOUND"
+
+
+class Conflict(FiscusError):
+    """The request is sound but the present state forbids it (stale version, already settled)."""
+
+    code = "CONFLICT"
+
+
+class IdempotencyConflict(FiscusError):
+    """An idempotency key was used again with another body."""
+
+    code = "IDEMPOTENCY_CONFLICT"
+
+
+class CostCalculationError(FiscusError):
+    """A cost cannot be worked out, e.g. usage that no price covers."""
+
+    code = "COST_CALCULATION_ERROR"
+
+
+class Unauthorized(FiscusError):
+    code = "UNAUTHORIZED"
+
+
+class Forbidden(FiscusError):
+    code = "FORBIDDEN"
+
+
+class PayloadTooLarge(FiscusError):
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class ServiceUnavailable(FiscusError):
+    """The store cannot answer in time or the queue is full; nothing was promised."""
+
+    code = "SERVICE_UNAVAILABLE"
+    retriable = True
+
+
+class InternalError(FiscusError):
+    """Something that should not happen; the message never carries a stack trace or SQL."""
+
+    code = "INTERNAL_ERROR"

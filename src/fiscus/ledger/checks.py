@@ -1,0 +1,348 @@
+"""Checks in the ledger: find the budgets, decide, hold the money, explain the answer."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from fiscus.budgets.calls import BudgetLine, CheckAnswer, CheckBatchAnswer, ThrottleAnswer
+from fiscus.budgets.matching import PreparedBudget
+from fiscus.budgets.model import (
+    BudgetBalance,
+    Reservation,
+    ReservationLine,
+    ReservationStatus,
+)
+from fiscus.budgets.periods import FAR_FUTURE, Period
+from fiscus.budgets.rules import (
+    DENY,
+    ESCALATE,
+    FROZEN,
+    ONE,
+    THROTTLE,
+    Decision,
+    Demand,
+    Verdict,
+    decide,
+    fits_at,
+    max_allowed_cost,
+    throttle_fits_at,
+)
+from fiscus.costs.fx import Rate, convert
+from fiscus.errors import ValidationError
+from fiscus.ids import uuid7
+from fiscus.ledger.commands import Check, CheckBatch
+from fiscus.ledger.reservations import free_due
+from fiscus.ledger.workspace import Workspace
+from fiscus.money import ZERO, add, plain, ratio, subtract
+from fiscus.operations import Operation
+
+NO_BUDGET = "No budget matches this operation."
+
+
+class Matched(NamedTuple):
+    """A budget an operation meets at one moment, and the period it falls in."""
+
+    prepared: PreparedBudget
+    scope_id: str
+    period: Period
+    blank: BudgetBalance
+
+
+def matched_budgets(workspace: Workspace, operation: Operation, moment: datetime) -> list[Matched]:
+    """Every budget that counts `operation` at `moment`, with its period."""
+    found: list[Matched] = []
+    for prepared, scope_id in workspace.tenant(operation.tenant_id).budgets.matches(operation):
+        anchor = _anchor(workspace, prepared, scope_id, moment) if prepared.floats else None
+        period = prepared.period_at(moment, anchor)
+        if period is not None:
+            found.append(Matched(prepared, scope_id, period, prepared.blank(scope_id, period)))
+    return found
+
+
+def _anchor(
+    workspace: Workspace, prepared: PreparedBudget, scope_id: str, moment: datetime
+) -> date:
+    known = prepared.anchors.get(scope_id)
+    if known is not None:
+        return known
+    budget = prepared.budget
+    stored = workspace.anchor((budget.budget_id, scope_id), budget.tenant_id)
+    return stored if stored is not None else prepared.anchor_for(moment)
+
+
+def keep_anchor(workspace: Workspace, matched: Matched, moment: datetime) -> None:
+    """Store the anchor of a floating budget with its first hold or charge."""
+    prepared, scope_id, *_ = matched
+    if not prepared.floats or scope_id in prepared.anchors:
+        return
+    key = (prepared.budget.budget_id, scope_id)
+    if workspace.anchor(key, prepared.budget.tenant_id) is None:
+        workspace.put_anchor(key, prepared.budget.tenant_id, prepared.anchor_for(moment))
+
+
+def plan_check(workspace: Workspace, command: Check) -> None:
+    """Add the balances a check will read to the group's needs."""
+    balances = workspace.needs.balances
+    for matched in matched_budgets(workspace, command.operation, command.now):
+        balances[matched.blank.key] = matched.blank
+
+
+def apply_check(workspace: Workspace, command: Check) -> CheckAnswer:
+    """Decide one check; holds the estimate on every matching budget, or changes nothing."""
+    operation, now = command.operation, command.now
+    settings = workspace.tenant(operation.tenant_id).settings
+    currency = command.currency or settings.currency
+    matched = matched_budgets(workspace, operation, now)
+    if not matched:
+        return _without_budget(command, currency, workspace, required=settings.require_budget)
+    rates = [_rate(workspace, currency, one.prepared.budget.currency, now) for one in matched]
+    demands = _demands(workspace, matched, rates, command.estimate)
+    decision = decide(demands, reserve=command.reserve)
+    if not decision.allowed and free_due(workspace, operation.tenant_id, now):
+        demands = _demands(workspace, matched, rates, command.estimate)
+        decision = decide(demands, reserve=command.reserve)
+    reservation = None
+    if command.reserve:
+        for before, balance in zip(demands, decision.balances, strict=True):
+            if balance is not before.balance:
+                workspace.put_balance(balance)
+        if decision.allowed:
+            lines = tuple(
+                ReservationLine(demand.balance.key, demand.estimate, rate.value, rate.as_of)
+                for demand, rate in zip(demands, rates, strict=True)
+            )
+            reservation = _reserve(workspace, command, currency, lines)
+            for one in matched:
+                keep_anchor(workspace, one, now)
+    return _answer(workspace, command, currency, matched, rates, demands, decision, reservation)
+
+
+def _rate(workspace: Workspace, source: str, target: str, moment: datetime) -> Rate:
+    if source == target:
+        return Rate(ONE, moment.date())
+    rate = workspace.rates.rate(source, target, moment.date())
+    if rate is None:
+        raise ValidationError(
+            f"No exchange rate from {source} to {target} is known",
+            field="currency",
+            suggested_action=f"Send the estimate in {target}, or configure a rate.",
+        )
+    return rate
+
+
+def _demands(
+    workspace: Workspace, matched: list[Matched], rates: list[Rate], estimate: Decimal
+) -> list[Demand]:
+    return [
+        Demand(
+            one.prepared.budget,
+            workspace.balance(one.blank),
+            estimate if rate.value is ONE else convert(estimate, rate),
+            rate.value,
+        )
+        for one, rate in zip(matched, rates, strict=True)
+    ]
+
+
+def _reserve(
+    workspace: Workspace, command: Check, currency: str, lines: tuple[ReservationLine, ...]
+) -> Reservation:
+    reservation = Reservation(
+        reservation_id=uuid7(),
+        tenant_id=command.operation.tenant_id,
+        operation=command.operation,
+        operation_id=command.operation_id,
+        estimated_cost=command.estimate,
+        currency=currency,
+        status=ReservationStatus.PENDING,
+        created_at=command.now,
+        expires_at=command.now + timedelta(seconds=command.ttl_seconds),
+        lines=lines,
+    )
+    workspace.add_reservation(reservation)
+    return reservation
+
+
+def _without_budget(
+    command: Check, currency: str, workspace: Workspace, *, required: bool
+) -> CheckAnswer:
+    reservation = None
+    if command.reserve and not required:
+        reservation = _reserve(workspace, command, currency, ())
+    return CheckAnswer(
+        allowed=not required,
+        budget_id=None,
+        remaining_budget=None,
+        utilization_ratio=None,
+        enforcement_action=None,
+        message=NO_BUDGET + " This tenant requires one." if required else NO_BUDGET,
+        reservation_id=reservation.reservation_id if reservation else None,
+        reservation_status=reservation.status if reservation else None,
+        expires_at=reservation.expires_at if reservation else None,
+        requires_approval=False,
+        approval_id=None,
+        throttle=None,
+        max_allowed_cost=ZERO if required else None,
+        fits_at=None,
+        budgets=[],
+        receipt_id=None,
+        degraded=False,
+    )
+
+
+def _answer(
+    workspace: Workspace,
+    command: Check,
+    currency: str,
+    matched: list[Matched],
+    rates: list[Rate],
+    demands: list[Demand],
+    decision: Decision,
+    reservation: Reservation | None,
+) -> CheckAnswer:
+    lines = [
+        _line(one, rate, demand, balance, verdict)
+        for one, rate, demand, balance, verdict in zip(
+            matched, rates, demands, decision.balances, decision.verdicts, strict=True
+        )
+    ]
+    deciding = decision.deciding or 0
+    shown = lines[deciding]
+    after = [
+        demand._replace(balance=balance)
+        for demand, balance in zip(demands, decision.balances, strict=True)
+    ]
+    throttle = decision.throttle
+    denials = [verdict.decision for verdict in decision.verdicts if verdict.denies]
+    return CheckAnswer(
+        allowed=decision.allowed,
+        budget_id=shown.budget_id,
+        remaining_budget=shown.remaining,
+        utilization_ratio=shown.utilization_ratio,
+        enforcement_action=shown.enforcement_action,
+        message=_message(shown, decision),
+        reservation_id=reservation.reservation_id if reservation else None,
+        reservation_status=reservation.status if reservation else None,
+        expires_at=reservation.expires_at if reservation else None,
+        requires_approval=bool(denials) and all(word == ESCALATE for word in denials),
+        approval_id=None,
+        throttle=ThrottleAnswer(
+            multiplier=throttle.multiplier, retry_after_ms=throttle.retry_after_ms
+        )
+        if throttle
+        else None,
+        max_allowed_cost=max_allowed_cost(after),
+        fits_at=None
+        if decision.allowed
+        else _fits_at(workspace, command.now, matched, demands, decision),
+        budgets=lines,
+        receipt_id=None,
+        degraded=False,
+    )
+
+
+def _line(
+    matched: Matched, rate: Rate, demand: Demand, balance: BudgetBalance, verdict: Verdict
+) -> BudgetLine:
+    budget = demand.budget
+    used = add(balance.spent, balance.reserved)
+    end = matched.period.end
+    return BudgetLine(
+        budget_id=budget.budget_id,
+        budget_name=budget.budget_name,
+        scope=matched.prepared.scope(matched.scope_id),
+        currency=budget.currency,
+        amount=budget.budget_amount,
+        spent=balance.spent,
+        reserved=balance.reserved,
+        remaining=subtract(budget.budget_amount, used),
+        utilization_ratio=ratio(used, budget.budget_amount),
+        enforcement_action=budget.enforcement_action,
+        decision=verdict.decision,
+        estimated_cost=demand.estimate,
+        exchange_rate=rate.value,
+        exchange_rate_date=rate.as_of,
+        period_start=matched.period.start,
+        period_end=None if end == FAR_FUTURE else end,
+    )
+
+
+def _message(line: BudgetLine, decision: Decision) -> str:
+    name = f"Budget {line.budget_name!r} ({line.scope['type']} {line.scope['id']})"
+    left = f"{plain(line.remaining)} of {plain(line.amount)} {line.currency} left"
+    needed = f"{plain(line.estimated_cost)} needed"
+    word = line.decision
+    if decision.allowed:
+        if word == "warn":
+            return f"{name} is a soft limit and allows this past its amount: {left}, {needed}."
+        return f"{name} has room." if not word.startswith("shadow_") else f"{name} only watches."
+    if word == FROZEN:
+        return f"{name} is frozen: every operation is refused until it is unfrozen."
+    if word == THROTTLE and decision.throttle is not None:
+        share = plain(decision.throttle.multiplier)
+        return f"{name} is throttled: a share of {share} of operations is admitted, {left}."
+    if word == ESCALATE:
+        return (
+            f"{name} has no room: {left}, {needed}. It escalates, but approvals are not "
+            "available in this version, so the operation is denied."
+        )
+    if word == DENY:
+        return f"{name} has no room: {left}, {needed}."
+    return f"{name} does not decide: {left}."
+
+
+def _fits_at(
+    workspace: Workspace,
+    now: datetime,
+    matched: list[Matched],
+    demands: list[Demand],
+    decision: Decision,
+) -> datetime | None:
+    """The latest of the deniers' earliest moments; None when one of them never fits."""
+    latest = now
+    for one, demand, verdict in zip(matched, demands, decision.verdicts, strict=True):
+        if not verdict.denies:
+            continue
+        moment: datetime | None
+        if verdict.decision == THROTTLE and decision.throttle is not None:
+            moment = throttle_fits_at(now, decision.throttle)
+        else:
+            budget, balance = demand.budget, demand.balance
+            anchor = one.prepared.anchors.get(one.scope_id) if one.prepared.floats else None
+            following = one.prepared.period_after(one.period, anchor)
+            room_in_period = subtract(budget.budget_amount, balance.spent) >= demand.estimate
+            holds = (
+                workspace.holds_on(balance.key, balance.tenant_id)
+                if balance.reserved and room_in_period
+                else ()
+            )
+            moment = fits_at(demand, holds, following.start if following else None)
+        if moment is None:
+            return None
+        latest = max(latest, moment)
+    return latest
+
+
+def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
+    for check in command.checks:
+        if check.idempotency is not None:
+            workspace.needs.idempotency.add(check.idempotency.at)
+        plan_check(workspace, check)
+
+
+def look_again(workspace: Workspace, check: Check) -> CheckAnswer:
+    """The answer to an allowed check of a batch that reserves nothing after all."""
+    answer = apply_check(workspace, replace(check, reserve=False))
+    return replace(
+        answer,
+        message="Would be allowed; nothing is reserved because another check of the batch is not.",
+    )
+
+
+def batch_answer(results: list[CheckAnswer]) -> CheckBatchAnswer:
+    return CheckBatchAnswer(allowed=all(result.allowed for result in results), results=results)
+

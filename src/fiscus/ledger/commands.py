@@ -1,0 +1,179 @@
+"""What the ledger is asked to do. Commands are complete: checked, resolved, with their time.
+
+An outcome is an answer struct or a `FiscusError` as a value; a denial is an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, ReservationView, SettleAnswer
+from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
+from fiscus.costs.model import ChargeCategory
+from fiscus.errors import FiscusError
+from fiscus.operations import NO_TAGS, Operation
+
+
+class IdempotencyKey(NamedTuple):
+    """Where an answer is kept, so that a repeated request gets it again."""
+
+    tenant_id: str
+    operation: str
+    key: str
+
+
+class Idempotency(NamedTuple):
+    """A request's key, the hash of its canonical body and until when the answer is kept."""
+
+    at: IdempotencyKey
+    body_hash: str
+    expires_at: datetime
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """Decide an operation on every matching budget and reserve its estimate."""
+
+    operation: Operation
+    operation_id: str | None
+    estimate: Decimal
+    currency: str | None
+    reserve: bool
+    ttl_seconds: int
+    now: datetime
+    idempotency: Idempotency | None = None
+
+    @property
+    def tenant_id(self) -> str:
+        return self.operation.tenant_id
+
+
+class CheckBatch(Struct, frozen=True, kw_only=True):
+    """Checks decided in order in one transaction, together or each for itself."""
+
+    tenant_id: str
+    checks: list[Check]
+    all_or_nothing: bool
+    now: datetime
+    idempotency: Idempotency | None = None
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """A cost as it will be recorded, before its flags and charges are known."""
+
+    operation: Operation
+    amount: Decimal
+    currency: str | None
+    timestamp: datetime
+    charge_category: ChargeCategory = ChargeCategory.USAGE
+    usage_quantity: Decimal | None = None
+    usage_unit: str | None = None
+    usage: dict[str, object] | None = None
+    resource_id: str | None = None
+    region: str | None = None
+    operation_id: str | None = None
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """Record a cost, charge the budgets it matches and, with a reservation, settle that."""
+
+    cost: Cost
+    reservation_id: str | None
+    now: datetime
+    idempotency: Idempotency | None = None
+
+    @property
+    def tenant_id(self) -> str:
+        return self.cost.operation.tenant_id
+
+
+class RecordBatch(Struct, frozen=True, kw_only=True):
+    """Records in one transaction; each stands or falls alone. An item may be an error already."""
+
+    tenant_id: str
+    records: list[Record | FiscusError]
+    now: datetime
+    idempotency: Idempotency | None = None
+
+
+class Settle(Struct, frozen=True, kw_only=True):
+    """Record what a reserved operation did cost, with the reservation's attributes.
+
+    What is None is taken from the reservation.
+    """
+
+    tenant_id: str
+    reservation_id: str
+    actual_cost: Decimal
+    now: datetime
+    currency: str | None = None
+    timestamp: datetime | None = None
+    usage_quantity: Decimal | None = None
+    usage_unit: str | None = None
+    usage: dict[str, object] | None = None
+    tags: Mapping[str, str] = NO_TAGS
+    resource_id: str | None = None
+    service_name: str | None = None
+    region: str | None = None
+    idempotency: Idempotency | None = None
+
+
+class Release(Struct, frozen=True, kw_only=True):
+    """Give a reservation's money back."""
+
+    tenant_id: str
+    reservation_id: str
+    now: datetime
+    idempotency: Idempotency | None = None
+
+
+class Extend(Struct, frozen=True, kw_only=True):
+    """Hold a reservation's money until `ttl_seconds` from now."""
+
+    tenant_id: str
+    reservation_id: str
+    ttl_seconds: int
+    now: datetime
+    idempotency: Idempotency | None = None
+
+
+class Expire(Struct, frozen=True, kw_only=True):
+    """Free the due reservations of a tenant; asked by the worker."""
+
+    tenant_id: str
+    now: datetime
+    idempotency: None = None
+
+
+class Expired(Struct, frozen=True, kw_only=True):
+    """How many reservations were freed."""
+
+    count: int
+
+
+Command = Check | CheckBatch | Record | RecordBatch | Settle | Release | Extend | Expire
+Answer = (
+    CheckAnswer
+    | CheckBatchAnswer
+    | RecordAnswer
+    | RecordBatchAnswer
+    | SettleAnswer
+    | ReservationView
+    | Expired
+)
+Outcome = Answer | FiscusError
+
+
+def weight(command: Command) -> int:
+    """How much of a group's size a command takes."""
+    match command:
+        case CheckBatch():
+            return len(command.checks)
+        case RecordBatch():
+            return len(command.records)
+        case _:
+            return 1

@@ -1,0 +1,62 @@
+"""Definitions in memory: what each tenant's budgets and settings are, and of which version.
+
+Every group reads its tenants' versions from the store, so an entry that fell behind is refreshed
+before it decides anything; only what changed is read again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from fiscus.budgets.matching import BudgetIndex
+from fiscus.ledger.port import Definitions
+from fiscus.tenants import TenantSettings
+
+MAX_TENANTS: Final = 20_000
+
+
+class TenantDefinitions:
+    """One tenant's settings and live budgets, as of `version`."""
+
+    __slots__ = ("budgets", "settings", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.settings = TenantSettings()
+        self.budgets = BudgetIndex()
+
+    def apply(self, changed: Definitions) -> None:
+        self.version = changed.version
+        self.settings = changed.settings
+        for budget_id in changed.deleted:
+            self.budgets.remove(budget_id)
+        for budget in changed.budgets:
+            self.budgets.put(budget)
+
+
+class DefinitionCache:
+    """The definitions of the tenants used of late; bounded, the least used goes first."""
+
+    def __init__(self, max_tenants: int = MAX_TENANTS) -> None:
+        self._tenants: OrderedDict[str, TenantDefinitions] = OrderedDict()
+        self._max_tenants = max_tenants
+
+    def get(self, tenant_id: str) -> TenantDefinitions:
+        """The tenant's definitions as last seen; version 0 when never."""
+        found = self._tenants.get(tenant_id)
+        if found is None:
+            found = self._tenants[tenant_id] = TenantDefinitions()
+            if len(self._tenants) > self._max_tenants:
+                self._tenants.popitem(last=False)
+        else:
+            self._tenants.move_to_end(tenant_id)
+        return found
+
+    def is_behind(self, tenant_id: str, version: int) -> bool:
+        return self.get(tenant_id).version != version
+
+    def seen(self, tenant_id: str) -> TenantDefinitions | None:
+        """The definitions if this tenant was ever loaded; for decisions without the store."""
+        found = self._tenants.get(tenant_id)
+        return found if found is not None and found.version > 0 else None

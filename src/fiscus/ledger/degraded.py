@@ -1,0 +1,105 @@
+"""What is answered while the store cannot be reached: each budget's own `on_store_failure`.
+
+An operation is let through only when every budget it matches says so; it holds nothing, is marked
+degraded, and is journaled to disk before it is answered.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import structlog
+
+from fiscus.budgets.calls import CheckAnswer
+from fiscus.budgets.model import OnStoreFailure
+from fiscus.errors import ServiceUnavailable
+from fiscus.ids import uuid7
+from fiscus.ledger.commands import Check, Command, Outcome
+from fiscus.ledger.definitions import DefinitionCache
+from fiscus.wire import encode_canonical
+
+log = structlog.get_logger(__name__)
+
+
+class DegradedDecisions:
+    """Decides without the store, from the definitions in memory."""
+
+    def __init__(self, definitions: DefinitionCache, journal: Path) -> None:
+        self._definitions = definitions
+        self._journal = journal
+        self._lock = threading.Lock()
+        self.allowed_count = 0
+
+    def decide(self, command: Command) -> Outcome:
+        """Allow a check that may pass without the store; anything else is unavailable."""
+        if isinstance(command, Check) and self._may_pass(command) and self._write(command):
+            self.allowed_count += 1
+            return _allowed(command)
+        return ServiceUnavailable(
+            "The store cannot be reached; nothing was decided or changed",
+            suggested_action="Try again after the time in Retry-After, with the same key.",
+            retry_after_seconds=1,
+        )
+
+    def _may_pass(self, command: Check) -> bool:
+        known = self._definitions.seen(command.tenant_id)
+        if known is None:
+            return False
+        matches = [
+            prepared.budget
+            for prepared, _ in known.budgets.matches(command.operation)
+            if not prepared.floats and prepared.period_at(command.now) is not None
+        ]
+        return bool(matches) and all(
+            budget.on_store_failure is OnStoreFailure.ALLOW and not budget.frozen
+            for budget in matches
+        )
+
+    def _write(self, command: Check) -> bool:
+        """Append the decision to the journal; whether it is on disk."""
+        operation = command.operation
+        entry = {
+            "decision_id": uuid7(),
+            "at": command.now,
+            "tenant_id": operation.tenant_id,
+            "resource_type": operation.resource_type,
+            "project_id": operation.project_id,
+            "user_id": operation.user_id,
+            "feature_id": operation.feature_id,
+            "operation_id": command.operation_id,
+            "estimated_cost": str(command.estimate),
+            "currency": command.currency,
+        }
+        try:
+            with self._lock, self._journal.open("ab") as file:
+                file.write(encode_canonical(entry) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            log.exception("degraded_decision_not_journaled", path=str(self._journal))
+            return False
+        return True
+
+
+def _allowed(command: Check) -> CheckAnswer:
+    return CheckAnswer(
+        allowed=True,
+        budget_id=None,
+        remaining_budget=None,
+        utilization_ratio=None,
+        enforcement_action=None,
+        message="The store cannot be reached; the matching budgets allow operations meanwhile.",
+        reservation_id=None,
+        reservation_status=None,
+        expires_at=None,
+        requires_approval=False,
+        approval_id=None,
+        throttle=None,
+        max_allowed_cost=None,
+        fits_at=None,
+        budgets=[],
+        receipt_id=None,
+        degraded=True,
+    )

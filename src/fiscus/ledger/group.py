@@ -1,0 +1,278 @@
+"""One group of commands: plan, load, decide in order, write, commit.
+
+The group starts again when it turns out to need more than it planned for (a definition that
+changed, a reservation that became due) or when another process was first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+import structlog
+from msgspec.structs import replace
+
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, ReservationView, SettleAnswer
+from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
+from fiscus.costs.fx import Rates
+from fiscus.errors import FiscusError, IdempotencyConflict, InternalError, ServiceUnavailable
+from fiscus.ledger.charges import (
+    apply_record,
+    apply_settle,
+    batch_outcome,
+    plan_record,
+    plan_record_batch,
+    plan_settle,
+)
+from fiscus.ledger.checks import (
+    apply_check,
+    batch_answer,
+    look_again,
+    plan_check,
+    plan_check_batch,
+)
+from fiscus.ledger.commands import (
+    Answer,
+    Check,
+    CheckBatch,
+    Command,
+    Expire,
+    Extend,
+    Outcome,
+    Record,
+    RecordBatch,
+    Release,
+    Settle,
+)
+from fiscus.ledger.definitions import DefinitionCache
+from fiscus.ledger.port import GroupConflict, GroupRejected, LedgerStore, LedgerTransaction, Needs
+from fiscus.ledger.reservations import apply_expire, apply_extend, apply_release
+from fiscus.ledger.workspace import MoreNeeded, Workspace
+from fiscus.wire import decode, encode
+
+log = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS: Final = 20
+MAX_KNOWN_SERIES: Final = 500_000
+
+
+class GroupRunner:
+    """Decides groups against one store. Used by one thread at a time."""
+
+    def __init__(self, store: LedgerStore, rates: Rates, definitions: DefinitionCache) -> None:
+        self.definitions = definitions
+        self._store = store
+        self._rates = rates
+        self._known_series: set[str] = set()
+
+    def run(self, commands: Sequence[Command]) -> list[Outcome]:
+        """The outcomes, in order, once they are durable.
+
+        Raises `StoreUnavailable` when the store failed; then nothing of the group is promised.
+        """
+        needs = Needs(tenants={command.tenant_id for command in commands})
+        for _ in range(MAX_ATTEMPTS):
+            workspace = Workspace(self.definitions, self._rates, needs, self._known_series)
+            for command in commands:
+                _plan(workspace, command)
+            transaction = self._store.begin(needs.tenants)
+            try:
+                outcomes = self._attempt(transaction, workspace, commands)
+            except (MoreNeeded, GroupConflict):
+                transaction.rollback()
+                continue
+            except GroupRejected:
+                transaction.rollback()
+                log.exception("group_rejected", commands=len(commands))
+                return self._each_alone(commands, InternalError("The store refused the operation"))
+            except BaseException:
+                transaction.rollback()
+                raise
+            self._remember(workspace)
+            return outcomes
+        return self._each_alone(
+            commands,
+            ServiceUnavailable(
+                "Too much contention on the same rows",
+                suggested_action="Try again with the same idempotency key.",
+                retry_after_seconds=1,
+            ),
+        )
+
+    def _each_alone(self, commands: Sequence[Command], alone: FiscusError) -> list[Outcome]:
+        """Decide each command in a group of its own, so that a bad one fails no other."""
+        if len(commands) == 1:
+            return [alone]
+        return [outcome for command in commands for outcome in self.run([command])]
+
+    def _attempt(
+        self, transaction: LedgerTransaction, workspace: Workspace, commands: Sequence[Command]
+    ) -> list[Outcome]:
+        loaded = transaction.load(workspace.needs)
+        self._require_fresh(transaction, loaded.versions)
+        workspace.open(transaction, loaded)
+        outcomes = [_run(workspace, command) for command in commands]
+        transaction.write(workspace.changes)
+        transaction.commit()
+        return outcomes
+
+    def _require_fresh(self, transaction: LedgerTransaction, versions: dict[str, int]) -> None:
+        """Read again what changed in the definitions; the plan then has to be made anew."""
+        behind = [
+            tenant_id
+            for tenant_id, version in versions.items()
+            if self.definitions.is_behind(tenant_id, version)
+        ]
+        if behind:
+            for tenant_id in behind:
+                known = self.definitions.get(tenant_id)
+                known.apply(transaction.definitions(tenant_id, known.version))
+            raise MoreNeeded
+
+    def _remember(self, workspace: Workspace) -> None:
+        """Cache what this group made sure is stored and never changes."""
+        if len(self._known_series) > MAX_KNOWN_SERIES:
+            self._known_series.clear()
+        self._known_series.update(workspace.changes.series)
+        for (budget_id, scope_id), (tenant_id, anchor) in workspace.changes.anchors.items():
+            prepared = self.definitions.get(tenant_id).budgets.get(budget_id)
+            if prepared is not None:
+                prepared.anchors[scope_id] = anchor
+
+
+def _plan(workspace: Workspace, command: Command) -> None:
+    if command.idempotency is not None:
+        workspace.needs.idempotency.add(command.idempotency.at)
+    match command:
+        case Check():
+            plan_check(workspace, command)
+        case CheckBatch():
+            plan_check_batch(workspace, command)
+        case Record():
+            plan_record(workspace, command)
+        case RecordBatch():
+            plan_record_batch(workspace, command)
+        case Settle() | Release() | Extend():
+            plan_settle(workspace, command)
+        case Expire():
+            pass
+        case _:
+            assert_never(command)
+
+
+def _run(workspace: Workspace, command: Command) -> Outcome:
+    """One command's outcome; an error leaves the workspace as it was."""
+    mark = workspace.mark()
+    try:
+        idempotency = command.idempotency
+        if idempotency is None:
+            return _apply(workspace, command)
+        stored = workspace.stored_answer(idempotency, command.now)
+        if stored is None:
+            answer = _apply(workspace, command)
+            workspace.keep_answer(idempotency, encode(answer))
+            return answer
+        if stored.body_hash != idempotency.body_hash:
+            raise IdempotencyConflict(
+                "This idempotency key was used with another body",
+                details={"idempotency_key": idempotency.at.key},
+                suggested_action="Use a new key for a new request.",
+            )
+        return _replay(workspace, command, stored.answer)
+    except FiscusError as error:
+        workspace.undo(mark)
+        return error
+    except MoreNeeded:
+        raise
+    except Exception:
+        workspace.undo(mark)
+        log.exception("command_failed", command=type(command).__name__)
+        return InternalError("The command failed; it has changed nothing.")
+
+
+def _apply(workspace: Workspace, command: Command) -> Answer:
+    match command:
+        case Check():
+            return apply_check(workspace, command)
+        case CheckBatch():
+            return _apply_check_batch(workspace, command)
+        case Record():
+            return apply_record(workspace, command)
+        case RecordBatch():
+            return _apply_record_batch(workspace, command)
+        case Settle():
+            return apply_settle(workspace, command)
+        case Release():
+            return apply_release(workspace, command)
+        case Extend():
+            return apply_extend(workspace, command)
+        case Expire():
+            return apply_expire(workspace, command)
+        case _:
+            assert_never(command)
+
+
+def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> CheckBatchAnswer:
+    """Decide in order; an item in error rejects the batch, a denied one may."""
+    mark = workspace.mark()
+    results: list[CheckAnswer] = []
+    for check in command.checks:
+        outcome = _run(workspace, check)
+        if isinstance(outcome, FiscusError):
+            raise outcome
+        assert isinstance(outcome, CheckAnswer)
+        results.append(outcome)
+    answer = batch_answer(results)
+    if command.all_or_nothing and not answer.allowed:
+        workspace.undo(mark)
+        results = [
+            look_again(workspace, check) if result.allowed else result
+            for check, result in zip(command.checks, results, strict=True)
+        ]
+        answer = CheckBatchAnswer(allowed=False, results=results)
+    return answer
+
+
+def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordBatchAnswer:
+    results: list[RecordAnswer | FiscusError] = []
+    for record in command.records:
+        outcome = record if isinstance(record, FiscusError) else _run(workspace, record)
+        assert isinstance(outcome, RecordAnswer | FiscusError)
+        results.append(outcome)
+    return batch_outcome(results)
+
+
+def _replay(workspace: Workspace, command: Command, answer: bytes) -> Answer:
+    """The stored answer; a check's shows its reservation as it is now."""
+    match command:
+        case Check():
+            return _as_it_is_now(workspace, command.tenant_id, decode(answer, CheckAnswer))
+        case CheckBatch():
+            stored = decode(answer, CheckBatchAnswer)
+            results = [_as_it_is_now(workspace, command.tenant_id, one) for one in stored.results]
+            return replace(stored, results=results)
+        case Record():
+            return decode(answer, RecordAnswer)
+        case RecordBatch():
+            return decode(answer, RecordBatchAnswer)
+        case Settle():
+            return decode(answer, SettleAnswer)
+        case Release() | Extend():
+            return decode(answer, ReservationView)
+        case Expire():
+            raise AssertionError("expiring keeps no answer")
+        case _:
+            assert_never(command)
+
+
+def _as_it_is_now(workspace: Workspace, tenant_id: str, answer: CheckAnswer) -> CheckAnswer:
+    if answer.reservation_id is None:
+        return answer
+    reservation = workspace.reservation(answer.reservation_id, tenant_id)
+    if reservation is None:
+        return answer
+    return replace(
+        answer,
+        reservation_status=reservation.status,
+        expires_at=reservation.expires_at,
+    )

@@ -1,0 +1,140 @@
+"""What the ledger needs of a store, and what it hands to it. Stores implement this."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import date, datetime
+from decimal import Decimal
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct, field
+
+from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, Reservation
+from fiscus.budgets.rules import Hold
+from fiscus.costs.model import CostRecord
+from fiscus.costs.rollups import RollupKey, RollupSum, Series
+from fiscus.ledger.commands import IdempotencyKey
+from fiscus.tenants import TenantSettings
+
+AnchorKey = tuple[str, str]
+"""(budget id, scope id) of a floating budget's anchor."""
+
+OperationKey = tuple[str, str]
+"""(tenant id, operation id) of a recorded cost."""
+
+
+class StoredAnswer(NamedTuple):
+    """The answer of an earlier request with the same idempotency key."""
+
+    body_hash: str
+    answer: bytes
+    expires_at: datetime
+
+
+class RecordedOperation(NamedTuple):
+    """The cost record that an operation id names."""
+
+    record_id: str
+    recorded_at: datetime
+    timestamp: datetime
+    cost_amount: Decimal
+    currency: str
+
+
+class Needs(Struct):
+    """Everything one group must have loaded and locked before it decides."""
+
+    tenants: set[str] = field(default_factory=set)
+    idempotency: set[IdempotencyKey] = field(default_factory=set)
+    operations: set[OperationKey] = field(default_factory=set)
+    anchors: dict[AnchorKey, str] = field(default_factory=dict)
+    """Anchor keys with their tenant."""
+    reservations: dict[str, str] = field(default_factory=dict)
+    """Reservation ids with their tenant."""
+    balances: dict[BalanceKey, BudgetBalance] = field(default_factory=dict)
+    """Balances by key, with the blank to start from where there is none yet."""
+
+
+class Loaded(Struct):
+    """What the store found. Reservations and balances are locked until the transaction ends.
+
+    Balances include those the loaded reservations hold on.
+    """
+
+    versions: dict[str, int]
+    idempotency: dict[IdempotencyKey, StoredAnswer]
+    operations: dict[OperationKey, RecordedOperation]
+    anchors: dict[AnchorKey, date]
+    reservations: dict[str, Reservation]
+    balances: dict[BalanceKey, BudgetBalance]
+
+
+class Definitions(Struct):
+    """A tenant's settings and the budgets changed after a version; deleted ones by id."""
+
+    version: int
+    settings: TenantSettings
+    budgets: list[Budget]
+    deleted: list[str]
+
+
+class Changes(Struct):
+    """What one group writes, in bulk."""
+
+    balances: dict[BalanceKey, BudgetBalance] = field(default_factory=dict)
+    new_reservations: dict[str, Reservation] = field(default_factory=dict)
+    changed_reservations: dict[str, Reservation] = field(default_factory=dict)
+    records: dict[str, CostRecord] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
+    rollups: dict[RollupKey, RollupSum] = field(default_factory=dict)
+    operations: dict[OperationKey, RecordedOperation] = field(default_factory=dict)
+    anchors: dict[AnchorKey, tuple[str, date]] = field(default_factory=dict)
+    answers: dict[IdempotencyKey, StoredAnswer] = field(default_factory=dict)
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be reached or failed; the transaction did not commit, as far as is known."""
+
+
+class GroupConflict(Exception):
+    """Another process was first (lock, unique key); the same group may be tried again."""
+
+
+class GroupRejected(Exception):
+    """The store refused a value of the group; one of its commands is to blame."""
+
+
+class LedgerTransaction(Protocol):
+    """One group's transaction. Any method may raise `StoreUnavailable` or `GroupConflict`."""
+
+    def load(self, needs: Needs) -> Loaded:
+        """Load and lock all of `needs`: reservations in id order, then balances in key order."""
+        ...
+
+    def definitions(self, tenant_id: str, after_version: int) -> Definitions:
+        """What changed in a tenant's definitions after a version; 0 gives all."""
+        ...
+
+    def due_reservations(self, tenant_id: str, now: datetime) -> list[str]:
+        """Ids of pending reservations with `expires_at <= now`, the earliest 1000."""
+        ...
+
+    def pending_holds(self, key: BalanceKey, tenant_id: str) -> list[tuple[str, Hold]]:
+        """Pending holds on a balance with their reservation's id, the 1000 that expire first."""
+        ...
+
+    def write(self, changes: Changes) -> None: ...
+
+    def commit(self) -> None:
+        """Make everything durable; the promise to callers rests on this returning."""
+        ...
+
+    def rollback(self) -> None: ...
+
+
+class LedgerStore(Protocol):
+    def begin(self, tenants: Collection[str]) -> LedgerTransaction:
+        """Open a group's transaction, which may touch the rows of `tenants` only."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,353 @@
+"""From requests to commands: short forms resolved, amounts and scopes checked, time put in."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
+from fiscus.clock import require_aware
+from fiscus.costs.calls import RecordBatchRequest, RecordRequest
+from fiscus.costs.model import MAY_BE_NEGATIVE
+from fiscus.errors import CostCalculationError, FiscusError, PayloadTooLarge, ValidationError
+from fiscus.ledger.commands import (
+    Check,
+    CheckBatch,
+    Cost,
+    Extend,
+    Idempotency,
+    IdempotencyKey,
+    Record,
+    RecordBatch,
+    Release,
+    Settle,
+)
+from fiscus.money import parse_not_negative, plain
+from fiscus.operations import NO_TAGS, Operation
+from fiscus.scopes import ScopeType
+from fiscus.wire import decode, encode_canonical
+
+MAX_CHECKS: Final = 500
+MAX_RECORDS: Final = 1000
+KEEP_COSTS: Final = timedelta(hours=24)
+KEEP_CHECKS: Final = timedelta(minutes=5)
+MAX_CLOCK_SKEW: Final = timedelta(days=1)
+OLDEST: Final = timedelta(days=366 * 30)
+
+
+def check_command(
+    request: CheckRequest, tenant_id: str, now: datetime, key: str | None = None
+) -> Check:
+    """A check for `tenant_id`, which is the caller's by right. `key` is the idempotency header."""
+    if request.approval_id is not None:
+        raise ValidationError(
+            "approval_id names no approval: approvals are not available in this version",
+            field="approval_id",
+            suggested_action="Leave approval_id out.",
+        )
+    key = _one_key(key, request.idempotency_key)
+    return Check(
+        operation=_operation(
+            request,
+            tenant_id,
+            request.allocated_to_type,
+            request.allocated_to_id,
+            ("allocated_to_type", "allocated_to_id"),
+        ),
+        operation_id=request.operation_id,
+        estimate=plain(parse_not_negative(request.estimated_cost, "estimated_cost")),
+        currency=request.currency,
+        reserve=request.reserve,
+        ttl_seconds=request.ttl_seconds,
+        now=now,
+        idempotency=idempotency(
+            tenant_id,
+            "check",
+            key,
+            request,
+            now + max(KEEP_CHECKS, timedelta(seconds=request.ttl_seconds)),
+        )
+        if key is not None
+        else None,
+    )
+
+
+def check_batch_command(
+    request: CheckBatchRequest, tenant_id: str, now: datetime, key: str | None = None
+) -> CheckBatch:
+    """Checks in one transaction; an invalid one rejects the batch, named by its place."""
+    if len(request.checks) > MAX_CHECKS:
+        raise _too_many("checks", len(request.checks), MAX_CHECKS)
+    checks: list[Check] = []
+    for index, item in enumerate(request.checks):
+        if item.tenant_id is not None and item.tenant_id != tenant_id:
+            raise ValidationError(
+                "All checks of a batch must be of one tenant",
+                field=f"checks[{index}].tenant_id",
+                suggested_action="Send one batch per tenant.",
+            )
+        try:
+            checks.append(check_command(item, tenant_id, now))
+        except ValidationError as error:
+            raise ValidationError(
+                error.message,
+                field=f"checks[{index}].{error.field}",
+                suggested_action=error.suggested_action,
+            ) from None
+    ttl = max(item.ttl_seconds for item in request.checks)
+    return CheckBatch(
+        tenant_id=tenant_id,
+        checks=checks,
+        all_or_nothing=request.all_or_nothing,
+        now=now,
+        idempotency=idempotency(
+            tenant_id, "check", key, request, now + max(KEEP_CHECKS, timedelta(seconds=ttl))
+        )
+        if key is not None
+        else None,
+    )
+
+
+def record_command(
+    request: RecordRequest, tenant_id: str, now: datetime, key: str | None = None
+) -> Record:
+    """A cost to record. Usage without an amount needs a price, and there is no catalogue yet."""
+    if request.cost_amount is None:
+        raise CostCalculationError(
+            "No price is known for this usage",
+            details={"field": "cost_amount"},
+            suggested_action="Send cost_amount.",
+        )
+    if request.cost_amount < 0 and request.charge_category not in MAY_BE_NEGATIVE:
+        raise ValidationError(
+            f"cost_amount must not be negative in category {request.charge_category}",
+            field="cost_amount",
+            suggested_action="Send charge_category credit or adjustment.",
+        )
+    if request.usage_quantity is not None:
+        parse_not_negative(request.usage_quantity, "usage_quantity")
+    timestamp = _timestamp(request.timestamp, now)
+    key = _one_key(key, request.idempotency_key)
+    return Record(
+        cost=Cost(
+            operation=_operation(
+                request,
+                tenant_id,
+                request.attributed_to_type,
+                request.attributed_to_id,
+                ("attributed_to_type", "attributed_to_id"),
+            ),
+            amount=plain(request.cost_amount),
+            currency=request.currency,
+            timestamp=timestamp,
+            charge_category=request.charge_category,
+            usage_quantity=request.usage_quantity,
+            usage_unit=request.usage_unit,
+            usage=request.usage,
+            resource_id=request.resource_id,
+            region=request.region,
+            operation_id=request.operation_id,
+        ),
+        reservation_id=request.reservation_id,
+        now=now,
+        idempotency=idempotency(tenant_id, "record", key, request, now + KEEP_COSTS)
+        if key is not None
+        else None,
+    )
+
+
+def record_batch_command(
+    request: RecordBatchRequest, tenant_id: str, now: datetime, key: str | None = None
+) -> RecordBatch:
+    """Records that stand or fall alone: a wrong one is an error in its place."""
+    if len(request.records) > MAX_RECORDS:
+        raise _too_many("records", len(request.records), MAX_RECORDS)
+    records: list[Record | FiscusError] = []
+    for raw in request.records:
+        try:
+            records.append(record_item(bytes(raw), tenant_id, now))
+        except FiscusError as error:
+            records.append(error)
+    return RecordBatch(
+        tenant_id=tenant_id,
+        records=records,
+        now=now,
+        idempotency=idempotency(
+            tenant_id,
+            "record",
+            key,
+            [bytes(raw).decode() for raw in request.records],
+            now + KEEP_COSTS,
+        )
+        if key is not None
+        else None,
+    )
+
+
+def record_item(body: bytes, tenant_id: str, now: datetime) -> Record:
+    """One record of a batch or a stream, from its JSON."""
+    item = decode(body, RecordRequest)
+    if item.tenant_id is not None and item.tenant_id != tenant_id:
+        raise ValidationError(
+            "All records of a batch must be of one tenant",
+            field="tenant_id",
+            suggested_action="Send one batch per tenant.",
+        )
+    return record_command(item, tenant_id, now)
+
+
+def settle_command(
+    reservation_id: str,
+    request: SettleRequest,
+    tenant_id: str,
+    now: datetime,
+    key: str | None = None,
+) -> Settle:
+    if request.usage_quantity is not None:
+        parse_not_negative(request.usage_quantity, "usage_quantity")
+    return Settle(
+        tenant_id=tenant_id,
+        reservation_id=reservation_id,
+        actual_cost=plain(parse_not_negative(request.actual_cost, "actual_cost")),
+        now=now,
+        currency=request.currency,
+        timestamp=None if request.timestamp is None else _timestamp(request.timestamp, now),
+        usage_quantity=request.usage_quantity,
+        usage_unit=request.usage_unit,
+        usage=request.usage,
+        tags=request.tags or NO_TAGS,
+        resource_id=request.resource_id,
+        service_name=request.service_name,
+        region=request.region,
+        idempotency=idempotency(
+            tenant_id, "settle", key, (reservation_id, request), now + KEEP_COSTS
+        )
+        if key is not None
+        else None,
+    )
+
+
+def release_command(
+    reservation_id: str, tenant_id: str, now: datetime, key: str | None = None
+) -> Release:
+    return Release(
+        tenant_id=tenant_id,
+        reservation_id=reservation_id,
+        now=now,
+        idempotency=idempotency(tenant_id, "release", key, reservation_id, now + KEEP_COSTS)
+        if key is not None
+        else None,
+    )
+
+
+def extend_command(
+    reservation_id: str, ttl_seconds: int, tenant_id: str, now: datetime, key: str | None = None
+) -> Extend:
+    return Extend(
+        tenant_id=tenant_id,
+        reservation_id=reservation_id,
+        ttl_seconds=ttl_seconds,
+        now=now,
+        idempotency=idempotency(
+            tenant_id, "extend", key, (reservation_id, ttl_seconds), now + KEEP_COSTS
+        )
+        if key is not None
+        else None,
+    )
+
+
+def idempotency(
+    tenant_id: str, operation: str, key: str, body: Any, expires_at: datetime
+) -> Idempotency:
+    """The key with the hash of the canonical decoded body.
+
+    A command and a batch of it share one name space, so a key cannot serve for both.
+    """
+    if not 1 <= len(key) <= 256 or not key.isprintable():
+        raise ValidationError(
+            "The idempotency key must be 1 to 256 printable characters",
+            field="idempotency_key",
+            suggested_action="Send a UUID, for instance.",
+        )
+    digest = hashlib.sha256(encode_canonical(body)).hexdigest()
+    return Idempotency(IdempotencyKey(tenant_id, operation, key), digest, expires_at)
+
+
+def _one_key(header: str | None, item: str | None) -> str | None:
+    if header is not None and item is not None and header != item:
+        raise ValidationError(
+            "idempotency_key differs from the header",
+            field="idempotency_key",
+            suggested_action="Send the key once.",
+        )
+    return header if header is not None else item
+
+
+def _operation(
+    request: CheckRequest | RecordRequest,
+    tenant_id: str,
+    scope_type: ScopeType | None,
+    scope_id: str | None,
+    names: tuple[str, str],
+) -> Operation:
+    project_id, user_id, feature_id = request.project_id, request.user_id, request.feature_id
+    if scope_type is not None or scope_id is not None:
+        if scope_type is None or scope_id is None:
+            missing = names[0] if scope_type is None else names[1]
+            raise ValidationError(
+                f"{names[0]} and {names[1]} go together",
+                field=missing,
+                suggested_action=f"Send {missing} too.",
+            )
+        given = {
+            ScopeType.TENANT: tenant_id,
+            ScopeType.PROJECT: project_id,
+            ScopeType.USER: user_id,
+            ScopeType.FEATURE: feature_id,
+        }[scope_type]
+        if given is not None and given != scope_id:
+            raise ValidationError(
+                f"{names[1]} differs from {scope_type}_id",
+                field=names[1],
+                suggested_action="Send the id once.",
+            )
+        match scope_type:
+            case ScopeType.PROJECT:
+                project_id = scope_id
+            case ScopeType.USER:
+                user_id = scope_id
+            case ScopeType.FEATURE:
+                feature_id = scope_id
+            case ScopeType.TENANT:
+                pass
+    return Operation(
+        tenant_id,
+        request.resource_type,
+        project_id,
+        user_id,
+        feature_id,
+        request.service_name,
+        request.tags or NO_TAGS,
+    )
+
+
+def _timestamp(given: datetime | None, now: datetime) -> datetime:
+    if given is None:
+        return now
+    moment = require_aware(given, "timestamp").astimezone(now.tzinfo)
+    if not now - OLDEST <= moment <= now + MAX_CLOCK_SKEW:
+        raise ValidationError(
+            "timestamp is in the future or more than 30 years ago",
+            field="timestamp",
+            suggested_action="Send when the cost arose.",
+        )
+    return moment
+
+
+def _too_many(field: str, count: int, most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"{field} has {count} items; at most {most} are taken at once",
+        details={"field": field, "maximum": most},
+        suggested_action=f"Send several batches of up to {most}.",
+    )

@@ -1,0 +1,233 @@
+"""The state one group works on: what was loaded, what has changed since, and how to go back.
+
+Handlers read rows here and put new ones; nothing reaches the store before the whole group is
+decided. A row that was not loaded raises `MoreNeeded`: the group starts again with it.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any, Final
+
+from fiscus.budgets.model import (
+    BalanceKey,
+    BudgetBalance,
+    Reservation,
+    ReservationStatus,
+)
+from fiscus.budgets.rules import Hold
+from fiscus.costs.fx import Rates
+from fiscus.costs.model import CostRecord
+from fiscus.costs.rollups import RollupKey, bucket_of, series_of, sum_of
+from fiscus.ledger.commands import Idempotency
+from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
+from fiscus.ledger.port import (
+    AnchorKey,
+    Changes,
+    LedgerTransaction,
+    Loaded,
+    Needs,
+    OperationKey,
+    RecordedOperation,
+    StoredAnswer,
+)
+
+_ABSENT: Final = object()
+
+
+class MoreNeeded(Exception):
+    """The group must start again with more loaded; its needs have been added already."""
+
+
+class Workspace:
+    """One attempt at one group."""
+
+    def __init__(
+        self,
+        definitions: DefinitionCache,
+        rates: Rates,
+        needs: Needs,
+        known_series: set[str],
+    ) -> None:
+        self.rates = rates
+        self.needs = needs
+        self.changes = Changes()
+        self._definitions = definitions
+        self._known_series = known_series
+        self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._checked_due: set[str] = set()
+
+    def open(self, transaction: LedgerTransaction, loaded: Loaded) -> None:
+        """Start deciding on what the store gave."""
+        self._transaction = transaction
+        self._loaded = loaded
+
+    def tenant(self, tenant_id: str) -> TenantDefinitions:
+        return self._definitions.get(tenant_id)
+
+    # -- going back
+
+    def mark(self) -> int:
+        """A point to `undo` to."""
+        return len(self._journal)
+
+    def undo(self, mark: int) -> None:
+        """Take back every change since `mark`."""
+        while len(self._journal) > mark:
+            rows, key, old = self._journal.pop()
+            if old is _ABSENT:
+                del rows[key]
+            else:
+                rows[key] = old
+
+    def _put(self, rows: dict[Any, Any], key: Any, value: Any) -> None:
+        self._journal.append((rows, key, rows.get(key, _ABSENT)))
+        rows[key] = value
+
+    # -- balances
+
+    def balance(self, blank: BudgetBalance) -> BudgetBalance:
+        """The balance at `blank.key` as it stands in this group."""
+        key = blank.key
+        changed = self.changes.balances.get(key)
+        if changed is not None:
+            return changed
+        found = self._loaded.balances.get(key)
+        if found is not None:
+            return found
+        if key not in self.needs.balances:
+            self.needs.balances[key] = blank
+            raise MoreNeeded
+        return blank
+
+    def held_balance(self, key: BalanceKey) -> BudgetBalance | None:
+        """The balance a reservation's line holds on; None when its budget was removed since."""
+        return self.changes.balances.get(key) or self._loaded.balances.get(key)
+
+    def put_balance(self, balance: BudgetBalance) -> None:
+        self._put(self.changes.balances, balance.key, balance)
+
+    # -- anchors of floating budgets
+
+    def anchor(self, key: AnchorKey, tenant_id: str) -> date | None:
+        """The stored anchor, or the one this group is about to store."""
+        if new := self.changes.anchors.get(key):
+            return new[1]
+        if key not in self.needs.anchors:
+            self.needs.anchors[key] = tenant_id
+            raise MoreNeeded
+        return self._loaded.anchors.get(key)
+
+    def put_anchor(self, key: AnchorKey, tenant_id: str, anchor: date) -> None:
+        self._put(self.changes.anchors, key, (tenant_id, anchor))
+
+    # -- reservations
+
+    def reservation(self, reservation_id: str, tenant_id: str) -> Reservation | None:
+        changes = self.changes
+        found = (
+            changes.changed_reservations.get(reservation_id)
+            or changes.new_reservations.get(reservation_id)
+            or self._loaded.reservations.get(reservation_id)
+        )
+        if found is None and reservation_id not in self.needs.reservations:
+            self.needs.reservations[reservation_id] = tenant_id
+            raise MoreNeeded
+        return found if found is not None and found.tenant_id == tenant_id else None
+
+    def add_reservation(self, reservation: Reservation) -> None:
+        self._put(self.changes.new_reservations, reservation.reservation_id, reservation)
+
+    def put_reservation(self, reservation: Reservation) -> None:
+        rows = self.changes.new_reservations
+        if reservation.reservation_id not in rows:
+            rows = self.changes.changed_reservations
+        self._put(rows, reservation.reservation_id, reservation)
+
+    def require_due_loaded(self, tenant_id: str, now: datetime) -> None:
+        """Make sure that every due reservation of the tenant is in the group.
+
+        Called before a denial. Due ones that were not loaded send the group round again.
+        """
+        if tenant_id in self._checked_due:
+            return
+        due = self._transaction.due_reservations(tenant_id, now)
+        unknown = [one for one in due if one not in self.needs.reservations]
+        if unknown:
+            self.needs.reservations.update(dict.fromkeys(unknown, tenant_id))
+            raise MoreNeeded
+        self._checked_due.add(tenant_id)
+
+    def due(self, tenant_id: str, now: datetime) -> list[Reservation]:
+        """The tenant's loaded reservations that are pending and due at `now`."""
+        changed = self.changes.changed_reservations
+        return [
+            reservation
+            for reservation in self._loaded.reservations.values()
+            if reservation.status is ReservationStatus.PENDING
+            and reservation.expires_at <= now
+            and reservation.tenant_id == tenant_id
+            and reservation.reservation_id not in changed
+        ]
+
+    def holds_on(self, key: BalanceKey, tenant_id: str) -> list[Hold]:
+        """The pending holds on a balance, as they stand in this group."""
+        stored = self._transaction.pending_holds(key, tenant_id)
+        changed = self.changes.changed_reservations
+        holds = [hold for reservation_id, hold in stored if reservation_id not in changed]
+        for reservation in (*changed.values(), *self.changes.new_reservations.values()):
+            if reservation.status is ReservationStatus.PENDING:
+                holds.extend(
+                    Hold(reservation.expires_at, line.amount)
+                    for line in reservation.lines
+                    if line.key == key
+                )
+        return holds
+
+    # -- costs
+
+    def recorded_operation(self, key: OperationKey) -> RecordedOperation | None:
+        if new := self.changes.operations.get(key):
+            return new
+        if key not in self.needs.operations:
+            self.needs.operations.add(key)
+            raise MoreNeeded
+        return self._loaded.operations.get(key)
+
+    def add_record(self, record: CostRecord) -> None:
+        """Keep a record, its sums and its operation id."""
+        changes = self.changes
+        self._put(changes.records, record.record_id, record)
+        series = series_of(record, self.tenant(record.tenant_id).settings.rollup_tags)
+        if series.series_id not in self._known_series and series.series_id not in changes.series:
+            self._put(changes.series, series.series_id, series)
+        key = RollupKey(record.tenant_id, series.series_id, bucket_of(record.timestamp))
+        before = changes.rollups.get(key)
+        added = sum_of(record)
+        self._put(changes.rollups, key, added if before is None else before.plus(added))
+        if record.operation_id is not None:
+            operation = RecordedOperation(
+                record.record_id,
+                record.recorded_at,
+                record.timestamp,
+                record.cost_amount,
+                record.currency,
+            )
+            self._put(changes.operations, (record.tenant_id, record.operation_id), operation)
+
+    # -- idempotency
+
+    def stored_answer(self, idempotency: Idempotency, now: datetime) -> StoredAnswer | None:
+        """The answer kept under a key, if its window has not ended."""
+        key = idempotency.at
+        found = self.changes.answers.get(key)
+        if found is None:
+            if key not in self.needs.idempotency:
+                self.needs.idempotency.add(key)
+                raise MoreNeeded
+            found = self._loaded.idempotency.get(key)
+        return found if found is not None and found.expires_at > now else None
+
+    def keep_answer(self, idempotency: Idempotency, answer: bytes) -> None:
+        stored = StoredAnswer(idempotency.body_hash, answer, idempotency.expires_at)
+        self._put(self.changes.answers, idempotency.at, stored)

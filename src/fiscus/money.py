@@ -1,0 +1,145 @@
+"""Exact amounts: `Decimal` with 12 decimal places, never a float.
+
+Every amount that enters Fiscus passes `parse_amount` once, at the edge; inside, arithmetic runs in
+`EXACT` (60 digits, through `add`, `subtract` and `multiply`), so nothing rounds on the way.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal
+from typing import Final, NamedTuple
+
+from fiscus.errors import ValidationError
+
+EXACT: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
+add: Final = EXACT.add
+subtract: Final = EXACT.subtract
+multiply: Final = EXACT.multiply
+QUANTUM: Final = Decimal("1e-12")
+ZERO: Final = Decimal(0)
+# NUMERIC(38, 12) holds 26 digits before the point.
+LIMIT: Final = Decimal("1e26")
+
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?")
+_CURRENCY = re.compile(r"[A-Z]{3}")
+_MAX_TEXT = 80
+
+
+class Amount(Decimal):
+    """The wire type of an amount: decodes from a JSON number or string, checked and rounded."""
+
+
+class Money(NamedTuple):
+    """An amount with its currency; the two never part."""
+
+    amount: Decimal
+    currency: str
+
+
+def parse_amount(value: object, field: str) -> Decimal:
+    """`value` as an exact amount, rounded half-even to 12 places.
+
+    Takes `Decimal`, `int` and text such as `"12.50"` or `"1.2e3"`. Raises `ValidationError` naming
+    `field` for floats, booleans, NaN, infinities, underscores, and beyond 26 digits before the
+    point.
+    """
+    if isinstance(value, str):
+        if len(value) > _MAX_TEXT or _NUMBER.fullmatch(value) is None:
+            raise _bad(field, "is not a decimal number")
+        number = Decimal(value)
+    elif isinstance(value, Decimal):
+        number = value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = Decimal(value)
+    elif isinstance(value, float):
+        raise _bad(field, "is a float, which cannot hold money exactly")
+    else:
+        raise _bad(field, "is not a number")
+    if not number.is_finite():
+        raise _bad(field, "is not a finite number")
+    if number.adjusted() >= 26 and number:
+        raise _bad(field, "is out of range: it must be below 1e26")
+    if number.adjusted() < -40:
+        return ZERO
+    return plain(number.quantize(QUANTUM, context=EXACT))
+
+
+def parse_positive(value: object, field: str) -> Decimal:
+    """As `parse_amount`, and above zero."""
+    amount = parse_amount(value, field)
+    if amount <= 0:
+        raise _bad(field, "must be above 0")
+    return amount
+
+
+def parse_not_negative(value: object, field: str) -> Decimal:
+    """As `parse_amount`, and not below zero."""
+    amount = parse_amount(value, field)
+    if amount < 0:
+        raise _bad(field, "must not be negative")
+    return amount
+
+
+def parse_currency(value: str, field: str = "currency") -> str:
+    """An ISO 4217 code: three capital letters."""
+    if _CURRENCY.fullmatch(value) is None:
+        raise ValidationError(
+            f"{field} is not a currency code",
+            field=field,
+            suggested_action="Send an ISO 4217 code of three capital letters, such as USD.",
+        )
+    return value
+
+
+def plain(number: Decimal) -> Decimal:
+    """The same value with no exponent and no trailing zeros, as it is shown and stored."""
+    if not number:
+        return ZERO
+    short = number.normalize(EXACT)
+    _, _, exponent = short.as_tuple()
+    return short.quantize(Decimal(1), context=EXACT) if int(exponent) > 0 else short
+
+
+def round_half_even(number: Decimal) -> Decimal:
+    """`number` rounded to the 12 places of the stores."""
+    return plain(number.quantize(QUANTUM, context=EXACT))
+
+
+def round_down(number: Decimal) -> Decimal:
+    """`number` cut to 12 places towards zero, for answers that promise "at most this"."""
+    return plain(number.quantize(QUANTUM, rounding=ROUND_DOWN, context=EXACT))
+
+
+def ratio(part: Decimal, whole: Decimal) -> Decimal:
+    """`part / whole` to 12 places; `whole` must not be zero."""
+    return round_half_even(EXACT.divide(part, whole))
+
+
+def _bad(field: str, what: str) -> ValidationError:
+    return ValidationError(
+        f"{field} {what}",
+        field=field,
+        suggested_action="Send a JSON number or a decimal string, such as 12.50.",
+    )
+
+
+__all__ = [
+    "EXACT",
+    "LIMIT",
+    "QUANTUM",
+    "ZERO",
+    "Amount",
+    "Money",
+    "add",
+    "multiply",
+    "parse_amount",
+    "parse_currency",
+    "parse_not_negative",
+    "parse_positive",
+    "plain",
+    "ratio",
+    "round_down",
+    "round_half_even",
+    "subtract",
+]

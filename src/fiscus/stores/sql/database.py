@@ -1,0 +1,211 @@
+"""One database, SQLite or PostgreSQL: how to connect, read, change definitions, and be a ledger.
+
+Reads and definitions use SQLAlchemy on a pool; the ledger has a connection of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import uniform
+from typing import Any, Final, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, make_url
+
+from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.ledger.port import LedgerTransaction
+from fiscus.stores.sql import sqlite
+from fiscus.stores.sql.ledger import KnownBalances, SqlLedgerTransaction
+from fiscus.stores.sql.postgres import PostgresDriver
+from fiscus.stores.sql.sqlite import SqliteDriver, WriteTurn
+
+T = TypeVar("T")
+
+ALL_TENANTS: Final = "*"
+"""For the few statements that are no tenant's: finding an API key, the worker's rounds."""
+
+APP_ROLE: Final = "fiscus_app"
+_WRITE_ATTEMPTS: Final = 10
+
+
+class Database:
+    """Open connections to one database.
+
+    `url` is `sqlite:///path` or `postgresql://user@host/name`; `sqlite_synchronous` is SQLite's
+    durability (`FULL`: a commit survives a power cut).
+    """
+
+    def __init__(
+        self, url: str, *, sqlite_synchronous: str = "FULL", pool_size: int = 8
+    ) -> None:
+        self.url = parse_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._synchronous = sqlite_synchronous
+        self._turn = WriteTurn()
+        self.engine = self._make_engine(pool_size)
+
+    @property
+    def sqlite_path(self) -> Path:
+        assert self.url.database is not None
+        return Path(self.url.database)
+
+    def ledger_store(self) -> SqlLedgerStore:
+        if self.is_sqlite:
+            return SqlLedgerStore(SqliteDriver(self.sqlite_path, self._synchronous, self._turn))
+        return SqlLedgerStore(PostgresDriver(self._connect_psycopg))
+
+    @contextmanager
+    def read(self, *tenants: str) -> Iterator[Connection]:
+        """A connection that sees the rows of `tenants` only, as they are now."""
+        try:
+            with self.engine.connect() as connection:
+                self._set_tenants(connection, tenants)
+                yield connection
+        except sa.exc.OperationalError as error:
+            raise _unavailable(error) from error
+
+    def write(self, tenants: Collection[str], change: Callable[[Connection], T]) -> T:
+        """Run `change` in one transaction and commit it; what it returns.
+
+        On PostgreSQL at SERIALIZABLE, tried again when another transaction came between; on SQLite
+        in this process's turn to write. `change` may therefore run more than once.
+        """
+        for attempt in range(_WRITE_ATTEMPTS):
+            try:
+                return self._write_once(tenants, change)
+            except sa.exc.DBAPIError as error:
+                if _may_try_again(error) and attempt < _WRITE_ATTEMPTS - 1:
+                    time.sleep(uniform(0.001, 0.01) * 2**attempt)  # noqa: S311 - not a secret
+                    continue
+                if isinstance(error, sa.exc.OperationalError):
+                    raise _unavailable(error) from error
+                raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def _write_once(self, tenants: Collection[str], change: Callable[[Connection], T]) -> T:
+        if self.is_sqlite:
+            with self._turn.held(), self.engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                result = change(connection)
+                connection.commit()
+                return result
+        serializable = self.engine.execution_options(isolation_level="SERIALIZABLE")
+        with serializable.begin() as connection:
+            self._set_tenants(connection, tenants)
+            return change(connection)
+
+    def _set_tenants(self, connection: Connection, tenants: Collection[str]) -> None:
+        if not self.is_sqlite:
+            connection.execute(
+                sa.text("SELECT set_config('fiscus.tenants', :tenants, true)"),
+                {"tenants": ",".join(tenants)},
+            )
+
+    def _make_engine(self, pool_size: int) -> sa.Engine:
+        if self.is_sqlite:
+            self.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
+            engine = sa.create_engine(
+                self.url, pool_size=pool_size, connect_args={"check_same_thread": False}
+            )
+            event.listen(engine, "connect", self._on_sqlite_connect)
+            return engine
+        engine = sa.create_engine(
+            self.url.set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            pool_pre_ping=True,
+            connect_args=_POSTGRES_OPTIONS,
+        )
+        event.listen(engine, "connect", _on_postgres_connect)
+        return engine
+
+    def _on_sqlite_connect(self, connection: Any, _record: Any) -> None:
+        # SQLAlchemy must not begin transactions of its own; write() says BEGIN IMMEDIATE.
+        connection.isolation_level = None
+        sqlite.configure(connection, self._synchronous)
+
+    def _connect_psycopg(self) -> psycopg.Connection[tuple[Any, ...]]:
+        url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        connection = psycopg.connect(url, **_POSTGRES_OPTIONS)
+        _on_postgres_connect(connection, None)
+        return connection
+
+
+_POSTGRES_OPTIONS: Final[dict[str, Any]] = {
+    "connect_timeout": 2,
+    "application_name": "fiscus",
+    "options": "-c timezone=UTC -c statement_timeout=10000 -c lock_timeout=5000",
+    "tcp_user_timeout": 5000,
+}
+
+
+def _on_postgres_connect(connection: Any, _record: Any) -> None:
+    """Become the unprivileged role when this login may, so that row-level security binds it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_user <> %(role)s AND EXISTS (SELECT FROM pg_roles WHERE rolname = "
+            "%(role)s) AND pg_has_role(current_user, %(role)s, 'SET')",
+            {"role": APP_ROLE},
+        )
+        row = cursor.fetchone()
+        if row is not None and row[0]:
+            cursor.execute(f"SET ROLE {APP_ROLE}")
+    connection.commit()
+
+
+class SqlLedgerStore:
+    """A ledger's store on one driver; for one thread."""
+
+    def __init__(self, driver: SqliteDriver | PostgresDriver) -> None:
+        self._driver = driver
+        self._known = KnownBalances()
+
+    def begin(self, tenants: Collection[str]) -> LedgerTransaction:
+        return SqlLedgerTransaction(self._driver, tenants, self._known)
+
+    def close(self) -> None:
+        self._driver.close()
+
+
+def parse_url(url: str) -> URL:
+    """The URL of a supported database; raises `ValidationError` naming the setting."""
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError:
+        raise _bad_url() from None
+    backend = parsed.get_backend_name()
+    if backend not in {"sqlite", "postgresql"} or not parsed.database:
+        raise _bad_url()
+    return parsed
+
+
+def _bad_url() -> ValidationError:
+    return ValidationError(
+        "FISCUS_DATABASE_URL is not the URL of a database Fiscus can use",
+        field="FISCUS_DATABASE_URL",
+        suggested_action="Use sqlite:///path/to/file.db or postgresql://user:password@host/name.",
+    )
+
+
+def _may_try_again(error: sa.exc.DBAPIError) -> bool:
+    return isinstance(
+        error.orig,
+        psycopg.errors.SerializationFailure
+        | psycopg.errors.DeadlockDetected
+        | psycopg.errors.UniqueViolation,
+    )
+
+
+def _unavailable(error: Exception) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The database cannot be reached",
+        suggested_action="Try again after the time in Retry-After.",
+        retry_after_seconds=1,
+    )

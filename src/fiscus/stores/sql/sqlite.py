@@ -1,0 +1,178 @@
+"""SQLite as a ledger's driver: one writing connection, WAL, durable on commit."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
+from fiscus.money import add
+from fiscus.stores.sql.bulk import Row, Statement, chunks
+from fiscus.stores.sql.tables import from_us, to_us
+
+BUSY_TIMEOUT_MS: Final = 5_000
+# A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
+CHECKPOINT_PAGES: Final = 8_000
+_SUM: Final = re.compile(r"\{sum:([\w.]+):([\w.]+)\}")
+
+
+def decimal_add(left: str, right: str) -> str:
+    """Registered with SQLite, so that sums in SQL are exact."""
+    return format(add(Decimal(left), Decimal(right)), "f")
+
+
+def configure(connection: sqlite3.Connection, synchronous: str) -> None:
+    """What every connection to the store needs, reading or writing."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.create_function("decimal_add", 2, decimal_add, deterministic=True)
+
+
+class WriteTurn:
+    """Whose turn it is to write: threads of this process in the order they asked.
+
+    SQLite lets one connection write; waiting for it by polling could starve one for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._taken = False
+
+    def acquire(self) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            mine = threading.Event()
+            self._waiting.append(mine)
+        mine.wait()
+
+    def release(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._taken = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+
+class SqliteDriver:
+    """One connection in its owner's thread; a whole transaction holds the write turn."""
+
+    needs_rows_before_locking = False
+
+    def __init__(self, path: Path, synchronous: str, turn: WriteTurn) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._turn = turn
+        self._connection: sqlite3.Connection | None = None
+        self._open = False
+        self._texts: dict[tuple[str, int], str] = {}
+
+    def time(self, moment: datetime) -> int:
+        return to_us(moment)
+
+    def amount(self, amount: Decimal) -> str:
+        return format(amount, "f")
+
+    def read_time(self, value: Any) -> datetime:
+        return from_us(value)
+
+    def read_date(self, value: Any) -> date:
+        return date.fromisoformat(value)
+
+    def read_amount(self, value: Any) -> Decimal:
+        return Decimal(value)
+
+    def begin(self, tenants: Collection[str]) -> None:
+        self._turn.acquire()
+        self._open = True
+        try:
+            if self._connection is None:
+                self._connection = sqlite3.connect(
+                    self._path,
+                    isolation_level=None,
+                    check_same_thread=False,
+                    cached_statements=512,
+                )
+                configure(self._connection, self._synchronous)
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            self.rollback()
+            raise StoreUnavailable(f"SQLite: {error}") from error
+
+    def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        assert self._connection is not None
+        try:
+            return [self._execute(self._connection, statement) for statement in statements]
+        except sqlite3.IntegrityError as error:
+            raise GroupConflict(str(error)) from error
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailable(f"SQLite: {error}") from error
+        except sqlite3.Error as error:
+            raise GroupRejected(f"SQLite: {error}") from error
+
+    def commit(self, statements: Sequence[Statement]) -> None:
+        assert self._connection is not None
+        self.run(statements)
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"SQLite: {error}") from error
+        self._end()
+
+    def rollback(self) -> None:
+        if not self._open:
+            return
+        try:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._connection = None
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _end(self) -> None:
+        self._open = False
+        self._turn.release()
+
+    def _execute(self, connection: sqlite3.Connection, statement: Statement) -> list[Row]:
+        found: list[Row] = []
+        for rows in chunks(statement.rows):
+            parameters = [value for row in rows for value in row]
+            cursor = connection.execute(self._text(statement, len(rows)), parameters)
+            found += cursor.fetchall()
+        return found
+
+    def _text(self, statement: Statement, count: int) -> str:
+        key = (statement.sql, count)
+        text = self._texts.get(key)
+        if text is None:
+            text = _SUM.sub(r"decimal_add(\1, \2)", statement.sql)
+            text = text.replace("{lock_v}", "").replace("{lock_p}", "")
+            text = text.replace("{rows}", statement.columns.values(count))
+            self._texts[key] = text
+        return text

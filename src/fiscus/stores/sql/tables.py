@@ -1,0 +1,338 @@
+"""The tables, for SQLite and PostgreSQL alike.
+
+Amounts are NUMERIC on PostgreSQL and text on SQLite, times are TIMESTAMPTZ and integer microseconds
+since 1970. Every table with tenant rows has `tenant_id`, which row-level security goes by.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    Uuid,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds since 1970, as SQLite stores times."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def from_us(us: int) -> datetime:
+    return EPOCH + timedelta(microseconds=us)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware moment, in UTC."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return to_us(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None or isinstance(value, datetime):
+            return value
+        return from_us(value)
+
+
+class ExactAmount(TypeDecorator[Decimal]):
+    """A decimal with 12 places; `digits` in all."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, digits: int = 38) -> None:
+        super().__init__()
+        self.digits = digits
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(Numeric(self.digits, 12))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return format(value, "f")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        return value if value is None or isinstance(value, Decimal) else Decimal(value)
+
+
+def _id() -> TypeEngine[str]:
+    return String(36).with_variant(Uuid(as_uuid=False), "postgresql")
+
+
+AMOUNT: Final = ExactAmount(38)
+# Sums and converted amounts may have more digits than one amount that came in.
+SUM: Final = ExactAmount(60)
+SCOPE_ID: Final = String(128)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant_id", SCOPE_ID, primary_key=True),
+    Column("currency", String(3), nullable=False),
+    Column("timezone", String(64), nullable=False),
+    Column("require_budget", Boolean, nullable=False),
+    Column("rollup_tags", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("definitions_version", BigInteger, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("budget_id", _id(), primary_key=True),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("version", Integer, nullable=False),
+    # The tenant's definitions_version of the last change: caches read what is newer than theirs.
+    Column("definitions_version", BigInteger, nullable=False),
+    Column("budget_name", String(200), nullable=False),
+    Column("budget_amount", AMOUNT, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("period_type", String(16), nullable=False),
+    Column("allocated_to_type", String(16), nullable=False),
+    Column("allocated_to_id", SCOPE_ID, nullable=False),
+    Column("enforcement_action", String(16), nullable=False),
+    # The whole definition as canonical JSON; the columns above are for lists and filters.
+    Column("definition", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("deleted_at", UtcTime),
+    Index(None, "tenant_id", "definitions_version"),
+)
+
+budget_versions = Table(
+    "budget_versions",
+    metadata,
+    Column("budget_id", _id(), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("definition", Text, nullable=False),
+    Column("changed_by", String(256), nullable=False),
+    Column("changed_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("budget_id", "version"),
+)
+
+budget_periods = Table(
+    "budget_periods",
+    metadata,
+    Column("budget_id", _id(), nullable=False),
+    Column("scope_id", SCOPE_ID, nullable=False),
+    Column("period_start", UtcTime, nullable=False),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("period_end", UtcTime, nullable=False),
+    Column("spent", SUM, nullable=False),
+    Column("reserved", SUM, nullable=False),
+    Column("throttle_credit", AMOUNT, nullable=False),
+    PrimaryKeyConstraint("budget_id", "scope_id", "period_start"),
+    sqlite_with_rowid=False,
+)
+
+budget_anchors = Table(
+    "budget_anchors",
+    metadata,
+    Column("budget_id", _id(), nullable=False),
+    Column("scope_id", SCOPE_ID, nullable=False),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("anchor", Date, nullable=False),
+    PrimaryKeyConstraint("budget_id", "scope_id"),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("reservation_id", _id(), primary_key=True),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("resource_type", Text, nullable=False),
+    Column("estimated_cost", AMOUNT, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("project_id", SCOPE_ID),
+    Column("user_id", SCOPE_ID),
+    Column("feature_id", SCOPE_ID),
+    Column("service_name", Text),
+    Column("tags", Text),
+    Column("operation_id", SCOPE_ID),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("record_id", _id()),
+    Column("actual_cost", AMOUNT),
+    Column("settlement", Text),
+    sqlite_with_rowid=False,
+)
+# By expiry first: new holds go to the end of the index, so a group touches few of its pages.
+Index(
+    "ix_reservations_pending",
+    reservations.c.expires_at,
+    reservations.c.tenant_id,
+    postgresql_where=reservations.c.status == "pending",
+    sqlite_where=reservations.c.status == "pending",
+)
+
+reservation_lines = Table(
+    "reservation_lines",
+    metadata,
+    Column("reservation_id", _id(), nullable=False),
+    Column("budget_id", _id(), nullable=False),
+    Column("scope_id", SCOPE_ID, nullable=False),
+    Column("period_start", UtcTime, nullable=False),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("amount", SUM, nullable=False),
+    Column("rate", AMOUNT, nullable=False),
+    Column("rate_date", Date, nullable=False),
+    PrimaryKeyConstraint("reservation_id", "budget_id", "scope_id"),
+    sqlite_with_rowid=False,
+)
+
+cost_records = Table(
+    "cost_records",
+    metadata,
+    Column("record_id", _id(), nullable=False),
+    Column("timestamp", UtcTime, nullable=False),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("recorded_at", UtcTime, nullable=False),
+    Column("resource_type", Text, nullable=False),
+    Column("cost_amount", AMOUNT, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("charge_category", String(16), nullable=False),
+    Column("attributed_to_type", String(16), nullable=False),
+    Column("attributed_to_id", SCOPE_ID, nullable=False),
+    Column("project_id", SCOPE_ID),
+    Column("user_id", SCOPE_ID),
+    Column("feature_id", SCOPE_ID),
+    Column("usage_quantity", AMOUNT),
+    Column("usage_unit", Text),
+    Column("usage", Text),
+    Column("resource_id", Text),
+    Column("service_name", Text),
+    Column("region", Text),
+    Column("tags", Text),
+    Column("flags", Text),
+    Column("reservation_id", _id()),
+    Column("operation_id", SCOPE_ID),
+    # PostgreSQL partitions by month of `timestamp`, so the key must contain it.
+    PrimaryKeyConstraint("record_id", "timestamp"),
+    Index(None, "tenant_id", "timestamp"),
+    sqlite_with_rowid=False,
+)
+
+cost_operations = Table(
+    "cost_operations",
+    metadata,
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("operation_id", SCOPE_ID, nullable=False),
+    Column("record_id", _id(), nullable=False),
+    Column("recorded_at", UtcTime, nullable=False),
+    Column("timestamp", UtcTime, nullable=False),
+    Column("cost_amount", AMOUNT, nullable=False),
+    Column("currency", String(3), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "operation_id"),
+)
+
+cost_series = Table(
+    "cost_series",
+    metadata,
+    Column("series_id", String(32), primary_key=True),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("resource_type", Text, nullable=False),
+    Column("service_name", Text),
+    Column("region", Text),
+    Column("project_id", SCOPE_ID),
+    Column("user_id", SCOPE_ID),
+    Column("feature_id", SCOPE_ID),
+    Column("attributed_to_type", String(16), nullable=False),
+    Column("attributed_to_id", SCOPE_ID, nullable=False),
+    Column("charge_category", String(16), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("usage_unit", Text),
+    Column("tags", Text),
+    Index(None, "tenant_id"),
+)
+
+cost_rollups = Table(
+    "cost_rollups",
+    metadata,
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("bucket", UtcTime, nullable=False),
+    Column("series_id", String(32), nullable=False),
+    Column("cost_amount", SUM, nullable=False),
+    Column("usage_quantity", SUM, nullable=False),
+    Column("record_count", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "bucket", "series_id"),
+    sqlite_with_rowid=False,
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("operation", String(32), nullable=False),
+    Column("key", String(256), nullable=False),
+    Column("body_hash", String(64), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "operation", "key"),
+    Index(None, "expires_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", _id(), primary_key=True),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("key_hash", String(64), nullable=False, unique=True),
+    Column("hint", String(16), nullable=False),
+    Column("roles", Text, nullable=False),
+    Column("created_by", String(256), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("revoked_at", UtcTime),
+    Index(None, "tenant_id"),
+)
+
+
+def iso(day: date) -> str:
+    """A date as both stores take it in bulk statements."""
+    return day.isoformat()

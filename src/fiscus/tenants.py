@@ -1,0 +1,51 @@
+"""Tenants: the isolated customers, and the settings that stand in where a call leaves a field out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from fiscus.wire import Currency, Label
+
+TagKeys = Annotated[list[Label], Meta(max_length=10)]
+
+
+class TenantSettings(Struct, frozen=True, kw_only=True):
+    """What a tenant's calls default to."""
+
+    currency: str = "USD"
+    timezone: str = "UTC"
+    require_budget: bool = False
+    rollup_tags: list[str] = field(default_factory=list)
+
+
+class TenantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body that sets a tenant's settings."""
+
+    currency: Annotated[Currency, Meta(description="Currency of new budgets and costs.")] = "USD"
+    timezone: Annotated[
+        str, Meta(max_length=64, description="IANA zone of new budgets and of reports.")
+    ] = "UTC"
+    require_budget: Annotated[
+        bool, Meta(description="Deny operations that no budget matches.")
+    ] = False
+    rollup_tags: Annotated[
+        TagKeys, Meta(description="Tag keys whose reports come from rollups; for new records.")
+    ] = field(default_factory=list)
+    version: Annotated[int | None, Meta(ge=1, description="The version being replaced.")] = None
+
+
+class Tenant(Struct, frozen=True, kw_only=True):
+    """A tenant as answered: its settings and the version of its definitions."""
+
+    tenant_id: str
+    currency: str
+    timezone: str
+    require_budget: bool
+    rollup_tags: list[str]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    correlation_id: str | None = None

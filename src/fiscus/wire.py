@@ -1,0 +1,183 @@
+"""JSON in and out: the one place that turns bytes and mappings into checked requests.
+
+Requests and answers are `msgspec` structs, the same over HTTP, in process and in the client.
+Amounts are exact both ways: numbers are read as decimals from their digits, and written as JSON
+numbers with exactly the stored digits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import cache
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+
+from fiscus.errors import FiscusError, ValidationError
+from fiscus.money import Amount, parse_amount
+
+T = TypeVar("T")
+
+ID_PATTERN: Final = r"^[A-Za-z0-9._:\-]{1,128}\Z"
+
+Id = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=ID_PATTERN, description="An opaque id: 1-128 letters, digits and `. _ : -`."
+    ),
+]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Currency = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z", description="An ISO 4217 currency code.")
+]
+Tags = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=128)],
+        Annotated[str, msgspec.Meta(max_length=256)],
+    ],
+    msgspec.Meta(max_length=50, description="Free labels, at most 50."),
+]
+
+
+
+class ItemError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one item of a batch failed while others did not."""
+
+    error_code: str
+    message: str
+    details: dict[str, Any]
+    retriable: bool
+    suggested_action: str | None
+
+
+def item_error(error: FiscusError) -> ItemError:
+    return ItemError(
+        error_code=error.code,
+        message=error.message,
+        details=error.details,
+        retriable=error.retriable,
+        suggested_action=error.suggested_action,
+    )
+
+
+_PATH = re.compile(r"^(?P<what>.*?) - at (?:the key in |key in )?`\$(?P<path>[^`]*)`$", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
+_MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
+
+
+def _read_custom(kind: type, value: object) -> object:
+    if kind is Amount:
+        try:
+            return Amount(parse_amount(value, "it"))
+        except ValidationError as error:
+            raise ValueError(error.message.removeprefix("it ")) from None
+    raise NotImplementedError(kind)
+
+
+@cache
+def decoder_for(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """The exact decoder of `kind`; made once."""
+    return msgspec.json.Decoder(kind, dec_hook=_read_custom, float_hook=Decimal)
+
+
+def _write_custom(value: object) -> object:
+    if isinstance(value, Decimal):
+        return Decimal(value)
+    raise NotImplementedError(type(value))
+
+
+_encoder: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=_write_custom)
+encode: Final = _encoder.encode
+"""An answer as JSON bytes, amounts as numbers with their exact digits."""
+
+_canonical: Final = msgspec.json.Encoder(
+    decimal_format="number", order="deterministic", enc_hook=_write_custom
+)
+encode_canonical: Final = _canonical.encode
+"""As `encode`, with keys in order, so that equal values give equal bytes."""
+
+_any_decoder: Final = msgspec.json.Decoder(float_hook=Decimal)
+
+
+def decode(body: bytes | str, kind: type[T]) -> T:
+    """`body` as a checked `kind`; raises `ValidationError` that names the field."""
+    try:
+        return decoder_for(kind).decode(body)
+    except msgspec.ValidationError as error:
+        raise explain(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise not_json(error) from None
+
+
+def decode_any(body: bytes | str) -> Any:
+    """`body` as plain JSON values with exact decimals."""
+    try:
+        return _any_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise not_json(error) from None
+
+
+def convert(values: Mapping[str, Any], kind: type[T]) -> T:
+    """Keyword values of a Python caller as a checked `kind`, by the rules of the wire.
+
+    `None` means "not given". Raises `ValidationError` that names the field.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return msgspec.convert(given, kind, dec_hook=_read_custom)
+    except msgspec.ValidationError as error:
+        raise explain(error) from None
+
+
+def explain(error: msgspec.ValidationError) -> ValidationError:
+    """msgspec's message as ours, with the field's name apart."""
+    text = str(error)
+    match = _PATH.match(text)
+    what, path = (match["what"], match["path"].lstrip(".")) if match else (text, "")
+    if inner := _UNKNOWN.search(what):
+        field = f"{path}.{inner['name']}".lstrip(".")
+        return ValidationError(
+            f"{field} is not a field of this request",
+            field=field,
+            suggested_action="Remove it, or look its name up in the API reference.",
+        )
+    if inner := _MISSING.search(what):
+        field = f"{path}.{inner['name']}".lstrip(".")
+        return ValidationError(
+            f"{field} is missing", field=field, suggested_action=f"Send {field}."
+        )
+    field = path or "body"
+    if ID_PATTERN in what:
+        what = "must be 1 to 128 letters, digits and the characters . _ : -"
+    return ValidationError(
+        f"{field}: {what}", field=field, suggested_action=f"Correct {field} and send it again."
+    )
+
+
+def not_json(error: Exception) -> ValidationError:
+    return ValidationError(
+        f"The body is not valid JSON: {error}",
+        field="body",
+        suggested_action="Send one JSON object, encoded in UTF-8.",
+    )
+
+
+__all__ = [
+    "Currency",
+    "Id",
+    "ItemError",
+    "Label",
+    "Name",
+    "Tags",
+    "convert",
+    "decode",
+    "decode_any",
+    "decoder_for",
+    "encode",
+    "encode_canonical",
+    "explain",
+    "item_error",
+]

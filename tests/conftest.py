@@ -1,0 +1,104 @@
+"""What every test may ask for: a clock that stands still, and a real PostgreSQL.
+
+`FISCUS_TEST_PROFILE=long` (`make test-long`) generates many more examples, new ones at each run.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from fiscus.clock import ManualClock
+from tests.servers import (
+    PostgresServer,
+    drop_database,
+    fresh_database,
+    running_postgres,
+    stop_postgres,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# How long one example takes says nothing on a shared machine: pytest's own time-out decides.
+settings.register_profile(
+    "ci",
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "long",
+    max_examples=2000,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("FISCUS_TEST_PROFILE", "ci"))
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+_HOME = pytest.StashKey[Path]()
+_GUARDED_PID = pytest.StashKey[int]()
+
+
+# One server for the whole run: the first process makes a folder for it, xdist's workers are told
+# where, whoever needs the server first starts it there, the first process stops it.
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    told = getattr(config, "workerinput", None)
+    if told is None:
+        config.stash[_HOME] = Path(tempfile.mkdtemp(prefix="fiscus-postgres-"))
+        config.stash[_GUARDED_PID] = os.getpid()
+    else:
+        config.stash[_HOME] = Path(told["fiscus_postgres_home"])
+        config.stash[_GUARDED_PID] = told["fiscus_guarded_pid"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:  # an xdist worker, made by the first process
+    node.workerinput["fiscus_postgres_home"] = str(node.config.stash[_HOME])
+    node.workerinput["fiscus_guarded_pid"] = node.config.stash[_GUARDED_PID]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and _HOME in config.stash:
+        stop_postgres(config.stash[_HOME])
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands at a Tuesday noon until the test moves it."""
+    return ManualClock(datetime(2026, 3, 10, 12, 0, tzinfo=UTC))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
+    """A real PostgreSQL, shared by the whole run; make a `fresh_database` in it."""
+    return running_postgres(pytestconfig.stash[_HOME], pytestconfig.stash[_GUARDED_PID])
+
+
+@pytest.fixture(scope="module")
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The owner's URL of an empty database that the tests of one module share."""
+    url = fresh_database(postgres_server)
+    yield url
+    drop_database(postgres_server, url)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the project; a test that asks is skipped where it is not."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data at {SHARED_DATA}")
+    return SHARED_DATA

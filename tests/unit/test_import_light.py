@@ -1,0 +1,24 @@
+"""The core is a library: importing it must not pull in a web framework or a database driver."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "psycopg", "redis", "typer")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["fiscus", "fiscus.budgets, fiscus.ledger", "fiscus.costs, fiscus.access"],
+)
+def test_importing_the_core_loads_no_framework_and_no_driver(modules: str) -> None:
+    script = f"import {modules}, sys; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))

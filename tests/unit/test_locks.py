@@ -1,0 +1,54 @@
+"""The lock files hold what pyproject.toml asks for, hashed, from no registry in particular."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ["runtime.lock", "dev.lock"]
+
+
+def read_lock(name: str) -> dict[str, Version]:
+    text = (ROOT / "requirements" / name).read_text()
+    pins = re.findall(r"^([a-z0-9-]+)==(\S+)", text, flags=re.MULTILINE)
+    return {package: Version(version) for package, version in pins}
+
+
+def requirements(*groups: str) -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lines = list(project["project"]["dependencies"])
+    for group in groups:
+        lines += [line for line in project["dependency-groups"][group] if isinstance(line, str)]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("lock", "groups"),
+    [("runtime.lock", ["build"]), ("dev.lock", ["build", "test", "lint"])],
+)
+def test_lock_satisfies_every_requirement_of_the_project(lock: str, groups: list[str]) -> None:
+    pinned = read_lock(lock)
+    for requirement in requirements(*groups):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement} is not in {lock}: run `make lock`"
+        assert version in requirement.specifier, f"{requirement}, but {lock} has {version}"
+
+
+def test_both_locks_agree_so_that_one_environment_serves_run_and_test() -> None:
+    runtime, dev = read_lock("runtime.lock"), read_lock("dev.lock")
+    assert runtime.items() <= dev.items()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_names_no_registry_and_hashes_every_pin(lock: str) -> None:
+    text = (ROOT / "requirements" / lock).read_text()
+    assert re.search(r"://|index-url|find-links|trusted-host", text) is None
+    for pin in re.split(r"^(?=[a-z0-9-]+==)", text, flags=re.MULTILINE)[1:]:
+        assert "--hash=sha256:" in pin, pin
