@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct, field
 
@@ -49,3 +49,17 @@ class Tenant(Struct, frozen=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     correlation_id: str | None = None
+
+
+class TenantStore(Protocol):
+    def get(self, tenant_id: str) -> Tenant:
+        """Raises `NotFound` for a tenant nothing was ever set for."""
+        ...
+
+    def put(
+        self, tenant_id: str, spec: TenantSpec, *, expected_version: int | None, now: datetime
+    ) -> Tenant:
+        """Set a tenant's settings, making the tenant where there is none.
+
+        Raises `ValidationError`, and `Conflict` for a stale version."""
+        ...

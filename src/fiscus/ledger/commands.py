@@ -8,31 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
-
 from msgspec import Struct
 
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, ReservationView, SettleAnswer
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
 from fiscus.costs.model import ChargeCategory
 from fiscus.errors import FiscusError
+from fiscus.idempotency import Idempotency
 from fiscus.operations import NO_TAGS, Operation
-
-
-class IdempotencyKey(NamedTuple):
-    """Where an answer is kept, so that a repeated request gets it again."""
-
-    tenant_id: str
-    operation: str
-    key: str
-
-
-class Idempotency(NamedTuple):
-    """A request's key, the hash of its canonical body and until when the answer is kept."""
-
-    at: IdempotencyKey
-    body_hash: str
-    expires_at: datetime
 
 
 class Check(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, ReservationView, SettleAnswer
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
 from fiscus.costs.fx import Rates
-from fiscus.errors import FiscusError, IdempotencyConflict, InternalError, ServiceUnavailable
+from fiscus.errors import FiscusError, InternalError, ServiceUnavailable
+from fiscus.idempotency import require_same_body
 from fiscus.ledger.charges import (
     apply_record,
     apply_settle,
@@ -172,12 +173,7 @@ def _run(workspace: Workspace, command: Command) -> Outcome:
             answer = _apply(workspace, command)
             workspace.keep_answer(idempotency, encode(answer))
             return answer
-        if stored.body_hash != idempotency.body_hash:
-            raise IdempotencyConflict(
-                "This idempotency key was used with another body",
-                details={"idempotency_key": idempotency.at.key},
-                suggested_action="Use a new key for a new request.",
-            )
+        require_same_body(idempotency, stored)
         return _replay(workspace, command, stored.answer)
     except FiscusError as error:
         workspace.undo(mark)

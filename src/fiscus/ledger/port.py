@@ -13,7 +13,7 @@ from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, Reservation
 from fiscus.budgets.rules import Hold
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
-from fiscus.ledger.commands import IdempotencyKey
+from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.tenants import TenantSettings
 
 AnchorKey = tuple[str, str]
@@ -21,14 +21,6 @@ AnchorKey = tuple[str, str]
 
 OperationKey = tuple[str, str]
 """(tenant id, operation id) of a recorded cost."""
-
-
-class StoredAnswer(NamedTuple):
-    """The answer of an earlier request with the same idempotency key."""
-
-    body_hash: str
-    answer: bytes
-    expires_at: datetime
 
 
 class RecordedOperation(NamedTuple):

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.clock import require_aware
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.costs.model import MAY_BE_NEGATIVE
 from fiscus.errors import CostCalculationError, FiscusError, PayloadTooLarge, ValidationError
+from fiscus.idempotency import idempotency
 from fiscus.ledger.commands import (
     Check,
     CheckBatch,
     Cost,
     Extend,
-    Idempotency,
-    IdempotencyKey,
     Record,
     RecordBatch,
     Release,
@@ -26,7 +24,7 @@ from fiscus.ledger.commands import (
 from fiscus.money import parse_not_negative, plain
 from fiscus.operations import NO_TAGS, Operation
 from fiscus.scopes import ScopeType
-from fiscus.wire import decode, encode_canonical
+from fiscus.wire import decode
 
 MAX_CHECKS: Final = 500
 MAX_RECORDS: Final = 1000
@@ -255,23 +253,6 @@ def extend_command(
         if key is not None
         else None,
     )
-
-
-def idempotency(
-    tenant_id: str, operation: str, key: str, body: Any, expires_at: datetime
-) -> Idempotency:
-    """The key with the hash of the canonical decoded body.
-
-    A command and a batch of it share one name space, so a key cannot serve for both.
-    """
-    if not 1 <= len(key) <= 256 or not key.isprintable():
-        raise ValidationError(
-            "The idempotency key must be 1 to 256 printable characters",
-            field="idempotency_key",
-            suggested_action="Send a UUID, for instance.",
-        )
-    digest = hashlib.sha256(encode_canonical(body)).hexdigest()
-    return Idempotency(IdempotencyKey(tenant_id, operation, key), digest, expires_at)
 
 
 def _one_key(header: str | None, item: str | None) -> str | None:

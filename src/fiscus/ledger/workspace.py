@@ -19,7 +19,7 @@ from fiscus.budgets.rules import Hold
 from fiscus.costs.fx import Rates
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, bucket_of, series_of, sum_of
-from fiscus.ledger.commands import Idempotency
+from fiscus.idempotency import Idempotency, StoredAnswer
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
     AnchorKey,
@@ -29,7 +29,6 @@ from fiscus.ledger.port import (
     Needs,
     OperationKey,
     RecordedOperation,
-    StoredAnswer,
 )
 
 _ABSENT: Final = object()

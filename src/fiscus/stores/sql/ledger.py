@@ -24,7 +24,7 @@ from fiscus.budgets.model import (
 from fiscus.budgets.rules import Hold
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
-from fiscus.ledger.commands import IdempotencyKey
+from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.ledger.port import (
     AnchorKey,
     Changes,
@@ -34,7 +34,6 @@ from fiscus.ledger.port import (
     Needs,
     OperationKey,
     RecordedOperation,
-    StoredAnswer,
 )
 from fiscus.operations import NO_TAGS, Operation
 from fiscus.stores.sql.bulk import Columns, Row, Statement

@@ -6,7 +6,7 @@ since 1970. Every table with tenant rows has `tenant_id`, which row-level securi
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -83,6 +83,24 @@ class ExactAmount(TypeDecorator[Decimal]):
         if value is None or dialect.name == "postgresql":
             return value
         return format(value, "f")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        return value if value is None or isinstance(value, Decimal) else Decimal(value)
+
+
+class ExactRate(TypeDecorator[Decimal]):
+    """An exchange rate with all its digits."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(Numeric())
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else format(value, "f")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         return value if value is None or isinstance(value, Decimal) else Decimal(value)
@@ -219,7 +237,7 @@ reservation_lines = Table(
     Column("period_start", UtcTime, nullable=False),
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("amount", SUM, nullable=False),
-    Column("rate", AMOUNT, nullable=False),
+    Column("rate", ExactRate, nullable=False),
     Column("rate_date", Date, nullable=False),
     PrimaryKeyConstraint("reservation_id", "budget_id", "scope_id"),
     sqlite_with_rowid=False,
@@ -332,7 +350,3 @@ api_keys = Table(
     Index(None, "tenant_id"),
 )
 
-
-def iso(day: date) -> str:
-    """A date as both stores take it in bulk statements."""
-    return day.isoformat()

@@ -1,0 +1,1 @@
+"""Fiscus: budgets, rate limits, quotas and cost observability for multi-tenant platforms."""

@@ -1,0 +1,74 @@
+"""Every setting, read once from the environment (`FISCUS_…`) or given in code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of one process. Each is the environment variable `FISCUS_` and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="FISCUS_", extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(3472, ge=1, le=65535, description="TCP port to listen on.")
+    data_dir: Path = Field(
+        Path("fiscus-data"), description="Folder of the SQLite file, keys and journals."
+    )
+    database_url: str | None = Field(
+        None,
+        description="postgresql://user:password@host/name, or sqlite:///path. Default: fiscus.db in "
+        "the data folder.",
+    )
+    migration_database_url: str | None = Field(
+        None,
+        description="As database_url, for the owner of the tables, when the application's own login "
+        "is not it.",
+    )
+    sqlite_synchronous: Literal["FULL", "NORMAL", "OFF"] = Field(
+        "FULL",
+        description="FULL: a commit survives a power cut. NORMAL: it survives a crash of Fiscus.",
+    )
+    database_pool_size: int = Field(8, ge=1, le=100, description="Connections for reads.")
+    bootstrap_admin_key: SecretStr | None = Field(
+        None,
+        description="A platform_admin API key given instead of made; at least 24 characters.",
+    )
+    default_tenant: str = Field(
+        "default", description="Tenant of the admin key, and of its calls that name none."
+    )
+    ledger_deadline_seconds: float = Field(
+        2.0, gt=0, le=60, description="How long a caller waits for a durable decision."
+    )
+    ledger_max_queue: int = Field(
+        20_000, ge=1, description="Operations that may wait; more are answered 503."
+    )
+    ledger_max_group: int = Field(256, ge=1, le=5000, description="Operations per commit, at most.")
+    max_body_bytes: int = Field(
+        2_000_000, ge=1_000, description="Largest request body, in bytes; streams are not limited."
+    )
+    jwt_secret: SecretStr | None = Field(
+        None, description="Secret of HS256 tokens; at least 32 bytes."
+    )
+    jwt_public_key: str | None = Field(
+        None, description="PEM public key (or its path) of RS256, ES256 or EdDSA tokens."
+    )
+    jwt_jwks_url: str | None = Field(None, description="JWKS URL of RS256, ES256 or EdDSA tokens.")
+    jwt_issuer: str | None = Field(None, description="Required `iss` claim, when set.")
+    jwt_audience: str | None = Field(None, description="Required `aud` claim, when set.")
+    exchange_rates_file: Path | None = Field(
+        None, description="A newer eurofxref-hist.zip of the European Central Bank."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least serious log lines shown."
+    )
+
+    @property
+    def resolved_database_url(self) -> str:
+        if self.database_url is not None:
+            return self.database_url
+        return f"sqlite:///{(self.data_dir / 'fiscus.db').absolute()}"
