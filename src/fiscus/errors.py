@@ -59,6 +59,43 @@ class IdempotencyConflict(FiscusError):
     code = "IDEMPOTENCY_CONFLICT"
 
 
+class Refused(FiscusError):
+    """A refusal by a rule, where a caller asked for refusals to be errors.
+
+    `answer` is the answer that explains it, such as `budgets.calls.CheckAnswer`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        answer: object,
+        details: dict[str, object] | None = None,
+        suggested_action: str | None = None,
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            details=details,
+            suggested_action=suggested_action,
+            retry_after_seconds=retry_after_seconds,
+        )
+        self.answer = answer
+
+
+class BudgetExceeded(Refused):
+    """No room in a budget, or it is frozen."""
+
+    code = "BUDGET_EXCEEDED"
+
+
+class RateLimitViolated(Refused):
+    """Too many operations for now: a throttled budget or a rate limit."""
+
+    code = "RATE_LIMIT_VIOLATED"
+    retriable = True
+
+
 class CostCalculationError(FiscusError):
     """A cost cannot be worked out, e.g. usage that no price covers."""
 

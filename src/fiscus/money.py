@@ -18,6 +18,8 @@ subtract: Final = EXACT.subtract
 multiply: Final = EXACT.multiply
 QUANTUM: Final = Decimal("1e-12")
 ZERO: Final = Decimal(0)
+_ONE: Final = Decimal(1)
+_TEN: Final = Decimal(10)
 # NUMERIC(38, 12) holds 26 digits before the point.
 LIMIT: Final = Decimal("1e26")
 
@@ -94,11 +96,8 @@ def parse_currency(value: str, field: str = "currency") -> str:
 
 def plain(number: Decimal) -> Decimal:
     """The same value with no exponent and no trailing zeros, as it is shown and stored."""
-    if not number:
-        return ZERO
-    short = number.normalize(EXACT)
-    _, _, exponent = short.as_tuple()
-    return short.quantize(Decimal(1), context=EXACT) if int(exponent) > 0 else short
+    whole = number.quantize(_ONE, context=EXACT)
+    return whole if whole == number else number.normalize(EXACT)
 
 
 def round_half_even(number: Decimal) -> Decimal:
@@ -113,7 +112,9 @@ def round_down(number: Decimal) -> Decimal:
 
 def ratio(part: Decimal, whole: Decimal) -> Decimal:
     """`part / whole` to 12 places; `whole` must not be zero."""
-    return round_half_even(EXACT.divide(part, whole))
+    quotient = EXACT.divide(part, whole).quantize(QUANTUM, context=EXACT)
+    # Below 10, dropping trailing zeros cannot leave a positive exponent.
+    return quotient.normalize(EXACT) if quotient < _TEN else plain(quotient)
 
 
 def _bad(field: str, what: str) -> ValidationError:

@@ -8,26 +8,27 @@ from typing import Final
 
 from fiscus.errors import ValidationError
 
-_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 EVERY: Final = "*"
 """The id of a template: every project, user or feature has the budget of its own."""
 
 
 class ScopeType(StrEnum):
-    TENANT = "tenant"
-    PROJECT = "project"
-    USER = "user"
-    FEATURE = "feature"
+    """The types of a scope, with how specific each is: feature > user > project > tenant."""
 
+    specificity: int
 
-SPECIFICITY: Final = {
-    ScopeType.TENANT: 0,
-    ScopeType.PROJECT: 1,
-    ScopeType.USER: 2,
-    ScopeType.FEATURE: 3,
-}
-"""Higher is more specific: feature > user > project > tenant."""
+    TENANT = "tenant", 0
+    PROJECT = "project", 1
+    USER = "user", 2
+    FEATURE = "feature", 3
+
+    def __new__(cls, value: str, specificity: int) -> ScopeType:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.specificity = specificity
+        return member
 
 
 def parse_id(value: str, field: str) -> str:

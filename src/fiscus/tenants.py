@@ -28,13 +28,13 @@ class TenantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timezone: Annotated[
         str, Meta(max_length=64, description="IANA zone of new budgets and of reports.")
     ] = "UTC"
-    require_budget: Annotated[
-        bool, Meta(description="Deny operations that no budget matches.")
-    ] = False
+    require_budget: Annotated[bool, Meta(description="Deny operations that no budget matches.")] = (
+        False
+    )
     rollup_tags: Annotated[
         TagKeys, Meta(description="Tag keys whose reports come from rollups; for new records.")
     ] = field(default_factory=list)
-    version: Annotated[int | None, Meta(ge=1, description="The version being replaced.")] = None
+    version: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="The version being replaced.")] = None
 
 
 class Tenant(Struct, frozen=True, kw_only=True):

@@ -42,7 +42,6 @@ Tags = Annotated[
 ]
 
 
-
 class ItemError(msgspec.Struct, frozen=True, kw_only=True):
     """Why one item of a batch failed while others did not."""
 

@@ -100,7 +100,7 @@ class ApiKeySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     roles: Annotated[list[Role], Meta(min_length=1, max_length=10)]
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     expires_at: Annotated[
-        datetime | None, Meta(tz=True, description="When it stops working; default never.")
+        Annotated[datetime, Meta(tz=True)] | None, Meta(description="When it stops working; default never.")
     ] = None
 
 
@@ -121,7 +121,13 @@ class ApiKey(Struct, frozen=True, kw_only=True):
 class NewApiKey(ApiKey, frozen=True, kw_only=True):
     """An API key as answered once, when it was made."""
 
-    api_key: Annotated[str, Meta(description="The key itself; shown now and never again.")]
+    api_key: Annotated[
+        str | None,
+        Meta(
+            description="The key itself; shown now and never again. Null when the request repeats "
+            "an idempotency key: only the first answer carries it."
+        ),
+    ]
     correlation_id: str | None = None
 
 

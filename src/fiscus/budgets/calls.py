@@ -19,6 +19,7 @@ from fiscus.budgets.model import (
 from fiscus.costs.calls import ChargedLine
 from fiscus.costs.model import CostFlag
 from fiscus.money import Amount
+from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
 from fiscus.wire import Currency, Id, Label, Tags
 
@@ -40,7 +41,8 @@ class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     user_id: Id | None = None
     feature_id: Id | None = None
     allocated_to_type: Annotated[
-        ScopeType | None, Meta(description="With `allocated_to_id`: short for one of the ids above.")
+        ScopeType | None,
+        Meta(description="With `allocated_to_id`: short for one of the ids above."),
     ] = None
     allocated_to_id: Id | None = None
     service_name: Label | None = None
@@ -135,6 +137,7 @@ class SettleRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What the reserved operation did cost. Makes the one cost record of the reservation."""
 
     actual_cost: Annotated[Amount, Meta(description="Recorded in full, also above the hold.")]
+    tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     currency: Annotated[Currency | None, Meta(description="Default: the reservation's.")] = None
     usage: Annotated[
         dict[str, Any] | None, Meta(description="Measured use, such as tokens; kept as sent.")
@@ -146,7 +149,7 @@ class SettleRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     service_name: Label | None = None
     region: Label | None = None
     timestamp: Annotated[
-        datetime | None, Meta(tz=True, description="When the cost arose; default now.")
+        Annotated[datetime, Meta(tz=True)] | None, Meta(description="When the cost arose; default now.")
     ] = None
 
 
@@ -168,10 +171,13 @@ class ExtendRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Hold the money for longer: until `ttl_seconds` from now."""
 
     ttl_seconds: Ttl
+    tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
 
 
 class ReleaseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Give the held money back; nothing was spent."""
+
+    tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
 
 
 class HeldLine(Struct, frozen=True, kw_only=True):
@@ -225,7 +231,8 @@ class Utilization(Struct, frozen=True, kw_only=True):
     budget_name: str
     currency: str
     periods: list[PeriodUse]
-    pagination: Any = None
+    pagination: Pagination | None = None
+    correlation_id: str | None = None
 
 
 class BudgetView(Budget, frozen=True, kw_only=True):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import date, datetime
+from typing import NamedTuple
+
+from msgspec import Struct
 
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance
 from fiscus.budgets.periods import (
@@ -18,6 +21,26 @@ from fiscus.operations import Operation
 from fiscus.scopes import EVERY, ScopeType
 
 
+class ShownScope(NamedTuple):
+    """How answers name a budget of one scope."""
+
+    scope: dict[str, str]
+    label: str
+
+
+class Matched(Struct, frozen=True):
+    """A budget that an operation meets at one moment, and the period it falls in."""
+
+    prepared: PreparedBudget
+    scope_id: str
+    period: Period
+    blank: BudgetBalance
+    """The balance of that period if nothing was used in it yet."""
+
+
+_ByScopeId = dict[str, dict[str, "PreparedBudget"]]
+
+
 class PreparedBudget:
     """A budget with what matching and period look-ups need worked out once.
 
@@ -29,11 +52,12 @@ class PreparedBudget:
         "_period",
         "_resource_types",
         "_schedule",
-        "_scopes",
         "_service_names",
+        "_shown",
         "_tags",
         "anchors",
         "budget",
+        "counts_all",
         "floats",
     )
 
@@ -46,7 +70,8 @@ class PreparedBudget:
         self._resource_types = frozenset(budget.filters.resource_types)
         self._service_names = frozenset(budget.filters.service_names)
         self._tags = budget.filters.tags
-        self._scopes: dict[str, dict[str, str]] = {}
+        self.counts_all = not (self._resource_types or self._service_names or self._tags)
+        self._shown: dict[str, ShownScope] = {}
 
     def counts(self, operation: Operation) -> bool:
         """Whether the budget's filters let this operation in."""
@@ -89,14 +114,18 @@ class PreparedBudget:
             BalanceKey(budget.budget_id, scope_id, period.start), budget.tenant_id, period.end
         )
 
-    def scope(self, scope_id: str) -> dict[str, str]:
-        """The scope as answers show it."""
-        shown = self._scopes.get(scope_id)
+    def shown(self, scope_id: str) -> ShownScope:
+        """The scope and the name as answers show them."""
+        shown = self._shown.get(scope_id)
         if shown is None:
-            if len(self._scopes) > 10_000:
-                self._scopes.clear()
-            shown = {"type": str(self.budget.allocated_to_type), "id": scope_id}
-            self._scopes[scope_id] = shown
+            if len(self._shown) > 10_000:
+                self._shown.clear()
+            kind = str(self.budget.allocated_to_type)
+            shown = ShownScope(
+                {"type": kind, "id": scope_id},
+                f"Budget {self.budget.budget_name!r} ({kind} {scope_id})",
+            )
+            self._shown[scope_id] = shown
         return shown
 
 
@@ -116,7 +145,10 @@ class BudgetIndex:
 
     def __init__(self, budgets: Iterable[Budget] = ()) -> None:
         self._by_id: dict[str, PreparedBudget] = {}
-        self._by_scope: dict[tuple[ScopeType, str], dict[str, PreparedBudget]] = {}
+        self._tenant: _ByScopeId = {}
+        self._project: _ByScopeId = {}
+        self._user: _ByScopeId = {}
+        self._feature: _ByScopeId = {}
         for budget in budgets:
             self.put(budget)
 
@@ -131,31 +163,47 @@ class BudgetIndex:
         self.remove(budget.budget_id)
         prepared = PreparedBudget(budget)
         self._by_id[budget.budget_id] = prepared
-        scope = (budget.allocated_to_type, budget.allocated_to_id)
-        self._by_scope.setdefault(scope, {})[budget.budget_id] = prepared
+        scopes = self._of_type(budget.allocated_to_type)
+        scopes.setdefault(budget.allocated_to_id, {})[budget.budget_id] = prepared
 
     def remove(self, budget_id: str) -> None:
         prepared = self._by_id.pop(budget_id, None)
         if prepared is not None:
-            scope = (prepared.budget.allocated_to_type, prepared.budget.allocated_to_id)
-            del self._by_scope[scope][budget_id]
-            if not self._by_scope[scope]:
-                del self._by_scope[scope]
+            budget = prepared.budget
+            scopes = self._of_type(budget.allocated_to_type)
+            of_scope = scopes[budget.allocated_to_id]
+            del of_scope[budget_id]
+            if not of_scope:
+                del scopes[budget.allocated_to_id]
 
-    def matches(self, operation: Operation) -> Iterator[tuple[PreparedBudget, str]]:
+    def matches(self, operation: Operation) -> list[tuple[PreparedBudget, str]]:
         """Every budget that counts this operation, with the scope id it is charged under."""
-        by_scope = self._by_scope
-        for kind, scope_id in (
-            (ScopeType.TENANT, operation.tenant_id),
-            (ScopeType.PROJECT, operation.project_id),
-            (ScopeType.USER, operation.user_id),
-            (ScopeType.FEATURE, operation.feature_id),
+        found: list[tuple[PreparedBudget, str]] = []
+        for scopes, scope_id in (
+            (self._tenant, operation.tenant_id),
+            (self._project, operation.project_id),
+            (self._user, operation.user_id),
+            (self._feature, operation.feature_id),
         ):
-            if scope_id is None:
+            if scope_id is None or not scopes:
                 continue
             for wanted in (scope_id, EVERY):
-                found = by_scope.get((kind, wanted))
-                if found is not None:
-                    for prepared in found.values():
-                        if prepared.counts(operation):
-                            yield prepared, scope_id
+                of_scope = scopes.get(wanted)
+                if of_scope is not None:
+                    found += [
+                        (prepared, scope_id)
+                        for prepared in of_scope.values()
+                        if prepared.counts_all or prepared.counts(operation)
+                    ]
+        return found
+
+    def _of_type(self, kind: ScopeType) -> _ByScopeId:
+        match kind:
+            case ScopeType.TENANT:
+                return self._tenant
+            case ScopeType.PROJECT:
+                return self._project
+            case ScopeType.USER:
+                return self._user
+            case ScopeType.FEATURE:
+                return self._feature

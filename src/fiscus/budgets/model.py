@@ -94,7 +94,8 @@ class BudgetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     currency: Annotated[Currency | None, Meta(description="Default: the tenant's.")] = None
     timezone: Annotated[
-        str | None, Meta(max_length=64, description="IANA zone of its periods; default the tenant's.")
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="IANA zone of its periods; default the tenant's."),
     ] = None
     start_date: Annotated[
         date | None,
@@ -120,7 +121,7 @@ class BudgetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shadow: Annotated[bool, Meta(description="Decide and count, never deny.")] = False
     frozen: Annotated[bool, Meta(description="Refuse every operation at once.")] = False
     version: Annotated[
-        int | None, Meta(ge=1, description="With PUT: the version that is being replaced.")
+        Annotated[int, Meta(ge=1)] | None, Meta(description="With PUT: the version that is being replaced.")
     ] = None
 
 

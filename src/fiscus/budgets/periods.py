@@ -1,33 +1,30 @@
 """Periods: which half-open stretch of time a moment belongs to, in an IANA time zone.
 
-A period is derived from a schedule and a moment, never stored as a running counter. Days are whole
-local days: day D begins at the first instant whose local time is D 00:00 or later. So a midnight
-that daylight saving skips begins its day at the first instant that exists, a midnight that happens
-twice begins it at the first, and days follow one another without gap or overlap in every zone.
+A period is derived from a schedule and a moment, never stored as a running counter. It consists of
+whole local days, which `fiscus.zones` defines.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime
 from enum import StrEnum
-from functools import cache, lru_cache
-from importlib.resources import files
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 from fiscus.errors import ValidationError
-
-FAR_FUTURE: Final = datetime(9999, 1, 1, tzinfo=UTC)
-"""The end of a period that has none; no period reaches beyond it."""
+from fiscus.zones import (
+    DAWN,
+    FAR_FUTURE,
+    FIRST_DAY,
+    LAST_DAY,
+    day_start,
+    month_start,
+    parse_timezone,
+    zone_of,
+)
 
 MAX_ROLLING_DAYS: Final = 3660
 
-# No period reaches before this. Both limits leave `datetime` room for any zone's offset.
-_DAWN: Final = datetime(2, 1, 1, tzinfo=UTC)
-_FIRST_DAY: Final = date(1, 1, 3).toordinal()
-_LAST_DAY: Final = date(9999, 12, 29).toordinal()
-_SECOND: Final = timedelta(seconds=1)
 
 
 class PeriodType(StrEnum):
@@ -66,20 +63,6 @@ class Schedule:
     end_date: date | None = None
     rolling_days: int = 30
     anchor: date | None = None
-
-
-def parse_timezone(name: str, field: str = "timezone") -> str:
-    """`name` itself when the IANA database (package `tzdata`) lists it.
-
-    Raises `ValidationError` naming `field` otherwise; paths are not looked at.
-    """
-    if name not in _zone_names():
-        raise ValidationError(
-            f"{field} is not a known IANA time zone",
-            field=field,
-            suggested_action="Send a name such as Europe/Berlin, America/New_York or UTC.",
-        )
-    return name
 
 
 def validate_schedule(schedule: Schedule) -> None:
@@ -121,14 +104,14 @@ def period_at(schedule: Schedule, moment: datetime) -> Period | None:
     if not opens <= moment < closes:
         return None
     zone = schedule.timezone
-    day = moment.astimezone(_zone(zone)).toordinal()
+    day = moment.astimezone(zone_of(zone)).toordinal()
     first, following = _days_of_period(schedule, day)
-    end = _day_start(following, zone)
+    end = day_start(following, zone)
     if moment >= end:
         # A clock set back over midnight shows the old date again, after the new day has begun.
         first, following = _days_of_period(schedule, following)
-        end = _day_start(following, zone)
-    return Period(max(_day_start(first, zone), opens), min(end, closes))
+        end = day_start(following, zone)
+    return Period(max(day_start(first, zone), opens), min(end, closes))
 
 
 def period_after(schedule: Schedule, period: Period) -> Period | None:
@@ -141,16 +124,16 @@ def period_after(schedule: Schedule, period: Period) -> Period | None:
 
 def first_anchor(timezone: str, moment: datetime) -> date:
     """The local date of `moment` (aware): the anchor that a first charge gives a rolling budget."""
-    within = min(max(moment, _DAWN), FAR_FUTURE)
-    return within.astimezone(_zone(timezone)).date()
+    within = min(max(moment, DAWN), FAR_FUTURE)
+    return within.astimezone(zone_of(timezone)).date()
 
 
 def _bounds(schedule: Schedule) -> tuple[datetime, datetime]:
     """The instants between which the schedule applies."""
     start, end, zone = schedule.start_date, schedule.end_date, schedule.timezone
     return (
-        _DAWN if start is None else _day_start(start.toordinal(), zone),
-        FAR_FUTURE if end is None else _day_start(end.toordinal(), zone),
+        DAWN if start is None else day_start(start.toordinal(), zone),
+        FAR_FUTURE if end is None else day_start(end.toordinal(), zone),
     )
 
 
@@ -174,70 +157,14 @@ def _days_of_period(schedule: Schedule, day: int) -> tuple[int, int]:
             first = day if base is None else day - (day - base.toordinal()) % length
             return first, first + length
         case PeriodType.PROJECT | PeriodType.CUSTOM:  # a single one, clipped to the dates
-            return _FIRST_DAY, _LAST_DAY
+            return FIRST_DAY, LAST_DAY
 
 
 def _months_around(day: int, length: int) -> tuple[int, int]:
     """As `_days_of_period` for periods of `length` months, counted from January."""
     local = date.fromordinal(day)
     month = local.year * 12 + (local.month - 1) // length * length
-    return _month_start(month), _month_start(month + length)
-
-
-def _month_start(month: int) -> int:
-    """The ordinal of the first day of `month`, counted from January of the year 0."""
-    year, index = divmod(month, 12)
-    return date(year, index + 1, 1).toordinal() if year <= date.max.year else _LAST_DAY
-
-
-@lru_cache(maxsize=65_536)
-def _day_start(day: int, timezone: str) -> datetime:
-    """The first instant, in UTC, whose local time is `day` (an ordinal) 00:00 or later.
-
-    Kept between `_DAWN` and `FAR_FUTURE`.
-    """
-    if day <= _FIRST_DAY:
-        return _DAWN
-    if day >= _LAST_DAY:
-        return FAR_FUTURE
-    zone = _zone(timezone)
-    midnight = datetime.combine(date.fromordinal(day), time())
-    # fold=0 (PEP 495): the first of two such midnights, or the offset before a gap.
-    instant = midnight.replace(tzinfo=zone).astimezone(UTC)
-    if _local(instant, zone) != midnight:
-        instant = _end_of_gap(midnight, zone)
-    return min(max(instant, _DAWN), FAR_FUTURE)
-
-
-def _end_of_gap(missing: datetime, zone: ZoneInfo) -> datetime:
-    """The instant at which the local clock jumps over `missing`, a local time never shown."""
-    before = missing.replace(tzinfo=zone, fold=1).astimezone(UTC)
-    after = missing.replace(tzinfo=zone, fold=0).astimezone(UTC)
-    # Read with the later offset `missing` lies before the jump, with the earlier one not before
-    # it. Offsets change on whole seconds.
-    while after - before > _SECOND:
-        middle = before + (after - before) // _SECOND // 2 * _SECOND
-        if _local(middle, zone) < missing:
-            before = middle
-        else:
-            after = middle
-    return after
-
-
-def _local(instant: datetime, zone: ZoneInfo) -> datetime:
-    return instant.astimezone(zone).replace(tzinfo=None)
-
-
-@lru_cache(maxsize=1024)
-def _zone(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
-
-
-@cache
-def _zone_names() -> frozenset[str]:
-    # One list on every host; the file system's own would also offer `localtime` and the like.
-    names = frozenset(files("tzdata").joinpath("zones").read_text("utf-8").split())
-    return names - {"Factory"}
+    return month_start(month), month_start(month + length)
 
 
 def _date_needed(period_type: PeriodType, field: str) -> ValidationError:

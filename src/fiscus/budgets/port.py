@@ -57,9 +57,7 @@ class BudgetStore(Protocol):
         """A budget, or one of its earlier versions; raises `NotFound`."""
         ...
 
-    def list(
-        self, tenant_id: str, wanted: BudgetFilter, page: PageRequest
-    ) -> Page[Budget]: ...
+    def list(self, tenant_id: str, wanted: BudgetFilter, page: PageRequest) -> Page[Budget]: ...
 
     def replace(
         self,

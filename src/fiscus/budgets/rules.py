@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Final, NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
 from fiscus.money import EXACT, ZERO, add, multiply, ratio, round_down, round_half_even, subtract
-from fiscus.scopes import SPECIFICITY
 
 ONE: Final = Decimal(1)
 
@@ -25,13 +25,10 @@ DENY: Final = "deny"
 ESCALATE: Final = "escalate"
 THROTTLE: Final = "throttle"
 FROZEN: Final = "frozen"
-DENIALS: Final = frozenset({DENY, ESCALATE, THROTTLE, FROZEN})
 SHADOW: Final = "shadow_"
 
-HARD: Final = frozenset({EnforcementAction.HARD_STOP, EnforcementAction.ESCALATE})
 
-
-class Demand(NamedTuple):
+class Demand(Struct, frozen=True, gc=False):
     """One matching budget with its balance, and the estimate in the budget's currency."""
 
     budget: Budget
@@ -41,15 +38,13 @@ class Demand(NamedTuple):
     """Budget currency per one unit of the request's currency."""
 
 
-class Verdict(NamedTuple):
-    """What one budget says: one of the words above, with `shadow_` before it when it only says so."""
+class Verdict(Struct, frozen=True, gc=False):
+    """What one budget says: a word above, with `shadow_` before it when it only says so."""
 
     decision: str
+    denies: bool
     headroom: Decimal
-
-    @property
-    def denies(self) -> bool:
-        return self.decision in DENIALS
+    """What was left before the decision."""
 
 
 class ThrottleShare(NamedTuple):
@@ -59,11 +54,11 @@ class ThrottleShare(NamedTuple):
     retry_after_ms: int
 
 
-class Decision(NamedTuple):
+class Decision(Struct, frozen=True, gc=False):
     """The outcome over all demands; `verdicts` and `balances` in the order of the demands."""
 
     allowed: bool
-    deciding: int | None
+    deciding: int
     verdicts: list[Verdict]
     balances: list[BudgetBalance]
     throttle: ThrottleShare | None
@@ -77,30 +72,32 @@ def headroom(budget: Budget, balance: BudgetBalance) -> Decimal:
 def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     """Judge one operation against all `demands`; `reserve=False` leaves every balance as it is.
 
-    Throttle budgets are asked last, in order of decision, and only when no other budget denies; the
-    first that denies is the only one whose accumulator advances, so each makes progress.
+    At least one demand is needed. Throttle budgets are asked last, in order of decision, and only
+    when no other budget denies; the first that denies is the only one whose accumulator advances,
+    so each makes progress.
     """
-    verdicts = [_judge(demand) for demand in demands]
+    verdicts: list[Verdict] = []
+    allowed, throttled = True, False
+    for demand in demands:
+        verdict = _judge(demand)
+        verdicts.append(verdict)
+        if verdict.denies:
+            allowed = False
+        if demand.budget.enforcement_action is _THROTTLE_ACTION:
+            throttled = True
     balances = [demand.balance for demand in demands]
     throttle: ThrottleShare | None = None
-    allowed = not any(verdict.denies for verdict in verdicts)
-    if allowed and any(d.budget.enforcement_action is _THROTTLE_ACTION for d in demands):
+    if allowed and throttled:
         allowed, throttle = _throttle(demands, verdicts, balances)
     if not reserve:
         balances = [demand.balance for demand in demands]
     elif allowed:
         balances = [
-            BudgetBalance(
-                balance.key,
-                balance.tenant_id,
-                balance.period_end,
-                balance.spent,
-                add(balance.reserved, demand.estimate),
-                balance.throttle_credit,
-            )
+            _hold(balance, demand.estimate)
             for demand, balance in zip(demands, balances, strict=True)
         ]
-    return Decision(allowed, _deciding(demands, verdicts), verdicts, balances, throttle)
+    deciding = 0 if len(demands) == 1 else _deciding(demands, verdicts)
+    return Decision(allowed, deciding, verdicts, balances, throttle)
 
 
 def _judge(demand: Demand) -> Verdict:
@@ -110,16 +107,29 @@ def _judge(demand: Demand) -> Verdict:
     if budget.frozen:
         decision = FROZEN
     elif room >= demand.estimate:
-        return Verdict(ALLOW, room)
+        return Verdict(ALLOW, False, room)
     elif action is EnforcementAction.HARD_STOP:
         decision = DENY
     elif action is EnforcementAction.ESCALATE:
         decision = ESCALATE
     elif action is EnforcementAction.SOFT_LIMIT:
-        return Verdict(WARN, room)
+        return Verdict(WARN, False, room)
     else:
-        return Verdict(ALLOW, room)
-    return Verdict(SHADOW + decision if budget.shadow else decision, room)
+        return Verdict(ALLOW, False, room)
+    if budget.shadow:
+        return Verdict(SHADOW + decision, False, room)
+    return Verdict(decision, True, room)
+
+
+def _hold(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
+    return BudgetBalance(
+        balance.key,
+        balance.tenant_id,
+        balance.period_end,
+        balance.spent,
+        add(balance.reserved, amount),
+        balance.throttle_credit,
+    )
 
 
 _THROTTLE_ACTION: Final = EnforcementAction.THROTTLE
@@ -143,7 +153,7 @@ def _throttle(
     """Advance the accumulators; an operation passes when its budget's reaches 1."""
     tightest: ThrottleShare | None = None
     for index in _by_precedence(demands, verdicts):
-        budget, balance, *_ = demands[index]
+        budget, balance = demands[index].budget, demands[index].balance
         if budget.enforcement_action is not _THROTTLE_ACTION or budget.frozen:
             continue
         share = throttle_share(budget, balance)
@@ -155,9 +165,9 @@ def _throttle(
             continue
         if budget.shadow:
             balances[index] = replace(balance, throttle_credit=credit)
-            verdicts[index] = Verdict(SHADOW + THROTTLE, verdicts[index].headroom)
+            verdicts[index] = Verdict(SHADOW + THROTTLE, False, verdicts[index].headroom)
             continue
-        verdicts[index] = Verdict(THROTTLE, verdicts[index].headroom)
+        verdicts[index] = Verdict(THROTTLE, True, verdicts[index].headroom)
         balances[:] = [demand.balance for demand in demands]
         balances[index] = replace(balance, throttle_credit=credit)
         return False, ThrottleShare(share, _wait_ms(budget, credit, share))
@@ -173,41 +183,40 @@ def _wait_ms(budget: Budget, credit: Decimal, share: Decimal) -> int:
 
 
 def _precedence(demand: Demand, verdict: Verdict) -> tuple[bool, int, Decimal, str]:
+    """A denier before an allower, then the most specific scope, least headroom, id."""
     room = verdict.headroom
-    if demand.rate != ONE:
+    if demand.rate is not ONE:
         room = EXACT.divide(room, demand.rate)
-    return (
-        not verdict.denies,
-        -SPECIFICITY[demand.budget.allocated_to_type],
-        room,
-        demand.budget.budget_id,
-    )
+    budget = demand.budget
+    return (not verdict.denies, -budget.allocated_to_type.specificity, room, budget.budget_id)
 
 
 def _by_precedence(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> list[int]:
     return sorted(range(len(demands)), key=lambda i: _precedence(demands[i], verdicts[i]))
 
 
-def _deciding(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> int | None:
-    """A denier before an allower, then the most specific scope, least headroom, id."""
-    if len(demands) <= 1:
-        return 0 if demands else None
+def _deciding(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> int:
     return min(range(len(demands)), key=lambda i: _precedence(demands[i], verdicts[i]))
 
 
-def max_allowed_cost(demands: Iterable[Demand]) -> Decimal | None:
-    """The largest estimate that would pass now, in the request's currency; None: any."""
+def max_allowed_cost(demands: Iterable[Demand], rooms: Iterable[Decimal]) -> Decimal | None:
+    """The largest estimate that would pass now, in the request's currency; None: any.
+
+    `rooms` are the headrooms after the decision, in the order of the demands.
+    """
     largest: Decimal | None = None
-    for budget, balance, _, rate in demands:
+    for demand, headroom_after in zip(demands, rooms, strict=True):
+        budget = demand.budget
         if budget.shadow:
             continue
         if budget.frozen:
             return ZERO
-        if budget.enforcement_action not in HARD:
+        action = budget.enforcement_action
+        if action is not EnforcementAction.HARD_STOP and action is not EnforcementAction.ESCALATE:
             continue
-        room = headroom(budget, balance)
-        if rate != ONE:
-            room = round_down(EXACT.divide(room, rate))
+        room = headroom_after
+        if demand.rate is not ONE:
+            room = round_down(EXACT.divide(room, demand.rate))
         if largest is None or room < largest:
             largest = room
     return None if largest is None else max(largest, ZERO)
@@ -227,10 +236,10 @@ def fits_at(
 
     Room comes back when holds expire and when the next period starts; None when neither helps.
     """
-    budget, balance, estimate, _ = demand
+    budget, estimate = demand.budget, demand.estimate
     if budget.frozen or estimate > budget.budget_amount:
         return None
-    missing = subtract(estimate, headroom(budget, balance))
+    missing = subtract(estimate, headroom(budget, demand.balance))
     for hold in sorted(holds):
         if next_period_start is not None and hold.expires_at >= next_period_start:
             break
@@ -243,8 +252,6 @@ def fits_at(
 def throttle_fits_at(now: datetime, throttle: ThrottleShare) -> datetime:
     """When a throttled operation is worth another try."""
     return now + timedelta(milliseconds=throttle.retry_after_ms)
-
-
 
 
 def free(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:

@@ -30,7 +30,7 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         dict[str, Any] | None, Meta(description="Measured use in detail; kept as sent.")
     ] = None
     timestamp: Annotated[
-        datetime | None, Meta(tz=True, description="When the cost arose; default now.")
+        Annotated[datetime, Meta(tz=True)] | None, Meta(description="When the cost arose; default now.")
     ] = None
     project_id: Id | None = None
     user_id: Id | None = None
@@ -59,6 +59,7 @@ class RecordBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Up to 1000 records; each stands or falls alone."""
 
     records: Annotated[list[msgspec.Raw], Meta(min_length=1)]
+    tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
 
 
 class ChargedLine(Struct, frozen=True, kw_only=True):

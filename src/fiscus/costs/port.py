@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Final, NamedTuple, Protocol
 
 from fiscus.costs.model import ChargeCategory, CostRecord
-from fiscus.costs.rollups import RollupSum, Series
+from fiscus.costs.rollups import RollupSum
 from fiscus.paging import Page, PageRequest
+
+TAG_PREFIX: Final = "tag:"
+"""`tag:team` is the dimension of the values of the tag `team`."""
+
+DIMENSIONS: Final = frozenset(
+    {
+        "resource_type",
+        "service_name",
+        "region",
+        "project_id",
+        "user_id",
+        "feature_id",
+        "attributed_to_type",
+        "attributed_to_id",
+    }
+)
+"""What costs can be summed by, besides tags."""
 
 
 class CostFilter(NamedTuple):
-    """Which costs a query or report counts: `[start, end)` and equal attributes; None counts all."""
+    """Which costs to count: those in `[start, end)` with equal attributes; None counts all."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -29,11 +46,35 @@ class CostFilter(NamedTuple):
     tags: tuple[tuple[str, str], ...] = ()
 
 
-class CostSum(NamedTuple):
-    """The sum of one series in one quarter hour."""
+class Stretch(NamedTuple):
+    """`[start, end)` within one UTC day and one period of a report, which are summed apart."""
 
-    series: Series
-    bucket: datetime
+    start: datetime
+    end: datetime
+    period: int
+
+
+class SumQuery(NamedTuple):
+    """Costs of `wanted` in `stretches`, which do not overlap, summed by the dimensions `by`.
+
+    Sums are kept apart by currency, by usage unit and, where the currency is not `target` and so
+    needs a rate, by UTC day.
+    """
+
+    wanted: CostFilter
+    by: tuple[str, ...]
+    stretches: Sequence[Stretch]
+    target: str
+
+
+class CostSum(NamedTuple):
+    """One exact sum; `key` holds the values of the query's `by`, `day` is None in its `target`."""
+
+    period: int
+    day: date | None
+    key: tuple[str | None, ...]
+    currency: str
+    usage_unit: str | None
     total: RollupSum
 
 
@@ -43,22 +84,21 @@ class CostStore(Protocol):
         ...
 
     def list(self, tenant_id: str, wanted: CostFilter, page: PageRequest) -> Page[CostRecord]:
-        """Records, newest first."""
+        """Records, newest first. Raises `ValidationError` for a token of another list."""
         ...
 
-    def sums(self, tenant_id: str, wanted: CostFilter) -> Iterator[CostSum]:
-        """Rollups of `wanted`, whose start and end are on quarter hours and whose tags are declared.
+    def rollup_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum] | None:
+        """Sums out of the rollups; every stretch must begin and end on a quarter hour.
 
-        Its time goes with the number of series and quarter hours, not of records.
+        The time goes with the number of series and quarter hours, not of records. None when some
+        rollups know nothing of a tag asked for, because it was not declared when they were made.
         """
         ...
 
-    def scan(self, tenant_id: str, wanted: CostFilter) -> Iterator[CostRecord]:
-        """Every record of `wanted`; for reports that rollups cannot answer."""
+    def record_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum]:
+        """The same sums out of the records themselves, by any tag and between any two moments."""
         ...
 
-    def totals_by_currency(
-        self, tenant_id: str, wanted: CostFilter
-    ) -> Sequence[tuple[str, RollupSum]]:
-        """Exact sums over the records themselves, to audit the rollups by."""
+    def totals_by_currency(self, tenant_id: str, wanted: CostFilter) -> list[tuple[str, RollupSum]]:
+        """Exact sums over the records themselves, to audit the rollups and budgets by."""
         ...

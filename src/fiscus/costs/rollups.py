@@ -8,7 +8,7 @@ by hour, day, week and month add rollups and never read records.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -20,7 +20,7 @@ BUCKET_SECONDS: Final = 900
 
 
 class Series(NamedTuple):
-    """One combination of dimensions; `series_id` is a hash of the rest, so it can be made anywhere."""
+    """One combination of dimensions; `series_id`, a hash of the rest, can be made anywhere."""
 
     series_id: str
     tenant_id: str
@@ -35,8 +35,11 @@ class Series(NamedTuple):
     charge_category: str
     currency: str
     usage_unit: str | None
-    tags: tuple[tuple[str, str], ...]
-    """The declared tags only, in the order of their keys."""
+    tags: tuple[tuple[str, str | None], ...]
+    """The declared tags, in the order of their keys; None where the record had none.
+
+    A key that is missing was not declared when the series was made, so its rollups cannot tell.
+    """
 
 
 class RollupKey(NamedTuple):
@@ -67,11 +70,20 @@ def bucket_of(moment: datetime) -> datetime:
     return utc.replace(minute=utc.minute // 15 * 15, second=0, microsecond=0)
 
 
+def quarter_hours_within(start: datetime, end: datetime) -> tuple[datetime, datetime] | None:
+    """The whole quarter hours of `[start, end)`, from first start to last end; None without one."""
+    first = bucket_of(start)
+    if first < start:
+        first += timedelta(seconds=BUCKET_SECONDS)
+    last = bucket_of(end)
+    return (first, last) if first < last else None
+
+
 def series_of(record: CostRecord, declared_tags: Sequence[str]) -> Series:
     """The series a record is summed under."""
-    tags: tuple[tuple[str, str], ...] = ()
-    if declared_tags and record.tags:
-        tags = tuple((key, record.tags[key]) for key in sorted(declared_tags) if key in record.tags)
+    tags: tuple[tuple[str, str | None], ...] = ()
+    if declared_tags:
+        tags = tuple((key, record.tags.get(key)) for key in sorted(declared_tags))
     dimensions = (
         record.tenant_id,
         record.resource_type,

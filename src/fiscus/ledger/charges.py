@@ -10,6 +10,7 @@ from decimal import Decimal
 from msgspec.structs import replace
 
 from fiscus.budgets.calls import SettleAnswer
+from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import BudgetBalance, Reservation, ReservationStatus
 from fiscus.budgets.rules import ONE, charge
 from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordBatchAnswer, RecordItem
@@ -17,8 +18,8 @@ from fiscus.costs.fx import Rate, convert
 from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord
 from fiscus.errors import Conflict, FiscusError, ValidationError
 from fiscus.ids import uuid7
-from fiscus.ledger.checks import Matched, keep_anchor, matched_budgets
 from fiscus.ledger.commands import Cost, Record, RecordBatch, Settle
+from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import close, current, require_reservation
 from fiscus.ledger.workspace import Workspace
 from fiscus.money import add, plain, ratio, subtract
@@ -32,8 +33,7 @@ def plan_record(workspace: Workspace, command: Record) -> None:
         workspace.needs.operations.add((command.tenant_id, cost.operation_id))
     if command.reservation_id is not None:
         workspace.needs.reservations[command.reservation_id] = command.tenant_id
-    for matched in matched_budgets(workspace, cost.operation, cost.timestamp):
-        workspace.needs.balances[matched.blank.key] = matched.blank
+    plan_matches(workspace, cost.operation, cost.timestamp)
 
 
 def plan_record_batch(workspace: Workspace, command: RecordBatch) -> None:
@@ -160,9 +160,7 @@ def _cost_of(reservation: Reservation, command: Settle) -> Cost:
     )
 
 
-def _as_record_answer(
-    workspace: Workspace, settled: SettleAnswer, command: Record
-) -> RecordAnswer:
+def _as_record_answer(workspace: Workspace, settled: SettleAnswer, command: Record) -> RecordAnswer:
     reservation = require_reservation(workspace, settled.reservation_id, command.tenant_id)
     kind, scope_id = reservation.operation.attributed_to()
     return RecordAnswer(
@@ -267,13 +265,9 @@ def _charge_budgets(
     lines: list[ChargedLine] = []
     unconverted = False
     day = cost.timestamp.date()
-    for matched in matched_budgets(workspace, cost.operation, cost.timestamp):
+    for matched in find_matches(workspace, cost.operation, cost.timestamp):
         target = matched.prepared.budget.currency
-        rate = (
-            Rate(ONE, day)
-            if target == currency
-            else workspace.rates.rate(currency, target, day)
-        )
+        rate = Rate(ONE, day) if target == currency else workspace.rates.rate(currency, target, day)
         if rate is None:
             unconverted = True
             continue
@@ -292,7 +286,7 @@ def _charged_line(
     used = add(balance.spent, balance.reserved)
     return ChargedLine(
         budget_id=budget.budget_id,
-        scope=matched.prepared.scope(matched.scope_id),
+        scope=matched.prepared.shown(matched.scope_id).scope,
         currency=budget.currency,
         charged=amount,
         exchange_rate=rate.value,

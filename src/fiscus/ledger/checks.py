@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from fiscus.budgets.calls import BudgetLine, CheckAnswer, CheckBatchAnswer, ThrottleAnswer
-from fiscus.budgets.matching import PreparedBudget
+from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import (
     BudgetBalance,
     Reservation,
     ReservationLine,
     ReservationStatus,
 )
-from fiscus.budgets.periods import FAR_FUTURE, Period
+from fiscus.budgets.periods import FAR_FUTURE
 from fiscus.budgets.rules import (
+    ALLOW,
     DENY,
     ESCALATE,
     FROZEN,
     ONE,
     THROTTLE,
+    WARN,
     Decision,
     Demand,
     Verdict,
@@ -35,60 +36,17 @@ from fiscus.costs.fx import Rate, convert
 from fiscus.errors import ValidationError
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, CheckBatch
+from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
 from fiscus.money import ZERO, add, plain, ratio, subtract
-from fiscus.operations import Operation
 
 NO_BUDGET = "No budget matches this operation."
 
 
-class Matched(NamedTuple):
-    """A budget an operation meets at one moment, and the period it falls in."""
-
-    prepared: PreparedBudget
-    scope_id: str
-    period: Period
-    blank: BudgetBalance
-
-
-def matched_budgets(workspace: Workspace, operation: Operation, moment: datetime) -> list[Matched]:
-    """Every budget that counts `operation` at `moment`, with its period."""
-    found: list[Matched] = []
-    for prepared, scope_id in workspace.tenant(operation.tenant_id).budgets.matches(operation):
-        anchor = _anchor(workspace, prepared, scope_id, moment) if prepared.floats else None
-        period = prepared.period_at(moment, anchor)
-        if period is not None:
-            found.append(Matched(prepared, scope_id, period, prepared.blank(scope_id, period)))
-    return found
-
-
-def _anchor(
-    workspace: Workspace, prepared: PreparedBudget, scope_id: str, moment: datetime
-) -> date:
-    known = prepared.anchors.get(scope_id)
-    if known is not None:
-        return known
-    budget = prepared.budget
-    stored = workspace.anchor((budget.budget_id, scope_id), budget.tenant_id)
-    return stored if stored is not None else prepared.anchor_for(moment)
-
-
-def keep_anchor(workspace: Workspace, matched: Matched, moment: datetime) -> None:
-    """Store the anchor of a floating budget with its first hold or charge."""
-    prepared, scope_id, *_ = matched
-    if not prepared.floats or scope_id in prepared.anchors:
-        return
-    key = (prepared.budget.budget_id, scope_id)
-    if workspace.anchor(key, prepared.budget.tenant_id) is None:
-        workspace.put_anchor(key, prepared.budget.tenant_id, prepared.anchor_for(moment))
-
-
 def plan_check(workspace: Workspace, command: Check) -> None:
     """Add the balances a check will read to the group's needs."""
-    balances = workspace.needs.balances
-    for matched in matched_budgets(workspace, command.operation, command.now):
-        balances[matched.blank.key] = matched.blank
+    plan_matches(workspace, command.operation, command.now)
 
 
 def apply_check(workspace: Workspace, command: Check) -> CheckAnswer:
@@ -96,10 +54,10 @@ def apply_check(workspace: Workspace, command: Check) -> CheckAnswer:
     operation, now = command.operation, command.now
     settings = workspace.tenant(operation.tenant_id).settings
     currency = command.currency or settings.currency
-    matched = matched_budgets(workspace, operation, now)
+    matched = find_matches(workspace, operation, now)
     if not matched:
         return _without_budget(command, currency, workspace, required=settings.require_budget)
-    rates = [_rate(workspace, currency, one.prepared.budget.currency, now) for one in matched]
+    rates = _rates(workspace, currency, matched, now)
     demands = _demands(workspace, matched, rates, command.estimate)
     decision = decide(demands, reserve=command.reserve)
     if not decision.allowed and free_due(workspace, operation.tenant_id, now):
@@ -107,24 +65,39 @@ def apply_check(workspace: Workspace, command: Check) -> CheckAnswer:
         decision = decide(demands, reserve=command.reserve)
     reservation = None
     if command.reserve:
-        for before, balance in zip(demands, decision.balances, strict=True):
-            if balance is not before.balance:
+        for demand, balance in zip(demands, decision.balances, strict=True):
+            if balance is not demand.balance:
                 workspace.put_balance(balance)
         if decision.allowed:
             lines = tuple(
-                ReservationLine(demand.balance.key, demand.estimate, rate.value, rate.as_of)
-                for demand, rate in zip(demands, rates, strict=True)
+                [
+                    ReservationLine(demand.balance.key, demand.estimate, rate.value, rate.as_of)
+                    for demand, rate in zip(demands, rates, strict=True)
+                ]
             )
             reservation = _reserve(workspace, command, currency, lines)
             for one in matched:
-                keep_anchor(workspace, one, now)
-    return _answer(workspace, command, currency, matched, rates, demands, decision, reservation)
+                if one.prepared.floats:
+                    keep_anchor(workspace, one, now)
+    return _answer(workspace, command, matched, rates, demands, decision, reservation)
 
 
-def _rate(workspace: Workspace, source: str, target: str, moment: datetime) -> Rate:
-    if source == target:
-        return Rate(ONE, moment.date())
-    rate = workspace.rates.rate(source, target, moment.date())
+def _rates(
+    workspace: Workspace, currency: str, matched: list[Matched], moment: datetime
+) -> list[Rate]:
+    """The rate into each budget's currency at the day of `moment`."""
+    day = moment.date()
+    same = Rate(ONE, day)
+    return [
+        same
+        if one.prepared.budget.currency == currency
+        else _rate(workspace, currency, one.prepared.budget.currency, day)
+        for one in matched
+    ]
+
+
+def _rate(workspace: Workspace, source: str, target: str, day: date) -> Rate:
+    rate = workspace.rates.rate(source, target, day)
     if rate is None:
         raise ValidationError(
             f"No exchange rate from {source} to {target} is known",
@@ -197,7 +170,6 @@ def _without_budget(
 def _answer(
     workspace: Workspace,
     command: Check,
-    currency: str,
     matched: list[Matched],
     rates: list[Rate],
     demands: list[Demand],
@@ -210,32 +182,28 @@ def _answer(
             matched, rates, demands, decision.balances, decision.verdicts, strict=True
         )
     ]
-    deciding = decision.deciding or 0
+    deciding = decision.deciding
     shown = lines[deciding]
-    after = [
-        demand._replace(balance=balance)
-        for demand, balance in zip(demands, decision.balances, strict=True)
-    ]
     throttle = decision.throttle
-    denials = [verdict.decision for verdict in decision.verdicts if verdict.denies]
     return CheckAnswer(
         allowed=decision.allowed,
         budget_id=shown.budget_id,
         remaining_budget=shown.remaining,
         utilization_ratio=shown.utilization_ratio,
         enforcement_action=shown.enforcement_action,
-        message=_message(shown, decision),
+        message=_message(matched[deciding], shown, decision),
         reservation_id=reservation.reservation_id if reservation else None,
         reservation_status=reservation.status if reservation else None,
         expires_at=reservation.expires_at if reservation else None,
-        requires_approval=bool(denials) and all(word == ESCALATE for word in denials),
+        requires_approval=not decision.allowed
+        and all(one.decision == ESCALATE for one in decision.verdicts if one.denies),
         approval_id=None,
         throttle=ThrottleAnswer(
             multiplier=throttle.multiplier, retry_after_ms=throttle.retry_after_ms
         )
         if throttle
         else None,
-        max_allowed_cost=max_allowed_cost(after),
+        max_allowed_cost=max_allowed_cost(demands, [line.remaining for line in lines]),
         fits_at=None
         if decision.allowed
         else _fits_at(workspace, command.now, matched, demands, decision),
@@ -254,7 +222,7 @@ def _line(
     return BudgetLine(
         budget_id=budget.budget_id,
         budget_name=budget.budget_name,
-        scope=matched.prepared.scope(matched.scope_id),
+        scope=matched.prepared.shown(matched.scope_id).scope,
         currency=budget.currency,
         amount=budget.budget_amount,
         spent=balance.spent,
@@ -271,28 +239,28 @@ def _line(
     )
 
 
-def _message(line: BudgetLine, decision: Decision) -> str:
-    name = f"Budget {line.budget_name!r} ({line.scope['type']} {line.scope['id']})"
+def _message(matched: Matched, line: BudgetLine, decision: Decision) -> str:
+    label = matched.prepared.shown(matched.scope_id).label
+    word = line.decision
+    if word == ALLOW:
+        return f"{label} has room."
     left = f"{plain(line.remaining)} of {plain(line.amount)} {line.currency} left"
     needed = f"{plain(line.estimated_cost)} needed"
-    word = line.decision
-    if decision.allowed:
-        if word == "warn":
-            return f"{name} is a soft limit and allows this past its amount: {left}, {needed}."
-        return f"{name} has room." if not word.startswith("shadow_") else f"{name} only watches."
+    if word == WARN:
+        return f"{label} is a soft limit and allows this past its amount: {left}, {needed}."
     if word == FROZEN:
-        return f"{name} is frozen: every operation is refused until it is unfrozen."
+        return f"{label} is frozen: every operation is refused until it is unfrozen."
     if word == THROTTLE and decision.throttle is not None:
         share = plain(decision.throttle.multiplier)
-        return f"{name} is throttled: a share of {share} of operations is admitted, {left}."
+        return f"{label} is throttled: a share of {share} of operations is admitted, {left}."
     if word == ESCALATE:
         return (
-            f"{name} has no room: {left}, {needed}. It escalates, but approvals are not "
+            f"{label} has no room: {left}, {needed}. It escalates, but approvals are not "
             "available in this version, so the operation is denied."
         )
     if word == DENY:
-        return f"{name} has no room: {left}, {needed}."
-    return f"{name} does not decide: {left}."
+        return f"{label} has no room: {left}, {needed}."
+    return f"{label} only watches and would have refused: {left}, {needed}."
 
 
 def _fits_at(
@@ -345,4 +313,3 @@ def look_again(workspace: Workspace, check: Check) -> CheckAnswer:
 
 def batch_answer(results: list[CheckAnswer]) -> CheckBatchAnswer:
     return CheckBatchAnswer(allowed=all(result.allowed for result in results), results=results)
-

@@ -135,7 +135,7 @@ class GroupRunner:
         if len(self._known_series) > MAX_KNOWN_SERIES:
             self._known_series.clear()
         self._known_series.update(workspace.changes.series)
-        for (budget_id, scope_id), (tenant_id, anchor) in workspace.changes.anchors.items():
+        for (budget_id, scope_id), (tenant_id, anchor) in workspace.known_anchors():
             prepared = self.definitions.get(tenant_id).budgets.get(budget_id)
             if prepared is not None:
                 prepared.anchors[scope_id] = anchor

@@ -79,7 +79,7 @@ class Ledger:
         self._degraded = degraded
         self._max_group = max_group
         self._max_queue = max_queue
-        self._observer = observer
+        self.observer = observer
         self._queue: deque[tuple[Command, Sink, Any]] = deque()
         self._arrived = threading.Semaphore(0)
         self._sleeping = False
@@ -92,6 +92,10 @@ class Ledger:
     @property
     def queue_depth(self) -> int:
         return len(self._queue)
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing
 
     @property
     def breaker_state(self) -> BreakerState:
@@ -127,6 +131,10 @@ class Ledger:
         except TimeoutError:
             future.cancel()
             return late()
+
+    def without_store(self, command: Command) -> Outcome:
+        """What each budget's failure policy says to a command that was never begun."""
+        return self._degraded.decide(command)
 
     def close(self) -> None:
         """Commit what waits, then stop. Safe to call twice."""
@@ -174,21 +182,19 @@ class Ledger:
             except StoreUnavailable as error:
                 log.warning("store_unavailable", commands=len(commands), reason=str(error))
                 self._breaker.failed(self._clock.now())
-                if self._observer is not None:
-                    self._observer.group_failed(len(commands))
+                if self.observer is not None:
+                    self.observer.group_failed(len(commands))
             except Exception:
                 log.exception("group_failed", commands=len(commands))
                 self._breaker.failed(self._clock.now())
             else:
                 self._breaker.succeeded(now)
-                if self._observer is not None:
-                    self._observer.group_committed(len(commands), perf_counter() - started)
+                if self.observer is not None:
+                    self.observer.group_committed(len(commands), perf_counter() - started)
                 return outcomes
         return [self._degraded.decide(command) for command in commands]
 
-    def _answer(
-        self, group: list[tuple[Command, Sink, Any]], outcomes: Sequence[Outcome]
-    ) -> None:
+    def _answer(self, group: list[tuple[Command, Sink, Any]], outcomes: Sequence[Outcome]) -> None:
         by_sink: dict[int, tuple[Sink, list[tuple[Any, Outcome]]]] = {}
         for (_, sink, token), outcome in zip(group, outcomes, strict=True):
             entry = by_sink.get(id(sink))

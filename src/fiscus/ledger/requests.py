@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.clock import require_aware
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
@@ -181,6 +183,18 @@ def record_batch_command(
         if key is not None
         else None,
     )
+
+
+class _Named(msgspec.Struct, frozen=True):
+    tenant_id: str | None = None
+
+
+def named_tenant(record: msgspec.Raw) -> str | None:
+    """The tenant a record of a batch names, before the record is checked."""
+    try:
+        return msgspec.json.decode(record, type=_Named).tenant_id
+    except msgspec.DecodeError:
+        return None
 
 
 def record_item(body: bytes, tenant_id: str, now: datetime) -> Record:

@@ -26,9 +26,7 @@ def require_reservation(workspace: Workspace, reservation_id: str, tenant_id: st
     return reservation
 
 
-def close(
-    workspace: Workspace, reservation: Reservation, status: ReservationStatus
-) -> Reservation:
+def close(workspace: Workspace, reservation: Reservation, status: ReservationStatus) -> Reservation:
     """Free what a pending reservation holds and give it its last status."""
     for line in reservation.lines:
         balance = workspace.held_balance(line.key)
@@ -107,7 +105,7 @@ def view_reservation(reservation: Reservation) -> ReservationView:
         user_id=operation.user_id,
         feature_id=operation.feature_id,
         service_name=operation.service_name,
-        tags=operation.tags,
+        tags=dict(operation.tags),
         operation_id=reservation.operation_id,
         created_at=reservation.created_at,
         expires_at=reservation.expires_at,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, Final
 
+from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import (
     BalanceKey,
     BudgetBalance,
@@ -55,6 +56,8 @@ class Workspace:
         self._known_series = known_series
         self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
         self._checked_due: set[str] = set()
+        self.planned: dict[int, list[Matched]] = {}
+        """What planning found, by the `id` of the operation, which its command keeps alive."""
 
     def open(self, transaction: LedgerTransaction, loaded: Loaded) -> None:
         """Start deciding on what the store gave."""
@@ -119,6 +122,13 @@ class Workspace:
 
     def put_anchor(self, key: AnchorKey, tenant_id: str, anchor: date) -> None:
         self._put(self.changes.anchors, key, (tenant_id, anchor))
+
+    def known_anchors(self) -> list[tuple[AnchorKey, tuple[str, date]]]:
+        """Anchors that are stored once this group is committed, with their tenants."""
+        loaded = [
+            (key, (self.needs.anchors[key], anchor)) for key, anchor in self._loaded.anchors.items()
+        ]
+        return loaded + list(self.changes.anchors.items())
 
     # -- reservations
 

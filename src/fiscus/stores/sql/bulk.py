@@ -51,6 +51,11 @@ class Statement(NamedTuple):
     columns: Columns
     rows: Sequence[Row]
 
+    @property
+    def reads(self) -> bool:
+        """Whether it answers rows."""
+        return self.sql.lstrip().startswith("SELECT")
+
 
 def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """`rows` in pieces whose sizes are powers of two, so that few statements are prepared."""
@@ -59,4 +64,3 @@ def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         size = min(_LARGEST_CHUNK, 1 << ((len(rows) - start).bit_length() - 1))
         yield rows[start : start + size]
         start += size
-

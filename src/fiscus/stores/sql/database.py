@@ -29,7 +29,10 @@ T = TypeVar("T")
 ALL_TENANTS: Final = "*"
 """For the few statements that are no tenant's: finding an API key, the worker's rounds."""
 
-APP_ROLE: Final = "fiscus_app"
+APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
+"""SQL for the role the application works as: `fiscus_app` in a database named `fiscus`. Roles belong
+to the whole server, so each database has its own."""
+
 _WRITE_ATTEMPTS: Final = 10
 
 
@@ -40,9 +43,7 @@ class Database:
     durability (`FULL`: a commit survives a power cut).
     """
 
-    def __init__(
-        self, url: str, *, sqlite_synchronous: str = "FULL", pool_size: int = 8
-    ) -> None:
+    def __init__(self, url: str, *, sqlite_synchronous: str = "FULL", pool_size: int = 8) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._synchronous = sqlite_synchronous
@@ -57,7 +58,7 @@ class Database:
     def ledger_store(self) -> SqlLedgerStore:
         if self.is_sqlite:
             return SqlLedgerStore(SqliteDriver(self.sqlite_path, self._synchronous, self._turn))
-        return SqlLedgerStore(PostgresDriver(self._connect_psycopg))
+        return SqlLedgerStore(PostgresDriver(self.connect_psycopg))
 
     @contextmanager
     def read(self, *tenants: str) -> Iterator[Connection]:
@@ -67,7 +68,7 @@ class Database:
                 self._set_tenants(connection, tenants)
                 yield connection
         except sa.exc.OperationalError as error:
-            raise _unavailable(error) from error
+            raise unavailable() from error
 
     def write(self, tenants: Collection[str], change: Callable[[Connection], T]) -> T:
         """Run `change` in one transaction and commit it; what it returns.
@@ -83,7 +84,7 @@ class Database:
                     time.sleep(uniform(0.001, 0.01) * 2**attempt)  # noqa: S311 - not a secret
                     continue
                 if isinstance(error, sa.exc.OperationalError):
-                    raise _unavailable(error) from error
+                    raise unavailable() from error
                 raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -121,9 +122,9 @@ class Database:
             self.url.set(drivername="postgresql+psycopg"),
             pool_size=pool_size,
             pool_pre_ping=True,
-            connect_args=_POSTGRES_OPTIONS,
+            connect_args=POSTGRES_OPTIONS,
         )
-        event.listen(engine, "connect", _on_postgres_connect)
+        event.listen(engine, "connect", become_app_role)
         return engine
 
     def _on_sqlite_connect(self, connection: Any, _record: Any) -> None:
@@ -131,14 +132,15 @@ class Database:
         connection.isolation_level = None
         sqlite.configure(connection, self._synchronous)
 
-    def _connect_psycopg(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def connect_psycopg(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """A PostgreSQL connection outside the pool; the caller closes it."""
         url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = psycopg.connect(url, **_POSTGRES_OPTIONS)
-        _on_postgres_connect(connection, None)
+        connection = psycopg.connect(url, **POSTGRES_OPTIONS)
+        become_app_role(connection)
         return connection
 
 
-_POSTGRES_OPTIONS: Final[dict[str, Any]] = {
+POSTGRES_OPTIONS: Final[dict[str, Any]] = {
     "connect_timeout": 2,
     "application_name": "fiscus",
     "options": "-c timezone=UTC -c statement_timeout=10000 -c lock_timeout=5000",
@@ -146,17 +148,19 @@ _POSTGRES_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def _on_postgres_connect(connection: Any, _record: Any) -> None:
+def become_app_role(connection: psycopg.Connection[Any], _record: Any = None) -> None:
     """Become the unprivileged role when this login may, so that row-level security binds it."""
+    # Before PostgreSQL 16 every member of a role may become it.
+    right = "SET" if connection.info.server_version >= 160000 else "MEMBER"
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT current_user <> %(role)s AND EXISTS (SELECT FROM pg_roles WHERE rolname = "
-            "%(role)s) AND pg_has_role(current_user, %(role)s, 'SET')",
-            {"role": APP_ROLE},
+            "SELECT quote_ident(rolname) FROM pg_roles "
+            f"WHERE rolname = {APP_ROLE} AND rolname <> current_user "
+            f"AND pg_has_role(current_user, oid, '{right}')"
         )
         row = cursor.fetchone()
-        if row is not None and row[0]:
-            cursor.execute(f"SET ROLE {APP_ROLE}")
+        if row is not None:
+            cursor.execute(f"SET ROLE {row[0]}".encode())
     connection.commit()
 
 
@@ -203,7 +207,7 @@ def _may_try_again(error: sa.exc.DBAPIError) -> bool:
     )
 
 
-def _unavailable(error: Exception) -> ServiceUnavailable:
+def unavailable() -> ServiceUnavailable:
     return ServiceUnavailable(
         "The database cannot be reached",
         suggested_action="Try again after the time in Retry-After.",

@@ -40,6 +40,7 @@ from fiscus.stores.sql.bulk import Columns, Row, Statement
 from fiscus.tenants import TenantSettings
 from fiscus.wire import decode, encode
 
+
 class Driver(Protocol):
     """One connection, one transaction at a time."""
 
@@ -134,9 +135,7 @@ _DUE = """
     ORDER BY v.expires_at LIMIT 1000
 """
 
-_HOLDS_OF = Columns(
-    tenant_id="text", budget_id="uuid", scope_id="text", period_start="timestamptz"
-)
+_HOLDS_OF = Columns(tenant_id="text", budget_id="uuid", scope_id="text", period_start="timestamptz")
 _HOLDS = """
     SELECT CAST(v.reservation_id AS TEXT), v.expires_at, l.amount
     FROM {rows}
@@ -471,9 +470,7 @@ class SqlLedgerTransaction:
         read_date = self._driver.read_date
         return {(budget, scope): read_date(anchor) for budget, scope, anchor in rows}
 
-    def _read_reservations(
-        self, rows: list[Row], line_rows: list[Row]
-    ) -> dict[str, Reservation]:
+    def _read_reservations(self, rows: list[Row], line_rows: list[Row]) -> dict[str, Reservation]:
         driver = self._driver
         lines: dict[str, list[ReservationLine]] = {}
         for reservation_id, budget_id, scope_id, start, amount, rate, rate_date in line_rows:
@@ -486,9 +483,7 @@ class SqlLedgerTransaction:
                     driver.read_date(rate_date),
                 )
             )
-        return {
-            row[0]: read_reservation(row, tuple(lines.get(row[0], ())), driver) for row in rows
-        }
+        return {row[0]: read_reservation(row, tuple(lines.get(row[0], ())), driver) for row in rows}
 
     def definitions(self, tenant_id: str, after_version: int) -> Definitions:
         row = [(tenant_id, after_version)]

@@ -96,10 +96,12 @@ class PostgresDriver:
                 ]
                 if commit:
                     connection.commit()
+                    return []
+                # In a pipeline a cursor knows its columns only once its results are fetched.
                 return [
-                    cursor.fetchall() if cursor.description is not None else []
-                    for cursor in cursors
-                ] if not commit else []
+                    cursor.fetchall() if one.reads else []
+                    for one, cursor in zip(statements, cursors, strict=True)
+                ]
         except _AGAIN as error:
             raise GroupConflict(str(error)) from error
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
-from fiscus.money import add
+from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import Row, Statement, chunks
 from fiscus.stores.sql.tables import from_us, to_us
 
@@ -29,6 +29,20 @@ def decimal_add(left: str, right: str) -> str:
     return format(add(Decimal(left), Decimal(right)), "f")
 
 
+class DecimalSum:
+    """The exact aggregate `decimal_sum`, registered with SQLite; NULLs do not count."""
+
+    def __init__(self) -> None:
+        self._total = ZERO
+
+    def step(self, value: str | None) -> None:
+        if value is not None:
+            self._total = add(self._total, Decimal(value))
+
+    def finalize(self) -> str:
+        return format(self._total, "f")
+
+
 def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     """What every connection to the store needs, reading or writing."""
     connection.execute("PRAGMA journal_mode = WAL")
@@ -36,6 +50,7 @@ def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.create_function("decimal_add", 2, decimal_add, deterministic=True)
+    connection.create_aggregate("decimal_sum", 1, DecimalSum)
 
 
 class WriteTurn:
@@ -91,7 +106,8 @@ class SqliteDriver:
         return to_us(moment)
 
     def amount(self, amount: Decimal) -> str:
-        return format(amount, "f")
+        text = str(amount)
+        return format(amount, "f") if "E" in text else text
 
     def read_time(self, value: Any) -> datetime:
         return from_us(value)

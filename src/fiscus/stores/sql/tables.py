@@ -30,12 +30,12 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def to_us(moment: datetime) -> int:
     """Microseconds since 1970, as SQLite stores times."""
-    return (moment - EPOCH) // _MICROSECOND
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_us(us: int) -> datetime:
@@ -349,4 +349,3 @@ api_keys = Table(
     Column("revoked_at", UtcTime),
     Index(None, "tenant_id"),
 )
-

@@ -1,0 +1,38 @@
+"""Settings of a command: the environment's, with what the command line says on top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from fiscus.cli.terminal import CommandError
+from fiscus.settings import Settings
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Folder of the SQLite file and keys.  [env: FISCUS_DATA_DIR; default: fiscus-data]",
+    ),
+]
+
+PREFIX: Final = "FISCUS_"
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings; what is given and not None wins. Raises `CommandError` naming the wrong one."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise CommandError(
+            f"the setting {name} is wrong: {first['msg']}",
+            suggested_action=f"correct {name}, or leave it out for its default.",
+        ) from None
+    except SettingsError as error:
+        raise CommandError(f"the settings cannot be read: {error}") from None

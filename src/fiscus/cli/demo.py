@@ -1,0 +1,236 @@
+"""`fiscus demo`: fill a server with a synthetic platform, through the public API."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from msgspec import Struct
+from pydantic import SecretStr
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+from fiscus.access.model import new_key
+from fiscus.cli import demo_data
+from fiscus.cli.api import BASE_PATH, Api
+from fiscus.cli.configuration import DataDir, read_settings
+from fiscus.cli.terminal import (
+    DEFAULT_URL,
+    CommandError,
+    Url,
+    facts,
+    notes,
+    out,
+    print_raw,
+    progress,
+    show_error,
+)
+from fiscus.costs.calls import RecordBatchAnswer
+from fiscus.money import parse_amount
+from fiscus.settings import Settings
+from fiscus.wire import encode
+
+BATCH: Final = 500
+KEY_FILE: Final = "demo-admin-key"
+
+
+class _Page(Struct, frozen=True):
+    """Of a list of records, whether there are any."""
+
+    records: list[dict[str, Any]]
+
+
+def demo(
+    url: Url = DEFAULT_URL,
+    key: Annotated[
+        str | None, typer.Option("--key", envvar="FISCUS_KEY", help="A platform_admin API key.")
+    ] = None,
+    with_server: Annotated[
+        bool, typer.Option("--serve", help="Start a server here and keep it running.")
+    ] = False,
+    host: Annotated[str | None, typer.Option(help="With --serve: address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="With --serve: port to listen on.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Load a synthetic tenant: 60 days of costs with seasons, growth and a few spikes."""
+    if with_server:
+        _serve_demo(read_settings(host=host, port=port, data_dir=data_dir))
+        return
+    if key is None:
+        raise CommandError(
+            "the key of a platform_admin is needed",
+            suggested_action="--key with the one that `fiscus serve` printed, or set FISCUS_KEY; "
+            "or let `fiscus demo --serve` start a server.",
+        )
+    with Api(url, key) as api:
+        load(api)
+    show_what_to_try(url, key)
+
+
+def _serve_demo(settings: Settings) -> None:
+    from fiscus.cli.serve import address_of
+    from fiscus.cli.serving import listen, serve_process
+
+    started = time.perf_counter()
+    key = _demo_key(settings)
+    settings = settings.model_copy(update={"bootstrap_admin_key": SecretStr(key)})
+    bound = listen(settings.host, settings.port)[0]
+    url = address_of(bound)
+    stopped = threading.Event()
+
+    def fill() -> None:
+        try:
+            with Api(url, key) as api:
+                load(api)
+            show_what_to_try(url, key)
+            notes.print(
+                f"[dim]Ready after {time.perf_counter() - started:.1f} s. Ctrl-C stops it; the data "
+                f"stays in {settings.data_dir}.[/]",
+                soft_wrap=True,
+            )
+        except CommandError as error:
+            if not stopped.is_set():
+                show_error(error.message, error.suggested_action)
+
+    try:
+        serve_process(
+            settings,
+            bound,
+            with_worker=True,
+            on_listening=threading.Thread(target=fill, name="fiscus-demo", daemon=True).start,
+        )
+    finally:
+        stopped.set()
+        notes.show_cursor(show=True)
+
+
+def _demo_key(settings: Settings) -> str:
+    """The admin key given, or one made for the demo and kept beside its data, for its owner."""
+    if settings.bootstrap_admin_key is not None:
+        return settings.bootstrap_admin_key.get_secret_value()
+    path = settings.data_dir / KEY_FILE
+    with suppress(FileNotFoundError):
+        return path.read_text().strip()
+    key = new_key()
+    _write_private(path, key)
+    return key
+
+
+def _write_private(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+            file.write(text + "\n")
+    except OSError as error:
+        raise CommandError(
+            f"{path} cannot be written: {error.strerror}",
+            suggested_action="choose another folder with --data-dir.",
+        ) from None
+
+
+def load(api: Api) -> None:
+    """Load the demo tenant, unless all of it is there; what is there already is left alone."""
+    tenant = demo_data.TENANT
+    marks = api.get("/cost-tracking/records", _Page, tenant_id=tenant, operation_id=demo_data.MARK)
+    if marks.records:
+        notes.print(f"The demo tenant [bold]{tenant}[/] is loaded already.")
+        return
+    notes.print(
+        f"Loading the tenant [bold]{tenant}[/]: {demo_data.DAYS} days of a made-up platform "
+        "(synthetic: seasons, growth, three spikes)."
+    )
+    api.put(f"/tenants/{tenant}", {"currency": "USD", "rollup_tags": ["team"]}, dict[str, Any])
+    with progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    ) as bar:
+        budgets = bar.add_task("budgets", total=len(demo_data.BUDGETS))
+        costs = bar.add_task("costs", total=demo_data.count())
+        for budget in demo_data.BUDGETS:
+            name = budget["budget_name"]
+            api.post(
+                "/budgets",
+                {**budget, "tenant_id": tenant},
+                dict[str, Any],
+                idempotency_key=f"demo {name}",
+            )
+            bar.advance(budgets)
+        now = datetime.now(UTC)
+        bodies = demo_data.records(now)
+        while batch := list(islice(bodies, BATCH)):
+            answer = api.post(
+                "/cost-tracking/record/batch",
+                {"tenant_id": tenant, "records": batch},
+                RecordBatchAnswer,
+                idempotency_key=f"demo {now:%Y-%m-%dT%H} {batch[0]['timestamp'].isoformat()}",
+            )
+            _require_all(answer)
+            bar.advance(costs, len(batch))
+
+
+def _require_all(answer: RecordBatchAnswer) -> None:
+    for item in answer.results:
+        if item.error is not None:
+            raise CommandError(
+                f"the server refused a cost record: {item.error.message}",
+                suggested_action=item.error.suggested_action,
+            )
+
+
+def show_what_to_try(url: str, key: str) -> None:
+    """The address, the key, and three calls that can be pasted as they are."""
+    out.print()
+    out.print(
+        facts(
+            [
+                ("address", url),
+                ("reference", f"{url}/docs"),
+                ("admin key", key),
+                ("tenant", f"{demo_data.TENANT} (synthetic)"),
+            ],
+            title="Fiscus is running",
+        )
+    )
+    for title, line in examples(url, key):
+        out.print(f"\n[bold]# {title}[/]")
+        print_raw(line)
+    out.print()
+
+
+def examples(url: str, key: str) -> list[tuple[str, str]]:
+    """What the demo suggests to try: a title and a curl line each."""
+    since = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=7)
+    return [
+        (
+            "may this call to a model be afforded? yes: its cost is reserved",
+            _curl_check(url, key, demo_data.LARGE_PROJECT, "0.02"),
+        ),
+        (
+            "and this one? no: the playground has 5 dollars a day",
+            _curl_check(url, key, demo_data.SMALL_PROJECT, "7.50"),
+        ),
+        (
+            "what did every service cost in the last seven days?",
+            f"curl -s -H 'X-API-Key: {key}' '{url}{BASE_PATH}/cost-tracking/reports"
+            f"?tenant_id={demo_data.TENANT}&report_type=by_service&start={since:%Y-%m-%dT%H:%M:%SZ}'",
+        ),
+    ]
+
+
+def _curl_check(url: str, key: str, project: str, estimate: str) -> str:
+    body = {
+        "tenant_id": demo_data.TENANT,
+        "project_id": project,
+        "resource_type": "llm",
+        "estimated_cost": parse_amount(estimate, "estimated_cost"),
+    }
+    return (
+        f"curl -s -H 'X-API-Key: {key}' -H 'Content-Type: application/json' "
+        f"{url}{BASE_PATH}/budgets/check -d {shlex.quote(encode(body).decode())}"
+    )

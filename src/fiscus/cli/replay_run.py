@@ -1,0 +1,240 @@
+"""Driving a server with a trace: reserve the estimate, settle what it did cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from bisect import insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from time import perf_counter
+from typing import Any, Final
+
+from fiscus.budgets.calls import CheckAnswer, SettleAnswer
+from fiscus.cli.api import BASE_PATH, ApiError, problem_of
+from fiscus.cli.http_connection import HttpConnection, Target
+from fiscus.cli.model_prices import ModelPrices
+from fiscus.cli.terminal import CommandError
+from fiscus.cli.trace import TraceRequest
+from fiscus.costs.model import CostFlag
+from fiscus.money import ZERO, add, subtract
+from fiscus.wire import decode, encode
+
+ATTEMPTS: Final = 9
+FIRST_RETRY_SECONDS: Final = 0.05
+FIRST_ASSUMED_TOKENS: Final = 500
+"""Assumed output before enough answers are known."""
+ENOUGH_ANSWERS: Final = 50
+QUANTILE: Final = 0.95
+
+
+class AssumedOutput:
+    """How many tokens an answer may have: a number given, or the 95th percentile so far."""
+
+    def __init__(self, fixed: int | None) -> None:
+        self._fixed = fixed
+        self._seen: list[int] = []
+
+    @property
+    def tokens(self) -> int:
+        if self._fixed is not None:
+            return self._fixed
+        if len(self._seen) < ENOUGH_ANSWERS:
+            return FIRST_ASSUMED_TOKENS
+        return self._seen[int(len(self._seen) * QUANTILE)]
+
+    def learn(self, tokens: int) -> None:
+        if self._fixed is None:
+            insort(self._seen, tokens)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened so far. Latencies are in milliseconds, of the attempt that was answered."""
+
+    admitted: int = 0
+    refused: int = 0
+    released: int = 0
+    retried: int = 0
+    spent: Decimal = ZERO
+    excess: Decimal = ZERO
+    """How much more than their holds the calls flagged `excess` did cost."""
+    excess_count: int = 0
+    admitted_past_the_amount: int = 0
+    """Checks that were allowed although nothing was left for them; must stay 0."""
+    check_ms: list[float] = field(default_factory=list[float])
+    settle_ms: list[float] = field(default_factory=list[float])
+    seconds: float = 0.0
+
+    @property
+    def done(self) -> int:
+        return self.admitted + self.refused + self.released
+
+    @property
+    def operations_per_second(self) -> float:
+        """Checks and settles answered, per second."""
+        calls = len(self.check_ms) + len(self.settle_ms)
+        return calls / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to replay, where and how fast. `speed` None: as fast as it goes."""
+
+    requests: Sequence[TraceRequest]
+    prices: ModelPrices
+    where: Target
+    run_id: str
+    assumed_output: int | None
+    concurrency: int
+    speed: float | None
+
+
+class Replay:
+    """One run of a plan. `tally` may be read while it runs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._assumed = AssumedOutput(plan.assumed_output)
+        self._work: Iterator[tuple[int, TraceRequest]] = enumerate(plan.requests)
+        self._stop = asyncio.Event()
+        self._started = 0.0
+        self.tally: Final = Tally()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was asked to end early."""
+        return self._stop.is_set()
+
+    async def run(self, on_progress: Callable[[Tally], None]) -> Tally:
+        """Replay all of it; on Ctrl-C give back what is held and end.
+
+        Raises `CommandError` when the server cannot be reached or refuses the calls themselves.
+        """
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C just ends it
+            loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        self._started = perf_counter()
+        ticker = asyncio.create_task(self._tick(on_progress))
+        workers = [
+            asyncio.create_task(self._drive())
+            for _ in range(min(self._plan.concurrency, len(self._plan.requests)))
+        ]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            self._stop_all([*workers, ticker])
+            await asyncio.gather(*workers, ticker, return_exceptions=True)
+            self.tally.seconds = perf_counter() - self._started
+            on_progress(self.tally)
+        return self.tally
+
+    def _stop_all(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+
+    async def _tick(self, on_progress: Callable[[Tally], None]) -> None:
+        while True:
+            self.tally.seconds = perf_counter() - self._started
+            on_progress(self.tally)
+            await asyncio.sleep(0.1)
+
+    async def _drive(self) -> None:
+        connection = HttpConnection(self._plan.where)
+        try:
+            for index, request in self._work:
+                await self._wait_for(request)
+                if self.is_stopped:
+                    return
+                await self._one(connection, index, request)
+        finally:
+            connection.close()
+
+    async def _wait_for(self, request: TraceRequest) -> None:
+        if self._plan.speed is None:
+            return
+        delay = request.offset_seconds / self._plan.speed - (perf_counter() - self._started)
+        if delay > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._stop.wait()
+
+    async def _one(self, connection: HttpConnection, index: int, request: TraceRequest) -> None:
+        tally, price = self.tally, self._plan.prices.price
+        estimate = price(request.input_tokens, self._assumed.tokens)
+        operation = f"{self._plan.run_id}-{index}"
+        check = {
+            "resource_type": "llm",
+            "service_name": self._plan.prices.model,
+            "estimated_cost": estimate,
+            "operation_id": operation,
+        }
+        reply = await self._call(
+            connection, "/budgets/check", check, f"{operation}-check", tally.check_ms
+        )
+        answer = decode(reply, CheckAnswer)
+        if not answer.allowed:
+            tally.refused += 1
+            return
+        if answer.remaining_budget is not None and answer.remaining_budget < 0:
+            tally.admitted_past_the_amount += 1
+        held = f"/budgets/reservations/{answer.reservation_id}"
+        if self.is_stopped:
+            await self._call(connection, f"{held}/release", {}, f"{operation}-release", [])
+            tally.released += 1
+            return
+        actual = price(request.input_tokens, request.output_tokens)
+        settle = {
+            "actual_cost": actual,
+            "usage": {
+                "input_tokens": request.input_tokens,
+                "output_tokens": request.output_tokens,
+            },
+        }
+        reply = await self._call(
+            connection, f"{held}/settle", settle, f"{operation}-settle", tally.settle_ms
+        )
+        settled = decode(reply, SettleAnswer)
+        tally.admitted += 1
+        tally.spent = add(tally.spent, settled.charged)
+        if CostFlag.EXCESS in settled.flags:
+            tally.excess_count += 1
+            tally.excess = add(tally.excess, subtract(actual, estimate))
+        self._assumed.learn(request.output_tokens)
+
+    async def _call(
+        self,
+        connection: HttpConnection,
+        path: str,
+        body: dict[str, Any],
+        key: str,
+        latencies_ms: list[float],
+    ) -> bytes:
+        """The body of a 200; tried again under the same key when that can help."""
+        content = encode(body)
+        for attempt in range(ATTEMPTS):
+            wait = FIRST_RETRY_SECONDS * 2**attempt
+            started = perf_counter()
+            try:
+                reply = await connection.post(BASE_PATH + path, content, key)
+            except (OSError, TimeoutError) as error:
+                problem = CommandError(
+                    f"the server stopped answering: {error}",
+                    suggested_action="see whether it still runs; the replay can be started again.",
+                )
+            else:
+                if reply.status == 200:
+                    latencies_ms.append((perf_counter() - started) * 1000)
+                    return reply.body
+                problem = ApiError(reply.status, problem_of(reply.body))
+                if not problem.may_pass_later:
+                    raise problem
+                wait = max(wait, reply.retry_after_seconds or 0.0)
+            if attempt == ATTEMPTS - 1:
+                raise problem
+            self.tally.retried += 1
+            await asyncio.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+

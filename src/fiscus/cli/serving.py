@@ -1,0 +1,138 @@
+"""One serving process: the engine, the HTTP edge and the worker, from start to a clean end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from multiprocessing import connection, parent_process
+from types import FrameType
+from typing import Final, NoReturn
+
+import uvicorn
+
+from fiscus.cli.logs import configure_logs
+from fiscus.cli.terminal import CommandError
+from fiscus.settings import Settings
+from fiscus.wiring import open_engine
+from fiscus.worker import Worker
+
+GRACE_SECONDS: Final = 10
+"""How long requests in hand may take after the server was told to stop."""
+BACKLOG: Final = 2048
+
+
+def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
+    """`count` sockets bound to one address, among which the system spreads the connections.
+
+    Where it cannot spread them, the same socket `count` times. Raises `CommandError` when the
+    address is taken or is none of this machine.
+    """
+    share = count > 1 and hasattr(socket, "SO_REUSEPORT")
+    first = _bind(host, port)
+    if not share:
+        return [first] * count
+    # sharing would let a second server slip in beside a first one: the first bind was without it
+    first.close()
+    return [_bind(host, port, share=True) for _ in range(count)]
+
+
+def _bind(host: str, port: int, *, share: bool = False) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        if os.name != "nt":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            suggested_action="see whether another server runs there, or take another --port.",
+        ) from None
+    bound.set_inheritable(True)
+    return bound
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, that tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            # what is there now stays: the collector need not look at it again
+            gc.collect()
+            gc.freeze()
+            self._on_listening()
+
+
+def serve_process(
+    settings: Settings,
+    bound: socket.socket,
+    *,
+    with_worker: bool,
+    on_listening: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve on `bound` until SIGTERM or SIGINT, then stop accepting and drain the ledger.
+
+    Leaves by `SystemExit(0)`. For the main thread of a process.
+    """
+    from fiscus.http.app import create_app
+
+    on_signals(leave)
+    configure_logs(settings)
+    engine = open_engine(settings)
+    worker = Worker(engine)
+    thread = worker.start() if with_worker else None
+    try:
+        config = uvicorn.Config(
+            create_app(engine),
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        _Server(config, on_listening).run(sockets=[bound])
+    finally:
+        # what was accepted is committed, however often somebody presses Ctrl-C
+        on_signals(signal.SIG_IGN)
+        worker.stop()
+        if thread is not None:
+            thread.join()
+        engine.close()
+
+
+def serve_child(settings: Settings, bound: socket.socket, with_worker: bool) -> None:
+    """`serve_process` in a process of a supervisor's, which it does not outlive."""
+    threading.Thread(target=_follow_parent, name="fiscus-parent", daemon=True).start()
+    serve_process(settings, bound, with_worker=with_worker)
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def on_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    """What SIGTERM and SIGINT do from now on."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """A signal handler that ends the process in good order, with status 0."""
+    raise SystemExit(0)

@@ -1,0 +1,95 @@
+"""How commands speak: tables and notes for people, JSON for scripts, one line for an error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
+from rich.table import Table
+from rich.text import Text
+
+from fiscus.errors import FiscusError
+from fiscus.money import plain
+from fiscus.wire import encode
+
+out: Final = Console(highlight=False)
+notes: Final = Console(stderr=True, highlight=False)
+"""Progress, warnings and errors, so that standard output stays what was asked for."""
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Answer JSON, for scripts.")]
+Url = Annotated[
+    str, typer.Option("--url", envvar="FISCUS_URL", help="Address of a running server.")
+]
+Key = Annotated[
+    str,
+    typer.Option("--key", envvar="FISCUS_KEY", help="An API key.", show_envvar=True),
+]
+DEFAULT_URL: Final = "http://127.0.0.1:3472"
+
+
+class CommandError(FiscusError):
+    """A command cannot go on; the message is one line for a person."""
+
+
+def show_error(message: str, suggestion: str | None = None) -> None:
+    """One line of what is wrong, and one of what to do."""
+    notes.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if suggestion:
+        notes.print(Text.assemble(("  try: ", "yellow"), suggestion), soft_wrap=True)
+
+
+def usage_error(message: str) -> NoReturn:
+    """The command was used wrongly: exit code 2."""
+    show_error(message)
+    raise typer.Exit(2)
+
+
+def print_json(value: Any) -> None:
+    """A value as one JSON document, amounts with their exact digits."""
+    print_raw(encode(value).decode())
+
+
+def print_raw(text: str) -> None:
+    """Text exactly as it is: never wrapped, never coloured."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
+
+
+def new_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+    """A table whose columns named in `right` hold numbers."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        if column in right:
+            table.add_column(column, justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold")
+    return table
+
+
+def facts(rows: Sequence[tuple[str, str]], title: str | None = None) -> Table:
+    """Names and values below one another."""
+    table = Table(box=None, show_header=False, title=title, title_justify="left", padding=(0, 2))
+    table.title_style = "bold"
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, text)
+    return table
+
+
+def money(amount: Decimal, currency: str = "") -> str:
+    """All digits of an amount, thousands apart: `1,234.5678 USD`."""
+    number = plain(amount)
+    whole = f"{number:,f}" if number.as_tuple().exponent <= -2 else f"{number:,.2f}"  # type: ignore[operator]
+    return f"{whole} {currency}".rstrip()
+
+
+def progress(*columns: str | ProgressColumn) -> Progress:
+    """A progress bar on standard error; silent where that is not a terminal."""
+    return Progress(*columns, console=notes, disable=not notes.is_terminal, transient=False)

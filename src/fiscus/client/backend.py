@@ -1,0 +1,119 @@
+"""What a Python program reaches Fiscus through: a server over HTTP, or the engine in process.
+
+The methods are coroutines so that what is built on them is written once. A backend that blocks
+never suspends in them, so `run_blocking` can run them outside an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+from fiscus.budgets.calls import (
+    BudgetView,
+    CheckAnswer,
+    CheckBatchAnswer,
+    CheckBatchRequest,
+    CheckRequest,
+    ExtendRequest,
+    ReleaseRequest,
+    ReservationView,
+    SettleAnswer,
+    SettleRequest,
+    Utilization,
+)
+from fiscus.budgets.model import BudgetSpec
+from fiscus.costs.calls import (
+    RecordAnswer,
+    RecordBatchAnswer,
+    RecordBatchRequest,
+    RecordRequest,
+)
+from fiscus.costs.model import CostRecord
+from fiscus.paging import Page
+from fiscus.tenants import Tenant, TenantSpec
+
+T = TypeVar("T")
+Query = Mapping[str, object]
+"""Filters and the page of a list, by the names of the query parameters."""
+
+
+class Operations(Protocol):
+    """The calls that reservations are made of.
+
+    `key` makes repeating a call harmless. `patience_seconds` bounds it, retries included.
+    """
+
+    async def check(
+        self, request: CheckRequest, *, key: str | None, patience_seconds: float | None = None
+    ) -> CheckAnswer: ...
+
+    async def settle(
+        self,
+        reservation_id: str,
+        request: SettleRequest,
+        *,
+        key: str | None,
+        patience_seconds: float | None = None,
+    ) -> SettleAnswer: ...
+
+    async def release(
+        self,
+        reservation_id: str,
+        request: ReleaseRequest,
+        *,
+        key: str | None,
+        patience_seconds: float | None = None,
+    ) -> ReservationView: ...
+
+    async def extend(
+        self, reservation_id: str, request: ExtendRequest, *, key: str | None
+    ) -> ReservationView: ...
+
+    async def record(
+        self, request: RecordRequest, *, key: str | None, patience_seconds: float | None = None
+    ) -> RecordAnswer: ...
+
+
+class Backend(Operations, Protocol):
+    """Every call of the Python API, with checked requests."""
+
+    async def check_batch(
+        self, request: CheckBatchRequest, *, key: str | None
+    ) -> CheckBatchAnswer: ...
+
+    async def record_batch(
+        self, request: RecordBatchRequest, *, key: str | None
+    ) -> RecordBatchAnswer: ...
+
+    async def records(self, tenant_id: str | None, query: Query) -> Page[CostRecord]: ...
+
+    async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView: ...
+
+    async def get_budget(
+        self, tenant_id: str | None, budget_id: str, version: int | None
+    ) -> BudgetView: ...
+
+    async def budgets(self, tenant_id: str | None, query: Query) -> Page[BudgetView]: ...
+
+    async def replace_budget(self, budget_id: str, spec: BudgetSpec) -> BudgetView: ...
+
+    async def delete_budget(self, tenant_id: str | None, budget_id: str, force: bool) -> None: ...
+
+    async def utilization(
+        self, tenant_id: str | None, budget_id: str, query: Query
+    ) -> Utilization: ...
+
+    async def get_tenant(self, tenant_id: str) -> Tenant: ...
+
+    async def put_tenant(self, tenant_id: str, spec: TenantSpec) -> Tenant: ...
+
+
+def run_blocking(call: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine over a backend that blocks."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        return done.value
+    call.close()
+    raise AssertionError("a blocking backend suspended")

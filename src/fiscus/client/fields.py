@@ -1,0 +1,214 @@
+"""The keyword arguments of the Python calls, and how they become requests.
+
+They are named as the fields of the requests. `tenant`, `project`, `user` and `feature` are short
+for `tenant_id` and so on, `estimate` for `estimated_cost`. Amounts are `Decimal`, `int` or text
+such as `"0.02"`; a float is a `ValidationError`, since it cannot hold money exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Final, Literal, Required, TypedDict, TypeVar
+
+import msgspec
+
+from fiscus.budgets.model import ApprovalSettings, Filters, Notifications, Throttle
+from fiscus.errors import ValidationError
+from fiscus.money import parse_amount
+from fiscus.wire import convert, encode
+
+T = TypeVar("T")
+
+AmountLike = Decimal | int | str
+ScopeName = Literal["tenant", "project", "user", "feature"]
+
+SHORT_NAMES: Final = {
+    "tenant": "tenant_id",
+    "project": "project_id",
+    "user": "user_id",
+    "feature": "feature_id",
+    "estimate": "estimated_cost",
+}
+
+
+class Who(TypedDict, total=False):
+    """The tenant a call is for, and the ids it is attributed to."""
+
+    tenant: str | None
+    tenant_id: str | None
+    project: str | None
+    project_id: str | None
+    user: str | None
+    user_id: str | None
+    feature: str | None
+    feature_id: str | None
+
+
+class ReserveFields(Who, total=False):
+    """What `reserve` takes: the operation, its estimate, and for how long the money is held."""
+
+    resource_type: Required[str]
+    estimate: AmountLike
+    estimated_cost: AmountLike
+    currency: str | None
+    allocated_to_type: ScopeName | None
+    allocated_to_id: str | None
+    service_name: str | None
+    tags: Mapping[str, str]
+    operation_id: str | None
+    ttl_seconds: int
+    approval_id: str | None
+    operation_context: Mapping[str, Any] | None
+
+
+class CheckFields(ReserveFields, total=False):
+    """What `check` takes: as `reserve`; `reserve=False` only looks."""
+
+    reserve: bool
+    idempotency_key: str | None
+
+
+class SettleFields(TypedDict, total=False):
+    """What is known of a cost when it is settled, besides the amount."""
+
+    currency: str | None
+    usage: Mapping[str, Any] | None
+    usage_quantity: AmountLike | None
+    usage_unit: str | None
+    tags: Mapping[str, str]
+    resource_id: str | None
+    service_name: str | None
+    region: str | None
+    timestamp: datetime | None
+
+
+class RecordFields(Who, total=False):
+    """What `record` takes."""
+
+    resource_type: Required[str]
+    cost_amount: AmountLike | None
+    currency: str | None
+    usage_quantity: AmountLike | None
+    usage_unit: str | None
+    usage: Mapping[str, Any] | None
+    timestamp: datetime | None
+    attributed_to_type: ScopeName | None
+    attributed_to_id: str | None
+    resource_id: str | None
+    service_name: str | None
+    region: str | None
+    tags: Mapping[str, str]
+    charge_category: Literal["usage", "purchase", "tax", "credit", "adjustment"]
+    reservation_id: str | None
+    operation_id: str | None
+    idempotency_key: str | None
+
+
+class BudgetChanges(TypedDict, total=False):
+    """The fields of a budget that can be set; nested ones as mappings or as the structs."""
+
+    budget_name: str
+    budget_amount: AmountLike
+    period_type: Literal[
+        "daily", "weekly", "monthly", "quarterly", "yearly", "rolling", "project", "custom"
+    ]
+    allocated_to_type: ScopeName
+    allocated_to_id: str
+    budget_type: ScopeName | None
+    currency: str | None
+    timezone: str | None
+    start_date: date | None
+    end_date: date | None
+    rolling_days: int
+    enforcement_action: Literal["hard_stop", "soft_limit", "throttle", "escalate"]
+    thresholds: Sequence[AmountLike]
+    notifications: Notifications | Mapping[str, Any]
+    filters: Filters | Mapping[str, Any]
+    throttle: Throttle | Mapping[str, Any]
+    approval: ApprovalSettings | Mapping[str, Any]
+    on_store_failure: Literal["deny", "allow"]
+    shadow: bool
+    frozen: bool
+
+
+class PageFields(TypedDict, total=False):
+    """Which page of a list: by number, or by the token of the page before."""
+
+    page: int | None
+    page_size: int | None
+    page_token: str | None
+
+
+class BudgetFilterFields(PageFields, total=False):
+    """Which budgets a list shows."""
+
+    allocated_to_type: ScopeName | None
+    allocated_to_id: str | None
+    period_type: str | None
+    enforcement_action: str | None
+    currency: str | None
+    name_contains: str | None
+
+
+class CostFilterFields(PageFields, total=False):
+    """Which cost records a list shows: from `start`, before `end`, with equal attributes."""
+
+    start: datetime | None
+    end: datetime | None
+    resource_type: str | None
+    service_name: str | None
+    region: str | None
+    project_id: str | None
+    user_id: str | None
+    feature_id: str | None
+    charge_category: str | None
+    currency: str | None
+    operation_id: str | None
+    reservation_id: str | None
+    tags: Mapping[str, str]
+
+
+class TenantFields(TypedDict, total=False):
+    """The settings of a tenant; `version` is the one being replaced."""
+
+    currency: str
+    timezone: str
+    require_budget: bool
+    rollup_tags: Sequence[str]
+    version: int | None
+
+
+def full_names(given: Mapping[str, object], tenant: str | None = None) -> dict[str, object]:
+    """`given` by the names of the requests, without what is None; `tenant` when it names none.
+
+    Raises `ValidationError` when a field is given by both of its names.
+    """
+    named: dict[str, object] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        full = SHORT_NAMES.get(name, name)
+        if full in named:
+            raise ValidationError(
+                f"{full} is given twice", field=full, suggested_action=f"Give {name} or {full}."
+            )
+        named[full] = value
+    if tenant is not None:
+        named.setdefault("tenant_id", tenant)
+    return named
+
+
+def request(kind: type[T], given: Mapping[str, object], tenant: str | None = None) -> T:
+    """Keyword arguments as a checked `kind`; raises `ValidationError` that names the field."""
+    return convert(full_names(given, tenant), kind)
+
+
+def raw_record(index: int, given: Mapping[str, object]) -> msgspec.Raw:
+    """One record of a batch, unchecked but for floats: the others stand when it falls."""
+    named = full_names(given)
+    for amount in ("cost_amount", "usage_quantity"):
+        if isinstance(named.get(amount), float):
+            parse_amount(named[amount], f"records[{index}].{amount}")
+    return msgspec.Raw(encode(named))

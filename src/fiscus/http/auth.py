@@ -1,0 +1,160 @@
+"""Who calls: an API key or a JSON Web Token becomes a `Principal`.
+
+Known credentials are answered from memory in microseconds; a new one is looked up in a thread, so
+that the event loop never waits for the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, NamedTuple
+
+import anyio
+import anyio.to_thread
+
+from fiscus.access.model import KEY_PREFIX, Principal, hash_key
+from fiscus.access.port import ApiKeyStore
+from fiscus.errors import ServiceUnavailable, Unauthorized
+from fiscus.http.tokens import TokenVerifier, refused
+from fiscus.settings import Settings
+
+KEEP_KEY: Final = timedelta(seconds=10)
+"""How long a key that another process revoked may still be taken here."""
+KEEP_TOKEN: Final = timedelta(minutes=5)
+MAX_CACHED: Final = 10_000
+MAX_LOOKUPS: Final = 1000
+MAX_KEY_BYTES: Final = 512
+
+
+class _Known(NamedTuple):
+    principal: Principal
+    since: datetime
+    until: datetime
+    key_id: str | None
+
+
+class Authenticator:
+    """API keys and tokens, with bounded caches of those that were good; one per event loop.
+
+    Nothing is remembered of a credential that was refused.
+    """
+
+    def __init__(self, api_keys: ApiKeyStore, settings: Settings) -> None:
+        self._api_keys = api_keys
+        self._tokens = TokenVerifier(settings)
+        self._known: dict[str, _Known] = {}
+        self._lookups: dict[str, asyncio.Task[_Known]] = {}
+        self._revocations = 0
+        self._threads: anyio.CapacityLimiter | None = None
+
+    def cached(self, headers: Mapping[bytes, bytes], now: datetime) -> Principal | None:
+        """The principal of a credential that was good a moment ago; None: ask `authenticate`.
+
+        Raises `Unauthorized` when there is no credential.
+        """
+        known = self._known.get(hash_key(_credential(headers)))
+        if known is not None and known.since <= now < known.until:
+            return known.principal
+        return None
+
+    async def authenticate(self, headers: Mapping[bytes, bytes], now: datetime) -> Principal:
+        """The principal, looked up when it is not known.
+
+        Raises `Unauthorized`, and `ServiceUnavailable` when the store cannot be asked.
+        """
+        credential = _credential(headers)
+        digest = hash_key(credential)
+        known = self._known.get(digest)
+        if known is not None and known.since <= now < known.until:
+            return known.principal
+        lookup = self._lookups.get(digest)
+        if lookup is None:
+            if len(self._lookups) >= MAX_LOOKUPS:
+                raise ServiceUnavailable(
+                    "Too many credentials are being looked up", retry_after_seconds=1
+                )
+            lookup = asyncio.create_task(self._look_up(credential, digest, now))
+            self._lookups[digest] = lookup
+            lookup.add_done_callback(partial(self._looked_up, digest))
+        # shielded: a caller that hangs up must not fail the others that wait for the same lookup
+        return (await asyncio.shield(lookup)).principal
+
+    def forget(self, key_id: str) -> None:
+        """A key was revoked: refuse it at once in this process."""
+        self._revocations += 1
+        for digest in [one for one, known in self._known.items() if known.key_id == key_id]:
+            del self._known[digest]
+
+    async def _look_up(self, credential: str, digest: str, now: datetime) -> _Known:
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(4)
+        revocations = self._revocations
+        check = self._verify if _is_token(credential) else self._find
+        known = await anyio.to_thread.run_sync(
+            partial(check, credential, digest, now), limiter=self._threads
+        )
+        if revocations == self._revocations:
+            while len(self._known) >= MAX_CACHED:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = known
+        return known
+
+    def _looked_up(self, digest: str, lookup: asyncio.Task[_Known]) -> None:
+        del self._lookups[digest]
+        if not lookup.cancelled():
+            lookup.exception()  # seen here too, for when every caller has hung up
+
+    def _find(self, credential: str, digest: str, now: datetime) -> _Known:
+        if len(credential) > MAX_KEY_BYTES:
+            raise refused("The API key is not valid")
+        key = self._api_keys.find(digest)
+        if key is None:
+            raise refused("The API key is not valid")
+        if key.revoked_at is not None:
+            raise refused("The API key was revoked", action="Send another API key.")
+        if key.expires_at is not None and key.expires_at <= now:
+            raise refused("The API key has expired", action="Send another API key.")
+        until = now + KEEP_KEY if key.expires_at is None else min(now + KEEP_KEY, key.expires_at)
+        principal = Principal(f"api_key:{key.key_id}", key.tenant_id, frozenset(key.roles))
+        return _Known(principal, now, until, key.key_id)
+
+    def _verify(self, credential: str, _digest: str, now: datetime) -> _Known:
+        verified = self._tokens.verify(credential.encode(), now)
+        return _Known(verified.principal, now, min(verified.expires_at, now + KEEP_TOKEN), None)
+
+
+def _credential(headers: Mapping[bytes, bytes]) -> str:
+    key = headers.get(b"x-api-key")
+    authorization = headers.get(b"authorization")
+    if key is not None and authorization is not None:
+        raise refused(
+            "Two credentials were sent",
+            action="Send either X-API-Key or Authorization, not both.",
+        )
+    if authorization is not None:
+        scheme, _, key = authorization.partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise refused(
+                "The Authorization header is not of the scheme Bearer",
+                action="Send Authorization: Bearer and a token or API key.",
+            )
+        key = key.strip()
+    if not key:
+        raise Unauthorized(
+            "No credential was sent",
+            suggested_action="Send X-API-Key, or Authorization: Bearer and a token or API key.",
+        )
+    try:
+        return key.decode("ascii")
+    except UnicodeDecodeError:
+        raise refused("The credential is not valid") from None
+
+
+def _is_token(credential: str) -> bool:
+    return credential.count(".") == 2 and not credential.startswith(KEY_PREFIX)
+
+
+__all__ = ["Authenticator"]

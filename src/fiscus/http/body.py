@@ -1,0 +1,62 @@
+"""Request bodies, limited in size."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
+
+
+class ClientGone(FiscusError):
+    """The client hung up before its request was whole; nobody reads the answer."""
+
+    code = "VALIDATION_ERROR"
+
+
+async def read_body(
+    headers: Mapping[bytes, bytes],
+    receive: Callable[[], Awaitable[Any]],
+    max_bytes: int,
+) -> bytes:
+    """The whole body. Raises `PayloadTooLarge` beyond `max_bytes`, before reading it when the
+    request says its length, and `ClientGone`."""
+    declared = headers.get(b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise ValidationError(
+            "Compressed bodies are not taken",
+            field="Content-Encoding",
+            suggested_action="Send the body as it is, without Content-Encoding.",
+        )
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        return body
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] != "http.request":
+            raise ClientGone("The request ended before its body was whole")
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        message = await receive()
+
+
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The body is larger than {max_bytes} bytes",
+        details={"maximum_bytes": max_bytes},
+        suggested_action="Send less at once, or stream records to /cost-tracking/record/stream.",
+    )
+
+
+__all__ = ["ClientGone", "read_body"]

@@ -1,0 +1,336 @@
+"""Endpoints of budgets and reservations that people read and manage."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from fastapi import Response
+from msgspec.structs import asdict, replace
+
+from fiscus.access.model import Action
+from fiscus.budgets.calls import BudgetView, ReservationView, Utilization
+from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.budgets.port import BudgetFilter, ReservationFilter
+from fiscus.errors import ValidationError
+from fiscus.http.answers import BudgetPage, ReservationPage
+from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.queries import (
+    BudgetQuery,
+    DeleteBudgetQuery,
+    NoQuery,
+    ReservationQuery,
+    TenantQuery,
+    UtilizationQuery,
+)
+
+_ETAG: Final = re.compile(r'"(\d{1,18})"')
+_BUDGET_ID: Final = {"budget_id": "The id of the budget."}
+_RESERVATION_ID: Final = {"reservation_id": "The id of the reservation, from the check."}
+
+
+def expected_version(call: Call[Any, Any], in_body: int | None) -> int | None:
+    """The version a PUT replaces, from `If-Match` or the body; None replaces any.
+
+    Raises `ValidationError` for an unreadable `If-Match`, and when the two differ.
+    """
+    given: str | None = call.request.headers.get("if-match")
+    if given is None or given.strip() == "*":
+        return in_body
+    match = _ETAG.fullmatch(given.strip())
+    if match is None:
+        raise ValidationError(
+            "If-Match is not an ETag of this resource",
+            field="If-Match",
+            suggested_action='Send the ETag that a GET answered, with its quotes, such as "3".',
+        )
+    version = int(match[1])
+    if in_body is not None and in_body != version:
+        raise ValidationError(
+            "If-Match and version differ",
+            field="version",
+            suggested_action="Send the version once.",
+        )
+    return version
+
+
+def etag(version: int) -> dict[str, str]:
+    return {"ETag": f'"{version}"'}
+
+
+async def create_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
+    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    budget = await call.run(
+        call.engine.budgets.create,
+        tenant_id,
+        call.body,
+        by=call.principal.subject,
+        now=call.now,
+        idempotency=call.idempotency(tenant_id, "create_budget"),
+    )
+    return _budget(budget, call, status=201)
+
+
+async def list_budgets(call: Call[BudgetQuery, NoBody]) -> Response:
+    query = call.query
+    wanted = BudgetFilter(
+        allocated_to_type=query.allocated_to_type,
+        allocated_to_id=query.allocated_to_id,
+        period_type=query.period_type,
+        enforcement_action=query.enforcement_action,
+        currency=query.currency,
+        name_contains=query.name_contains,
+    )
+    page = await call.run(
+        call.engine.budgets.list,
+        call.principal.tenant_for(query.tenant_id),
+        wanted,
+        query.wanted_page(),
+    )
+    return json_reply(
+        BudgetPage(
+            budgets=page.items, pagination=page.pagination, correlation_id=call.correlation_id
+        )
+    )
+
+
+async def get_budget(call: Call[TenantQuery, NoBody]) -> Response:
+    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    budget = await call.run(call.engine.budgets.get, tenant_id, call.path_id("budget_id", "budget"))
+    return _budget(budget, call)
+
+
+async def get_budget_version(call: Call[TenantQuery, NoBody]) -> Response:
+    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    number: str = call.request.path_params["version"]
+    if not number.isascii() or not number.isdigit() or not 1 <= len(number) <= 9 or number == "0":
+        raise ValidationError(
+            "version is not a positive whole number",
+            field="version",
+            suggested_action="Send a version between 1 and the budget's current one.",
+        )
+    budget_id = call.path_id("budget_id", "budget")
+    budget = await call.run(call.engine.budgets.get, tenant_id, budget_id, int(number))
+    return _budget(budget, call)
+
+
+async def replace_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
+    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    budget = await call.run(
+        call.engine.budgets.replace,
+        tenant_id,
+        call.path_id("budget_id", "budget"),
+        call.body,
+        expected_version=expected_version(call, call.body.version),
+        by=call.principal.subject,
+        now=call.now,
+    )
+    return _budget(budget, call)
+
+
+async def delete_budget(call: Call[DeleteBudgetQuery, NoBody]) -> Response:
+    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    if "if-match" in call.request.headers:
+        raise ValidationError(
+            "If-Match is not taken when deleting",
+            field="If-Match",
+            suggested_action="Leave If-Match out; force=false already protects a budget in use.",
+        )
+    await call.run(
+        call.engine.budgets.delete,
+        tenant_id,
+        call.path_id("budget_id", "budget"),
+        force=call.query.force,
+        by=call.principal.subject,
+        now=call.now,
+    )
+    return Response(status_code=204)
+
+
+async def get_utilization(call: Call[UtilizationQuery, NoBody]) -> Response:
+    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    utilization = await call.run(
+        call.engine.budgets.utilization,
+        tenant_id,
+        call.path_id("budget_id", "budget"),
+        call.query.wanted_page(),
+        scope_id=call.query.scope_id,
+        now=call.now,
+    )
+    return json_reply(replace(utilization, correlation_id=call.correlation_id))
+
+
+async def list_reservations(call: Call[ReservationQuery, NoBody]) -> Response:
+    query = call.query
+    wanted = ReservationFilter(
+        status=query.status,
+        budget_id=query.budget_id,
+        project_id=query.project_id,
+        user_id=query.user_id,
+        feature_id=query.feature_id,
+        operation_id=query.operation_id,
+    )
+    page = await call.run(
+        call.engine.reservations.list,
+        call.principal.tenant_for(query.tenant_id),
+        wanted,
+        query.wanted_page(),
+    )
+    return json_reply(
+        ReservationPage(
+            reservations=page.items,
+            pagination=page.pagination,
+            correlation_id=call.correlation_id,
+        )
+    )
+
+
+async def get_reservation(call: Call[TenantQuery, NoBody]) -> Response:
+    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    reservation_id = call.path_id("reservation_id", "reservation")
+    view = await call.run(call.engine.reservations.get, tenant_id, reservation_id)
+    return json_reply(replace(view, correlation_id=call.correlation_id))
+
+
+def _budget(budget: Budget, call: Call[Any, Any], *, status: int = 200) -> Response:
+    view = BudgetView(**asdict(budget), correlation_id=call.correlation_id)
+    headers = etag(budget.version)
+    if status == 201:
+        headers["Location"] = f"{call.request.scope['path']}/{budget.budget_id}"
+    return json_reply(view, status=status, headers=headers)
+
+
+ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
+    Endpoint(
+        operation="create_budget",
+        method="POST",
+        path="/budgets",
+        tag="Budgets",
+        summary="Create a budget",
+        handler=create_budget,
+        action=Action.CHANGE_BUDGETS,
+        answer=BudgetView,
+        query=NoQuery,
+        request=BudgetSpec,
+        status=201,
+        errors=("IDEMPOTENCY_CONFLICT", "PAYLOAD_TOO_LARGE"),
+        idempotent=True,
+        versioned=True,
+    ),
+    Endpoint(
+        operation="list_budgets",
+        method="GET",
+        path="/budgets",
+        tag="Budgets",
+        summary="List budgets",
+        handler=list_budgets,
+        action=Action.VIEW_BUDGETS,
+        answer=BudgetPage,
+        query=BudgetQuery,
+        request=NoBody,
+    ),
+    # before /budgets/{budget_id}, which would take "reservations" for an id
+    Endpoint(
+        operation="list_reservations",
+        method="GET",
+        path="/budgets/reservations",
+        tag="Reservations",
+        summary="List reservations",
+        handler=list_reservations,
+        action=Action.VIEW_RESERVATIONS,
+        answer=ReservationPage,
+        query=ReservationQuery,
+        request=NoBody,
+    ),
+    Endpoint(
+        operation="get_reservation",
+        method="GET",
+        path="/budgets/reservations/{reservation_id}",
+        tag="Reservations",
+        summary="Get a reservation",
+        handler=get_reservation,
+        action=Action.VIEW_RESERVATIONS,
+        answer=ReservationView,
+        query=TenantQuery,
+        request=NoBody,
+        errors=("NOT_FOUND",),
+        path_notes=_RESERVATION_ID,
+    ),
+    Endpoint(
+        operation="get_budget",
+        method="GET",
+        path="/budgets/{budget_id}",
+        tag="Budgets",
+        summary="Get a budget",
+        handler=get_budget,
+        action=Action.VIEW_BUDGETS,
+        answer=BudgetView,
+        query=TenantQuery,
+        request=NoBody,
+        errors=("NOT_FOUND",),
+        versioned=True,
+        path_notes=_BUDGET_ID,
+    ),
+    Endpoint(
+        operation="replace_budget",
+        method="PUT",
+        path="/budgets/{budget_id}",
+        tag="Budgets",
+        summary="Replace a budget's definition by a new version",
+        description="Fields left out take their defaults. With `version` or `If-Match`, a budget "
+        "that was changed meanwhile is left alone (409). Period, time zone and currency of a budget "
+        "that has usage cannot change (409).",
+        handler=replace_budget,
+        action=Action.CHANGE_BUDGETS,
+        answer=BudgetView,
+        query=NoQuery,
+        request=BudgetSpec,
+        errors=("NOT_FOUND", "CONFLICT", "PAYLOAD_TOO_LARGE"),
+        versioned=True,
+        path_notes=_BUDGET_ID,
+    ),
+    Endpoint(
+        operation="delete_budget",
+        method="DELETE",
+        path="/budgets/{budget_id}",
+        tag="Budgets",
+        summary="End a budget; its history stays",
+        handler=delete_budget,
+        action=Action.CHANGE_BUDGETS,
+        answer=None,
+        query=DeleteBudgetQuery,
+        request=NoBody,
+        status=204,
+        errors=("NOT_FOUND", "CONFLICT"),
+        path_notes=_BUDGET_ID,
+    ),
+    Endpoint(
+        operation="get_budget_version",
+        method="GET",
+        path="/budgets/{budget_id}/versions/{version}",
+        tag="Budgets",
+        summary="Get a budget as it was in one of its versions",
+        handler=get_budget_version,
+        action=Action.VIEW_BUDGETS,
+        answer=BudgetView,
+        query=TenantQuery,
+        request=NoBody,
+        errors=("NOT_FOUND",),
+        versioned=True,
+        path_notes={**_BUDGET_ID, "version": "The number of the version, from 1."},
+    ),
+    Endpoint(
+        operation="get_utilization",
+        method="GET",
+        path="/budgets/{budget_id}/utilization",
+        tag="Budgets",
+        summary="How far a budget is used, now and in past periods",
+        handler=get_utilization,
+        action=Action.VIEW_BUDGETS,
+        answer=Utilization,
+        query=UtilizationQuery,
+        request=NoBody,
+        errors=("NOT_FOUND",),
+        path_notes=_BUDGET_ID,
+    ),
+)

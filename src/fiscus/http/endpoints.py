@@ -1,0 +1,215 @@
+"""How a managing endpoint is declared, and how a call of it runs.
+
+An `Endpoint` is a row of a table: from it come the route, the checks before the handler and the
+OpenAPI document. The handler gets a `Call` whose query and body are checked already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+import anyio.to_thread
+import structlog
+from fastapi import Request, Response
+from msgspec import Struct
+
+from fiscus.access.model import Action, Principal
+from fiscus.engine import Engine
+from fiscus.errors import FiscusError, InternalError, NotFound, ValidationError
+from fiscus.http.auth import Authenticator
+from fiscus.http.body import read_body
+from fiscus.http.metrics import Metrics
+from fiscus.http.problems import PROBLEM_JSON, render_problem
+from fiscus.http.queries import NoQuery, read_query
+from fiscus.http.refusals import note_refusal
+from fiscus.idempotency import Idempotency, idempotency
+from fiscus.ids import is_uuid
+from fiscus.wire import decode, encode
+
+log = structlog.get_logger(__name__)
+
+Q = TypeVar("Q", bound=Struct)
+B = TypeVar("B", bound=Struct)
+R = TypeVar("R")
+
+KEEP_CREATIONS: Final = timedelta(hours=24)
+
+
+class NoBody(Struct, frozen=True):
+    """An endpoint without a request body."""
+
+
+class Server:
+    """What every call has at hand. `closing` is set when the server begins to stop."""
+
+    def __init__(self, engine: Engine, authenticator: Authenticator, metrics: Metrics) -> None:
+        self.engine: Final = engine
+        self.authenticator: Final = authenticator
+        self.metrics: Final = metrics
+        self.closing = False
+        self._threads: anyio.CapacityLimiter | None = None
+
+    async def in_thread(self, work: Callable[[], R]) -> R:
+        """Run `work`, which may wait for the store, beside the event loop."""
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(self.engine.settings.database_pool_size)
+        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Q, B]):
+    """One call: who makes it, when, and what was sent, checked."""
+
+    server: Server
+    principal: Principal
+    now: datetime
+    correlation_id: str
+    query: Q
+    body: B
+    request: Request
+
+    @property
+    def engine(self) -> Engine:
+        return self.server.engine
+
+    async def run(self, work: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Run a store's function in a thread."""
+        return await self.server.in_thread(partial(work, *args, **kwargs))
+
+    def path_id(self, name: str, what: str) -> str:
+        """A UUID of the path. Raises `NotFound` for anything else: there can be no such thing."""
+        given: str = self.request.path_params[name]
+        if not is_uuid(given):
+            raise NotFound(
+                f"No {what} {given[:64]!r} exists",
+                details={name: given[:64]},
+                suggested_action=f"Use an id that the list of {what}s shows.",
+            )
+        return given
+
+    def idempotency(self, tenant_id: str, operation: str) -> Idempotency | None:
+        """The key of the header, for creations; None when there is none."""
+        headers = self.request.headers
+        given, short = headers.get("x-idempotency-key"), headers.get("idempotency-key")
+        if given is not None and short is not None and given != short:
+            raise ValidationError(
+                "X-Idempotency-Key and Idempotency-Key differ",
+                field="X-Idempotency-Key",
+                suggested_action="Send one of the two headers.",
+            )
+        key = given if given is not None else short
+        if key is None:
+            return None
+        return idempotency(tenant_id, operation, key, self.body, self.now + KEEP_CREATIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[Q, B]):
+    """One endpoint: where it is, what it takes and answers, who may call it, what runs."""
+
+    operation: str
+    method: str
+    path: str
+    """Below the base path."""
+    tag: str
+    summary: str
+    handler: Callable[[Call[Q, B]], Awaitable[Response]]
+    action: Action
+    answer: type[Struct] | None
+    """None: the answer has no body."""
+    query: type[Q]
+    request: type[B]
+    status: int = 200
+    description: str = ""
+    example: dict[str, Any] | None = None
+    errors: tuple[str, ...] = ()
+    """Codes beyond those that every endpoint may answer."""
+    idempotent: bool = False
+    """Whether it takes an idempotency key."""
+    versioned: bool = False
+    """Whether its answer carries an `ETag`; with PUT, it takes `If-Match`."""
+    content_types: tuple[str, ...] = ("application/json",)
+    streams: bool = False
+    """Whether the handler reads the body itself, as NDJSON of any length."""
+    path_notes: dict[str, str] = field(default_factory=dict[str, str])
+    """What each id in the path is."""
+
+
+async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Request) -> Response:
+    """Check the caller, the query and the body, then run the handler; errors become problems."""
+    correlation_id: str = request.scope["state"]["correlation_id"]
+    headers: dict[bytes, bytes] = dict(request.scope["headers"])
+    principal: Principal | None = None
+    try:
+        now = server.engine.clock.now()
+        principal = server.authenticator.cached(headers, now)
+        if principal is None:
+            principal = await server.authenticator.authenticate(headers, now)
+        structlog.contextvars.bind_contextvars(tenant_id=principal.tenant_id)
+        principal.require(endpoint.action)
+        query = read_query(request.scope["query_string"], endpoint.query)
+        if endpoint.request is NoBody or endpoint.streams:
+            body = endpoint.request()
+        else:
+            limit = server.engine.settings.max_body_bytes
+            body = decode(await read_body(headers, request.receive, limit), endpoint.request)
+        return await endpoint.handler(
+            Call(server, principal, now, correlation_id, query, body, request)
+        )
+    except FiscusError as error:
+        failure = error
+        note_refusal(
+            error,
+            server.metrics,
+            principal=principal,
+            path=request.scope["path"],
+            correlation_id=correlation_id,
+        )
+    except Exception:
+        log.exception("request_failed", path=request.scope["path"], correlation_id=correlation_id)
+        failure = InternalError("The request failed")
+    return problem_reply(
+        failure, request, tenant_id=None if principal is None else principal.tenant_id
+    )
+
+
+def problem_reply(
+    error: FiscusError, request: Request, *, tenant_id: str | None = None, status: int | None = None
+) -> Response:
+    """`error` as an answer."""
+    code, headers, body = render_problem(
+        error,
+        correlation_id=request.scope["state"]["correlation_id"],
+        tenant_id=tenant_id,
+        instance=request.scope["path"],
+        status=status,
+    )
+    return Response(
+        body,
+        code,
+        headers={name.decode(): value.decode() for name, value in headers},
+        media_type=PROBLEM_JSON.decode(),
+    )
+
+
+def json_reply(
+    answer: Struct, *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(encode(answer), status, headers=headers, media_type="application/json")
+
+
+__all__ = [
+    "Call",
+    "Endpoint",
+    "NoBody",
+    "NoQuery",
+    "Server",
+    "json_reply",
+    "problem_reply",
+    "run_endpoint",
+]

@@ -1,0 +1,110 @@
+"""The keys of an identity provider, by its JWKS URL; fetched when needed, kept, and kept bounded."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import jwt
+import structlog
+
+from fiscus.errors import ServiceUnavailable, Unauthorized, ValidationError
+
+KEEP_SECONDS: Final = 600.0
+LEAST_PAUSE_SECONDS: Final = 30.0
+"""A key id nobody knows makes us ask again, but not more often than this."""
+TIMEOUT_SECONDS: Final = 5.0
+MAX_BYTES: Final = 1_000_000
+
+log = structlog.get_logger(__name__)
+
+
+class Jwks:
+    """Public keys by key id. Thread-safe; `key` blocks while it fetches.
+
+    Keys that were fetched once stay in use while the provider cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = _checked(url)
+        self._lock = threading.Lock()
+        self._keys: list[jwt.PyJWK] | None = None
+        self._asked_at = float("-inf")
+
+    def key(self, key_id: str | None, algorithm: str) -> Any:
+        """The key named `key_id`, or the only one for `algorithm` when a token names none.
+
+        Raises `Unauthorized` for a key the provider does not have, and `ServiceUnavailable` when
+        its keys were never fetched.
+        """
+        with self._lock:
+            if self._keys is None or monotonic() - self._asked_at >= KEEP_SECONDS:
+                self._refresh()
+            found = self._find(key_id, algorithm)
+            if found is None and monotonic() - self._asked_at >= LEAST_PAUSE_SECONDS:
+                self._refresh()
+                found = self._find(key_id, algorithm)
+        if found is None:
+            raise Unauthorized(
+                "The token is signed with a key that the identity provider does not publish",
+                suggested_action="Get a new token and send it.",
+            )
+        return found.key
+
+    def _find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        fit = [key for key in self._keys or () if key.algorithm_name == algorithm]
+        if key_id is not None:
+            return next((key for key in fit if key.key_id == key_id), None)
+        return fit[0] if len(fit) == 1 else None
+
+    def _refresh(self) -> None:
+        if self._keys is None and monotonic() - self._asked_at < 1.0:
+            raise _unreachable()
+        self._asked_at = monotonic()
+        try:
+            with httpx.stream("GET", self._url, timeout=TIMEOUT_SECONDS) as answer:
+                answer.raise_for_status()
+                body = b""
+                for part in answer.iter_bytes():
+                    body += part
+                    if len(body) > MAX_BYTES:
+                        raise ValueError("the answer is too large")
+            self._keys = jwt.PyJWKSet.from_json(body.decode()).keys
+        except (httpx.HTTPError, jwt.PyJWTError, ValueError, AttributeError) as error:
+            log.warning("jwks_not_fetched", url=self._url, reason=str(error))
+            if self._keys is None:
+                raise _unreachable() from None
+
+
+def _unreachable() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The keys of the identity provider cannot be fetched",
+        suggested_action="Try again later, or use an API key.",
+        retry_after_seconds=5,
+    )
+
+
+def _checked(url: str) -> str:
+    """Keys must come over TLS, but for a provider on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+        return url
+    raise ValidationError(
+        "jwt_jwks_url is not an https URL",
+        field="jwt_jwks_url",
+        suggested_action="Set FISCUS_JWT_JWKS_URL to an address that begins with https://.",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+__all__ = ["Jwks"]

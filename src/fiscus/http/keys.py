@@ -1,0 +1,130 @@
+"""Endpoints of API keys."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import Response
+from msgspec.structs import asdict
+
+from fiscus.access.model import (
+    Action,
+    ApiKey,
+    ApiKeySpec,
+    NewApiKey,
+    check_grantable,
+    hash_key,
+    hint_of,
+    new_key,
+)
+from fiscus.errors import ValidationError
+from fiscus.http.answers import ApiKeyPage, ApiKeyView
+from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.queries import NoQuery, PageQuery, TenantQuery
+from fiscus.ids import uuid7
+
+
+async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
+    """A new key. Repeated with the same idempotency key it answers the same key without its secret,
+    which nobody has any more."""
+    spec = call.body
+    tenant_id = call.principal.tenant_for(spec.tenant_id)
+    check_grantable(call.principal, spec.roles)
+    if spec.expires_at is not None and spec.expires_at <= call.now:
+        raise ValidationError(
+            "expires_at is in the past",
+            field="expires_at",
+            suggested_action="Send a time to come, or leave expires_at out.",
+        )
+    secret = new_key()
+    key = ApiKey(
+        key_id=uuid7(),
+        tenant_id=tenant_id,
+        name=spec.name,
+        hint=hint_of(secret),
+        roles=sorted(set(spec.roles)),
+        created_by=call.principal.subject,
+        created_at=call.now,
+        expires_at=spec.expires_at,
+        revoked_at=None,
+    )
+    kept = await call.run(
+        call.engine.api_keys.create,
+        key,
+        hash_key(secret),
+        idempotency=call.idempotency(tenant_id, "create_api_key"),
+    )
+    answer = NewApiKey(
+        **asdict(kept),
+        api_key=secret if kept.key_id == key.key_id else None,
+        correlation_id=call.correlation_id,
+    )
+    return json_reply(answer, status=201)
+
+
+async def list_api_keys(call: Call[PageQuery, NoBody]) -> Response:
+    page = await call.run(
+        call.engine.api_keys.list,
+        call.principal.tenant_for(call.query.tenant_id),
+        call.query.wanted_page(),
+    )
+    return json_reply(
+        ApiKeyPage(
+            api_keys=page.items, pagination=page.pagination, correlation_id=call.correlation_id
+        )
+    )
+
+
+async def revoke_api_key(call: Call[TenantQuery, NoBody]) -> Response:
+    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    key_id = call.path_id("key_id", "API key")
+    key = await call.run(call.engine.api_keys.revoke, tenant_id, key_id, call.now)
+    call.server.authenticator.forget(key_id)
+    return json_reply(ApiKeyView(**asdict(key), correlation_id=call.correlation_id))
+
+
+ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
+    Endpoint(
+        operation="create_api_key",
+        method="POST",
+        path="/api-keys",
+        tag="API keys",
+        summary="Make an API key; it is shown once",
+        handler=create_api_key,
+        action=Action.MANAGE_KEYS,
+        answer=NewApiKey,
+        query=NoQuery,
+        request=ApiKeySpec,
+        status=201,
+        errors=("IDEMPOTENCY_CONFLICT", "PAYLOAD_TOO_LARGE"),
+        idempotent=True,
+    ),
+    Endpoint(
+        operation="list_api_keys",
+        method="GET",
+        path="/api-keys",
+        tag="API keys",
+        summary="List API keys",
+        handler=list_api_keys,
+        action=Action.MANAGE_KEYS,
+        answer=ApiKeyPage,
+        query=PageQuery,
+        request=NoBody,
+    ),
+    Endpoint(
+        operation="revoke_api_key",
+        method="DELETE",
+        path="/api-keys/{key_id}",
+        tag="API keys",
+        summary="Revoke an API key, for good",
+        description="At once in the process that answers; other processes refuse the key within "
+        "10 seconds.",
+        handler=revoke_api_key,
+        action=Action.MANAGE_KEYS,
+        answer=ApiKeyView,
+        query=TenantQuery,
+        request=NoBody,
+        errors=("NOT_FOUND",),
+        path_notes={"key_id": "The id of the key, not the key."},
+    ),
+)

@@ -1,0 +1,179 @@
+"""What Fiscus tells Prometheus. Cheap where it is hot: label children are bound once and kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+from fiscus.breaker import BreakerState
+from fiscus.ledger.loop import Ledger
+
+LATENCY_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
+GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+RECORDING: Final = frozenset({"record", "record_batch", "record_stream", "settle"})
+"""Operations whose latency is that of recording; the others' is that of checking."""
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own; a `ledger.loop.LedgerObserver`.
+
+    With `PROMETHEUS_MULTIPROC_DIR` set before Fiscus is imported, what is shown are the sums over
+    all worker processes that share that folder.
+    """
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        self._checks = Histogram(
+            "fiscus_check_duration_seconds",
+            "Time to answer a decision about budgets, over HTTP.",
+            ("operation", "outcome"),
+            buckets=LATENCY_SECONDS,
+            registry=registry,
+        )
+        self._records = Histogram(
+            "fiscus_record_duration_seconds",
+            "Time to answer that a cost is recorded, over HTTP.",
+            ("operation", "outcome"),
+            buckets=LATENCY_SECONDS,
+            registry=registry,
+        )
+        self._commits = Histogram(
+            "fiscus_commit_duration_seconds",
+            "Time of one group of the ledger, from loading to the end of its commit.",
+            ("operation", "outcome"),
+            buckets=LATENCY_SECONDS,
+            registry=registry,
+        ).labels("group", "committed")
+        self._group_size = Histogram(
+            "fiscus_group_size",
+            "Commands that shared one commit.",
+            buckets=GROUP_SIZES,
+            registry=registry,
+        )
+        self._queue_depth = Gauge(
+            "fiscus_ledger_queue_depth",
+            "Commands that wait for the ledger.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._breaker = Gauge(
+            "fiscus_breaker_state",
+            "1 for the state the breaker before the store is in.",
+            ("state",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._store_errors = Counter(
+            "fiscus_store_errors", "Groups the store did not commit.", registry=registry
+        )
+        self._store_error_commands = Counter(
+            "fiscus_store_error_commands",
+            "Commands of groups the store did not commit.",
+            registry=registry,
+        )
+        self._denials = Counter(
+            "fiscus_denials",
+            "Operations denied, by the enforcement action of the deciding budget.",
+            ("action",),
+            registry=registry,
+        )
+        self._degraded = Counter(
+            "fiscus_degraded_answers",
+            "Operations allowed without the store, by the budgets' own failure policy.",
+            registry=registry,
+        )
+        self._access_denied = Counter(
+            "fiscus_access_denied",
+            "Calls refused for their credential (401), or their role or tenant (403).",
+            ("reason",),
+            registry=registry,
+        )
+        self._requests = Counter(
+            "fiscus_http_requests",
+            "Requests answered, by route template; decisions are in the histograms.",
+            ("method", "route", "status"),
+            registry=registry,
+        )
+        self._decided: dict[tuple[str, str], Callable[[float], None]] = {}
+        self._denied: dict[str, Callable[[], None]] = {}
+        self._ledger: Ledger | None = None
+
+    # -- told by the edge
+
+    def decided(self, operation: str, outcome: str, seconds: float) -> None:
+        """A decision endpoint answered: `allowed`, `denied` or `error`."""
+        observe = self._decided.get((operation, outcome))
+        if observe is None:
+            family = self._records if operation in RECORDING else self._checks
+            observe = family.labels(operation, outcome).observe
+            self._decided[operation, outcome] = observe
+        observe(seconds)
+
+    def denied(self, action: str) -> None:
+        """An operation was denied; `action` is the deciding budget's."""
+        increase = self._denied.get(action)
+        if increase is None:
+            increase = self._denied[action] = self._denials.labels(action).inc
+        increase()
+
+    def answered_degraded(self) -> None:
+        self._degraded.inc()
+
+    def access_denied(self, reason: str) -> None:
+        """`reason`: `credential`, `role` or `tenant`."""
+        self._access_denied.labels(reason).inc()
+
+    def requested(self, method: str, route: str, status: int) -> None:
+        self._requests.labels(method, route, str(status)).inc()
+
+    # -- told by the ledger, on its thread
+
+    def watch(self, ledger: Ledger) -> None:
+        """Be told by `ledger` about its groups, and show its queue and breaker."""
+        self._ledger = ledger
+        ledger.observer = self
+        self._look_at_ledger()
+
+    def group_committed(self, size: int, seconds: float) -> None:
+        self._commits.observe(seconds)
+        self._group_size.observe(size)
+        if self._ledger is not None:
+            self._queue_depth.set(self._ledger.queue_depth)
+
+    def group_failed(self, size: int) -> None:
+        self._store_errors.inc()
+        self._store_error_commands.inc(size)
+        self._look_at_ledger()
+
+    # -- shown
+
+    def render(self) -> bytes:
+        """Everything, as Prometheus reads it."""
+        self._look_at_ledger()
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            together = CollectorRegistry()
+            multiprocess.MultiProcessCollector(together)
+            return generate_latest(together)
+        return generate_latest(self._registry)
+
+    def _look_at_ledger(self) -> None:
+        if self._ledger is None:
+            return
+        self._queue_depth.set(self._ledger.queue_depth)
+        for state in BreakerState:
+            self._breaker.labels(str(state)).set(state is self._ledger.breaker_state)
+
+
+__all__ = ["CONTENT_TYPE", "Metrics"]

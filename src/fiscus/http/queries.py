@@ -1,0 +1,186 @@
+"""Query parameters as checked structs: unknown, repeated and wrong ones are named in a 400."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from fiscus.budgets.model import EnforcementAction, ReservationStatus
+from fiscus.budgets.periods import PeriodType
+from fiscus.costs.model import ChargeCategory
+from fiscus.errors import ValidationError
+from fiscus.paging import MAX_PAGE, MAX_PAGE_SIZE, PageRequest, page_request
+from fiscus.scopes import ScopeType
+from fiscus.wire import Currency, Id, Label, explain
+
+T = TypeVar("T", bound=Struct)
+
+MAX_PARAMETERS: Final = 100
+
+
+class NoQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An endpoint without query parameters."""
+
+
+class TenantQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tenant_id: Annotated[
+        Id | None, Meta(description="Default: the credential's tenant; others are refused.")
+    ] = None
+
+
+class PageQuery(TenantQuery, frozen=True, kw_only=True):
+    page: Annotated[
+        int | None, Meta(ge=1, le=MAX_PAGE, description="Number of the page, from 1.")
+    ] = None
+    page_size: Annotated[
+        int | None, Meta(ge=1, le=MAX_PAGE_SIZE, description="Items per page; default 100.")
+    ] = None
+    page_token: Annotated[
+        str | None,
+        Meta(max_length=2048, description="`next_page_token` or `prev_page_token` of a page."),
+    ] = None
+
+    def wanted_page(self) -> PageRequest:
+        return page_request(self.page, self.page_size, self.page_token)
+
+
+class BudgetQuery(PageQuery, frozen=True, kw_only=True):
+    allocated_to_type: Annotated[
+        ScopeType | None, Meta(description="Only budgets of this type of scope.")
+    ] = None
+    allocated_to_id: Annotated[
+        str | None, Meta(max_length=128, description="Only budgets of this scope; `*`: templates.")
+    ] = None
+    period_type: Annotated[
+        PeriodType | None, Meta(description="Only budgets of this type of period.")
+    ] = None
+    enforcement_action: Annotated[
+        EnforcementAction | None, Meta(description="Only budgets with this action.")
+    ] = None
+    currency: Annotated[Currency | None, Meta(description="Only budgets in this currency.")] = None
+    name_contains: Annotated[
+        str | None, Meta(max_length=200, description="Only budgets whose name contains this.")
+    ] = None
+
+
+class DeleteBudgetQuery(TenantQuery, frozen=True, kw_only=True):
+    force: Annotated[
+        bool, Meta(description="Also with open reservations or use in the current period.")
+    ] = False
+
+
+class UtilizationQuery(PageQuery, frozen=True, kw_only=True):
+    scope_id: Annotated[
+        Id | None, Meta(description="Of a budget for `*`: only the use of this scope.")
+    ] = None
+
+
+class ReservationQuery(PageQuery, frozen=True, kw_only=True):
+    status: Annotated[
+        ReservationStatus | None, Meta(description="Only reservations in this status.")
+    ] = None
+    budget_id: Annotated[Id | None, Meta(description="Only those that hold of this budget.")] = None
+    project_id: Annotated[Id | None, Meta(description="Only of this project.")] = None
+    user_id: Annotated[Id | None, Meta(description="Only of this user.")] = None
+    feature_id: Annotated[Id | None, Meta(description="Only of this feature.")] = None
+    operation_id: Annotated[Id | None, Meta(description="Only of this operation.")] = None
+
+
+class CostQuery(PageQuery, frozen=True, kw_only=True):
+    start: Annotated[
+        datetime | None, Meta(tz=True, description="Only costs from this time on (RFC 3339).")
+    ] = None
+    end: Annotated[datetime | None, Meta(tz=True, description="Only costs before this time.")] = (
+        None
+    )
+    resource_type: Annotated[Label | None, Meta(description="Only of this resource type.")] = None
+    service_name: Annotated[Label | None, Meta(description="Only of this service.")] = None
+    region: Annotated[Label | None, Meta(description="Only of this region.")] = None
+    project_id: Annotated[Id | None, Meta(description="Only of this project.")] = None
+    user_id: Annotated[Id | None, Meta(description="Only of this user.")] = None
+    feature_id: Annotated[Id | None, Meta(description="Only of this feature.")] = None
+    charge_category: Annotated[
+        ChargeCategory | None, Meta(description="Only of this charge category.")
+    ] = None
+    currency: Annotated[Currency | None, Meta(description="Only in this currency.")] = None
+    operation_id: Annotated[Id | None, Meta(description="Only of this operation.")] = None
+    reservation_id: Annotated[Id | None, Meta(description="Only of this reservation.")] = None
+    tag: Annotated[
+        list[str],
+        Meta(max_length=10, description="`key:value`, once per tag; only costs with all of them."),
+    ] = field(default_factory=list[str])
+
+
+def read_query(raw: bytes, kind: type[T]) -> T:
+    """The query string as a checked `kind`; raises `ValidationError` that names the parameter."""
+    if not raw:
+        return _empty(kind)
+    try:
+        pairs = parse_qsl(
+            raw.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_PARAMETERS,
+        )
+    except ValueError:
+        raise ValidationError(
+            f"The query string cannot be read, or has more than {MAX_PARAMETERS} parameters",
+            field="query",
+            suggested_action="Send name=value pairs, percent-encoded UTF-8, joined by &.",
+        ) from None
+    takes_many = _takes_many(kind)
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        many = takes_many.get(name)
+        if many is None:
+            raise ValidationError(
+                f"{name[:64]} is not a query parameter of this endpoint",
+                field=name[:64],
+                suggested_action="Known here: " + (", ".join(sorted(takes_many)) or "none") + ".",
+            )
+        if many:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise ValidationError(
+                f"{name} was sent twice", field=name, suggested_action=f"Send {name} once."
+            )
+        else:
+            values[name] = value
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise explain(error) from None
+
+
+def read_tags(given: list[str]) -> tuple[tuple[str, str], ...]:
+    """`key:value` filters as pairs; raises `ValidationError`."""
+    pairs: list[tuple[str, str]] = []
+    for text in given:
+        key, colon, value = text.partition(":")
+        if not colon or not 1 <= len(key) <= 128 or len(value) > 256:
+            raise ValidationError(
+                "tag is not of the form key:value",
+                field="tag",
+                suggested_action="Send, for instance, tag=team:search.",
+            )
+        pairs.append((key, value))
+    return tuple(pairs)
+
+
+@cache
+def _empty(kind: type[T]) -> T:
+    return kind()
+
+
+@cache
+def _takes_many(kind: type[Struct]) -> dict[str, bool]:
+    """Each parameter's name, and whether it may be sent several times."""
+    return {
+        one.name: isinstance(one.type, msgspec.inspect.ListType)
+        for one in msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    }

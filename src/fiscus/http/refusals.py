@@ -1,0 +1,41 @@
+"""Every call that was refused for who made it leaves a log line and a count."""
+
+from __future__ import annotations
+
+import structlog
+
+from fiscus.access.model import Principal
+from fiscus.errors import FiscusError, Forbidden, Unauthorized
+from fiscus.http.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+
+def note_refusal(
+    error: FiscusError,
+    metrics: Metrics,
+    *,
+    principal: Principal | None,
+    path: str,
+    correlation_id: str,
+) -> None:
+    """Log `access_denied` and count it when `error` refuses the caller; else nothing."""
+    if isinstance(error, Unauthorized):
+        reason = "credential"
+    elif isinstance(error, Forbidden):
+        reason = "role" if "required_roles" in error.details else "tenant"
+    else:
+        return
+    metrics.access_denied(reason)
+    log.warning(
+        "access_denied",
+        reason=reason,
+        message=error.message,
+        subject=None if principal is None else principal.subject,
+        tenant_id=None if principal is None else principal.tenant_id,
+        path=path,
+        correlation_id=correlation_id,
+    )
+
+
+__all__ = ["note_refusal"]

@@ -1,0 +1,79 @@
+"""Outcomes of the ledger for coroutines: one wake-up of the event loop per group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from fiscus.ledger.commands import Command, Outcome
+from fiscus.ledger.loop import Ledger, late
+
+_SWEEP_SECONDS: Final = 0.05
+
+
+class _Waiting:
+    """One coroutine's command: not begun, begun, or answered."""
+
+    __slots__ = ("begun", "command", "deadline", "future")
+
+    def __init__(self, command: Command, future: asyncio.Future[Outcome], deadline: float) -> None:
+        self.command = command
+        self.future = future
+        self.deadline = deadline
+        self.begun = False
+
+
+class LoopReplies:
+    """Submits commands for coroutines of one event loop; a `ledger.loop.Sink`.
+
+    A command whose deadline passes is answered by each budget's failure policy when the ledger had
+    not begun it, which then never happens; else as unavailable, since it may still be committed.
+    """
+
+    def __init__(self, ledger: Ledger, loop: asyncio.AbstractEventLoop) -> None:
+        self._ledger = ledger
+        self._loop = loop
+        self._deadlines: deque[_Waiting] = deque()
+        self._sweeping = False
+
+    def execute(self, command: Command) -> asyncio.Future[Outcome]:
+        """The outcome to come. Raises `ServiceUnavailable` when the queue is full."""
+        waiting = _Waiting(
+            command, self._loop.create_future(), self._loop.time() + self._ledger.deadline_seconds
+        )
+        self._ledger.submit(command, self, waiting)
+        self._deadlines.append(waiting)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        return waiting.future
+
+    def deliver(self, outcomes: list[tuple[_Waiting, Outcome]]) -> None:
+        self._loop.call_soon_threadsafe(_resolve, outcomes)
+
+    def is_waiting(self, token: _Waiting) -> bool:
+        if token.future.done():
+            return False
+        token.begun = True
+        return True
+
+    def _sweep(self) -> None:
+        """Answer those whose deadline passed; deadlines are in order of arrival."""
+        now = self._loop.time()
+        deadlines = self._deadlines
+        while deadlines and (deadlines[0].future.done() or deadlines[0].deadline <= now):
+            waiting = deadlines.popleft()
+            if not waiting.future.done():
+                outcome = late() if waiting.begun else self._ledger.without_store(waiting.command)
+                waiting.future.set_result(outcome)
+        if deadlines:
+            self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        else:
+            self._sweeping = False
+
+
+def _resolve(outcomes: list[tuple[_Waiting, Outcome]]) -> None:
+    for waiting, outcome in outcomes:
+        if not waiting.future.done():
+            waiting.future.set_result(outcome)

@@ -1,0 +1,402 @@
+"""Cost records and their sums: what the ledger wrote, read back. Nothing here writes.
+
+Lists and single records use `(tenant_id, timestamp)` and the primary key of `cost_records`; sums
+use the primary key of `cost_rollups`, which begins with `(tenant_id, bucket)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Connection, Row
+
+from fiscus.costs.model import ChargeCategory, CostFlag, CostRecord
+from fiscus.costs.port import DIMENSIONS, TAG_PREFIX, CostFilter, CostSum, Stretch, SumQuery
+from fiscus.costs.rollups import RollupSum, quarter_hours_within
+from fiscus.errors import NotFound, ValidationError
+from fiscus.ids import is_uuid
+from fiscus.money import plain
+from fiscus.paging import Cursor, Page, PageRequest, build_page
+from fiscus.scopes import ScopeType
+from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.tables import (
+    EPOCH,
+    UtcTime,
+    cost_operations,
+    cost_records,
+    cost_rollups,
+    cost_series,
+    from_us,
+    reservations,
+    to_us,
+)
+from fiscus.wire import decode_any, encode
+
+Condition = sa.ColumnElement[bool]
+
+_FAR: Final = datetime(9999, 1, 1, tzinfo=UTC)
+_EQUAL: Final = (
+    "resource_type",
+    "service_name",
+    "region",
+    "project_id",
+    "user_id",
+    "feature_id",
+    "charge_category",
+    "currency",
+)
+
+
+class SqlCosts:
+    """`costs.port.CostStore` on SQLite and PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sqlite = database.is_sqlite
+
+    # -- records
+
+    def get(self, tenant_id: str, record_id: str) -> CostRecord:
+        statement = sa.select(cost_records).where(
+            cost_records.c.record_id == record_id, cost_records.c.tenant_id == tenant_id
+        )
+        row = None
+        if is_uuid(record_id):
+            with self._database.read(tenant_id) as connection:
+                row = connection.execute(statement).one_or_none()
+        if row is None:
+            raise NotFound(
+                f"There is no cost record {record_id}",
+                details={"record_id": record_id},
+                suggested_action="Look the record up with GET /cost-tracking/records.",
+            )
+        return _read_record(row)
+
+    def list(self, tenant_id: str, wanted: CostFilter, page: PageRequest) -> Page[CostRecord]:
+        where = self._records_where(tenant_id, wanted)
+        order = (cost_records.c.timestamp, cost_records.c.record_id)
+        statement = sa.select(cost_records).where(*where).limit(page.page_size + 1)
+        cursor = page.cursor
+        if cursor is None:
+            statement = statement.offset(page.offset)
+        else:
+            at = sa.tuple_(
+                *(sa.literal(*one) for one in zip(_read_position(cursor), _ORDER, strict=True))
+            )
+            here = sa.tuple_(*order)
+            statement = statement.where(here > at if cursor.backwards else here < at)
+        backwards = cursor is not None and cursor.backwards
+        statement = statement.order_by(*(one if backwards else one.desc() for one in order))
+        with self._database.read(tenant_id) as connection:
+            rows = connection.execute(statement).all()
+            count = None if cursor else self._count(connection, tenant_id, wanted)
+        return build_page(page, [_read_record(row) for row in rows], _position, count)
+
+    def _count(self, connection: Connection, tenant_id: str, wanted: CostFilter) -> int:
+        """How many records there are; by the rollups as far as they can tell."""
+        whole = quarter_hours_within(wanted.start or EPOCH, wanted.end or _FAR)
+        where = self._records_where(tenant_id, wanted)
+        records = sa.select(sa.func.count()).select_from(cost_records).where(*where)
+        if whole is None or wanted.tags or wanted.operation_id or wanted.reservation_id:
+            return connection.execute(records).scalar_one()
+        first, last = whole
+        rollups = (
+            sa.select(sa.func.coalesce(sa.func.sum(cost_rollups.c.record_count), 0))
+            .join(cost_series, cost_series.c.series_id == cost_rollups.c.series_id)
+            .where(
+                cost_rollups.c.tenant_id == tenant_id,
+                cost_rollups.c.bucket >= first,
+                cost_rollups.c.bucket < last,
+                *self._where(cost_series, wanted),
+            )
+        )
+        time = cost_records.c.timestamp
+        count = int(connection.execute(rollups).scalar_one())
+        for edge in (time < first, time >= last):
+            count += connection.execute(records.where(edge)).scalar_one()
+        return count
+
+    def _records_where(self, tenant_id: str, wanted: CostFilter) -> list[Condition]:
+        table = cost_records
+        where = [table.c.tenant_id == tenant_id, *self._where(table, wanted)]
+        if wanted.start is not None:
+            where.append(table.c.timestamp >= wanted.start)
+        if wanted.end is not None:
+            where.append(table.c.timestamp < wanted.end)
+        if wanted.tags:
+            where.append(self._has_tags(table.c.tags, wanted.tags))
+        if wanted.operation_id is not None:
+            made = sa.select(cost_operations.c.record_id, cost_operations.c.timestamp).where(
+                cost_operations.c.tenant_id == tenant_id,
+                cost_operations.c.operation_id == wanted.operation_id,
+            )
+            where.append(sa.tuple_(table.c.record_id, table.c.timestamp).in_(made))
+        if wanted.reservation_id is not None:
+            settled = sa.select(reservations.c.record_id).where(
+                reservations.c.tenant_id == tenant_id,
+                reservations.c.reservation_id == wanted.reservation_id,
+            )
+            known = is_uuid(wanted.reservation_id)
+            where.append(table.c.record_id.in_(settled) if known else sa.false())
+        return where
+
+    # -- sums
+
+    def rollup_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum] | None:
+        wanted, tag_keys = query.wanted, _tag_keys(query)
+        stretches = self._stretches(query.stretches)
+        where = [
+            cost_rollups.c.tenant_id == tenant_id,
+            cost_rollups.c.bucket >= stretches.c.starts,
+            cost_rollups.c.bucket < stretches.c.ends,
+            *self._where(cost_series, wanted),
+        ]
+        told: Condition = sa.true()
+        if tag_keys:
+            told = self._has_tag_keys(cost_series.c.tags, tag_keys)
+        if wanted.tags:
+            where.append(sa.or_(self._has_tags(cost_series.c.tags, wanted.tags), sa.not_(told)))
+        source = stretches.join(cost_rollups, sa.true()).join(
+            cost_series, cost_series.c.series_id == cost_rollups.c.series_id
+        )
+        rows = (
+            self._rows(query, stretches, cost_series)
+            .add_columns(
+                cost_rollups.c.cost_amount.label("cost_amount"),
+                cost_rollups.c.usage_quantity.label("usage_quantity"),
+                cost_rollups.c.record_count.label("record_count"),
+                sa.cast(told, sa.Integer).label("told"),
+            )
+            .select_from(source)
+            .where(*where)
+        )
+        found = self._summed(tenant_id, query, rows)
+        return None if any(not row.told for row in found) else [_read_sum(row) for row in found]
+
+    def record_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum]:
+        stretches = self._stretches(query.stretches)
+        rows = (
+            self._rows(query, stretches, cost_records)
+            .add_columns(
+                cost_records.c.cost_amount.label("cost_amount"),
+                cost_records.c.usage_quantity.label("usage_quantity"),
+                sa.literal(1).label("record_count"),
+                sa.literal(1).label("told"),
+            )
+            .select_from(stretches.join(cost_records, sa.true()))
+            .where(
+                cost_records.c.timestamp >= stretches.c.starts,
+                cost_records.c.timestamp < stretches.c.ends,
+                *self._records_where(tenant_id, query.wanted),
+            )
+        )
+        return [_read_sum(row) for row in self._summed(tenant_id, query, rows)]
+
+    def totals_by_currency(self, tenant_id: str, wanted: CostFilter) -> list[tuple[str, RollupSum]]:
+        currency = cost_records.c.currency
+        statement = (
+            sa.select(
+                currency,
+                self._exact_sum(cost_records.c.cost_amount),
+                self._exact_sum(cost_records.c.usage_quantity),
+                sa.func.count(),
+            )
+            .where(*self._records_where(tenant_id, wanted))
+            .group_by(currency)
+            .order_by(currency)
+        )
+        with self._database.read(tenant_id) as connection:
+            rows = connection.execute(statement).all()
+        return [
+            (currency, RollupSum(plain(cost), plain(usage), count))
+            for currency, cost, usage, count in rows
+        ]
+
+    def _summed(self, tenant_id: str, query: SumQuery, rows: sa.Select[Any]) -> Sequence[Row[Any]]:
+        """`rows` added up by everything that is no amount."""
+        if not query.stretches:
+            return []
+        # Apart, because PostgreSQL must not see an expression with parameters twice.
+        inner = rows.subquery("costs")
+        apart = [inner.c[name] for name in _apart(query)]
+        statement = sa.select(
+            *apart,
+            self._exact_sum(inner.c.cost_amount).label("cost_amount"),
+            self._exact_sum(inner.c.usage_quantity).label("usage_quantity"),
+            sa.func.sum(inner.c.record_count).label("record_count"),
+        ).group_by(*apart)
+        with self._database.read(tenant_id) as connection:
+            return connection.execute(statement).all()
+
+    def _rows(self, query: SumQuery, stretches: sa.CTE, table: sa.Table) -> sa.Select[Any]:
+        """What tells the sums of `query` apart; `table` has the dimensions."""
+        foreign = table.c.currency != query.target
+        return sa.select(
+            stretches.c.period,
+            sa.case((foreign, stretches.c.day), else_=sa.null()).label("day"),
+            table.c.currency,
+            table.c.usage_unit,
+            *(
+                self._dimension(table, name).label(f"by_{index}")
+                for index, name in enumerate(query.by)
+            ),
+        )
+
+    def _dimension(self, table: sa.Table, name: str) -> sa.ColumnElement[Any]:
+        if not name.startswith(TAG_PREFIX):
+            assert name in DIMENSIONS, name
+            return table.c[name]
+        key = name.removeprefix(TAG_PREFIX)
+        if not self._sqlite:
+            return _jsonb(table.c.tags)[key].astext
+        each = _json_each(table.c.tags)
+        return sa.select(each.c.value).where(each.c.key == key).scalar_subquery()
+
+    def _where(self, table: sa.Table, wanted: CostFilter) -> list[Condition]:
+        """The conditions on columns that records and series share."""
+        return [
+            table.c[name] == str(value)
+            for name in _EQUAL
+            if (value := getattr(wanted, name)) is not None
+        ]
+
+    def _has_tags(self, column: sa.Column[str], tags: tuple[tuple[str, str], ...]) -> Condition:
+        if not self._sqlite:
+            # A record without tags must give false, not null, so that the opposite is true.
+            return sa.func.coalesce(_jsonb(column).contains(dict(tags)), sa.false())
+        return sa.and_(*(self._sqlite_tag(column, key, value) for key, value in tags))
+
+    def _has_tag_keys(self, column: sa.Column[str], keys: Sequence[str]) -> Condition:
+        if not self._sqlite:
+            return sa.func.coalesce(
+                _jsonb(column).has_all(postgresql.array(keys, type_=sa.Text)), sa.false()
+            )
+        return sa.and_(*(self._sqlite_tag(column, key) for key in keys))
+
+    def _sqlite_tag(self, column: sa.Column[str], key: str, value: str | None = None) -> Condition:
+        each = _json_each(column)
+        found = sa.select(sa.literal(1)).where(each.c.key == key)
+        return (found if value is None else found.where(each.c.value == value)).exists()
+
+    def _exact_sum(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        if self._sqlite:
+            return sa.func.decimal_sum(column, type_=column.type)
+        return sa.func.coalesce(sa.func.sum(column), 0)
+
+    def _stretches(self, stretches: Sequence[Stretch]) -> sa.CTE:
+        """The stretches as a table of `starts`, `ends`, `period` and `day`, in one parameter."""
+        if not self._sqlite:
+            rows = encode(
+                [
+                    {"starts": one.start, "ends": one.end, "period": one.period, "day": _day(one)}
+                    for one in stretches
+                ]
+            )
+            table = (
+                sa.func.json_to_recordset(sa.cast(rows.decode(), postgresql.JSON))
+                .table_valued(
+                    sa.column("starts", UtcTime()),
+                    sa.column("ends", UtcTime()),
+                    sa.column("period", sa.Integer()),
+                    sa.column("day", sa.Integer()),
+                )
+                .render_derived("given", with_types=True)
+            )
+            return sa.select(table.c.starts, table.c.ends, table.c.period, table.c.day).cte(
+                "stretches"
+            )
+        rows = encode(
+            [[to_us(one.start), to_us(one.end), one.period, _day(one)] for one in stretches]
+        )
+        each = sa.func.json_each(rows.decode()).table_valued("value")
+        names = ("starts", "ends", "period", "day")
+        return (
+            sa.select(
+                *(
+                    sa.func.json_extract(
+                        each.c.value,
+                        f"$[{index}]",
+                        type_=UtcTime() if index < 2 else sa.Integer(),
+                    ).label(name)
+                    for index, name in enumerate(names)
+                )
+            )
+            .cte("stretches")
+            .prefix_with("MATERIALIZED")
+        )
+
+
+_ORDER: Final = (cost_records.c.timestamp.type, cost_records.c.record_id.type)
+
+
+def _day(stretch: Stretch) -> int:
+    return stretch.start.toordinal()
+
+
+def _apart(query: SumQuery) -> tuple[str, ...]:
+    by = (f"by_{index}" for index in range(len(query.by)))
+    return ("period", "day", "currency", "usage_unit", *by, "told")
+
+
+def _tag_keys(query: SumQuery) -> list[str]:
+    grouped = [name.removeprefix(TAG_PREFIX) for name in query.by if name.startswith(TAG_PREFIX)]
+    return sorted({*grouped, *(key for key, _ in query.wanted.tags)})
+
+
+def _jsonb(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return sa.cast(column, postgresql.JSONB)
+
+
+def _json_each(column: sa.ColumnElement[Any]) -> sa.TableValuedAlias:
+    return sa.func.json_each(column).table_valued("key", "value")
+
+
+def _read_sum(row: Row[Any]) -> CostSum:
+    values: list[Any] = list(row)
+    period, day, currency, usage_unit = values[:4]
+    cost, usage, count = values[-3:]
+    return CostSum(
+        period,
+        None if day is None else date.fromordinal(day),
+        tuple(values[4:-4]),
+        currency,
+        usage_unit,
+        RollupSum(plain(cost), plain(usage), int(count)),
+    )
+
+
+def _read_record(row: Row[Any]) -> CostRecord:
+    values: dict[str, Any] = dict(zip(cost_records.c.keys(), row, strict=True))
+    quantity, usage, tags, flags = (
+        values.pop(name) for name in ("usage_quantity", "usage", "tags", "flags")
+    )
+    values["cost_amount"] = plain(values["cost_amount"])
+    values["charge_category"] = ChargeCategory(values["charge_category"])
+    values["attributed_to_type"] = ScopeType(values["attributed_to_type"])
+    return CostRecord(
+        **values,
+        usage_quantity=None if quantity is None else plain(quantity),
+        usage=None if usage is None else decode_any(usage),
+        tags={} if tags is None else decode_any(tags),
+        flags=[] if flags is None else [CostFlag(flag) for flag in flags.split(",")],
+    )
+
+
+def _position(record: CostRecord) -> list[Any]:
+    return [to_us(record.timestamp), record.record_id]
+
+
+def _read_position(cursor: Cursor) -> tuple[datetime, str]:
+    match cursor.values:
+        case [int(us), str(record_id)] if 0 <= us < to_us(_FAR) and is_uuid(record_id):
+            return from_us(us), record_id
+        case _:
+            raise ValidationError(
+                "page_token was not made by this list",
+                field="page_token",
+                suggested_action="Leave page_token out to begin at the first page.",
+            )

@@ -1,0 +1,105 @@
+"""What health checks ask of the store, and what the worker has it do."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fiscus.clock import Clock
+from fiscus.stores.sql.database import ALL_TENANTS, Database
+from fiscus.stores.sql.migrate import revisions_of
+from fiscus.stores.sql.tables import idempotency_keys
+
+MONTHS_AHEAD: Final = 3
+_LEADER_LOCK: Final = 0x6669736375730002
+_BATCH: Final = 1000
+
+
+class SqlProbe:
+    """`engine.StoreProbe` on SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.kind = "sqlite" if database.is_sqlite else "postgresql"
+
+    def ping_ms(self) -> float:
+        started = perf_counter()
+        with self._database.read() as connection:
+            connection.execute(sa.select(sa.literal(1))).scalar_one()
+        return (perf_counter() - started) * 1000
+
+    def pending_migrations(self) -> list[str]:
+        with self._database.read() as connection:
+            return [one.revision for one in revisions_of(connection) if not one.applied]
+
+
+class SqlMaintenance:
+    """`engine.Maintenance` on SQL. One thread at a time may call it."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._leading: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    def prepare_partitions(self) -> list[str]:
+        if self._database.is_sqlite:
+            return []
+        query = sa.text("SELECT fiscus_make_cost_partitions(:months_ahead)")
+
+        def change(connection: Connection) -> list[str]:
+            return list(connection.execute(query, {"months_ahead": MONTHS_AHEAD}).scalars())
+
+        return self._database.write([ALL_TENANTS], change)
+
+    def drop_expired_answers(self) -> int:
+        now = self._clock.now()
+        t = idempotency_keys
+        key = sa.tuple_(t.c.tenant_id, t.c.operation, t.c.key)
+        expired = (
+            sa.select(t.c.tenant_id, t.c.operation, t.c.key)
+            .where(t.c.expires_at <= now)
+            .order_by(t.c.expires_at)
+            .limit(_BATCH)
+        )
+
+        def change(connection: Connection) -> int:
+            return connection.execute(sa.delete(t).where(key.in_(expired))).rowcount
+
+        dropped = 0
+        # In small transactions, so that the ledger's turn comes in between.
+        while (some := self._database.write([ALL_TENANTS], change)) > 0:
+            dropped += some
+        return dropped
+
+    def try_lead(self) -> bool:
+        """As the port says. On PostgreSQL leading lasts as long as one connection of its own."""
+        if self._database.is_sqlite:
+            return True
+        if self._leading is not None:
+            try:
+                self._leading.execute("SELECT 1")
+            except psycopg.Error:
+                self.close()
+            else:
+                return True
+        try:
+            connection = self._database.connect_psycopg()
+        except psycopg.OperationalError:
+            return False
+        connection.autocommit = True
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LEADER_LOCK]).fetchone()
+        if row is None or not row[0]:
+            connection.close()
+            return False
+        self._leading = connection
+        return True
+
+    def close(self) -> None:
+        """Stop leading."""
+        if self._leading is not None:
+            self._leading.close()
+            self._leading = None

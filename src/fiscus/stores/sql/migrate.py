@@ -1,0 +1,192 @@
+"""Migrations: the tables of a database brought to a revision, or looked at.
+
+Each run is one transaction under a lock, so processes that start together migrate once and a
+migration that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import psycopg
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+
+from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.stores.sql.database import (
+    ALL_TENANTS,
+    POSTGRES_OPTIONS,
+    become_app_role,
+    parse_url,
+    unavailable,
+)
+from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS
+
+HEAD: Final = "head"
+_SCRIPTS: Final = Path(__file__).parent / "migrations"
+_LOCK: Final = 0x6669736375730001
+_VERSION_TABLE: Final = sa.table("alembic_version", sa.column("version_num"))
+
+
+class Revision(NamedTuple):
+    """One migration, and whether a database has it."""
+
+    revision: str
+    applied: bool
+    title: str
+
+
+def upgrade(url: str, to: str = HEAD) -> None:
+    """Bring the database at `url` up to revision `to`.
+
+    Raises `ServiceUnavailable` when it cannot be reached, the login may not change it or a newer
+    Fiscus migrated it, and `ValidationError` for an unknown revision.
+    """
+    _run(url, command.upgrade, to)
+
+
+def downgrade(url: str, to: str) -> None:
+    """Take the database at `url` down to revision `to`, or to `base`: nothing. Data is lost.
+
+    Raises as `upgrade`.
+    """
+    _run(url, command.downgrade, to)
+
+
+def status(url: str) -> list[Revision]:
+    """Every revision, oldest first. Raises `ServiceUnavailable` when the database cannot be read."""
+    engine = _engine(url)
+    if not _is_sqlite(engine):
+        event.listen(engine, "connect", become_app_role)
+    try:
+        with _explained(), engine.connect() as connection:
+            return revisions_of(connection)
+    finally:
+        engine.dispose()
+
+
+def revisions_of(connection: Connection) -> list[Revision]:
+    """As `status`, on a connection that is open."""
+    known = list(ScriptDirectory(str(_SCRIPTS)).walk_revisions())[::-1]
+    current = _current(connection)
+    names = [script.revision for script in known]
+    if current is not None and current not in names:
+        raise _newer(current)
+    applied = 0 if current is None else names.index(current) + 1
+    return [
+        Revision(script.revision, place <= applied, script.doc)
+        for place, script in enumerate(known, start=1)
+    ]
+
+
+def _current(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table(_VERSION_TABLE.name):
+        return None
+    return connection.execute(sa.select(_VERSION_TABLE.c.version_num)).scalar()
+
+
+def _run(url: str, step: Any, to: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    if to != "base" and to != HEAD and to not in _revisions(config):
+        raise ValidationError(
+            f"{to} is not a revision of this version",
+            field="revision",
+            suggested_action="List the revisions with `fiscus migrate status`.",
+        )
+    engine = _engine(url)
+    try:
+        with _explained(), _locked(engine) as connection:
+            current = _current(connection)
+            if current is not None and current not in _revisions(config):
+                raise _newer(current)
+            config.attributes["connection"] = connection
+            step(config, to)
+    finally:
+        engine.dispose()
+
+
+def _revisions(config: Config) -> list[str]:
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        assert parsed.database is not None
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed, poolclass=sa.NullPool)
+        event.listen(engine, "connect", _on_sqlite_connect)
+        return engine
+    return sa.create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        poolclass=sa.NullPool,
+        connect_args=POSTGRES_OPTIONS | {"options": "-c timezone=UTC"},
+    )
+
+
+def _is_sqlite(engine: sa.Engine) -> bool:
+    return engine.dialect.name == "sqlite"
+
+
+def _on_sqlite_connect(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+
+
+@contextmanager
+def _locked(engine: sa.Engine) -> Iterator[Connection]:
+    """A connection in a transaction that no other migration runs beside."""
+    with engine.connect() as connection:
+        if _is_sqlite(engine):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            connection.execute(
+                sa.select(sa.func.set_config("fiscus.tenants", ALL_TENANTS, sa.true()))
+            )
+        yield connection
+        connection.commit()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """The errors of the database and of Alembic as ours."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        raise unavailable() from error
+    except sa.exc.ProgrammingError as error:
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise needs_owner(str(error.orig).splitlines()[0]) from error
+        raise
+    except CommandError as error:
+        raise ServiceUnavailable(
+            f"The migration cannot run: {error}",
+            suggested_action="Look at `fiscus migrate status`.",
+        ) from error
+
+
+def needs_owner(reason: str) -> ServiceUnavailable:
+    """This login may not do what is needed to the tables."""
+    return ServiceUnavailable(
+        f"The database's tables are not ready for this version of Fiscus ({reason})",
+        suggested_action="Run `fiscus migrate up` with FISCUS_MIGRATION_DATABASE_URL set to a login "
+        "that owns the database and may create roles.",
+    )
+
+
+def _newer(current: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"The database is at revision {current}, which this version of Fiscus does not know",
+        suggested_action="Run the version of Fiscus that migrated it, or a later one.",
+    )

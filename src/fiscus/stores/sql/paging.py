@@ -1,0 +1,117 @@
+"""Pages by keyset: a token's page starts at an index position, however deep in the list it lies.
+
+A list is ordered by one or more columns, all newest (greatest) first; together they are unique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from fiscus.errors import ValidationError
+from fiscus.ids import is_uuid
+from fiscus.paging import Cursor, Page, PageRequest, build_page
+from fiscus.scopes import parse_id
+from fiscus.stores.sql.tables import from_us, to_us
+
+T = TypeVar("T")
+
+
+class SortKey(NamedTuple):
+    """A column of the order, and how its values come back from a page token, which anybody may
+    have written."""
+
+    column: sa.Column[Any]
+    parse: Callable[[object], object]
+
+
+def read_page(
+    connection: Connection,
+    query: sa.Select[Any],
+    order: Sequence[SortKey],
+    request: PageRequest,
+    *,
+    read: Callable[[Sequence[Row[Any]]], list[T]],
+    position: Callable[[T], list[Any]],
+) -> Page[T]:
+    """The page of `query` asked for; with its total unless it was asked for by token.
+
+    `read` turns rows into items, one each; `position` gives an item's values of `order`.
+    """
+    return build_page(
+        request,
+        read(connection.execute(slice_of(query, order, request)).all()),
+        position,
+        None if request.cursor is not None else count(connection, query),
+    )
+
+
+def slice_of(
+    query: sa.Select[Any], order: Sequence[SortKey], request: PageRequest
+) -> sa.Select[Any]:
+    """The rows of a page, and one more, in reading direction."""
+    cursor = request.cursor
+    limited = query.limit(request.page_size + 1)
+    if cursor is None:
+        return limited.order_by(*(key.column.desc() for key in order)).offset(request.offset)
+    here = sa.tuple_(*(key.column for key in order))
+    there = sa.tuple_(
+        *(
+            sa.literal(value, key.column.type)
+            for key, value in zip(order, cursor_values(order, cursor), strict=True)
+        )
+    )
+    if cursor.backwards:
+        return limited.where(here > there).order_by(*(key.column.asc() for key in order))
+    return limited.where(here < there).order_by(*(key.column.desc() for key in order))
+
+
+def cursor_values(order: Sequence[SortKey], cursor: Cursor) -> list[Any]:
+    """A token's values; raises `ValidationError` when another list made it, or nobody."""
+    if len(cursor.values) != len(order):
+        _bad_token()
+    return [key.parse(value) for key, value in zip(order, cursor.values, strict=True)]
+
+
+def count(connection: Connection, query: sa.Select[Any]) -> int:
+    return connection.execute(
+        sa.select(sa.func.count()).select_from(query.order_by(None).subquery())
+    ).scalar_one()
+
+
+def parse_uuid(value: object) -> str:
+    if not isinstance(value, str) or not is_uuid(value):
+        _bad_token()
+    return value
+
+
+def parse_scope_id(value: object) -> str:
+    if not isinstance(value, str):
+        _bad_token()
+    return parse_id(value, "page_token")
+
+
+def parse_time(value: object) -> datetime:
+    """A moment from the microseconds that `time_value` made of it."""
+    if not isinstance(value, int):
+        _bad_token()
+    try:
+        return from_us(value)
+    except OverflowError:
+        _bad_token()
+
+
+def time_value(moment: datetime) -> int:
+    return to_us(moment)
+
+
+def _bad_token() -> NoReturn:
+    raise ValidationError(
+        "page_token was not made by this list",
+        field="page_token",
+        suggested_action="Leave page_token out to start at the first page.",
+    )

@@ -1,0 +1,142 @@
+"""Reservations as people look at them; the ledger makes and changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from fiscus.budgets.calls import HeldLine, ReservationView
+from fiscus.budgets.model import ReservationStatus
+from fiscus.budgets.port import ReservationFilter
+from fiscus.errors import NotFound
+from fiscus.ids import is_uuid
+from fiscus.money import plain
+from fiscus.paging import Page, PageRequest
+from fiscus.stores.sql.database import ALL_TENANTS, Database
+from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
+from fiscus.stores.sql.tables import reservation_lines as lines
+from fiscus.stores.sql.tables import reservations as t
+from fiscus.wire import decode_any
+
+_ORDER: Final = (SortKey(t.c.reservation_id, parse_uuid),)
+
+
+class SqlReservations:
+    """`budgets.port.ReservationStore` on SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(
+        self, tenant_id: str, wanted: ReservationFilter, page: PageRequest
+    ) -> Page[ReservationView]:
+        with self._database.read(tenant_id) as connection:
+            return read_page(
+                connection,
+                sa.select(t).where(t.c.tenant_id == tenant_id, *_conditions(wanted)),
+                _ORDER,
+                page,
+                read=lambda rows: _views(connection, rows),
+                position=lambda view: [view.reservation_id],
+            )
+
+    def get(self, tenant_id: str, reservation_id: str) -> ReservationView:
+        if is_uuid(reservation_id):
+            with self._database.read(tenant_id) as connection:
+                query = sa.select(t).where(
+                    t.c.reservation_id == reservation_id, t.c.tenant_id == tenant_id
+                )
+                found = _views(connection, connection.execute(query).all())
+            if found:
+                return found[0]
+        raise NotFound(
+            f"No reservation {reservation_id} exists",
+            details={"reservation_id": reservation_id},
+            suggested_action="Use the reservation_id that the check answered.",
+        )
+
+    def tenants_with_due(self, now: datetime) -> list[str]:
+        query = (
+            sa.select(t.c.tenant_id)
+            .where(t.c.status == sa.text("'pending'"), t.c.expires_at <= now)
+            .distinct()
+            .order_by(t.c.tenant_id)
+        )
+        with self._database.read(ALL_TENANTS) as connection:
+            return list(connection.execute(query).scalars())
+
+
+def _conditions(wanted: ReservationFilter) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    if wanted.status is ReservationStatus.PENDING:
+        # Spelled out, so that the index of the pending ones is used.
+        found.append(t.c.status == sa.text("'pending'"))
+    elif wanted.status is not None:
+        found.append(t.c.status == wanted.status.value)
+    for column, value in (
+        (t.c.project_id, wanted.project_id),
+        (t.c.user_id, wanted.user_id),
+        (t.c.feature_id, wanted.feature_id),
+        (t.c.operation_id, wanted.operation_id),
+    ):
+        if value is not None:
+            found.append(column == value)
+    if wanted.budget_id is not None:
+        if not is_uuid(wanted.budget_id):
+            return [sa.false()]
+        found.append(
+            sa.exists().where(
+                lines.c.reservation_id == t.c.reservation_id,
+                lines.c.budget_id == wanted.budget_id,
+            )
+        )
+    return found
+
+
+def _views(connection: Connection, rows: Sequence[Row[Any]]) -> list[ReservationView]:
+    held = _held(connection, [row.reservation_id for row in rows])
+    return [
+        ReservationView(
+            reservation_id=row.reservation_id,
+            tenant_id=row.tenant_id,
+            status=ReservationStatus(row.status),
+            resource_type=row.resource_type,
+            estimated_cost=plain(row.estimated_cost),
+            currency=row.currency,
+            project_id=row.project_id,
+            user_id=row.user_id,
+            feature_id=row.feature_id,
+            service_name=row.service_name,
+            tags=decode_any(row.tags) if row.tags else {},
+            operation_id=row.operation_id,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            record_id=row.record_id,
+            actual_cost=None if row.actual_cost is None else plain(row.actual_cost),
+            budgets=held.get(row.reservation_id, []),
+        )
+        for row in rows
+    ]
+
+
+def _held(connection: Connection, ids: list[str]) -> dict[str, list[HeldLine]]:
+    query = (
+        sa.select(lines)
+        .where(lines.c.reservation_id.in_(ids))
+        .order_by(lines.c.reservation_id, lines.c.budget_id, lines.c.scope_id)
+    )
+    held: dict[str, list[HeldLine]] = {}
+    for row in connection.execute(query) if ids else ():
+        held.setdefault(row.reservation_id, []).append(
+            HeldLine(
+                budget_id=row.budget_id,
+                scope_id=row.scope_id,
+                period_start=row.period_start,
+                amount=plain(row.amount),
+            )
+        )
+    return held

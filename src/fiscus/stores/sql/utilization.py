@@ -1,0 +1,182 @@
+"""How far budgets are used, per period and scope. Amounts are compared here, never in SQL."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from fiscus.budgets.calls import PeriodUse, Utilization
+from fiscus.budgets.matching import PreparedBudget
+from fiscus.budgets.model import Budget
+from fiscus.budgets.periods import FAR_FUTURE
+from fiscus.money import ZERO, add, plain, ratio, subtract
+from fiscus.paging import PageRequest, build_page
+from fiscus.scopes import EVERY
+from fiscus.stores.sql.paging import (
+    SortKey,
+    count,
+    cursor_values,
+    parse_scope_id,
+    parse_time,
+    slice_of,
+    time_value,
+)
+from fiscus.stores.sql.tables import budget_anchors as anchors
+from fiscus.stores.sql.tables import budget_periods as t
+from fiscus.stores.sql.tables import reservation_lines as lines
+from fiscus.stores.sql.tables import reservations
+
+# ix_budget_periods_newest has the budget before these two.
+_ORDER: Final = (SortKey(t.c.period_start, parse_time), SortKey(t.c.scope_id, parse_scope_id))
+
+
+def read_utilization(
+    connection: Connection,
+    budget: Budget,
+    page: PageRequest,
+    *,
+    scope_id: str | None,
+    now: datetime,
+) -> Utilization:
+    """A page of a budget's periods up to now, newest first; of one scope, or of all.
+
+    The current period of a single scope is there before anything was used in it.
+    """
+    query = sa.select(t).where(
+        t.c.budget_id == budget.budget_id,
+        t.c.tenant_id == budget.tenant_id,
+        t.c.period_start <= now,
+    )
+    if scope_id is not None:
+        query = query.where(t.c.scope_id == scope_id)
+    blank = _missing_current(connection, budget, query, scope_id, now)
+    cursor = page.cursor
+    if cursor is None:
+        # With the blank as first of all rows, the others come one later.
+        skipped = page.offset - (blank is not None and page.page > 1)
+        rows = connection.execute(slice_of(query, _ORDER, page).offset(skipped)).all()
+        total = count(connection, query) + (blank is not None)
+    else:
+        rows = connection.execute(slice_of(query, _ORDER, page)).all()
+        total = None
+    uses = [_use(budget, row, now) for row in rows]
+    if blank is not None:
+        if cursor is None and page.page == 1:
+            uses.insert(0, blank)
+        elif cursor is not None and cursor.backwards and _position(blank) != cursor.values:
+            uses.append(blank)
+    found = build_page(page, uses[: page.page_size + 1], _position, total)
+    return Utilization(
+        budget_id=budget.budget_id,
+        budget_name=budget.budget_name,
+        currency=budget.currency,
+        periods=found.items,
+        pagination=found.pagination,
+    )
+
+
+def has_usage(connection: Connection, tenant_id: str, budget_id: str) -> bool:
+    """Whether anything was ever spent or is held."""
+    query = sa.select(t.c.spent, t.c.reserved).where(
+        t.c.budget_id == budget_id, t.c.tenant_id == tenant_id
+    )
+    return any(row.spent or row.reserved for row in connection.execute(query))
+
+
+def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
+    """Whether anything was spent in a period that has not ended, of any scope."""
+    query = sa.select(t.c.spent).where(
+        t.c.budget_id == budget.budget_id,
+        t.c.tenant_id == budget.tenant_id,
+        t.c.period_start <= now,
+        t.c.period_end > now,
+    )
+    return any(connection.execute(query).scalars())
+
+
+def open_reservations(connection: Connection, budget: Budget, now: datetime) -> int:
+    """How many reservations hold money of the budget and are not due."""
+    query = (
+        sa.select(sa.func.count(sa.distinct(lines.c.reservation_id)))
+        .select_from(
+            reservations.join(lines, lines.c.reservation_id == reservations.c.reservation_id)
+        )
+        .where(
+            reservations.c.tenant_id == budget.tenant_id,
+            reservations.c.status == sa.text("'pending'"),
+            reservations.c.expires_at > now,
+            lines.c.budget_id == budget.budget_id,
+        )
+    )
+    return connection.execute(query).scalar_one()
+
+
+def _missing_current(
+    connection: Connection,
+    budget: Budget,
+    query: sa.Select[Any],
+    scope_id: str | None,
+    now: datetime,
+) -> PeriodUse | None:
+    """The current period of a single scope as blank, where nothing was used in it yet."""
+    if budget.allocated_to_id != EVERY:
+        if scope_id not in (None, budget.allocated_to_id):
+            return None
+        scope_id = budget.allocated_to_id
+    elif scope_id is None:
+        return None
+    prepared = PreparedBudget(budget)
+    anchor = _anchor(connection, budget, scope_id) if prepared.floats else None
+    period = prepared.period_at(now, anchor)
+    if period is None:
+        return None
+    exists = connection.execute(
+        query.with_only_columns(sa.literal(1)).where(
+            t.c.scope_id == scope_id, t.c.period_start == period.start
+        )
+    ).first()
+    if exists is not None:
+        return None
+    return PeriodUse(
+        scope_id=scope_id,
+        period_start=period.start,
+        period_end=None if period.end == FAR_FUTURE else period.end,
+        amount=budget.budget_amount,
+        spent=ZERO,
+        reserved=ZERO,
+        remaining=budget.budget_amount,
+        utilization_ratio=ZERO,
+        current=True,
+    )
+
+
+def _anchor(connection: Connection, budget: Budget, scope_id: str) -> date | None:
+    return connection.execute(
+        sa.select(anchors.c.anchor).where(
+            anchors.c.budget_id == budget.budget_id,
+            anchors.c.scope_id == scope_id,
+            anchors.c.tenant_id == budget.tenant_id,
+        )
+    ).scalar_one_or_none()
+
+
+def _use(budget: Budget, row: Row[Any], now: datetime) -> PeriodUse:
+    used = add(row.spent, row.reserved)
+    return PeriodUse(
+        scope_id=row.scope_id,
+        period_start=row.period_start,
+        period_end=None if row.period_end == FAR_FUTURE else row.period_end,
+        amount=budget.budget_amount,
+        spent=plain(row.spent),
+        reserved=plain(row.reserved),
+        remaining=plain(subtract(budget.budget_amount, used)),
+        utilization_ratio=ratio(used, budget.budget_amount),
+        current=row.period_start <= now < row.period_end,
+    )
+
+
+def _position(use: PeriodUse) -> list[Any]:
+    return [time_value(use.period_start), use.scope_id]

@@ -1,0 +1,154 @@
+"""Joins settings, stores, rates and the ledger into an `Engine`: the only place that knows all."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from fiscus.access.model import (
+    ApiKey,
+    Role,
+    check_given_key,
+    hash_key,
+    hint_of,
+    new_key,
+)
+from fiscus.clock import Clock, SystemClock
+from fiscus.costs.fx import EcbRates
+from fiscus.engine import Engine
+from fiscus.errors import ValidationError
+from fiscus.idempotency import idempotency
+from fiscus.ids import uuid7
+from fiscus.ledger.definitions import DefinitionCache
+from fiscus.ledger.degraded import DegradedDecisions
+from fiscus.ledger.group import GroupRunner
+from fiscus.ledger.loop import Ledger
+from fiscus.paging import PageRequest
+from fiscus.scopes import parse_id
+from fiscus.settings import Settings
+from fiscus.stores.sql import migrate
+from fiscus.stores.sql.api_keys import SqlApiKeys
+from fiscus.stores.sql.budgets import SqlBudgets
+from fiscus.stores.sql.costs import SqlCosts
+from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
+from fiscus.stores.sql.reservations import SqlReservations
+from fiscus.stores.sql.tenants import SqlTenants
+
+log = structlog.get_logger(__name__)
+
+_FOR_GOOD: Final = datetime(9999, 1, 1, tzinfo=UTC)
+_BOOTSTRAP: Final = "bootstrap"
+
+
+def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
+    """Open everything `settings` name; the caller closes the engine.
+
+    The tables are brought up to date first. Raises `ServiceUnavailable` when the database cannot be
+    reached, or when they are not up to date and this login may not change them, and
+    `ValidationError` for a setting that is wrong.
+    """
+    clock = clock or SystemClock()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    url = settings.resolved_database_url
+    _bring_up_to_date(settings, url)
+    database = Database(
+        url,
+        sqlite_synchronous=settings.sqlite_synchronous,
+        pool_size=settings.database_pool_size,
+    )
+    rates = EcbRates(settings.exchange_rates_file)
+    definitions = DefinitionCache()
+    ledger_store = database.ledger_store()
+    ledger = Ledger(
+        GroupRunner(ledger_store, rates, definitions),
+        clock,
+        DegradedDecisions(definitions, settings.data_dir / "degraded.jsonl"),
+        max_group=settings.ledger_max_group,
+        max_queue=settings.ledger_max_queue,
+        deadline_seconds=settings.ledger_deadline_seconds,
+    )
+    maintenance = SqlMaintenance(database, clock)
+
+    def close_stores() -> None:
+        maintenance.close()
+        ledger_store.close()
+        database.close()
+
+    return Engine(
+        settings=settings,
+        clock=clock,
+        rates=rates,
+        ledger=ledger,
+        budgets=SqlBudgets(database),
+        reservations=SqlReservations(database),
+        tenants=SqlTenants(database),
+        api_keys=SqlApiKeys(database),
+        costs=SqlCosts(database),
+        store=SqlProbe(database),
+        maintenance=maintenance,
+        close_stores=close_stores,
+    )
+
+
+def ensure_admin_key(engine: Engine) -> str | None:
+    """Make sure of a `platform_admin` API key; its secret when one was made just now.
+
+    A key given as `bootstrap_admin_key` is kept, and None answered. Otherwise one is made for the
+    default tenant, once: never again after the tenant had a key, also one that was revoked.
+    """
+    settings = engine.settings
+    tenant_id = parse_id(settings.default_tenant, "FISCUS_DEFAULT_TENANT")
+    given = settings.bootstrap_admin_key
+    if given is not None:
+        secret = check_given_key(given.get_secret_value(), "FISCUS_BOOTSTRAP_ADMIN_KEY")
+        _keep_given_key(engine, tenant_id, secret)
+        return None
+    if engine.api_keys.list(tenant_id, PageRequest(page_size=1)).items:
+        return None
+    secret = new_key()
+    key = _admin_key(engine, tenant_id, secret)
+    # Of processes that start together, one makes the key and the others get its key_id.
+    once = idempotency(tenant_id, "create_api_key", _BOOTSTRAP, tenant_id, _FOR_GOOD)
+    made = engine.api_keys.create(key, hash_key(secret), idempotency=once)
+    return secret if made.key_id == key.key_id else None
+
+
+def _keep_given_key(engine: Engine, tenant_id: str, secret: str) -> None:
+    kept = engine.api_keys.find(hash_key(secret))
+    if kept is None:
+        # Of processes that start together, one keeps the key; the others' body is the same.
+        once = idempotency(tenant_id, "create_api_key", hash_key(secret), tenant_id, _FOR_GOOD)
+        kept = engine.api_keys.create(
+            _admin_key(engine, tenant_id, secret), hash_key(secret), idempotency=once
+        )
+    if kept.revoked_at is not None:
+        log.warning("bootstrap_admin_key_is_revoked", key_id=kept.key_id)
+    elif Role.PLATFORM_ADMIN not in kept.roles:
+        raise ValidationError(
+            "FISCUS_BOOTSTRAP_ADMIN_KEY is an API key without the role platform_admin",
+            field="FISCUS_BOOTSTRAP_ADMIN_KEY",
+            suggested_action="Use another value, such as the output of `openssl rand -hex 32`.",
+        )
+
+
+def _admin_key(engine: Engine, tenant_id: str, secret: str) -> ApiKey:
+    return ApiKey(
+        key_id=uuid7(),
+        tenant_id=tenant_id,
+        name=f"{_BOOTSTRAP} admin key",
+        hint=hint_of(secret),
+        roles=[Role.PLATFORM_ADMIN],
+        created_by=_BOOTSTRAP,
+        created_at=engine.clock.now(),
+        expires_at=None,
+        revoked_at=None,
+    )
+
+
+def _bring_up_to_date(settings: Settings, url: str) -> None:
+    if all(one.applied for one in migrate.status(url)):
+        return
+    migrate.upgrade(settings.migration_database_url or url)

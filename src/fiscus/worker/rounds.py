@@ -1,0 +1,130 @@
+"""What is done in the background, and when it is due next.
+
+One small table of due times; every process may run a `Worker`, and the store elects the one whose
+rounds count. Nothing here decides anything: holds are freed through the ledger, as by a check.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+import structlog
+
+from fiscus.engine import Engine
+from fiscus.errors import FiscusError
+from fiscus.ledger.commands import Expire, Expired
+from fiscus.ledger.loop import value
+
+log = structlog.get_logger(__name__)
+
+EXPIRE_SECONDS: Final = 2
+PARTITIONS_SECONDS: Final = 3600
+ANSWERS_SECONDS: Final = 300
+LEAD_SECONDS: Final = 5
+"""How often a process that does not lead asks whether it may."""
+
+
+class Job(NamedTuple):
+    """One kind of background work; `run` takes the present and tells how much it did."""
+
+    name: str
+    every_seconds: int
+    run: Callable[[datetime], int]
+
+
+class Worker:
+    """The rounds of one process. `run` blocks until stopped; `step` does what is due now."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._stop = threading.Event()
+        self._jobs = (
+            Job("expire_reservations", EXPIRE_SECONDS, self._expire_reservations),
+            Job("prepare_partitions", PARTITIONS_SECONDS, self._prepare_partitions),
+            Job("drop_expired_answers", ANSWERS_SECONDS, self._drop_expired_answers),
+        )
+        self._due: dict[str, datetime] = {}
+        self._leads = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process did the last round."""
+        return self._leads
+
+    def run(self) -> None:
+        """Round after round until `stop`; errors are logged and the work is tried again."""
+        while not self._stop.is_set():
+            self._stop.wait(self.step())
+
+    def start(self) -> threading.Thread:
+        """`run` in a thread of its own."""
+        thread = threading.Thread(target=self.run, name="fiscus-worker", daemon=True)
+        thread.start()
+        return thread
+
+    def stop(self) -> None:
+        """Let `run` return after the piece of work in hand."""
+        self._stop.set()
+
+    def step(self) -> float:
+        """Do what is due now, if this process leads; seconds until the next is due."""
+        if not self._may_lead():
+            return LEAD_SECONDS
+        now = self._engine.clock.now()
+        for job in self._jobs:
+            # a clock that was set back must not put work off for longer than its interval
+            if self._due.get(job.name, now) > now + timedelta(seconds=job.every_seconds):
+                self._due[job.name] = now
+            if self._due.get(job.name, now) <= now and not self._stop.is_set():
+                self._run(job, now)
+                self._due[job.name] = now + timedelta(seconds=job.every_seconds)
+        soonest = min((self._due.get(job.name, now) for job in self._jobs), default=now)
+        return max(0.0, (soonest - now).total_seconds())
+
+    def _may_lead(self) -> bool:
+        try:
+            leads = self._engine.maintenance.try_lead()
+        except FiscusError as error:
+            log.warning("worker_cannot_lead", reason=error.message)
+            leads = False
+        if leads != self._leads:
+            log.info("worker_leads" if leads else "worker_follows")
+            self._due.clear()
+        self._leads = leads
+        return leads
+
+    def _run(self, job: Job, now: datetime) -> None:
+        try:
+            done = job.run(now)
+        except FiscusError as error:
+            log.warning("job_failed", job=job.name, reason=error.message)
+        except Exception:
+            # one job's fault must not keep the others from being done
+            log.exception("job_failed", job=job.name)
+        else:
+            if done:
+                log.info("job_done", job=job.name, count=done)
+
+    def _expire_reservations(self, now: datetime) -> int:
+        freed = 0
+        for tenant_id in self._engine.reservations.tenants_with_due(now):
+            # one command frees a limited number, so that it does not hold up the group it is in
+            while (count := self._expire(tenant_id, now)) and not self._stop.is_set():
+                freed += count
+            if self._stop.is_set():
+                break
+        return freed
+
+    def _expire(self, tenant_id: str, now: datetime) -> int:
+        outcome = value(self._engine.ledger.execute(Expire(tenant_id=tenant_id, now=now)))
+        assert isinstance(outcome, Expired)
+        return outcome.count
+
+    def _prepare_partitions(self, _now: datetime) -> int:
+        return len(self._engine.maintenance.prepare_partitions())
+
+    def _drop_expired_answers(self, _now: datetime) -> int:
+        return self._engine.maintenance.drop_expired_answers()
