@@ -18,7 +18,7 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     currency: str = "USD"
     timezone: str = "UTC"
     require_budget: bool = False
-    rollup_tags: list[str] = field(default_factory=list)
+    rollup_tags: list[str] = field(default_factory=list[str])
 
 
 class TenantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,8 +33,10 @@ class TenantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     rollup_tags: Annotated[
         TagKeys, Meta(description="Tag keys whose reports come from rollups; for new records.")
-    ] = field(default_factory=list)
-    version: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="The version being replaced.")] = None
+    ] = field(default_factory=list[str])
+    version: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="The version being replaced.")
+    ] = None
 
 
 class Tenant(Struct, frozen=True, kw_only=True):

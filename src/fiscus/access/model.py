@@ -100,7 +100,8 @@ class ApiKeySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     roles: Annotated[list[Role], Meta(min_length=1, max_length=10)]
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     expires_at: Annotated[
-        Annotated[datetime, Meta(tz=True)] | None, Meta(description="When it stops working; default never.")
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="When it stops working; default never."),
     ] = None
 
 

@@ -46,7 +46,7 @@ class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = None
     allocated_to_id: Id | None = None
     service_name: Label | None = None
-    tags: Tags = field(default_factory=dict)
+    tags: Tags = field(default_factory=dict[str, str])
     operation_id: Annotated[
         Id | None, Meta(description="Your own name of the operation, unique per tenant.")
     ] = None
@@ -144,12 +144,13 @@ class SettleRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
     usage_quantity: Amount | None = None
     usage_unit: Label | None = None
-    tags: Tags = field(default_factory=dict)
+    tags: Tags = field(default_factory=dict[str, str])
     resource_id: Label | None = None
     service_name: Label | None = None
     region: Label | None = None
     timestamp: Annotated[
-        Annotated[datetime, Meta(tz=True)] | None, Meta(description="When the cost arose; default now.")
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="When the cost arose; default now."),
     ] = None
 
 

@@ -36,9 +36,9 @@ class Filters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which operations a budget counts. Empty counts all; an operation lacking an attribute that
     is filtered on does not match."""
 
-    resource_types: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list)
-    service_names: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list)
-    tags: Tags = field(default_factory=dict)
+    resource_types: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list[str])
+    service_names: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list[str])
+    tags: Tags = field(default_factory=dict[str, str])
 
 
 class Throttle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,8 +62,8 @@ class Throttle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Notifications(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who is told when a threshold is crossed."""
 
-    channels: Annotated[list[Label], Meta(max_length=20)] = field(default_factory=list)
-    recipients: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list)
+    channels: Annotated[list[Label], Meta(max_length=20)] = field(default_factory=list[str])
+    recipients: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list[str])
 
 
 class ApprovalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,7 +121,8 @@ class BudgetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shadow: Annotated[bool, Meta(description="Decide and count, never deny.")] = False
     frozen: Annotated[bool, Meta(description="Refuse every operation at once.")] = False
     version: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="With PUT: the version that is being replaced.")
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="With PUT: the version that is being replaced."),
     ] = None
 
 

@@ -26,7 +26,6 @@ from fiscus.zones import (
 MAX_ROLLING_DAYS: Final = 3660
 
 
-
 class PeriodType(StrEnum):
     """How often a budget starts afresh; `project` and `custom` never do."""
 

@@ -33,8 +33,10 @@ from fiscus.cli.terminal import (
     show_error,
 )
 from fiscus.costs.calls import RecordBatchAnswer
+from fiscus.engine import Engine
 from fiscus.money import parse_amount
 from fiscus.settings import Settings
+from fiscus.tenants import Tenant
 from fiscus.wire import encode
 
 BATCH: Final = 500
@@ -77,6 +79,7 @@ def demo(
 def _serve_demo(settings: Settings) -> None:
     from fiscus.cli.serve import address_of
     from fiscus.cli.serving import listen, serve_process
+    from fiscus.wiring import ensure_admin_key
 
     started = time.perf_counter()
     key = _demo_key(settings)
@@ -99,11 +102,15 @@ def _serve_demo(settings: Settings) -> None:
             if not stopped.is_set():
                 show_error(error.message, error.suggested_action)
 
+    def keep_key(engine: Engine) -> None:
+        ensure_admin_key(engine)
+
     try:
         serve_process(
             settings,
             bound,
             with_worker=True,
+            on_open=keep_key,
             on_listening=threading.Thread(target=fill, name="fiscus-demo", daemon=True).start,
         )
     finally:
@@ -146,7 +153,8 @@ def load(api: Api) -> None:
         f"Loading the tenant [bold]{tenant}[/]: {demo_data.DAYS} days of a made-up platform "
         "(synthetic: seasons, growth, three spikes)."
     )
-    api.put(f"/tenants/{tenant}", {"currency": "USD", "rollup_tags": ["team"]}, dict[str, Any])
+    # Its age, not the present, is where the costs end: loading it again makes the same ones.
+    made = api.put(f"/tenants/{tenant}", {"currency": "USD", "rollup_tags": ["team"]}, Tenant)
     with progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     ) as bar:
@@ -161,14 +169,13 @@ def load(api: Api) -> None:
                 idempotency_key=f"demo {name}",
             )
             bar.advance(budgets)
-        now = datetime.now(UTC)
-        bodies = demo_data.records(now)
+        bodies = demo_data.records(made.created_at)
         while batch := list(islice(bodies, BATCH)):
             answer = api.post(
                 "/cost-tracking/record/batch",
                 {"tenant_id": tenant, "records": batch},
                 RecordBatchAnswer,
-                idempotency_key=f"demo {now:%Y-%m-%dT%H} {batch[0]['timestamp'].isoformat()}",
+                idempotency_key=f"demo costs from {batch[0]['operation_id']}",
             )
             _require_all(answer)
             bar.advance(costs, len(batch))

@@ -1,7 +1,7 @@
 """A synthetic platform: who spends, on what, and how that changes over hours, weeks and months.
 
-Everything is drawn from one seed, so two runs at the same hour make the same costs. Nothing here
-was measured anywhere.
+Everything is drawn from one seed, so that the same `end` makes the same costs. Nothing here was
+measured anywhere.
 """
 
 from __future__ import annotations
@@ -137,16 +137,19 @@ BUDGETS: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
-def records(now: datetime) -> Iterator[dict[str, Any]]:
-    """The costs of the `DAYS` before `now`, hour by hour; bodies of record requests."""
-    end = now.replace(minute=0, second=0, microsecond=0)
+def records(end: datetime) -> Iterator[dict[str, Any]]:
+    """The costs of the `DAYS` before the hour of `end`, hour by hour; bodies of record requests."""
+    end = end.replace(minute=0, second=0, microsecond=0)
     start = end - timedelta(days=DAYS)
     draw = random.Random(SEED)  # noqa: S311 - made-up costs, no secret
     for hour in range(DAYS * 24):
         moment = start + timedelta(hours=hour)
-        for workload in WORKLOADS:
+        for number, workload in enumerate(WORKLOADS):
             dollars = _dollars(workload, moment, end, hour / 24, draw)
-            yield _record(workload, moment, dollars, draw)
+            record = _record(workload, moment, dollars, draw)
+            # so that loading can go on where it was interrupted
+            record["operation_id"] = f"demo-{hour:04d}-{number}"
+            yield record
     yield {
         "tenant_id": TENANT,
         "resource_type": "storage",

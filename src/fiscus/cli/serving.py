@@ -16,6 +16,7 @@ import uvicorn
 
 from fiscus.cli.logs import configure_logs
 from fiscus.cli.terminal import CommandError
+from fiscus.engine import Engine
 from fiscus.settings import Settings
 from fiscus.wiring import open_engine
 from fiscus.worker import Worker
@@ -81,11 +82,13 @@ def serve_process(
     bound: socket.socket,
     *,
     with_worker: bool,
+    on_open: Callable[[Engine], None] = lambda _: None,
     on_listening: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on `bound` until SIGTERM or SIGINT, then stop accepting and drain the ledger.
 
-    Leaves by `SystemExit(0)`. For the main thread of a process.
+    Tells when the stores are open and when it listens. Leaves by `SystemExit(0)`. For the main
+    thread of a process.
     """
     from fiscus.http.app import create_app
 
@@ -93,8 +96,11 @@ def serve_process(
     configure_logs(settings)
     engine = open_engine(settings)
     worker = Worker(engine)
-    thread = worker.start() if with_worker else None
+    thread: threading.Thread | None = None
     try:
+        on_open(engine)
+        if with_worker:
+            thread = worker.start()
         config = uvicorn.Config(
             create_app(engine),
             http="httptools",

@@ -30,7 +30,8 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         dict[str, Any] | None, Meta(description="Measured use in detail; kept as sent.")
     ] = None
     timestamp: Annotated[
-        Annotated[datetime, Meta(tz=True)] | None, Meta(description="When the cost arose; default now.")
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="When the cost arose; default now."),
     ] = None
     project_id: Id | None = None
     user_id: Id | None = None
@@ -42,7 +43,7 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     resource_id: Label | None = None
     service_name: Label | None = None
     region: Label | None = None
-    tags: Tags = field(default_factory=dict)
+    tags: Tags = field(default_factory=dict[str, str])
     charge_category: ChargeCategory = ChargeCategory.USAGE
     reservation_id: Annotated[
         Id | None, Meta(description="Settles this reservation: the same as settling it.")

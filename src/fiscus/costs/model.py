@@ -60,7 +60,7 @@ class CostRecord(Struct, frozen=True, kw_only=True):
     resource_id: str | None = None
     service_name: str | None = None
     region: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)
-    flags: list[CostFlag] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    flags: list[CostFlag] = field(default_factory=list[CostFlag])
     reservation_id: str | None = None
     operation_id: str | None = None

@@ -52,13 +52,19 @@ class Server:
         self.authenticator: Final = authenticator
         self.metrics: Final = metrics
         self.closing = False
-        self._threads: anyio.CapacityLimiter | None = None
+        self._threads: dict[str, anyio.CapacityLimiter] = {}
 
-    async def in_thread(self, work: Callable[[], R]) -> R:
-        """Run `work`, which may wait for the store, beside the event loop."""
-        if self._threads is None:
-            self._threads = anyio.CapacityLimiter(self.engine.settings.database_pool_size)
-        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+    async def in_thread(self, work: Callable[[], R], *, lane: str = "calls") -> R:
+        """Run `work`, which may wait for the store, beside the event loop.
+
+        Each lane has as many threads as the store has connections for reads, so that probes are
+        answered while long reports fill the other.
+        """
+        limiter = self._threads.get(lane)
+        if limiter is None:
+            limiter = anyio.CapacityLimiter(self.engine.settings.database_pool_size)
+            self._threads[lane] = limiter
+        return await anyio.to_thread.run_sync(work, limiter=limiter)
 
 
 @dataclass(frozen=True, slots=True)

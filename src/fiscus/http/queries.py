@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import Enum, auto
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qsl
@@ -110,10 +111,10 @@ class CostQuery(PageQuery, frozen=True, kw_only=True):
     currency: Annotated[Currency | None, Meta(description="Only in this currency.")] = None
     operation_id: Annotated[Id | None, Meta(description="Only of this operation.")] = None
     reservation_id: Annotated[Id | None, Meta(description="Only of this reservation.")] = None
-    tag: Annotated[
-        list[str],
+    tags: Annotated[
+        dict[str, str],
         Meta(max_length=10, description="`key:value`, once per tag; only costs with all of them."),
-    ] = field(default_factory=list[str])
+    ] = field(default_factory=dict[str, str])
 
 
 def read_query(raw: bytes, kind: type[T]) -> T:
@@ -133,43 +134,56 @@ def read_query(raw: bytes, kind: type[T]) -> T:
             field="query",
             suggested_action="Send name=value pairs, percent-encoded UTF-8, joined by &.",
         ) from None
-    takes_many = _takes_many(kind)
+    known = shapes_of(kind)
     values: dict[str, Any] = {}
     for name, value in pairs:
-        many = takes_many.get(name)
-        if many is None:
-            raise ValidationError(
-                f"{name[:64]} is not a query parameter of this endpoint",
-                field=name[:64],
-                suggested_action="Known here: " + (", ".join(sorted(takes_many)) or "none") + ".",
-            )
-        if many:
-            values.setdefault(name, []).append(value)
-        elif name in values:
-            raise ValidationError(
-                f"{name} was sent twice", field=name, suggested_action=f"Send {name} once."
-            )
-        else:
-            values[name] = value
+        match known.get(name):
+            case None:
+                raise ValidationError(
+                    f"{name[:64]} is not a query parameter of this endpoint",
+                    field=name[:64],
+                    suggested_action="Known here: " + (", ".join(sorted(known)) or "none") + ".",
+                )
+            case Shape.LIST:
+                values.setdefault(name, []).append(value)
+            case Shape.PAIRS:
+                key, text = _pair(name, value)
+                values.setdefault(name, {})[key] = text
+            case Shape.ONE:
+                if name in values:
+                    raise ValidationError(
+                        f"{name} was sent twice", field=name, suggested_action=f"Send {name} once."
+                    )
+                values[name] = value
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise explain(error) from None
 
 
-def read_tags(given: list[str]) -> tuple[tuple[str, str], ...]:
-    """`key:value` filters as pairs; raises `ValidationError`."""
-    pairs: list[tuple[str, str]] = []
-    for text in given:
-        key, colon, value = text.partition(":")
-        if not colon or not 1 <= len(key) <= 128 or len(value) > 256:
-            raise ValidationError(
-                "tag is not of the form key:value",
-                field="tag",
-                suggested_action="Send, for instance, tag=team:search.",
-            )
-        pairs.append((key, value))
-    return tuple(pairs)
+class Shape(Enum):
+    """How a parameter is sent: once, or once per item, which for a mapping is `key:value`."""
+
+    ONE = auto()
+    LIST = auto()
+    PAIRS = auto()
+
+
+@cache
+def shapes_of(kind: type[Struct]) -> dict[str, Shape]:
+    """Each parameter's name, and how it is sent."""
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    shapes: dict[str, Shape] = {}
+    for one in info.fields:
+        match one.type:
+            case msgspec.inspect.ListType():
+                shapes[one.name] = Shape.LIST
+            case msgspec.inspect.DictType():
+                shapes[one.name] = Shape.PAIRS
+            case _:
+                shapes[one.name] = Shape.ONE
+    return shapes
 
 
 @cache
@@ -177,10 +191,12 @@ def _empty(kind: type[T]) -> T:
     return kind()
 
 
-@cache
-def _takes_many(kind: type[Struct]) -> dict[str, bool]:
-    """Each parameter's name, and whether it may be sent several times."""
-    return {
-        one.name: isinstance(one.type, msgspec.inspect.ListType)
-        for one in msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
-    }
+def _pair(name: str, value: str) -> tuple[str, str]:
+    key, colon, text = value.partition(":")
+    if not colon or not key:
+        raise ValidationError(
+            f"{name} is not of the form key:value",
+            field=name,
+            suggested_action=f"Send, for instance, {name}=team:search, once per tag.",
+        )
+    return key, text

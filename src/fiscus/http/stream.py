@@ -2,7 +2,7 @@
 
 Answers go out while records come in. A client that sends everything before it reads anything would
 stop both sides once the sockets' buffers are full; so answers it does not take yet wait in a
-temporary file, and memory stays bounded by one chunk of lines.
+temporary file, and memory stays bounded by what one read brings.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
 from fiscus.costs.model import CostFlag
 from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
+from fiscus.http.body import ClientGone
 from fiscus.http.endpoints import Call, NoBody
 from fiscus.http.queries import TenantQuery
 from fiscus.ledger.commands import Record, RecordBatch
@@ -32,7 +33,7 @@ CHUNK_LINES: Final = 500
 MAX_LINE_BYTES: Final = 65_536
 NDJSON: Final = "application/x-ndjson"
 _IN_MEMORY_BYTES: Final = 1_000_000
-_READ_BYTES: Final = 65_536
+_SEND_BYTES: Final = 65_536
 
 log = structlog.get_logger(__name__)
 
@@ -79,124 +80,107 @@ class RecordStream(Response):
         super().__init__(status_code=200, media_type=NDJSON)
         self._call = call
         self._tenant_id = tenant_id
+        self._line = 0
+        self._recorded = 0
+        self._failed = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         started = perf_counter()
         headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         backlog = _Backlog()
-        recorder = _Recorder(self._call, self._tenant_id, backlog)
-        sender = asyncio.create_task(_send_all(backlog, send))
+        sending = asyncio.create_task(_send_all(backlog, send))
+        completed = False
         try:
-            whole = await recorder.record_all(receive)
+            completed = await self._record_all(receive, backlog)
             backlog.finish()
-            await sender
+            await sending
+        except ClientGone:
+            log.info("stream_cut_off", lines=self._line, recorded=self._recorded)
         finally:
-            sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await sender
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
             backlog.close()
-        self._call.server.metrics.decided(
-            "record_stream",
-            "allowed" if whole and not recorder.failed else "error",
-            perf_counter() - started,
-        )
+            self._call.server.metrics.decided(
+                "record_stream",
+                "allowed" if completed and not self._failed else "error",
+                perf_counter() - started,
+            )
 
+    async def _record_all(
+        self, receive: Callable[[], Awaitable[Any]], backlog: _Backlog
+    ) -> bool:
+        """Take the lines to the ledger, a chunk at a time: reading waits for the commit.
 
-class _Recorder:
-    """Takes lines to the ledger, one chunk at a time: reading waits for the commit."""
-
-    def __init__(self, call: Call[TenantQuery, NoBody], tenant_id: str, backlog: _Backlog) -> None:
-        self._call = call
-        self._tenant_id = tenant_id
-        self._backlog = backlog
-        self._line = 0
-        self.recorded = 0
-        self.failed = 0
-
-    async def record_all(self, receive: Callable[[], Awaitable[Any]]) -> bool:
-        """Whether the body was read to its end; not so when the client hung up or the ledger
-        cannot go on."""
+        False when the ledger cannot go on; raises `ClientGone`.
+        """
         completed = True
-        lines = _lines(receive)
-        async with contextlib.aclosing(lines):
-            chunk: list[bytes | None] = []
-            async for line in lines:
-                if line is _END_OF_READ:
-                    # what has arrived is recorded now, though the chunk is not full
-                    completed = await self._record(chunk)
-                    chunk = []
-                elif line is _GONE:
-                    log.info("stream_cut_off", lines=self._line)
-                    return False
-                else:
-                    chunk.append(line)
-                    if len(chunk) == CHUNK_LINES:
-                        completed = await self._record(chunk)
-                        chunk = []
+        async for lines in _lines(receive):
+            for begin in range(0, len(lines), CHUNK_LINES):
+                # shielded: a request that is given up leaves the chunk whole
+                work = self._call.run(self._record, lines[begin : begin + CHUNK_LINES])
+                answers, completed = await asyncio.shield(asyncio.ensure_future(work))
+                backlog.put(answers)
                 if not completed:
                     break
-            if completed:
-                completed = await self._record(chunk)
+            if not completed:
+                break
         summary = StreamSummary(
             summary=True,
-            recorded=self.recorded,
-            failed=self.failed,
+            recorded=self._recorded,
+            failed=self._failed,
             completed=completed,
             correlation_id=self._call.correlation_id,
         )
-        await self._call.run(self._backlog.put, encode(summary) + b"\n")
+        backlog.put(encode(summary) + b"\n")
         return completed
 
-    async def _record(self, chunk: list[bytes | None]) -> bool:
-        """Record a chunk in one command; whether the ledger can go on."""
-        if not chunk:
-            return True
-        # shielded: a client that hangs up leaves the chunk whole
-        return await asyncio.shield(asyncio.ensure_future(self._call.run(self._work, chunk)))
-
-    def _work(self, chunk: list[bytes | None]) -> bool:
+    def _record(self, lines: list[bytes | None]) -> tuple[bytes, bool]:
+        """Record a chunk in one command: its answers, and whether the ledger can go on."""
         now = self._call.engine.clock.now()
         numbers: list[int] = []
         items: list[Record | FiscusError] = []
-        for line in chunk:
+        for line in lines:
             self._line += 1
             if line is None or line.strip():
                 numbers.append(self._line)
-                items.append(self._read(line, now))
+                items.append(_read(line, self._tenant_id, now))
         if not items:
-            return True
-        command = RecordBatch(tenant_id=self._tenant_id, records=items, now=now)
+            return b"", True
         try:
-            outcome = self._call.engine.ledger.execute(command)
+            outcome = self._call.engine.ledger.execute(
+                RecordBatch(tenant_id=self._tenant_id, records=items, now=now)
+            )
         except FiscusError as error:
             outcome = error
-        answers: list[bytes] = []
-        if isinstance(outcome, RecordBatchAnswer):
-            for number, item in zip(numbers, outcome.results, strict=True):
-                answers.append(encode(_answer(number, item.record, item.error)))
-            self.recorded += outcome.recorded
-            self.failed += outcome.failed
+        recorded = isinstance(outcome, RecordBatchAnswer)
+        if recorded:
+            answers = [
+                _answer(number, item.record, item.error)
+                for number, item in zip(numbers, outcome.results, strict=True)
+            ]
+            self._recorded += outcome.recorded
+            self._failed += outcome.failed
         else:
             assert isinstance(outcome, FiscusError)
-            for number in numbers:
-                answers.append(encode(StreamLine(line=number, error=item_error(outcome))))
-            self.failed += len(numbers)
-        answers.append(b"")
-        self._backlog.put(b"\n".join(answers))
-        return isinstance(outcome, RecordBatchAnswer)
+            failure = item_error(outcome)
+            answers = [StreamLine(line=number, error=failure) for number in numbers]
+            self._failed += len(numbers)
+        return b"".join(encode(answer) + b"\n" for answer in answers), recorded
 
-    def _read(self, line: bytes | None, now: datetime) -> Record | FiscusError:
-        if line is None:
-            return PayloadTooLarge(
-                f"The line is longer than {MAX_LINE_BYTES} bytes",
-                details={"maximum_bytes": MAX_LINE_BYTES},
-                suggested_action="Send shorter lines.",
-            )
-        try:
-            return record_item(line, self._tenant_id, now)
-        except FiscusError as error:
-            return error
+
+def _read(line: bytes | None, tenant_id: str, now: datetime) -> Record | FiscusError:
+    if line is None:
+        return PayloadTooLarge(
+            f"The line is longer than {MAX_LINE_BYTES} bytes",
+            details={"maximum_bytes": MAX_LINE_BYTES},
+            suggested_action="Send shorter lines.",
+        )
+    try:
+        return record_item(line, tenant_id, now)
+    except FiscusError as error:
+        return error
 
 
 def _answer(number: int, record: RecordAnswer | None, error: ItemError | None) -> StreamLine:
@@ -205,53 +189,80 @@ def _answer(number: int, record: RecordAnswer | None, error: ItemError | None) -
     return StreamLine(line=number, record_id=record.record_id, flags=record.flags or None)
 
 
-_END_OF_READ: Final = b"\n"
-"""Stands between lines, which hold no newline: nothing more has arrived yet."""
-_GONE: Final = b"\n\n"
+async def _lines(
+    receive: Callable[[], Awaitable[Any]],
+) -> AsyncGenerator[list[bytes | None], None]:
+    """The lines that each read brought, None in the place of one that is too long.
 
-
-async def _lines(receive: Callable[[], Awaitable[Any]]) -> AsyncGenerator[bytes | None, None]:
-    """Lines of the body; None for one that is too long, `_END_OF_READ` after what one message
-    brought, `_GONE` when the client hung up."""
+    Raises `ClientGone`.
+    """
     rest = b""
     skipping = False
     more = True
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            yield _GONE
-            return
+            raise ClientGone("The request ended before its body was whole")
         more = message.get("more_body", False)
         *whole, rest = (rest + message.get("body", b"")).split(b"\n")
-        for line in whole:
-            if skipping:
-                skipping = False
-            else:
-                yield line if len(line) <= MAX_LINE_BYTES else None
-        if len(rest) > MAX_LINE_BYTES:
-            if not skipping:
-                yield None
-            skipping = True
-        if skipping:
+        if not more and rest:
+            whole.append(rest)
+        if skipping and whole:
+            del whole[0]
+            skipping = False
+        lines = [line if len(line) <= MAX_LINE_BYTES else None for line in whole]
+        if more and skipping:
             rest = b""
-        if whole and more:
-            yield _END_OF_READ
-    if rest and not skipping:
-        yield rest
+        elif more and len(rest) > MAX_LINE_BYTES:
+            lines.append(None)
+            rest = b""
+            skipping = True
+        if lines:
+            yield lines
+
+
+async def _send_all(backlog: _Backlog, send: Callable[[Any], Awaitable[None]]) -> None:
+    while part := await backlog.next():
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Backlog:
-    """Answers that wait to be sent: written by a worker thread, read by the event loop.
-
-    One side is active at a time per call, each call is short, and both are in one process, so a
-    position for each side is all there is to keep apart.
-    """
+    """Answers that wait for the client, in order; beyond a megabyte in a temporary file."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._file = SpooledTemporaryFile[bytes](max_size=_IN_MEMORY_BYTES)
-        self._lock = asyncio.Lock()
         self._written = 0
         self._read = 0
         self._ready = asyncio.Event()
         self._finished = False
+
+    def put(self, part: bytes) -> None:
+        self._file.seek(self._written)
+        self._written += self._file.write(part)
+        self._ready.set()
+
+    def finish(self) -> None:
+        """No more is put."""
+        self._finished = True
+        self._ready.set()
+
+    async def next(self) -> bytes:
+        """What to send next; empty at the end."""
+        while self._read == self._written:
+            if self._finished:
+                return b""
+            self._ready.clear()
+            await self._ready.wait()
+        self._file.seek(self._read)
+        part = self._file.read(_SEND_BYTES)
+        self._read += len(part)
+        if self._read == self._written:
+            # the client keeps up: the file needs not grow
+            self._read = self._written = 0
+            self._file.seek(0)
+            self._file.truncate()
+        return part
+
+    def close(self) -> None:
+        self._file.close()

@@ -44,10 +44,6 @@ def plan_record_batch(workspace: Workspace, command: RecordBatch) -> None:
             plan_record(workspace, record)
 
 
-def plan_settle(workspace: Workspace, command: Settle) -> None:
-    workspace.needs.reservations[command.reservation_id] = command.tenant_id
-
-
 def apply_record(workspace: Workspace, command: Record) -> RecordAnswer:
     """Record a cost; with a reservation, settle that with the reservation's attributes."""
     cost = command.cost

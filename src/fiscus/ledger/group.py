@@ -23,7 +23,6 @@ from fiscus.ledger.charges import (
     batch_outcome,
     plan_record,
     plan_record_batch,
-    plan_settle,
 )
 from fiscus.ledger.checks import (
     apply_check,
@@ -47,7 +46,12 @@ from fiscus.ledger.commands import (
 )
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.port import GroupConflict, GroupRejected, LedgerStore, LedgerTransaction, Needs
-from fiscus.ledger.reservations import apply_expire, apply_extend, apply_release
+from fiscus.ledger.reservations import (
+    apply_expire,
+    apply_extend,
+    apply_release,
+    plan_on_reservation,
+)
 from fiscus.ledger.workspace import MoreNeeded, Workspace
 from fiscus.wire import decode, encode
 
@@ -154,7 +158,7 @@ def _plan(workspace: Workspace, command: Command) -> None:
         case RecordBatch():
             plan_record_batch(workspace, command)
         case Settle() | Release() | Extend():
-            plan_settle(workspace, command)
+            plan_on_reservation(workspace, command)
         case Expire():
             pass
         case _:

@@ -36,14 +36,16 @@ class RecordedOperation(NamedTuple):
 class Needs(Struct):
     """Everything one group must have loaded and locked before it decides."""
 
-    tenants: set[str] = field(default_factory=set)
-    idempotency: set[IdempotencyKey] = field(default_factory=set)
-    operations: set[OperationKey] = field(default_factory=set)
-    anchors: dict[AnchorKey, str] = field(default_factory=dict)
+    tenants: set[str] = field(default_factory=set[str])
+    idempotency: set[IdempotencyKey] = field(default_factory=set[IdempotencyKey])
+    operations: set[OperationKey] = field(default_factory=set[OperationKey])
+    anchors: dict[AnchorKey, str] = field(default_factory=dict[AnchorKey, str])
     """Anchor keys with their tenant."""
-    reservations: dict[str, str] = field(default_factory=dict)
+    reservations: dict[str, str] = field(default_factory=dict[str, str])
     """Reservation ids with their tenant."""
-    balances: dict[BalanceKey, BudgetBalance] = field(default_factory=dict)
+    balances: dict[BalanceKey, BudgetBalance] = field(
+        default_factory=dict[BalanceKey, BudgetBalance]
+    )
     """Balances by key, with the blank to start from where there is none yet."""
 
 
@@ -73,15 +75,23 @@ class Definitions(Struct):
 class Changes(Struct):
     """What one group writes, in bulk."""
 
-    balances: dict[BalanceKey, BudgetBalance] = field(default_factory=dict)
-    new_reservations: dict[str, Reservation] = field(default_factory=dict)
-    changed_reservations: dict[str, Reservation] = field(default_factory=dict)
-    records: dict[str, CostRecord] = field(default_factory=dict)
-    series: dict[str, Series] = field(default_factory=dict)
-    rollups: dict[RollupKey, RollupSum] = field(default_factory=dict)
-    operations: dict[OperationKey, RecordedOperation] = field(default_factory=dict)
-    anchors: dict[AnchorKey, tuple[str, date]] = field(default_factory=dict)
-    answers: dict[IdempotencyKey, StoredAnswer] = field(default_factory=dict)
+    balances: dict[BalanceKey, BudgetBalance] = field(
+        default_factory=dict[BalanceKey, BudgetBalance]
+    )
+    new_reservations: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
+    changed_reservations: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
+    records: dict[str, CostRecord] = field(default_factory=dict[str, CostRecord])
+    series: dict[str, Series] = field(default_factory=dict[str, Series])
+    rollups: dict[RollupKey, RollupSum] = field(default_factory=dict[RollupKey, RollupSum])
+    operations: dict[OperationKey, RecordedOperation] = field(
+        default_factory=dict[OperationKey, RecordedOperation]
+    )
+    anchors: dict[AnchorKey, tuple[str, date]] = field(
+        default_factory=dict[AnchorKey, tuple[str, date]]
+    )
+    answers: dict[IdempotencyKey, StoredAnswer] = field(
+        default_factory=dict[IdempotencyKey, StoredAnswer]
+    )
 
 
 class StoreUnavailable(Exception):

@@ -10,8 +10,12 @@ from fiscus.budgets.calls import HeldLine, ReservationView
 from fiscus.budgets.model import Reservation, ReservationStatus
 from fiscus.budgets.rules import free
 from fiscus.errors import Conflict, NotFound
-from fiscus.ledger.commands import Expire, Expired, Extend, Release
+from fiscus.ledger.commands import Expire, Expired, Extend, Release, Settle
 from fiscus.ledger.workspace import Workspace
+
+
+def plan_on_reservation(workspace: Workspace, command: Settle | Release | Extend) -> None:
+    workspace.needs.reservations[command.reservation_id] = command.tenant_id
 
 
 def require_reservation(workspace: Workspace, reservation_id: str, tenant_id: str) -> Reservation:

@@ -7,7 +7,7 @@ use the primary key of `cost_rollups`, which begins with `(tenant_id, bucket)`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -17,12 +17,13 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.costs.model import ChargeCategory, CostFlag, CostRecord
 from fiscus.costs.port import DIMENSIONS, TAG_PREFIX, CostFilter, CostSum, Stretch, SumQuery
 from fiscus.costs.rollups import RollupSum, quarter_hours_within
-from fiscus.errors import NotFound, ValidationError
+from fiscus.errors import NotFound
 from fiscus.ids import is_uuid
 from fiscus.money import plain
-from fiscus.paging import Cursor, Page, PageRequest, build_page
+from fiscus.paging import Page, PageRequest, build_page
 from fiscus.scopes import ScopeType
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.paging import SortKey, parse_time, parse_uuid, slice_of, time_value
 from fiscus.stores.sql.tables import (
     EPOCH,
     UtcTime,
@@ -30,15 +31,14 @@ from fiscus.stores.sql.tables import (
     cost_records,
     cost_rollups,
     cost_series,
-    from_us,
     reservations,
     to_us,
 )
 from fiscus.wire import decode_any, encode
+from fiscus.zones import FAR_FUTURE
 
 Condition = sa.ColumnElement[bool]
 
-_FAR: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _EQUAL: Final = (
     "resource_type",
     "service_name",
@@ -48,6 +48,11 @@ _EQUAL: Final = (
     "feature_id",
     "charge_category",
     "currency",
+)
+
+_NEWEST_FIRST: Final = (
+    SortKey(cost_records.c.timestamp, parse_time),
+    SortKey(cost_records.c.record_id, parse_uuid),
 )
 
 
@@ -77,28 +82,15 @@ class SqlCosts:
         return _read_record(row)
 
     def list(self, tenant_id: str, wanted: CostFilter, page: PageRequest) -> Page[CostRecord]:
-        where = self._records_where(tenant_id, wanted)
-        order = (cost_records.c.timestamp, cost_records.c.record_id)
-        statement = sa.select(cost_records).where(*where).limit(page.page_size + 1)
-        cursor = page.cursor
-        if cursor is None:
-            statement = statement.offset(page.offset)
-        else:
-            at = sa.tuple_(
-                *(sa.literal(*one) for one in zip(_read_position(cursor), _ORDER, strict=True))
-            )
-            here = sa.tuple_(*order)
-            statement = statement.where(here > at if cursor.backwards else here < at)
-        backwards = cursor is not None and cursor.backwards
-        statement = statement.order_by(*(one if backwards else one.desc() for one in order))
+        records = sa.select(cost_records).where(*self._records_where(tenant_id, wanted))
         with self._database.read(tenant_id) as connection:
-            rows = connection.execute(statement).all()
-            count = None if cursor else self._count(connection, tenant_id, wanted)
+            rows = connection.execute(slice_of(records, _NEWEST_FIRST, page)).all()
+            count = None if page.cursor else self._count(connection, tenant_id, wanted)
         return build_page(page, [_read_record(row) for row in rows], _position, count)
 
     def _count(self, connection: Connection, tenant_id: str, wanted: CostFilter) -> int:
         """How many records there are; by the rollups as far as they can tell."""
-        whole = quarter_hours_within(wanted.start or EPOCH, wanted.end or _FAR)
+        whole = quarter_hours_within(wanted.start or EPOCH, wanted.end or FAR_FUTURE)
         where = self._records_where(tenant_id, wanted)
         records = sa.select(sa.func.count()).select_from(cost_records).where(*where)
         if whole is None or wanted.tags or wanted.operation_id or wanted.reservation_id:
@@ -330,9 +322,6 @@ class SqlCosts:
         )
 
 
-_ORDER: Final = (cost_records.c.timestamp.type, cost_records.c.record_id.type)
-
-
 def _day(stretch: Stretch) -> int:
     return stretch.start.toordinal()
 
@@ -387,16 +376,4 @@ def _read_record(row: Row[Any]) -> CostRecord:
 
 
 def _position(record: CostRecord) -> list[Any]:
-    return [to_us(record.timestamp), record.record_id]
-
-
-def _read_position(cursor: Cursor) -> tuple[datetime, str]:
-    match cursor.values:
-        case [int(us), str(record_id)] if 0 <= us < to_us(_FAR) and is_uuid(record_id):
-            return from_us(us), record_id
-        case _:
-            raise ValidationError(
-                "page_token was not made by this list",
-                field="page_token",
-                suggested_action="Leave page_token out to begin at the first page.",
-            )
+    return [time_value(record.timestamp), record.record_id]

@@ -6,7 +6,7 @@ Reads and definitions use SQLAlchemy on a pool; the ledger has a connection of i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from random import uniform
@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy import event
+from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, make_url
 
 from fiscus.errors import ServiceUnavailable, ValidationError
@@ -30,8 +30,9 @@ ALL_TENANTS: Final = "*"
 """For the few statements that are no tenant's: finding an API key, the worker's rounds."""
 
 APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
-"""SQL for the role the application works as: `fiscus_app` in a database named `fiscus`. Roles belong
-to the whole server, so each database has its own."""
+"""SQL for the role the application works as: `fiscus_app` in a database named `fiscus`.
+
+Roles belong to the whole server, so each database has its own."""
 
 _WRITE_ATTEMPTS: Final = 10
 
@@ -61,13 +62,13 @@ class Database:
         return SqlLedgerStore(PostgresDriver(self.connect_psycopg))
 
     @contextmanager
-    def read(self, *tenants: str) -> Iterator[Connection]:
+    def read(self, *tenants: str) -> Generator[Connection]:
         """A connection that sees the rows of `tenants` only, as they are now."""
         try:
             with self.engine.connect() as connection:
                 self._set_tenants(connection, tenants)
                 yield connection
-        except sa.exc.OperationalError as error:
+        except (exc.OperationalError, exc.TimeoutError) as error:
             raise unavailable() from error
 
     def write(self, tenants: Collection[str], change: Callable[[Connection], T]) -> T:
@@ -79,13 +80,15 @@ class Database:
         for attempt in range(_WRITE_ATTEMPTS):
             try:
                 return self._write_once(tenants, change)
-            except sa.exc.DBAPIError as error:
+            except exc.DBAPIError as error:
                 if _may_try_again(error) and attempt < _WRITE_ATTEMPTS - 1:
                     time.sleep(uniform(0.001, 0.01) * 2**attempt)  # noqa: S311 - not a secret
                     continue
-                if isinstance(error, sa.exc.OperationalError):
+                if isinstance(error, exc.OperationalError):
                     raise unavailable() from error
                 raise
+            except exc.TimeoutError as error:
+                raise unavailable() from error
         raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
@@ -182,7 +185,7 @@ def parse_url(url: str) -> URL:
     """The URL of a supported database; raises `ValidationError` naming the setting."""
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError:
+    except exc.ArgumentError:
         raise _bad_url() from None
     backend = parsed.get_backend_name()
     if backend not in {"sqlite", "postgresql"} or not parsed.database:
@@ -198,7 +201,7 @@ def _bad_url() -> ValidationError:
     )
 
 
-def _may_try_again(error: sa.exc.DBAPIError) -> bool:
+def _may_try_again(error: exc.DBAPIError) -> bool:
     return isinstance(
         error.orig,
         psycopg.errors.SerializationFailure

@@ -6,7 +6,7 @@ migration that fails leaves nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import event
+from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection
 
 from fiscus.errors import ServiceUnavailable, ValidationError
@@ -62,7 +62,7 @@ def downgrade(url: str, to: str) -> None:
 
 
 def status(url: str) -> list[Revision]:
-    """Every revision, oldest first. Raises `ServiceUnavailable` when the database cannot be read."""
+    """Every revision, oldest first. Raises `ServiceUnavailable` when it cannot be read."""
     engine = _engine(url)
     if not _is_sqlite(engine):
         event.listen(engine, "connect", become_app_role)
@@ -97,7 +97,7 @@ def _run(url: str, step: Any, to: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    if to != "base" and to != HEAD and to not in _revisions(config):
+    if to not in {"base", HEAD} and to not in _revisions(config):
         raise ValidationError(
             f"{to} is not a revision of this version",
             field="revision",
@@ -144,7 +144,7 @@ def _on_sqlite_connect(connection: Any, _record: Any) -> None:
 
 
 @contextmanager
-def _locked(engine: sa.Engine) -> Iterator[Connection]:
+def _locked(engine: sa.Engine) -> Generator[Connection]:
     """A connection in a transaction that no other migration runs beside."""
     with engine.connect() as connection:
         if _is_sqlite(engine):
@@ -159,13 +159,13 @@ def _locked(engine: sa.Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained() -> Generator[None]:
     """The errors of the database and of Alembic as ours."""
     try:
         yield
-    except sa.exc.OperationalError as error:
+    except exc.OperationalError as error:
         raise unavailable() from error
-    except sa.exc.ProgrammingError as error:
+    except exc.ProgrammingError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             raise needs_owner(str(error.orig).splitlines()[0]) from error
         raise
@@ -180,8 +180,8 @@ def needs_owner(reason: str) -> ServiceUnavailable:
     """This login may not do what is needed to the tables."""
     return ServiceUnavailable(
         f"The database's tables are not ready for this version of Fiscus ({reason})",
-        suggested_action="Run `fiscus migrate up` with FISCUS_MIGRATION_DATABASE_URL set to a login "
-        "that owns the database and may create roles.",
+        suggested_action="Run `fiscus migrate up` with FISCUS_MIGRATION_DATABASE_URL set to a "
+        "login that owns the database and may create roles.",
     )
 
 

@@ -37,7 +37,7 @@ class PostgresDriver:
         self._connect = connect
         self._connection: psycopg.Connection[Row] | None = None
         self._tenants: Collection[str] | None = None
-        self._texts: dict[str, str] = {}
+        self._texts: dict[str, bytes] = {}
 
     def time(self, moment: datetime) -> datetime:
         return moment
@@ -110,12 +110,12 @@ class PostgresDriver:
         except psycopg.Error as error:
             raise GroupRejected(f"PostgreSQL: {error}") from error
 
-    def _text(self, statement: Statement) -> str:
-        text = self._texts.get(statement.sql)
-        if text is None:
+    def _text(self, statement: Statement) -> bytes:
+        encoded = self._texts.get(statement.sql)
+        if encoded is None:
             text = _SUM.sub(r"\1 + \2", statement.sql)
             for name, lock in _LOCKS.items():
                 text = text.replace(name, lock)
             text = text.replace("{rows}", statement.columns.recordset)
-            self._texts[statement.sql] = text
-        return text
+            encoded = self._texts[statement.sql] = text.encode()
+        return encoded

@@ -158,6 +158,7 @@ budgets = Table(
     Column("updated_at", UtcTime, nullable=False),
     Column("deleted_at", UtcTime),
     Index(None, "tenant_id", "definitions_version"),
+    Index("ix_budgets_newest", "tenant_id", "budget_id"),
 )
 
 budget_versions = Table(
@@ -184,6 +185,8 @@ budget_periods = Table(
     Column("reserved", SUM, nullable=False),
     Column("throttle_credit", AMOUNT, nullable=False),
     PrimaryKeyConstraint("budget_id", "scope_id", "period_start"),
+    # Written once per period: what a group changes is in none of its columns.
+    Index("ix_budget_periods_newest", "budget_id", "period_start", "scope_id"),
     sqlite_with_rowid=False,
 )
 
@@ -347,5 +350,5 @@ api_keys = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
     Column("revoked_at", UtcTime),
-    Index(None, "tenant_id"),
+    Index("ix_api_keys_newest", "tenant_id", "key_id"),
 )

@@ -18,7 +18,6 @@ from fiscus.scopes import EVERY
 from fiscus.stores.sql.paging import (
     SortKey,
     count,
-    cursor_values,
     parse_scope_id,
     parse_time,
     slice_of,

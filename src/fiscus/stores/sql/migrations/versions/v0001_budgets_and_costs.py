@@ -111,6 +111,7 @@ def _make_definitions() -> None:
     op.create_index(
         "ix_budgets_tenant_id_definitions_version", "budgets", ["tenant_id", "definitions_version"]
     )
+    op.create_index("ix_budgets_newest", "budgets", ["tenant_id", "budget_id"])
     op.create_table(
         "budget_versions",
         _required("budget_id", _id()),
@@ -136,6 +137,9 @@ def _make_usage() -> None:
         _required("throttle_credit", _amount()),
         sa.PrimaryKeyConstraint("budget_id", "scope_id", "period_start", name="pk_budget_periods"),
         sqlite_with_rowid=False,
+    )
+    op.create_index(
+        "ix_budget_periods_newest", "budget_periods", ["budget_id", "period_start", "scope_id"]
     )
     op.create_table(
         "budget_anchors",
@@ -295,7 +299,7 @@ def _make_access() -> None:
         sa.PrimaryKeyConstraint("key_id", name="pk_api_keys"),
         sa.UniqueConstraint("key_hash", name="uq_api_keys_key_hash"),
     )
-    op.create_index("ix_api_keys_tenant_id", "api_keys", ["tenant_id"])
+    op.create_index("ix_api_keys_newest", "api_keys", ["tenant_id", "key_id"])
 
 
 # -- PostgreSQL only

@@ -1,0 +1,150 @@
+"""`fiscus keys`: API keys, straight on the configured store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from msgspec.structs import asdict
+
+from fiscus.access.model import ApiKey, ApiKeySpec, NewApiKey, Role, hash_key, hint_of, new_key
+from fiscus.cli.configuration import DataDir, read_settings
+from fiscus.cli.terminal import JsonFlag, facts, new_table, notes, out, print_json
+from fiscus.engine import Engine
+from fiscus.ids import uuid7
+from fiscus.paging import MAX_PAGE_SIZE, page_request
+from fiscus.scopes import parse_id
+from fiscus.wire import convert
+
+app = typer.Typer(
+    help="Make, list and revoke API keys, straight on the configured store.",
+    no_args_is_help=True,
+)
+
+Tenant = Annotated[
+    str | None,
+    typer.Option("--tenant", help="Whose keys.  [default: the setting FISCUS_DEFAULT_TENANT]"),
+]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")] = "command line",
+    role: Annotated[
+        list[Role], typer.Option("--role", help="May be given several times.")
+    ] = [Role.SERVICE],  # noqa: B006 - typer reads it and does not change it
+    tenant: Tenant = None,
+    expires_in_days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="When it stops working; default never.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an API key. It is shown this once."""
+    with _engine(data_dir) as engine:
+        now = engine.clock.now()
+        tenant_id = _tenant(engine, tenant)
+        spec = convert({"name": name, "roles": role}, ApiKeySpec)
+        secret = new_key()
+        made = engine.api_keys.create(
+            ApiKey(
+                key_id=uuid7(),
+                tenant_id=tenant_id,
+                name=spec.name,
+                hint=hint_of(secret),
+                roles=sorted(set(spec.roles)),
+                created_by="command line",
+                created_at=now,
+                expires_at=None if expires_in_days is None else now + timedelta(expires_in_days),
+                revoked_at=None,
+            ),
+            hash_key(secret),
+        )
+    if as_json:
+        print_json(
+            NewApiKey(**asdict(made), api_key=secret)
+        )
+        return
+    out.print(
+        facts(
+            [
+                ("API key", f"[bold]{secret}[/]"),
+                ("tenant", made.tenant_id),
+                ("roles", ", ".join(made.roles)),
+                ("key id", made.key_id),
+                ("expires", _when(made.expires_at, "never")),
+            ]
+        )
+    )
+    notes.print("[yellow]The key is shown this once and stored only as a hash.[/]")
+
+
+@app.command("list")
+def list_keys(tenant: Tenant = None, data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
+    """List a tenant's keys, newest first; the keys themselves are not kept anywhere."""
+    with _engine(data_dir) as engine:
+        tenant_id = _tenant(engine, tenant)
+        keys: list[ApiKey] = []
+        token: str | None = None
+        while True:
+            page = engine.api_keys.list(tenant_id, page_request(None, MAX_PAGE_SIZE, token))
+            keys.extend(page.items)
+            token = page.pagination.next_page_token
+            if token is None:
+                break
+        now = engine.clock.now()
+    if as_json:
+        print_json({"api_keys": keys})
+        return
+    table = new_table("key id", "begins", "name", "roles", "made", "state")
+    for key in keys:
+        state = "valid"
+        if key.revoked_at is not None:
+            state = f"[red]revoked {_when(key.revoked_at)}[/]"
+        elif key.expires_at is not None:
+            state = f"expire{'d' if key.expires_at <= now else 's'} {_when(key.expires_at)}"
+        table.add_row(
+            key.key_id, f"{key.hint}…", key.name, ", ".join(key.roles), _when(key.created_at), state
+        )
+    if keys:
+        out.print(table)
+    else:
+        notes.print(f"The tenant {tenant_id} has no keys. `fiscus keys create` makes one.")
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `fiscus keys list` shows it.")],
+    tenant: Tenant = None,
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a key useless from now on."""
+    with _engine(data_dir) as engine:
+        key = engine.api_keys.revoke(_tenant(engine, tenant), key_id, engine.clock.now())
+    if as_json:
+        print_json(key)
+    else:
+        out.print(f"The key {key.key_id} ({key.name}) is revoked.", soft_wrap=True)
+
+
+@contextmanager
+def _engine(data_dir: DataDir) -> Iterator[Engine]:
+    from fiscus.wiring import open_engine
+
+    engine = open_engine(read_settings(data_dir=data_dir))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _tenant(engine: Engine, named: str | None) -> str:
+    return parse_id(named or engine.settings.default_tenant, "--tenant")
+
+
+def _when(moment: object, never: str = "") -> str:
+    return never if moment is None else f"{moment:%Y-%m-%d %H:%M}"

@@ -1,0 +1,107 @@
+"""`fiscus serve`: the server, with nothing configured or as one of many processes."""
+
+from __future__ import annotations
+
+import socket
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from fiscus.cli.configuration import DataDir, read_settings
+from fiscus.cli.logs import configure_logs
+from fiscus.cli.terminal import CommandError, facts, notes, out
+from fiscus.engine import Engine
+from fiscus.settings import Settings
+
+
+def serve(
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on.  [env: FISCUS_HOST; default: 127.0.0.1]"),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="TCP port to listen on.  [env: FISCUS_PORT; default: 3472]")
+    ] = None,
+    data_dir: DataDir = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=256, help="Processes that share the port; PostgreSQL only above 1."),
+    ] = 1,
+    with_worker: Annotated[
+        bool,
+        typer.Option(
+            "--worker/--no-worker",
+            help="Do the background work here too; of several processes, one does.",
+        ),
+    ] = True,
+) -> None:
+    """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
+    from fiscus.cli.serving import listen, serve_process
+    from fiscus.cli.supervisor import Supervisor
+    from fiscus.wiring import ensure_admin_key, open_engine
+
+    settings = read_settings(host=host, port=port, data_dir=data_dir)
+    if workers > 1 and settings.resolved_database_url.startswith("sqlite"):
+        raise CommandError(
+            "several processes need PostgreSQL: SQLite is written by one",
+            suggested_action="set FISCUS_DATABASE_URL=postgresql://user:password@host/name, or "
+            "leave --workers out.",
+        )
+    sockets = listen(settings.host, settings.port, workers)
+    admin_key: str | None = None
+
+    def prepare(engine: Engine) -> None:
+        nonlocal admin_key
+        admin_key = ensure_admin_key(engine)
+
+    def announce() -> None:
+        show_address(settings, sockets[0], admin_key, workers)
+
+    if workers == 1:
+        serve_process(
+            settings,
+            sockets[0],
+            with_worker=with_worker,
+            on_open=prepare,
+            on_listening=announce,
+        )
+    # so that the tables are ready and the admin key is made once, before any process starts
+    configure_logs(settings)
+    engine = open_engine(settings)
+    try:
+        prepare(engine)
+    finally:
+        engine.close()
+    announce()
+    Supervisor(settings, sockets, with_worker).run()
+
+
+def address_of(bound: socket.socket) -> str:
+    """The URL that reaches a socket from this machine."""
+    host, port = bound.getsockname()[:2]
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def show_address(
+    settings: Settings, bound: socket.socket, admin_key: str | None, workers: int
+) -> None:
+    """Where the server is and, this once, the admin key that was made."""
+    url = address_of(bound)
+    where = (
+        f"SQLite, {settings.resolved_database_url.removeprefix('sqlite:///')}"
+        if settings.resolved_database_url.startswith("sqlite")
+        else f"PostgreSQL, {workers} {'process' if workers == 1 else 'processes'}"
+    )
+    rows = [("address", url), ("reference", f"{url}/docs"), ("data", where)]
+    if admin_key is not None:
+        rows.append(("admin key", f"[bold]{admin_key}[/]"))
+    out.print(facts(rows, title=f"Fiscus {version('fiscus')}"))
+    if admin_key is not None:
+        notes.print(
+            "[yellow]The admin key is shown this once and stored only as a hash: keep it.[/]\n"
+            "[dim]Lost it? `fiscus keys create --role platform_admin` makes another.[/]",
+            soft_wrap=True,
+        )

@@ -1,0 +1,110 @@
+"""Reports as CSV (RFC 4180): exact decimals in plain notation, safe to open in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Final
+
+from fiscus.costs.report_model import Report, ReportGroup, ReportSection
+
+OTHER: Final = "(other)"
+"""Stands for the groups that the limit left out."""
+
+# What makes a spreadsheet read text as a formula; a line break or space may come before it.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def report_csv(report: Report) -> str:
+    """A header and one line per group; of a report without groups, one line with the total.
+
+    Usage has a column per unit, a cost without a known rate one per currency. A detailed report's
+    sections follow one another, told apart by the column `section`. Groups that the limit left out
+    are one line, `(other)`. A value that was not given is empty.
+    """
+    sections = [_main(report), *report.sections]
+    dimensions = list(dict.fromkeys(name for one in sections for name in one.group_by))
+    groups = [group for one in sections for group in one.groups]
+    units = _names((report.usage, *(group.usage for group in groups)))
+    currencies = _names(
+        {cost.currency: cost.cost for cost in costs}
+        for costs in (report.unconverted, *(group.unconverted for group in groups))
+    )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(
+        [
+            *(["section"] if report.sections else []),
+            *map(_text, dimensions),
+            *("currency", "cost", "record_count", "share"),
+            *("previous_cost", "change", "change_ratio"),
+            *(_text(f"usage:{unit}") for unit in units),
+            *(f"unconverted:{currency}" for currency in currencies),
+        ]
+    )
+    for section in sections:
+        head = [_text(", ".join(section.group_by))] if report.sections else []
+        for group in section.groups:
+            keys = [_text(group.key.get(name) or "") for name in dimensions]
+            writer.writerow([*head, *keys, *_numbers(report, group, units, currencies)])
+        if section.truncated:
+            keys = [OTHER if name in section.group_by else "" for name in dimensions]
+            cells = [report.currency, _number(section.other_cost), section.other_record_count]
+            blank = [""] * (4 + len(units) + len(currencies))
+            writer.writerow([*head, *keys, *cells, *blank])
+    return text.getvalue()
+
+
+def _main(report: Report) -> ReportSection:
+    """The report's own groups; without any, the whole of it as one."""
+    whole = ReportGroup(
+        key={},
+        cost=report.total_cost,
+        record_count=report.record_count,
+        usage=report.usage,
+        share=Decimal(1) if report.total_cost else None,
+        unconverted=report.unconverted,
+        previous_cost=None if report.previous is None else report.previous.total_cost,
+        change=None if report.previous is None else report.previous.change,
+        change_ratio=None if report.previous is None else report.previous.change_ratio,
+    )
+    return ReportSection(
+        group_by=report.group_by,
+        groups=report.groups if report.group_by else [whole],
+        group_count=report.group_count,
+        truncated=report.truncated,
+        other_cost=report.other_cost,
+        other_record_count=report.other_record_count,
+    )
+
+
+def _numbers(
+    report: Report, group: ReportGroup, units: Sequence[str], currencies: Sequence[str]
+) -> list[str | int]:
+    unconverted = {cost.currency: cost.cost for cost in group.unconverted}
+    return [
+        report.currency,
+        _number(group.cost),
+        group.record_count,
+        _number(group.share),
+        _number(group.previous_cost),
+        _number(group.change),
+        _number(group.change_ratio),
+        *(_number(group.usage.get(unit)) for unit in units),
+        *(_number(unconverted.get(currency)) for currency in currencies),
+    ]
+
+
+def _names(amounts: Iterable[dict[str, Decimal]]) -> list[str]:
+    return sorted({name for one in amounts for name in one})
+
+
+def _number(value: Decimal | None) -> str:
+    return "" if value is None else format(value, "f")
+
+
+def _text(value: str) -> str:
+    """`value`, marked as text where a spreadsheet would take it for a formula."""
+    return f"'{value}" if value.lstrip(" \n").startswith(_FORMULA) else value

@@ -1,0 +1,182 @@
+"""The time of a report: its periods, the stretches that are summed, the range before.
+
+All of it is computed here, in IANA zones; stores only compare moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final, NamedTuple
+
+from fiscus.costs.port import Stretch
+from fiscus.costs.report_model import Granularity
+from fiscus.costs.rollups import BUCKET_SECONDS, bucket_of, quarter_hours_within
+from fiscus.errors import ValidationError
+from fiscus.zones import day_start, month_start, zone_of
+
+MAX_RANGE: Final = timedelta(days=3660)
+MAX_PERIODS: Final = 10_000
+_OLDEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NEWEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
+_QUARTER: Final = timedelta(seconds=BUCKET_SECONDS)
+
+
+class TimeRange(NamedTuple):
+    """`[start, end)`, in UTC."""
+
+    start: datetime
+    end: datetime
+
+
+class TimePeriod(NamedTuple):
+    """A period of local time, clipped to the report's range."""
+
+    label: str
+    start: datetime
+    end: datetime
+
+
+def report_range(
+    start: datetime | None, end: datetime | None, timezone: str, now: datetime
+) -> TimeRange:
+    """The range asked for, or the present month up to the end of the present quarter hour.
+
+    Raises `ValidationError` naming the date that is wrong.
+    """
+    end = bucket_of(now) + _QUARTER if end is None else end.astimezone(UTC)
+    if start is None:
+        day = _local_day(min(now, end - timedelta(microseconds=1)), timezone)
+        start = day_start(day.replace(day=1).toordinal(), timezone)
+    start = start.astimezone(UTC)
+    if not _OLDEST <= start < _NEWEST:
+        raise _wrong("start_date", "is out of range", "Send a time from 1970 on.")
+    if end <= start:
+        raise _wrong("end_date", "must be after start_date", "Send a later end_date.")
+    if end - start > MAX_RANGE:
+        raise _wrong("start_date", "is too early", "Ask for at most ten years at a time.")
+    return TimeRange(start, end)
+
+
+def previous_range(current: TimeRange, timezone: str) -> TimeRange:
+    """The range before, which people compare `current` with.
+
+    Whole months: as many months. A part of a month from its start: the same part of the month
+    before. Whole days: as many days. Else the same length of time.
+    """
+    start, end = current
+    first, last = _local_day(start, timezone), _local_day(end, timezone)
+    if start == _start_of(first, timezone):
+        if first.day == 1:
+            month, until = _month_number(first), _month_number(last)
+            before = day_start(month_start(month - 1), timezone)
+            if until > month and end == day_start(month_start(until), timezone):
+                return TimeRange(day_start(month_start(2 * month - until), timezone), start)
+            if until == month:
+                return TimeRange(before, min(before + (end - start), start))
+        if end == _start_of(last, timezone):
+            return TimeRange(day_start(2 * first.toordinal() - last.toordinal(), timezone), start)
+    return TimeRange(start - (end - start), start)
+
+
+def periods_of(
+    whole: TimeRange, granularity: Granularity | None, timezone: str
+) -> list[TimePeriod]:
+    """The periods that tile `whole`; without a granularity one, without a label.
+
+    Raises `ValidationError` naming `granularity` for more than `MAX_PERIODS`.
+    """
+    if granularity is None:
+        return [TimePeriod("", *whole)]
+    found: list[TimePeriod] = []
+    at = whole.start
+    while at < whole.end:
+        if len(found) == MAX_PERIODS:
+            raise _wrong(
+                "granularity",
+                f"gives more than {MAX_PERIODS} periods",
+                "Ask for longer periods or a shorter range.",
+            )
+        label, following = _period_at(at, granularity, timezone)
+        found.append(TimePeriod(label, at, min(following, whole.end)))
+        at = following
+    return found
+
+
+def stretches_of(periods: Sequence[TimePeriod]) -> Iterator[Stretch]:
+    """The periods cut at every UTC midnight, because rates are of UTC days."""
+    for index, (_, start, end) in enumerate(periods):
+        at = start
+        while at < end:
+            midnight = datetime.combine(at.date() + timedelta(days=1), time(), UTC)
+            yield Stretch(at, min(midnight, end), index)
+            at = midnight
+
+
+def split_stretches(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch]]:
+    """The whole quarter hours of each stretch, and the parts of quarter hours at its ends."""
+    whole: list[Stretch] = []
+    parts: list[Stretch] = []
+    for stretch in stretches:
+        start, end, period = stretch
+        inner = quarter_hours_within(start, end)
+        if inner is None:
+            parts.append(stretch)
+            continue
+        whole.append(Stretch(*inner, period))
+        if start < inner[0]:
+            parts.append(Stretch(start, inner[0], period))
+        if inner[1] < end:
+            parts.append(Stretch(inner[1], end, period))
+    return whole, parts
+
+
+def _period_at(moment: datetime, granularity: Granularity, timezone: str) -> tuple[str, datetime]:
+    """The label of the period `moment` falls in, and when the next begins."""
+    if granularity is Granularity.HOUR:
+        return _hour_at(moment, timezone)
+    day = _local_day(moment, timezone)
+    match granularity:
+        case Granularity.DAY:
+            return day.isoformat(), day_start(day.toordinal() + 1, timezone)
+        case Granularity.WEEK:
+            year, week, weekday = day.isocalendar()
+            following = day.toordinal() + 8 - weekday
+            return f"{year:04}-W{week:02}", day_start(following, timezone)
+        case Granularity.MONTH:
+            following = month_start(_month_number(day) + 1)
+            return f"{day:%Y-%m}", day_start(following, timezone)
+
+
+def _hour_at(moment: datetime, timezone: str) -> tuple[str, datetime]:
+    """As `_period_at`. The label has the offset, so that an hour shown twice is two periods."""
+    zone = zone_of(timezone)
+    local = moment.astimezone(zone)
+    begun = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+    following = moment + (timedelta(hours=1) - begun)
+    # The clocks may change in between, on a quarter hour.
+    change = bucket_of(moment) + _QUARTER
+    while change < following:
+        if change.astimezone(zone).utcoffset() != local.utcoffset():
+            following = change
+        change += _QUARTER
+    return local.replace(minute=0, second=0, microsecond=0).isoformat(), following
+
+
+def _local_day(moment: datetime, timezone: str) -> date:
+    day = moment.astimezone(zone_of(timezone)).date()
+    following = day + timedelta(days=1)
+    # A clock set back over midnight shows the old date again, after the new day has begun.
+    return following if moment >= _start_of(following, timezone) else day
+
+
+def _start_of(day: date, timezone: str) -> datetime:
+    return day_start(day.toordinal(), timezone)
+
+
+def _month_number(day: date) -> int:
+    return day.year * 12 + day.month - 1
+
+
+def _wrong(field: str, what: str, suggested_action: str) -> ValidationError:
+    return ValidationError(f"{field} {what}", field=field, suggested_action=suggested_action)

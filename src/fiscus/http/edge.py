@@ -1,0 +1,72 @@
+"""The layer around the managing endpoints: correlation ids, log context, counts, safe headers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+
+from fiscus.errors import InternalError
+from fiscus.http.correlation import correlation_id_of
+from fiscus.http.decisions import App, Receive, Scope, Send
+from fiscus.http.metrics import Metrics
+from fiscus.http.problems import PROBLEM_JSON, render_problem
+
+log = structlog.get_logger(__name__)
+
+_SAFE_HEADERS: Final = ((b"x-content-type-options", b"nosniff"),)
+_NOT_KEPT: Final = (b"cache-control", b"no-store")
+
+
+class Edge:
+    """Gives every request its correlation id, and every answer its headers and its count.
+
+    An exception that nobody expected becomes a problem without its stack trace.
+    """
+
+    def __init__(self, app: App, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        correlation_id = correlation_id_of(dict(scope["headers"]))
+        scope.setdefault("state", {})["correlation_id"] = correlation_id
+        status: int | None = None
+
+        async def send_with_headers(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
+                headers.append((b"x-correlation-id", correlation_id.encode()))
+                headers.extend(_SAFE_HEADERS)
+                if not any(name.lower() == b"cache-control" for name, _ in headers):
+                    headers.append(_NOT_KEPT)
+                message = {**message, "headers": headers}
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except Exception:
+                log.exception("request_failed", path=scope["path"])
+                if status is None:
+                    await _send_failure(scope, correlation_id, send_with_headers)
+                    status = 500
+        route = getattr(scope.get("route"), "path", "none")
+        self._metrics.requested(scope["method"], route, status or 0)
+
+
+async def _send_failure(scope: Scope, correlation_id: str, send: Send) -> None:
+    status, headers, body = render_problem(
+        InternalError("The request failed"),
+        correlation_id=correlation_id,
+        tenant_id=None,
+        instance=scope["path"],
+    )
+    headers += [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,244 @@
+"""The statements a ledger's transaction loads and locks with, and how their rows are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from fiscus.budgets.model import (
+    BalanceKey,
+    Budget,
+    BudgetBalance,
+    Reservation,
+    ReservationLine,
+    ReservationStatus,
+)
+from fiscus.budgets.rules import Hold
+from fiscus.idempotency import IdempotencyKey, StoredAnswer
+from fiscus.ledger.port import AnchorKey, Definitions, OperationKey, RecordedOperation
+from fiscus.operations import NO_TAGS, Operation
+from fiscus.stores.sql.bulk import Columns, Row
+from fiscus.stores.sql.driver import Values
+from fiscus.tenants import TenantSettings
+from fiscus.wire import decode
+
+TENANT = Columns(tenant_id="text")
+VERSIONS = """
+    SELECT t.tenant_id, t.definitions_version
+    FROM {rows} JOIN tenants t ON t.tenant_id = r.tenant_id
+"""
+
+IDEMPOTENCY_KEY = Columns(tenant_id="text", operation="text", key="text")
+ANSWERS = """
+    SELECT i.tenant_id, i.operation, i.key, i.body_hash, i.answer, i.expires_at
+    FROM {rows} JOIN idempotency_keys i
+      ON i.tenant_id = r.tenant_id AND i.operation = r.operation AND i.key = r.key
+"""
+
+OPERATION_KEY = Columns(tenant_id="text", operation_id="text")
+OPERATIONS = """
+    SELECT o.tenant_id, o.operation_id, CAST(o.record_id AS TEXT), o.recorded_at, o.timestamp,
+           o.cost_amount, o.currency
+    FROM {rows} JOIN cost_operations o
+      ON o.tenant_id = r.tenant_id AND o.operation_id = r.operation_id
+"""
+
+ANCHOR_KEY = Columns(budget_id="uuid", scope_id="text")
+ANCHORS = """
+    SELECT CAST(a.budget_id AS TEXT), a.scope_id, a.anchor
+    FROM {rows} JOIN budget_anchors a
+      ON a.budget_id = r.budget_id AND a.scope_id = r.scope_id
+"""
+
+RESERVATION_ID = Columns(reservation_id="uuid")
+RESERVATION_COLUMNS = """
+    CAST(v.reservation_id AS TEXT), v.tenant_id, v.status, v.resource_type, v.estimated_cost,
+    v.currency, v.project_id, v.user_id, v.feature_id, v.service_name, v.tags, v.operation_id,
+    v.created_at, v.expires_at, CAST(v.record_id AS TEXT), v.actual_cost, v.settlement
+"""
+RESERVATIONS = f"""
+    SELECT {RESERVATION_COLUMNS}
+    FROM {{rows}} JOIN reservations v ON v.reservation_id = r.reservation_id
+    {{lock_v}}
+"""
+LINES = """
+    SELECT CAST(l.reservation_id AS TEXT), CAST(l.budget_id AS TEXT), l.scope_id, l.period_start,
+           l.amount, l.rate, l.rate_date
+    FROM {rows} JOIN reservation_lines l ON l.reservation_id = r.reservation_id
+    ORDER BY l.reservation_id, l.budget_id, l.scope_id
+"""
+
+BALANCE_KEY = Columns(budget_id="uuid", scope_id="text", period_start="timestamptz")
+BALANCES = """
+    SELECT CAST(p.budget_id AS TEXT), p.scope_id, p.period_start, p.tenant_id, p.period_end,
+           p.spent, p.reserved, p.throttle_credit
+    FROM {rows} JOIN budget_periods p
+      ON p.budget_id = r.budget_id AND p.scope_id = r.scope_id
+     AND p.period_start = r.period_start
+    {lock_p}
+"""
+
+TENANT_AFTER = Columns(tenant_id="text", after_version="bigint")
+SETTINGS = """
+    SELECT t.definitions_version, t.currency, t.timezone, t.require_budget, t.rollup_tags
+    FROM {rows} JOIN tenants t ON t.tenant_id = r.tenant_id
+"""
+CHANGED_BUDGETS = """
+    SELECT CAST(b.budget_id AS TEXT), b.definition, b.deleted_at
+    FROM {rows} JOIN budgets b
+      ON b.tenant_id = r.tenant_id AND b.definitions_version > r.after_version
+"""
+
+TENANT_UNTIL = Columns(tenant_id="text", until="timestamptz")
+DUE = """
+    SELECT CAST(v.reservation_id AS TEXT)
+    FROM {rows} JOIN reservations v ON v.tenant_id = r.tenant_id AND v.expires_at <= r.until
+    WHERE v.status = 'pending'
+    ORDER BY v.expires_at LIMIT 1000
+"""
+
+HOLDS_OF = Columns(tenant_id="text", budget_id="uuid", scope_id="text", period_start="timestamptz")
+HOLDS = """
+    SELECT CAST(v.reservation_id AS TEXT), v.expires_at, l.amount
+    FROM {rows}
+    JOIN reservations v ON v.tenant_id = r.tenant_id AND v.status = 'pending'
+    JOIN reservation_lines l ON l.reservation_id = v.reservation_id
+     AND l.budget_id = r.budget_id AND l.scope_id = r.scope_id AND l.period_start = r.period_start
+    ORDER BY v.expires_at LIMIT 1000
+"""
+
+
+class LedgerReader:
+    """Rows into domain values, by the database's way of giving times and amounts."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def balances(self, rows: list[Row]) -> dict[BalanceKey, BudgetBalance]:
+        read_time, read_amount = self._values.read_time, self._values.read_amount
+        found: dict[BalanceKey, BudgetBalance] = {}
+        for budget_id, scope_id, start, tenant_id, end, spent, reserved, credit in rows:
+            key = BalanceKey(budget_id, scope_id, read_time(start))
+            found[key] = BudgetBalance(
+                key,
+                tenant_id,
+                read_time(end),
+                read_amount(spent),
+                read_amount(reserved),
+                read_amount(credit),
+            )
+        return found
+
+    def answers(self, rows: list[Row]) -> dict[IdempotencyKey, StoredAnswer]:
+        read_time = self._values.read_time
+        return {
+            IdempotencyKey(tenant, operation, key): StoredAnswer(
+                body_hash, answer.encode(), read_time(expires_at)
+            )
+            for tenant, operation, key, body_hash, answer, expires_at in rows
+        }
+
+    def operations(self, rows: list[Row]) -> dict[OperationKey, RecordedOperation]:
+        values = self._values
+        return {
+            (tenant, operation): RecordedOperation(
+                record_id,
+                values.read_time(recorded_at),
+                values.read_time(timestamp),
+                values.read_amount(amount),
+                currency,
+            )
+            for tenant, operation, record_id, recorded_at, timestamp, amount, currency in rows
+        }
+
+    def anchors(self, rows: list[Row]) -> dict[AnchorKey, date]:
+        read_date = self._values.read_date
+        return {(budget, scope): read_date(anchor) for budget, scope, anchor in rows}
+
+    def reservations(self, rows: list[Row], line_rows: list[Row]) -> dict[str, Reservation]:
+        values = self._values
+        lines: dict[str, list[ReservationLine]] = {}
+        for reservation_id, budget_id, scope_id, start, amount, rate, rate_date in line_rows:
+            key = BalanceKey(budget_id, scope_id, values.read_time(start))
+            lines.setdefault(reservation_id, []).append(
+                ReservationLine(
+                    key,
+                    values.read_amount(amount),
+                    values.read_amount(rate),
+                    values.read_date(rate_date),
+                )
+            )
+        return {row[0]: read_reservation(row, tuple(lines.get(row[0], ())), values) for row in rows}
+
+    def definitions(self, settings: list[Row], budgets: list[Row]) -> Definitions:
+        if not settings:
+            return Definitions(0, TenantSettings(), [], [])
+        version, currency, timezone, require_budget, rollup_tags = settings[0]
+        return Definitions(
+            version=version,
+            settings=TenantSettings(
+                currency=currency,
+                timezone=timezone,
+                require_budget=bool(require_budget),
+                rollup_tags=json.loads(rollup_tags),
+            ),
+            budgets=[decode(definition, Budget) for _, definition, gone in budgets if gone is None],
+            deleted=[budget_id for budget_id, _, gone in budgets if gone is not None],
+        )
+
+    def holds(self, rows: list[Row]) -> list[tuple[str, Hold]]:
+        read_time, read_amount = self._values.read_time, self._values.read_amount
+        return [
+            (reservation_id, Hold(read_time(expires_at), read_amount(amount)))
+            for reservation_id, expires_at, amount in rows
+        ]
+
+
+def read_reservation(
+    row: Sequence[Any], lines: tuple[ReservationLine, ...], values: Values
+) -> Reservation:
+    """A reservation from a row in the order of its table's columns."""
+    (
+        reservation_id,
+        tenant_id,
+        status,
+        resource_type,
+        estimated_cost,
+        currency,
+        project_id,
+        user_id,
+        feature_id,
+        service_name,
+        tags,
+        operation_id,
+        created_at,
+        expires_at,
+        record_id,
+        actual_cost,
+        settlement,
+    ) = row
+    return Reservation(
+        reservation_id=reservation_id,
+        tenant_id=tenant_id,
+        operation=Operation(
+            tenant_id,
+            resource_type,
+            project_id,
+            user_id,
+            feature_id,
+            service_name,
+            json.loads(tags) if tags else NO_TAGS,
+        ),
+        operation_id=operation_id,
+        estimated_cost=values.read_amount(estimated_cost),
+        currency=currency,
+        status=ReservationStatus(status),
+        created_at=values.read_time(created_at),
+        expires_at=values.read_time(expires_at),
+        lines=lines,
+        record_id=record_id,
+        actual_cost=None if actual_cost is None else values.read_amount(actual_cost),
+        settlement=settlement.encode() if settlement else None,
+    )

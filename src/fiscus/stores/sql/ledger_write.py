@@ -1,0 +1,388 @@
+"""The statements a ledger's transaction writes with, and how its changes become their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from datetime import date
+from typing import Any
+
+from fiscus.budgets.model import BudgetBalance, Reservation
+from fiscus.costs.model import CostRecord
+from fiscus.costs.rollups import RollupKey, RollupSum, Series
+from fiscus.idempotency import IdempotencyKey
+from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
+from fiscus.stores.sql.bulk import Columns, Row, Statement
+from fiscus.stores.sql.driver import Values
+from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
+from fiscus.wire import encode
+
+BALANCE = Columns(
+    budget_id="uuid",
+    scope_id="text",
+    period_start="timestamptz",
+    tenant_id="text",
+    period_end="timestamptz",
+    spent="numeric",
+    reserved="numeric",
+    throttle_credit="numeric",
+)
+ADD_BALANCES = f"""
+    INSERT INTO budget_periods ({BALANCE.list})
+    SELECT {BALANCE.list} FROM {{rows}} WHERE true
+    ORDER BY budget_id, scope_id, period_start
+    ON CONFLICT (budget_id, scope_id, period_start) DO NOTHING
+"""
+_PUT_BALANCES = f"""
+    INSERT INTO budget_periods ({BALANCE.list})
+    SELECT {BALANCE.list} FROM {{rows}} WHERE true
+    ON CONFLICT (budget_id, scope_id, period_start) DO UPDATE SET
+        spent = excluded.spent,
+        reserved = excluded.reserved,
+        throttle_credit = excluded.throttle_credit
+"""
+
+_RESERVATION = Columns(
+    reservation_id="uuid",
+    tenant_id="text",
+    status="text",
+    resource_type="text",
+    estimated_cost="numeric",
+    currency="text",
+    project_id="text",
+    user_id="text",
+    feature_id="text",
+    service_name="text",
+    tags="text",
+    operation_id="text",
+    created_at="timestamptz",
+    expires_at="timestamptz",
+    record_id="uuid",
+    actual_cost="numeric",
+    settlement="text",
+)
+_ADD_RESERVATIONS = f"""
+    INSERT INTO reservations ({_RESERVATION.list}) SELECT {_RESERVATION.list} FROM {{rows}}
+"""
+
+_CLOSED = Columns(
+    reservation_id="uuid",
+    status="text",
+    expires_at="timestamptz",
+    record_id="uuid",
+    actual_cost="numeric",
+    settlement="text",
+)
+_CHANGE_RESERVATIONS = """
+    UPDATE reservations SET status = r.status, expires_at = r.expires_at, record_id = r.record_id,
+           actual_cost = r.actual_cost, settlement = r.settlement
+    FROM {rows} WHERE reservations.reservation_id = r.reservation_id
+"""
+
+_LINE = Columns(
+    reservation_id="uuid",
+    budget_id="uuid",
+    scope_id="text",
+    period_start="timestamptz",
+    tenant_id="text",
+    amount="numeric",
+    rate="numeric",
+    rate_date="date",
+)
+_ADD_LINES = f"INSERT INTO reservation_lines ({_LINE.list}) SELECT {_LINE.list} FROM {{rows}}"
+
+_RECORD = Columns(
+    record_id="uuid",
+    timestamp="timestamptz",
+    tenant_id="text",
+    recorded_at="timestamptz",
+    resource_type="text",
+    cost_amount="numeric",
+    currency="text",
+    charge_category="text",
+    attributed_to_type="text",
+    attributed_to_id="text",
+    project_id="text",
+    user_id="text",
+    feature_id="text",
+    usage_quantity="numeric",
+    usage_unit="text",
+    usage="text",
+    resource_id="text",
+    service_name="text",
+    region="text",
+    tags="text",
+    flags="text",
+    reservation_id="uuid",
+    operation_id="text",
+)
+_ADD_RECORDS = f"INSERT INTO cost_records ({_RECORD.list}) SELECT {_RECORD.list} FROM {{rows}}"
+
+_SERIES = Columns(
+    series_id="text",
+    tenant_id="text",
+    resource_type="text",
+    service_name="text",
+    region="text",
+    project_id="text",
+    user_id="text",
+    feature_id="text",
+    attributed_to_type="text",
+    attributed_to_id="text",
+    charge_category="text",
+    currency="text",
+    usage_unit="text",
+    tags="text",
+)
+_ADD_SERIES = f"""
+    INSERT INTO cost_series ({_SERIES.list})
+    SELECT {_SERIES.list} FROM {{rows}} WHERE true ORDER BY series_id
+    ON CONFLICT (series_id) DO NOTHING
+"""
+
+_ROLLUP = Columns(
+    tenant_id="text",
+    bucket="timestamptz",
+    series_id="text",
+    cost_amount="numeric",
+    usage_quantity="numeric",
+    record_count="bigint",
+)
+_ADD_ROLLUPS = f"""
+    INSERT INTO cost_rollups ({_ROLLUP.list})
+    SELECT {_ROLLUP.list} FROM {{rows}} WHERE true ORDER BY tenant_id, bucket, series_id
+    ON CONFLICT (tenant_id, bucket, series_id) DO UPDATE SET
+        cost_amount = {{sum:cost_rollups.cost_amount:excluded.cost_amount}},
+        usage_quantity = {{sum:cost_rollups.usage_quantity:excluded.usage_quantity}},
+        record_count = cost_rollups.record_count + excluded.record_count
+"""
+
+_OPERATION = Columns(
+    tenant_id="text",
+    operation_id="text",
+    record_id="uuid",
+    recorded_at="timestamptz",
+    timestamp="timestamptz",
+    cost_amount="numeric",
+    currency="text",
+)
+_ADD_OPERATIONS = f"""
+    INSERT INTO cost_operations ({_OPERATION.list}) SELECT {_OPERATION.list} FROM {{rows}}
+"""
+
+_ANCHOR = Columns(budget_id="uuid", scope_id="text", tenant_id="text", anchor="date")
+_ADD_ANCHORS = f"INSERT INTO budget_anchors ({_ANCHOR.list}) SELECT {_ANCHOR.list} FROM {{rows}}"
+
+_ANSWER = Columns(
+    tenant_id="text",
+    operation="text",
+    key="text",
+    body_hash="text",
+    answer="text",
+    expires_at="timestamptz",
+)
+# A key whose window has ended may be used anew; one that another process stored meanwhile may not.
+_ADD_ANSWERS = """
+    INSERT INTO idempotency_keys (tenant_id, operation, key, body_hash, answer, expires_at)
+    SELECT tenant_id, operation, key, body_hash, answer, expires_at FROM {rows}
+"""
+_DROP_ANSWERS = """
+    DELETE FROM idempotency_keys WHERE (tenant_id, operation, key) IN
+        (SELECT r.tenant_id, r.operation, r.key FROM {rows})
+"""
+
+
+class LedgerWriter:
+    """A group's changes as bulk statements, by the database's way of taking values."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def statements(
+        self, changes: Changes, stale_answers: Collection[IdempotencyKey]
+    ) -> list[Statement]:
+        """Everything a group writes; `stale_answers` are stored already and may be replaced."""
+        self._gathered: list[Statement] = []
+        add = self._add
+        add(_PUT_BALANCES, BALANCE, changes.balances.values(), self.balance_row)
+        if changes.new_reservations:
+            add(
+                _ADD_RESERVATIONS,
+                _RESERVATION,
+                changes.new_reservations.values(),
+                self._reservation_row,
+            )
+            rows = [
+                row
+                for reservation in changes.new_reservations.values()
+                for row in self._line_rows(reservation)
+            ]
+            if rows:
+                self._gathered.append(Statement(_ADD_LINES, _LINE, rows))
+        add(
+            _CHANGE_RESERVATIONS,
+            _CLOSED,
+            changes.changed_reservations.values(),
+            self._closed_row,
+        )
+        add(_ADD_SERIES, _SERIES, changes.series.values(), _series_row)
+        add(_ADD_RECORDS, _RECORD, changes.records.values(), self._record_row)
+        add(_ADD_ROLLUPS, _ROLLUP, changes.rollups.items(), self._rollup_row)
+        add(_ADD_OPERATIONS, _OPERATION, changes.operations.items(), self._operation_row)
+        add(_ADD_ANCHORS, _ANCHOR, changes.anchors.items(), _anchor_row)
+        self._write_answers(changes, stale_answers)
+        return self._gathered
+
+    def _add(
+        self,
+        sql: str,
+        columns: Columns,
+        values: Collection[Any],
+        row: Callable[[Any], Row],
+    ) -> None:
+        if values:
+            self._gathered.append(Statement(sql, columns, [row(value) for value in values]))
+
+    def _write_answers(self, changes: Changes, stale_answers: Collection[IdempotencyKey]) -> None:
+        if not changes.answers:
+            return
+        replaced = [tuple(key) for key in stale_answers if key in changes.answers]
+        if replaced:
+            self._gathered.append(Statement(_DROP_ANSWERS, IDEMPOTENCY_KEY, replaced))
+        time = self._values.time
+        rows = [
+            (*key, stored.body_hash, stored.answer.decode(), time(stored.expires_at))
+            for key, stored in changes.answers.items()
+        ]
+        self._gathered.append(Statement(_ADD_ANSWERS, _ANSWER, rows))
+
+    def balance_row(self, balance: BudgetBalance) -> Row:
+        values = self._values
+        time, amount = values.time, values.amount
+        key = balance.key
+        return (
+            key.budget_id,
+            key.scope_id,
+            time(key.period_start),
+            balance.tenant_id,
+            time(balance.period_end),
+            amount(balance.spent),
+            amount(balance.reserved),
+            amount(balance.throttle_credit),
+        )
+
+    def _reservation_row(self, reservation: Reservation) -> Row:
+        values = self._values
+        operation = reservation.operation
+        return (
+            reservation.reservation_id,
+            reservation.tenant_id,
+            reservation.status.value,
+            operation.resource_type,
+            values.amount(reservation.estimated_cost),
+            reservation.currency,
+            operation.project_id,
+            operation.user_id,
+            operation.feature_id,
+            operation.service_name,
+            _json_or_none(operation.tags),
+            reservation.operation_id,
+            values.time(reservation.created_at),
+            values.time(reservation.expires_at),
+            reservation.record_id,
+            None if reservation.actual_cost is None else values.amount(reservation.actual_cost),
+            reservation.settlement.decode() if reservation.settlement else None,
+        )
+
+    def _line_rows(self, reservation: Reservation) -> list[Row]:
+        values = self._values
+        return [
+            (
+                reservation.reservation_id,
+                line.key.budget_id,
+                line.key.scope_id,
+                values.time(line.key.period_start),
+                reservation.tenant_id,
+                values.amount(line.amount),
+                values.amount(line.rate),
+                line.rate_date.isoformat(),
+            )
+            for line in reservation.lines
+        ]
+
+    def _closed_row(self, reservation: Reservation) -> Row:
+        values = self._values
+        return (
+            reservation.reservation_id,
+            reservation.status.value,
+            values.time(reservation.expires_at),
+            reservation.record_id,
+            None if reservation.actual_cost is None else values.amount(reservation.actual_cost),
+            reservation.settlement.decode() if reservation.settlement else None,
+        )
+
+    def _record_row(self, record: CostRecord) -> Row:
+        values = self._values
+        quantity = record.usage_quantity
+        return (
+            record.record_id,
+            values.time(record.timestamp),
+            record.tenant_id,
+            values.time(record.recorded_at),
+            record.resource_type,
+            values.amount(record.cost_amount),
+            record.currency,
+            record.charge_category.value,
+            record.attributed_to_type.value,
+            record.attributed_to_id,
+            record.project_id,
+            record.user_id,
+            record.feature_id,
+            None if quantity is None else values.amount(quantity),
+            record.usage_unit,
+            None if record.usage is None else encode(record.usage).decode(),
+            record.resource_id,
+            record.service_name,
+            record.region,
+            _json_or_none(record.tags),
+            ",".join(record.flags) or None,
+            record.reservation_id,
+            record.operation_id,
+        )
+
+    def _rollup_row(self, item: tuple[RollupKey, RollupSum]) -> Row:
+        key, total = item
+        values = self._values
+        return (
+            key.tenant_id,
+            values.time(key.bucket),
+            key.series_id,
+            values.amount(total.cost_amount),
+            values.amount(total.usage_quantity),
+            total.record_count,
+        )
+
+    def _operation_row(self, item: tuple[OperationKey, RecordedOperation]) -> Row:
+        (tenant_id, operation_id), recorded = item
+        values = self._values
+        return (
+            tenant_id,
+            operation_id,
+            recorded.record_id,
+            values.time(recorded.recorded_at),
+            values.time(recorded.timestamp),
+            values.amount(recorded.cost_amount),
+            recorded.currency,
+        )
+
+
+def _series_row(series: Series) -> Row:
+    return (*series[:-1], _json_or_none(dict(series.tags)))
+
+
+def _anchor_row(item: tuple[AnchorKey, tuple[str, date]]) -> Row:
+    (budget_id, scope_id), (tenant_id, anchor) = item
+    return (budget_id, scope_id, tenant_id, anchor.isoformat())
+
+
+def _json_or_none(tags: Any) -> str | None:
+    return encode(dict(tags)).decode() if tags else None
