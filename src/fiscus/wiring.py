@@ -33,7 +33,9 @@ from fiscus.stores.sql.api_keys import SqlApiKeys
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.costs import SqlCosts
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.diagnosis import DatabaseFacts, diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
+from fiscus.stores.sql.migrate import Revision
 from fiscus.stores.sql.reservations import SqlReservations
 from fiscus.stores.sql.tenants import SqlTenants
 
@@ -91,6 +93,26 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
         maintenance=maintenance,
         close_stores=close_stores,
     )
+
+
+def migration_status(settings: Settings) -> list[Revision]:
+    """Every revision of the tables, oldest first, and whether the database has it."""
+    return migrate.status(settings.resolved_database_url)
+
+
+def migrate_up(settings: Settings, to: str = migrate.HEAD) -> None:
+    """Bring the tables up to a revision, as the login that owns them."""
+    migrate.upgrade(settings.migration_database_url or settings.resolved_database_url, to)
+
+
+def migrate_down(settings: Settings, to: str) -> None:
+    """Take the tables down to a revision, or to `base`: nothing. What they held is lost."""
+    migrate.downgrade(settings.migration_database_url or settings.resolved_database_url, to)
+
+
+def diagnose_database(settings: Settings) -> DatabaseFacts:
+    """What is to be known of the database before an engine is opened on it."""
+    return diagnose(settings.resolved_database_url)
 
 
 def ensure_admin_key(engine: Engine) -> str | None:

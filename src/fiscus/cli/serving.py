@@ -84,7 +84,7 @@ def serve_process(
     with_worker: bool,
     on_open: Callable[[Engine], None] = lambda _: None,
     on_listening: Callable[[], None] = lambda: None,
-) -> None:
+) -> NoReturn:
     """Serve on `bound` until SIGTERM or SIGINT, then stop accepting and drain the ledger.
 
     Tells when the stores are open and when it listens. Leaves by `SystemExit(0)`. For the main
@@ -118,6 +118,7 @@ def serve_process(
         if thread is not None:
             thread.join()
         engine.close()
+    raise SystemExit(0)
 
 
 def serve_child(settings: Settings, bound: socket.socket, with_worker: bool) -> None:

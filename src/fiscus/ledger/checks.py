@@ -60,7 +60,7 @@ def apply_check(workspace: Workspace, command: Check) -> CheckAnswer:
     rates = _rates(workspace, currency, matched, now)
     demands = _demands(workspace, matched, rates, command.estimate)
     decision = decide(demands, reserve=command.reserve)
-    if not decision.allowed and free_due(workspace, operation.tenant_id, now):
+    if _may_be_due(decision, demands) and free_due(workspace, operation.tenant_id, now):
         demands = _demands(workspace, matched, rates, command.estimate)
         decision = decide(demands, reserve=command.reserve)
     reservation = None
@@ -80,6 +80,11 @@ def apply_check(workspace: Workspace, command: Check) -> CheckAnswer:
                 if one.prepared.floats:
                     keep_anchor(workspace, one, now)
     return _answer(workspace, command, matched, rates, demands, decision, reservation)
+
+
+def _may_be_due(decision: Decision, demands: list[Demand]) -> bool:
+    """Whether the denial may rest on reservations that are due."""
+    return not decision.allowed and any(demand.balance.reserved for demand in demands)
 
 
 def _rates(

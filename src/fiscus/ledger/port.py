@@ -117,8 +117,8 @@ class LedgerTransaction(Protocol):
         """What changed in a tenant's definitions after a version; 0 gives all."""
         ...
 
-    def due_reservations(self, tenant_id: str, now: datetime) -> list[str]:
-        """Ids of pending reservations with `expires_at <= now`, the earliest 1000."""
+    def due_reservations(self, tenant_id: str, now: datetime, most: int | None) -> list[str]:
+        """Ids of pending reservations with `expires_at <= now`, earliest first, up to `most`."""
         ...
 
     def pending_holds(self, key: BalanceKey, tenant_id: str) -> list[tuple[str, Hold]]:

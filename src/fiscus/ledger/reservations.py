@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -12,6 +13,8 @@ from fiscus.budgets.rules import free
 from fiscus.errors import Conflict, NotFound
 from fiscus.ledger.commands import Expire, Expired, Extend, Release, Settle
 from fiscus.ledger.workspace import Workspace
+
+EXPIRE_AT_ONCE: Final = 500
 
 
 def plan_on_reservation(workspace: Workspace, command: Settle | Release | Extend) -> None:
@@ -41,9 +44,9 @@ def close(workspace: Workspace, reservation: Reservation, status: ReservationSta
     return closed
 
 
-def free_due(workspace: Workspace, tenant_id: str, now: datetime) -> int:
+def free_due(workspace: Workspace, tenant_id: str, now: datetime, most: int | None = None) -> int:
     """Expire the tenant's reservations that are due, so that no denial rests on them."""
-    workspace.require_due_loaded(tenant_id, now)
+    workspace.require_due_loaded(tenant_id, now, most)
     due = workspace.due(tenant_id, now)
     for reservation in due:
         close(workspace, reservation, ReservationStatus.EXPIRED)
@@ -81,7 +84,9 @@ def apply_extend(workspace: Workspace, command: Extend) -> ReservationView:
 
 
 def apply_expire(workspace: Workspace, command: Expire) -> Expired:
-    return Expired(count=free_due(workspace, command.tenant_id, command.now))
+    """Free some of what is due; a tenant with more is asked for again."""
+    count = free_due(workspace, command.tenant_id, command.now, EXPIRE_AT_ONCE)
+    return Expired(count=count)
 
 
 def _closed(reservation: Reservation, verb: str) -> Conflict:

@@ -153,19 +153,20 @@ class Workspace:
             rows = self.changes.changed_reservations
         self._put(rows, reservation.reservation_id, reservation)
 
-    def require_due_loaded(self, tenant_id: str, now: datetime) -> None:
-        """Make sure that every due reservation of the tenant is in the group.
+    def require_due_loaded(self, tenant_id: str, now: datetime, most: int | None = None) -> None:
+        """Make sure that every due reservation of the tenant, or the first `most`, is in the group.
 
         Called before a denial. Due ones that were not loaded send the group round again.
         """
         if tenant_id in self._checked_due:
             return
-        due = self._transaction.due_reservations(tenant_id, now)
+        due = self._transaction.due_reservations(tenant_id, now, most)
         unknown = [one for one in due if one not in self.needs.reservations]
         if unknown:
             self.needs.reservations.update(dict.fromkeys(unknown, tenant_id))
             raise MoreNeeded
-        self._checked_due.add(tenant_id)
+        if most is None:
+            self._checked_due.add(tenant_id)
 
     def due(self, tenant_id: str, now: datetime) -> list[Reservation]:
         """The tenant's loaded reservations that are pending and due at `now`."""

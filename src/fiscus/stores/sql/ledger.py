@@ -140,9 +140,10 @@ class SqlLedgerTransaction:
         )
         return self._reader.definitions(settings, budgets)
 
-    def due_reservations(self, tenant_id: str, now: datetime) -> list[str]:
+    def due_reservations(self, tenant_id: str, now: datetime, most: int | None) -> list[str]:
+        sql = read.DUE if most is None else f"{read.DUE} LIMIT {most:d}"
         row = (tenant_id, self._driver.time(now))
-        (rows,) = self._driver.run([Statement(read.DUE, read.TENANT_UNTIL, [row])])
+        (rows,) = self._driver.run([Statement(sql, read.TENANT_UNTIL, [row])])
         return [row[0] for row in rows]
 
     def pending_holds(self, key: BalanceKey, tenant_id: str) -> list[tuple[str, Hold]]:

@@ -96,7 +96,7 @@ DUE = """
     SELECT CAST(v.reservation_id AS TEXT)
     FROM {rows} JOIN reservations v ON v.tenant_id = r.tenant_id AND v.expires_at <= r.until
     WHERE v.status = 'pending'
-    ORDER BY v.expires_at LIMIT 1000
+    ORDER BY v.expires_at
 """
 
 HOLDS_OF = Columns(tenant_id="text", budget_id="uuid", scope_id="text", period_start="timestamptz")

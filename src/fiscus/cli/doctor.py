@@ -1,0 +1,225 @@
+"""`fiscus doctor`: is everything as it should be, and if not, how is it mended?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import typer
+from pydantic import SecretStr
+
+from fiscus.cli.configuration import DataDir, read_settings
+from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json
+from fiscus.errors import FiscusError
+from fiscus.settings import Settings
+
+MAX_SKEW_SECONDS: Final = 2.0
+LITTLE_SPACE_BYTES: Final = 1 << 30
+NO_SPACE_BYTES: Final = 100 << 20
+JWT_SECRET_BYTES: Final = 32
+ADMIN_KEY_CHARACTERS: Final = 24
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    WRONG = "wrong"
+
+
+class Finding(NamedTuple):
+    """What was looked at, what was seen and, unless it is well, how to mend it."""
+
+    check: str
+    verdict: Verdict
+    seen: str
+    mend: str | None = None
+
+
+def doctor(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
+    """Check configuration, secrets, disk, database and clock; exit code 1 if something is wrong."""
+    findings = list(examine(data_dir))
+    wrong = any(one.verdict is Verdict.WRONG for one in findings)
+    if as_json:
+        print_json({"ok": not wrong, "checks": [one._asdict() for one in findings]})
+    else:
+        _show(findings)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def examine(data_dir: Path | None) -> Iterator[Finding]:
+    """Look at one thing after another; what cannot be looked at is itself a finding."""
+    try:
+        settings = read_settings(data_dir=data_dir)
+    except CommandError as error:
+        yield Finding("configuration", Verdict.WRONG, error.message, error.suggested_action)
+        return
+    yield from _configuration(settings)
+    yield from _secrets(settings)
+    yield from _disk(settings)
+    yield from _database(settings)
+
+
+def _configuration(settings: Settings) -> Iterator[Finding]:
+    yield Finding("configuration", Verdict.OK, f"listens on {settings.host}:{settings.port}")
+    known = {f"FISCUS_{name}".upper() for name in Settings.model_fields} | _ELSEWHERE
+    for name in sorted(os.environ):
+        if name.startswith("FISCUS_") and not name.startswith("FISCUS_TEST_") and name not in known:
+            yield Finding(
+                "configuration",
+                Verdict.WARNING,
+                f"{name} is set but is no setting",
+                "correct its name, or unset it.",
+            )
+    rates = settings.exchange_rates_file
+    if rates is not None and not rates.is_file():
+        yield Finding(
+            "exchange rates",
+            Verdict.WRONG,
+            f"FISCUS_EXCHANGE_RATES_FILE names no file: {rates}",
+            "download eurofxref-hist.zip of the European Central Bank there, or unset it.",
+        )
+
+
+_ELSEWHERE: Final = {"FISCUS_URL", "FISCUS_KEY"}
+"""Read by the commands that call a server."""
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    yield from _secret(
+        "FISCUS_JWT_SECRET",
+        settings.jwt_secret,
+        lambda text: len(text.encode()) >= JWT_SECRET_BYTES,
+        f"it is shorter than {JWT_SECRET_BYTES} bytes",
+    )
+    yield from _secret(
+        "FISCUS_BOOTSTRAP_ADMIN_KEY",
+        settings.bootstrap_admin_key,
+        lambda text: len(text) >= ADMIN_KEY_CHARACTERS,
+        f"it is shorter than {ADMIN_KEY_CHARACTERS} characters",
+    )
+
+
+def _secret(
+    name: str, secret: SecretStr | None, is_long: Callable[[str], bool], short: str
+) -> Iterator[Finding]:
+    if secret is None:
+        return
+    text = secret.get_secret_value()
+    mend = "use a long random value, such as the output of `openssl rand -hex 32`."
+    if not is_long(text):
+        yield Finding(name, Verdict.WRONG, short, mend)
+    elif len(set(text)) < 10:
+        yield Finding(name, Verdict.WRONG, "it repeats a few characters: it can be guessed", mend)
+    else:
+        yield Finding(name, Verdict.OK, "long enough")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    folder = settings.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        yield Finding(
+            "data folder",
+            Verdict.WRONG,
+            f"{folder} cannot be written: {error.strerror}",
+            "give Fiscus's user the right to write there, or set FISCUS_DATA_DIR.",
+        )
+        return
+    seen = f"{folder} is writable, {free / (1 << 30):,.1f} GiB are free"
+    if free < NO_SPACE_BYTES:
+        yield Finding("data folder", Verdict.WRONG, seen, "make room: writes will soon fail.")
+    elif free < LITTLE_SPACE_BYTES:
+        yield Finding("data folder", Verdict.WARNING, seen, "make room before it is full.")
+    else:
+        yield Finding("data folder", Verdict.OK, seen)
+    for path in (folder / "demo-admin-key", folder / "fiscus.db"):
+        if os.name != "nt" and path.exists() and path.stat().st_mode & stat.S_IROTH:
+            yield Finding(
+                "data folder",
+                Verdict.WARNING,
+                f"{path} can be read by every user of this machine",
+                f"chmod o-r {path}",
+            )
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    from fiscus.wiring import diagnose_database, migration_status
+
+    try:
+        facts = diagnose_database(settings)
+        pending = [one.revision for one in migration_status(settings) if not one.applied]
+        after = datetime.now(UTC)
+    except FiscusError as error:
+        yield Finding(
+            "database",
+            Verdict.WRONG,
+            error.message,
+            "see that it runs and that FISCUS_DATABASE_URL is right, user and password too.",
+        )
+        return
+    yield Finding("database", Verdict.OK, f"{facts.kind} {facts.version} answers")
+    if pending:
+        yield Finding(
+            "tables",
+            Verdict.WARNING,
+            f"{len(pending)} migrations are not applied: {', '.join(pending)}",
+            "`fiscus migrate up`; `fiscus serve` does it by itself when its login may.",
+        )
+    else:
+        yield Finding("tables", Verdict.OK, "up to date")
+    if facts.now is not None:
+        skew = abs((after - facts.now).total_seconds())
+        seen = f"{skew:.1f} s from the database's"
+        if skew > MAX_SKEW_SECONDS:
+            mend = "synchronise both clocks (NTP): periods and expiries depend on them."
+            yield Finding("clock", Verdict.WRONG, seen, mend)
+        else:
+            yield Finding("clock", Verdict.OK, seen)
+    if facts.kind == "postgresql" and not pending:
+        yield from _row_security(facts.role, facts)
+
+
+def _row_security(role: str | None, facts: _RoleFacts) -> Iterator[Finding]:
+    mend = (
+        "let the login be a member of fiscus_app and neither a superuser nor BYPASSRLS; keep the "
+        "owner's login in FISCUS_MIGRATION_DATABASE_URL."
+    )
+    if facts.bypasses_row_security:
+        seen = f"the role {role} passes by row-level security"
+        yield Finding("tenant isolation", Verdict.WRONG, seen, mend)
+    elif facts.owns_tables:
+        seen = f"the role {role} owns the tables"
+        yield Finding("tenant isolation", Verdict.WARNING, seen, mend)
+    elif facts.unprotected_tables:
+        seen = "no forced row-level security on " + ", ".join(facts.unprotected_tables)
+        yield Finding("tenant isolation", Verdict.WRONG, seen, "`fiscus migrate up`.")
+    else:
+        seen = f"row-level security binds the role {role}"
+        yield Finding("tenant isolation", Verdict.OK, seen)
+
+
+def _show(findings: list[Finding]) -> None:
+    table = new_table("", "what", "seen")
+    mark = {
+        Verdict.OK: "[green]ok[/]",
+        Verdict.WARNING: "[yellow]look[/]",
+        Verdict.WRONG: "[bold red]wrong[/]",
+    }
+    for one in findings:
+        seen = one.seen if one.mend is None else f"{one.seen}\n[cyan]mend:[/] {one.mend}"
+        table.add_row(mark[one.verdict], one.check, seen)
+    out.print(table)

@@ -1,0 +1,106 @@
+"""One engine on each database, and short forms of what the store tests do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from fiscus.budgets.calls import CheckAnswer, CheckRequest, SettleRequest
+from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.clock import ManualClock
+from fiscus.costs.calls import RecordRequest
+from fiscus.engine import Engine
+from fiscus.ledger.loop import value
+from fiscus.ledger.requests import check_command, record_command, settle_command
+from fiscus.settings import Settings
+from fiscus.wire import convert
+from fiscus.wiring import open_engine
+
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind; a PostgreSQL one is shared by the tests of a module."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'fiscus.db'}"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def open_on(tmp_path: Path, clock: ManualClock) -> Iterator[Callable[..., Engine]]:
+    """Opens engines on a URL, on the test's clock, and closes them all at the end."""
+    opened: list[Engine] = []
+
+    def open_one(url: str, **settings: Any) -> Engine:
+        settings = {"data_dir": tmp_path, "ledger_deadline_seconds": 20.0} | settings
+        engine = open_engine(Settings(database_url=url, **settings), clock=clock)
+        opened.append(engine)
+        return engine
+
+    yield open_one
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture
+def engine(open_on: Callable[..., Engine], database_url: str) -> Engine:
+    return open_on(database_url)
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant that no other test knows."""
+    return f"t-{uuid4()}"
+
+
+class Tenant:
+    """One tenant's calls against one engine."""
+
+    def __init__(self, engine: Engine, tenant_id: str) -> None:
+        self.engine = engine
+        self.tenant_id = tenant_id
+
+    @property
+    def now(self) -> datetime:
+        return self.engine.clock.now()
+
+    def spec(self, **fields: Any) -> BudgetSpec:
+        defaults = {
+            "budget_name": "Search",
+            "budget_amount": "100",
+            "period_type": "monthly",
+            "allocated_to_type": "tenant",
+            "allocated_to_id": self.tenant_id,
+        }
+        return convert(defaults | fields, BudgetSpec)
+
+    def budget(self, **fields: Any) -> Budget:
+        return self.engine.budgets.create(
+            self.tenant_id, self.spec(**fields), by="tester", now=self.now
+        )
+
+    def check(self, cost: str, *, key: str | None = None, **fields: Any) -> CheckAnswer:
+        request = convert({"resource_type": "llm", "estimated_cost": cost} | fields, CheckRequest)
+        return self.run(check_command(request, self.tenant_id, self.now, key))
+
+    def settle(self, reservation_id: str, cost: str, key: str | None = None) -> Any:
+        request = convert({"actual_cost": cost}, SettleRequest)
+        return self.run(settle_command(reservation_id, request, self.tenant_id, self.now, key))
+
+    def record(self, cost: str, *, key: str | None = None, **fields: Any) -> Any:
+        request = convert({"resource_type": "llm", "cost_amount": cost} | fields, RecordRequest)
+        return self.run(record_command(request, self.tenant_id, self.now, key))
+
+    def run(self, command: Any) -> Any:
+        return value(self.engine.ledger.execute(command))
+
+
+@pytest.fixture
+def acme(engine: Engine, tenant: str) -> Tenant:
+    return Tenant(engine, tenant)

@@ -1,0 +1,676 @@
+"""Costs read back: records page by page, and reports that agree with the records exactly.
+
+Everything is recorded through the real ledger, on SQLite and on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
+
+from fiscus.budgets.calls import CheckAnswer, CheckRequest, SettleAnswer, SettleRequest
+from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordRequest
+from fiscus.costs.fx import EcbRates
+from fiscus.costs.model import ChargeCategory, CostRecord
+from fiscus.costs.port import CostFilter, Stretch, SumQuery
+from fiscus.costs.report_model import (
+    Granularity,
+    Report,
+    ReportRequest,
+    ReportSource,
+    ReportType,
+)
+from fiscus.costs.reports import build_report
+from fiscus.costs.rollups import quarter_hours_within
+from fiscus.engine import Engine
+from fiscus.errors import NotFound, ValidationError
+from fiscus.ids import uuid7
+from fiscus.ledger.commands import RecordBatch
+from fiscus.ledger.requests import check_command, record_command, settle_command
+from fiscus.paging import page_request
+from fiscus.scopes import ScopeType
+from fiscus.settings import Settings
+from fiscus.stores.sql.costs import SqlCosts
+from fiscus.stores.sql.database import Database
+from fiscus.tenants import TenantSettings, TenantSpec
+from fiscus.wiring import open_engine
+from fiscus.wire import convert
+
+if TYPE_CHECKING:
+    from fiscus.clock import ManualClock
+
+NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+RATES = EcbRates(overrides={("EUR", "USD"): Decimal("1.0837"), ("GBP", "USD"): Decimal("1.29")})
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    from fiscus.clock import ManualClock
+
+    postgres = request.param == "postgresql"
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("fiscus"),
+        database_url=request.getfixturevalue("postgres_url") if postgres else None,
+        sqlite_synchronous="OFF",
+        ledger_deadline_seconds=30,
+    )
+    opened = open_engine(settings, clock=ManualClock(NOON))
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant of the test's own."""
+    return f"t-{uuid7()}"
+
+
+def record(engine: Engine, tenant: str, *costs: dict[str, Any]) -> list[RecordAnswer]:
+    """Record each of `costs`; what is not given is one dollar of `llm` at noon."""
+    now = engine.clock.now()
+    commands = [
+        record_command(
+            convert(
+                {"resource_type": "llm", "cost_amount": Decimal(1), "timestamp": NOON} | cost,
+                RecordRequest,
+            ),
+            tenant,
+            now,
+        )
+        for cost in costs
+    ]
+    answer = engine.ledger.execute(RecordBatch(tenant_id=tenant, records=list(commands), now=now))
+    assert isinstance(answer, RecordBatchAnswer)
+    assert answer.failed == 0, answer
+    return [item.record for item in answer.results if item.record is not None]
+
+
+def report(engine: Engine, tenant: str, now: datetime = NOON, **wanted: Any) -> Report:
+    try:
+        found = engine.tenants.get(tenant)
+    except NotFound:
+        known = TenantSettings()
+    else:
+        known = TenantSettings(
+            currency=found.currency, timezone=found.timezone, rollup_tags=found.rollup_tags
+        )
+    request = convert(wanted, ReportRequest)
+    return build_report(request, engine.costs, RATES, known, tenant, now)
+
+
+def declare_tags(engine: Engine, tenant: str, *keys: str) -> None:
+    engine.tenants.put(
+        tenant, TenantSpec(rollup_tags=list(keys)), expected_version=None, now=engine.clock.now()
+    )
+
+
+def records_of(engine: Engine, tenant: str, **wanted: Any) -> list[CostRecord]:
+    """Every record, page by page."""
+    page = engine.costs.list(tenant, CostFilter(**wanted), page_request(page_size=1000))
+    found = list(page.items)
+    while page.pagination.next_page_token is not None:
+        page = engine.costs.list(
+            tenant,
+            CostFilter(**wanted),
+            page_request(page_size=1000, page_token=page.pagination.next_page_token),
+        )
+        found += page.items
+    return found
+
+
+def costs_by(found: Report, name: str) -> dict[str | None, Decimal]:
+    return {group.key[name]: group.cost for group in found.groups}
+
+
+def database_of(engine: Engine) -> Database:
+    assert isinstance(engine.costs, SqlCosts)
+    return engine.costs._database
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[str]]:
+    """What is sent to the database meanwhile."""
+    seen: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+
+    target = database_of(engine).engine
+    event.listen(target, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(target, "before_cursor_execute", note)
+
+
+# ---------------------------------------------------------------- records
+
+
+def test_a_record_comes_back_as_it_was_recorded(engine: Engine, tenant: str) -> None:
+    (made,) = record(
+        engine,
+        tenant,
+        {
+            "cost_amount": Decimal("0.000000000001"),
+            "currency": "EUR",
+            "usage_quantity": Decimal(1500),
+            "usage_unit": "tokens",
+            "usage": {"input": 1000, "ratio": 0.5},
+            "project_id": "search",
+            "user_id": "ann",
+            "service_name": "openai",
+            "region": "eu-west-1",
+            "resource_id": "gpt",
+            "tags": {"team": "blue", 'odd "key"': "vä\\lue"},
+            "operation_id": "op-1",
+        },
+    )
+    found = engine.costs.get(tenant, made.record_id)
+    assert found == CostRecord(
+        record_id=made.record_id,
+        tenant_id=tenant,
+        timestamp=NOON,
+        recorded_at=NOON,
+        resource_type="llm",
+        cost_amount=Decimal("0.000000000001"),
+        currency="EUR",
+        charge_category=ChargeCategory.USAGE,
+        attributed_to_type=ScopeType.USER,
+        attributed_to_id="ann",
+        project_id="search",
+        user_id="ann",
+        usage_quantity=Decimal(1500),
+        usage_unit="tokens",
+        usage={"input": 1000, "ratio": Decimal("0.5")},
+        resource_id="gpt",
+        service_name="openai",
+        region="eu-west-1",
+        tags={"team": "blue", 'odd "key"': "vä\\lue"},
+        operation_id="op-1",
+    )
+
+
+def test_amounts_come_back_without_zeros_that_nobody_wrote(engine: Engine, tenant: str) -> None:
+    (made,) = record(engine, tenant, {"cost_amount": Decimal("12.50")})
+    assert str(engine.costs.get(tenant, made.record_id).cost_amount) == "12.5"
+
+
+@pytest.mark.parametrize("record_id", ["nothing", "0197f3a0-0000-7000-8000-000000000000", "' OR 1"])
+def test_an_unknown_record_is_not_found(engine: Engine, tenant: str, record_id: str) -> None:
+    with pytest.raises(NotFound):
+        engine.costs.get(tenant, record_id)
+
+
+def test_another_tenants_record_is_not_found(engine: Engine, tenant: str) -> None:
+    (made,) = record(engine, tenant, {})
+    with pytest.raises(NotFound):
+        engine.costs.get(f"{tenant}-other", made.record_id)
+
+
+def test_records_are_listed_newest_first(engine: Engine, tenant: str) -> None:
+    times = [NOON - timedelta(minutes=minutes) for minutes in (5, 0, 90, 5, 30)]
+    record(engine, tenant, *({"timestamp": time} for time in times))
+    page = engine.costs.list(tenant, CostFilter(), page_request())
+    assert [one.timestamp for one in page.items] == sorted(times, reverse=True)
+    assert page.pagination.total_count == 5
+
+
+def test_tokens_lead_through_every_record_once_and_back(engine: Engine, tenant: str) -> None:
+    record(engine, tenant, *({"timestamp": NOON - timedelta(seconds=n // 3)} for n in range(10)))
+    expected = [one.record_id for one in records_of(engine, tenant)]
+    pages = [engine.costs.list(tenant, CostFilter(), page_request(page_size=4))]
+    while (token := pages[-1].pagination.next_page_token) is not None:
+        pages.append(
+            engine.costs.list(tenant, CostFilter(), page_request(page_size=4, page_token=token))
+        )
+    assert [len(page.items) for page in pages] == [4, 4, 2]
+    assert [one.record_id for page in pages for one in page.items] == expected
+    assert [page.pagination.total_count for page in pages] == [10, None, None]
+    back = engine.costs.list(
+        tenant,
+        CostFilter(),
+        page_request(page_size=4, page_token=pages[2].pagination.prev_page_token),
+    )
+    assert back.items == pages[1].items
+
+
+def test_a_page_by_number_is_the_page_by_token(engine: Engine, tenant: str) -> None:
+    record(engine, tenant, *({"timestamp": NOON - timedelta(seconds=n)} for n in range(7)))
+    first = engine.costs.list(tenant, CostFilter(), page_request(page_size=3))
+    by_token = engine.costs.list(
+        tenant,
+        CostFilter(),
+        page_request(page_size=3, page_token=first.pagination.next_page_token),
+    )
+    by_number = engine.costs.list(tenant, CostFilter(), page_request(page=2, page_size=3))
+    assert by_token.items == by_number.items
+    assert by_number.pagination.total_pages == 3
+
+
+def test_a_token_of_another_list_is_refused(engine: Engine, tenant: str) -> None:
+    from fiscus.paging import Cursor, PageRequest
+
+    with pytest.raises(ValidationError) as caught:
+        engine.costs.list(tenant, CostFilter(), PageRequest(cursor=Cursor(["a", "b"])))
+    assert caught.value.field == "page_token"
+
+
+VARIED = [
+    {"resource_type": "llm", "service_name": "openai", "tags": {"team": "blue", "x": "1"}},
+    {"resource_type": "gpu", "region": "eu", "project_id": "search", "tags": {"team": "red"}},
+    {"resource_type": "llm", "user_id": "ann", "feature_id": "chat", "operation_id": "op-2"},
+    {"charge_category": "tax", "currency": "EUR", "timestamp": NOON - timedelta(days=2)},
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "places"),
+    [
+        ({"resource_type": "gpu"}, {1}),
+        ({"service_name": "openai"}, {0}),
+        ({"region": "eu"}, {1}),
+        ({"project_id": "search"}, {1}),
+        ({"user_id": "ann"}, {2}),
+        ({"feature_id": "chat"}, {2}),
+        ({"charge_category": ChargeCategory.TAX}, {3}),
+        ({"currency": "USD"}, {0, 1, 2}),
+        ({"tags": (("team", "blue"),)}, {0}),
+        ({"tags": (("team", "blue"), ("x", "1"))}, {0}),
+        ({"tags": (("team", "blue"), ("x", "2"))}, set()),
+        ({"operation_id": "op-2"}, {2}),
+        ({"operation_id": "op-3"}, set()),
+        ({"reservation_id": "not a uuid"}, set()),
+        ({"start": NOON}, {0, 1, 2}),
+        ({"end": NOON}, {3}),
+        ({"start": NOON - timedelta(days=2), "end": NOON, "currency": "EUR"}, {3}),
+        ({"start": NOON - timedelta(minutes=1), "end": NOON + timedelta(minutes=1)}, {0, 1, 2}),
+        ({"resource_type": "llm", "user_id": "ann", "project_id": "search"}, set()),
+    ],
+)
+def test_a_list_holds_what_its_filter_names(
+    engine: Engine, tenant: str, wanted: dict[str, Any], places: set[int]
+) -> None:
+    made = record(engine, tenant, *VARIED)
+    page = engine.costs.list(tenant, CostFilter(**wanted), page_request())
+    assert {one.record_id for one in page.items} == {made[place].record_id for place in places}
+    assert page.pagination.total_count == len(places)
+
+
+def test_a_reservations_record_is_found_by_the_reservation(engine: Engine, tenant: str) -> None:
+    now = engine.clock.now()
+    request = convert({"resource_type": "llm", "estimated_cost": Decimal(2)}, CheckRequest)
+    check = engine.ledger.execute(check_command(request, tenant, now))
+    assert isinstance(check, CheckAnswer)
+    assert check.reservation_id is not None
+    settle = convert({"actual_cost": Decimal("1.5")}, SettleRequest)
+    settled = engine.ledger.execute(settle_command(check.reservation_id, settle, tenant, now))
+    assert isinstance(settled, SettleAnswer)
+    record(engine, tenant, {})
+    (found,) = records_of(engine, tenant, reservation_id=check.reservation_id)
+    assert found.record_id == settled.record_id
+    assert found.reservation_id == check.reservation_id
+
+
+def test_audit_totals_are_the_exact_sums_by_currency(engine: Engine, tenant: str) -> None:
+    tiny, huge = Decimal("0.000000000001"), Decimal("99999999999999999999999999")
+    record(
+        engine,
+        tenant,
+        {"cost_amount": huge},
+        {"cost_amount": huge, "usage_quantity": tiny, "usage_unit": "s"},
+        {"cost_amount": tiny},
+        {"cost_amount": Decimal("-0.5"), "currency": "EUR", "charge_category": "credit"},
+    )
+    totals = dict(engine.costs.totals_by_currency(tenant, CostFilter()))
+    assert totals["USD"] == (Decimal("199999999999999999999999998.000000000001"), tiny, 3)
+    assert totals["EUR"] == (Decimal("-0.5"), 0, 1)
+    assert report(engine, tenant, end_date=NOON + timedelta(hours=1), currency="USD").groups == []
+
+
+# ---------------------------------------------------------------- reports against brute force
+
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe"]
+# Around Berlin's and New York's changes of 2025-10-26 and 2025-11-02, and month and year ends.
+MOMENTS = [
+    datetime(2025, 10, 25, 21, 59, 59, 999999, tzinfo=UTC),
+    datetime(2025, 10, 25, 22, 0, tzinfo=UTC),
+    datetime(2025, 10, 26, 0, 30, tzinfo=UTC),
+    datetime(2025, 10, 26, 1, 30, tzinfo=UTC),
+    datetime(2025, 10, 31, 23, 45, tzinfo=UTC),
+    datetime(2025, 11, 1, 0, 0, tzinfo=UTC),
+    datetime(2025, 11, 2, 5, 30, tzinfo=UTC),
+    datetime(2025, 11, 2, 6, 30, tzinfo=UTC),
+    datetime(2025, 11, 2, 6, 44, 59, tzinfo=UTC),
+    datetime(2025, 11, 30, 23, 59, tzinfo=UTC),
+]
+DIMENSIONS = [
+    "resource_type",
+    "service_name",
+    "region",
+    "scope",
+    "project",
+    "user",
+    "feature",
+    "tag:team",
+    "tag:loose",
+    "hour",
+    "day",
+    "week",
+    "month",
+]
+optional = st.sampled_from([None, "a", "b"])
+
+
+@st.composite
+def costs(draw: st.DrawFn) -> dict[str, Any]:
+    given = {
+        "timestamp": draw(st.sampled_from(MOMENTS)),
+        "cost_amount": Decimal(draw(st.integers(-(10**16), 10**16))).scaleb(-12),
+        "charge_category": "adjustment",
+        "currency": draw(st.sampled_from(["USD", "USD", "EUR", "GBP", "XTS"])),
+        "resource_type": draw(st.sampled_from(["llm", "gpu"])),
+        "tags": draw(
+            st.dictionaries(st.sampled_from(["team", "loose"]), st.sampled_from(["x", "y", ""]))
+        ),
+    }
+    for name in ("service_name", "region", "project_id", "user_id", "feature_id"):
+        given[name] = draw(optional)
+    if draw(st.booleans()):
+        given["usage_quantity"] = Decimal(draw(st.integers(0, 10**14))).scaleb(-6)
+        given["usage_unit"] = draw(st.sampled_from(["tokens", "seconds"]))
+    return given
+
+
+def value_of(one: CostRecord, name: str, zone: str) -> str | None:
+    """A dimension's value of a record, worked out in the plainest way there is."""
+    local = one.timestamp.astimezone(ZoneInfo(zone))
+    match name:
+        case "scope":
+            return f"{one.attributed_to_type}:{one.attributed_to_id}"
+        case "project" | "user" | "feature":
+            return getattr(one, f"{name}_id")
+        case "hour":
+            return local.replace(minute=0, second=0, microsecond=0).isoformat()
+        case "day":
+            return local.date().isoformat()
+        case "week":
+            return "{:04}-W{:02}".format(*local.isocalendar())
+        case "month":
+            return local.strftime("%Y-%m")
+        case _ if name.startswith("tag:"):
+            return one.tags.get(name.removeprefix("tag:"))
+        case _:
+            return getattr(one, name)
+
+
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_a_report_is_the_sum_of_its_records_to_the_last_digit(
+    engine: Engine, data: st.DataObject
+) -> None:
+    tenant = f"t-{uuid7()}"
+    declare_tags(engine, tenant, "team")
+    record(engine, tenant, *data.draw(st.lists(costs(), min_size=1, max_size=12)))
+    everything = records_of(engine, tenant)
+    for _ in range(6):
+        check_against_brute_force(engine, tenant, everything, data)
+
+
+def check_against_brute_force(
+    engine: Engine, tenant: str, everything: Sequence[CostRecord], data: st.DataObject
+) -> None:
+    zone = data.draw(st.sampled_from(ZONES))
+    times = st.sampled_from(["hour", "day", "week", "month"])
+    names = data.draw(st.lists(st.sampled_from(DIMENSIONS[:-4]), max_size=2, unique=True))
+    if data.draw(st.booleans()):
+        names.insert(data.draw(st.integers(0, len(names))), data.draw(times))
+    start, end = sorted(
+        data.draw(st.lists(st.sampled_from(MOMENTS), min_size=2, max_size=2, unique=True))
+    )
+    target = data.draw(st.sampled_from(["USD", "EUR"]))
+    wanted: dict[str, Any] = {}
+    if data.draw(st.booleans()):
+        wanted[data.draw(st.sampled_from(["project_id", "user_id", "service_name"]))] = "a"
+    if data.draw(st.booleans()):
+        wanted["tags"] = {data.draw(st.sampled_from(["team", "loose"])): "x"}
+    found = report(
+        engine,
+        tenant,
+        start_date=start,
+        end_date=end,
+        timezone=zone,
+        group_by=names,
+        currency=target,
+        **wanted,
+    )
+
+    exact: dict[tuple[str | None, ...], Fraction] = defaultdict(Fraction)
+    count: dict[tuple[str | None, ...], int] = defaultdict(int)
+    unconverted: dict[str, Fraction] = defaultdict(Fraction)
+    usage: dict[str, Fraction] = defaultdict(Fraction)
+    for one in everything:
+        if not start <= one.timestamp < end:
+            continue
+        if any(getattr(one, name) != "a" for name in wanted if name != "tags"):
+            continue
+        if any(one.tags.get(key) != value for key, value in wanted.get("tags", {}).items()):
+            continue
+        key = tuple(value_of(one, name, zone) for name in names)
+        rate = RATES.rate(one.currency, target, one.timestamp.date())
+        count[key] += 1
+        if rate is None:
+            unconverted[one.currency] += Fraction(one.cost_amount)
+        else:
+            exact[key] += Fraction(one.cost_amount) * Fraction(rate.value)
+        if one.usage_quantity is not None:
+            assert one.usage_unit is not None
+            usage[one.usage_unit] += Fraction(one.usage_quantity)
+
+    half = Fraction(1, 2 * 10**12)
+    assert abs(Fraction(found.total_cost) - sum(exact.values(), Fraction())) <= half
+    assert found.record_count == sum(count.values())
+    assert {unit: Fraction(value) for unit, value in found.usage.items()} == usage
+    assert {one.currency: Fraction(one.cost) for one in found.unconverted} == unconverted
+    if names:
+        assert sum(group.cost for group in found.groups) == found.total_cost
+    shown = {tuple(group.key[name] for name in names): group for group in found.groups}
+    for key, group in shown.items():
+        assert abs(Fraction(group.cost) - exact[key]) < 2 * half
+        assert group.record_count == count[key]
+    if names:
+        assert count.keys() <= shown.keys()
+    declared = {"tag:loose"}.isdisjoint(names) and "loose" not in wanted.get("tags", {})
+    assert (found.source is ReportSource.RECORDS) is not declared
+
+
+def test_totals_are_those_of_the_records_for_amounts_of_all_sizes(
+    engine: Engine, tenant: str
+) -> None:
+    amounts = [
+        Decimal("0.000000000001"),
+        Decimal("99999999999999999999999999.999999999999"),
+        Decimal("0.1"),
+        Decimal("0.2"),
+        Decimal("12345678.000000000009"),
+    ]
+    record(engine, tenant, *({"cost_amount": amount} for amount in amounts))
+    found = report(engine, tenant, end_date=NOON + timedelta(minutes=15))
+    ((_, audited),) = engine.costs.totals_by_currency(tenant, CostFilter())
+    assert found.total_cost == audited.cost_amount == Decimal("100000000000000000012345678.3") + (
+        Decimal("0.000000000009")
+    )
+
+
+# ---------------------------------------------------------------- rollups
+
+
+def rollup_rows(engine: Engine, tenant: str) -> int:
+    with database_of(engine).read(tenant) as connection:
+        return connection.execute(
+            sa.text("SELECT count(*) FROM cost_rollups WHERE tenant_id = :t"), {"t": tenant}
+        ).scalar_one()
+
+
+def test_two_thousand_records_of_one_quarter_hour_are_read_as_one_row(
+    engine: Engine, tenant: str
+) -> None:
+    for _ in range(2):
+        record(engine, tenant, *({"cost_amount": Decimal("0.001")} for _ in range(1000)))
+    assert rollup_rows(engine, tenant) == 1
+    with statements(engine) as seen:
+        found = report(engine, tenant)
+    assert (found.total_cost, found.record_count) == (Decimal(2), 2000)
+    assert found.source is ReportSource.ROLLUPS
+    assert any("cost_rollups" in one for one in seen)
+    assert not any("cost_records" in one for one in seen)
+
+
+def test_a_list_counts_its_records_in_the_rollups(engine: Engine, tenant: str) -> None:
+    record(engine, tenant, *({} for _ in range(50)))
+    with statements(engine) as seen:
+        page = engine.costs.list(tenant, CostFilter(resource_type="llm"), page_request(page_size=1))
+    assert page.pagination.total_count == 50
+    assert any("sum(cost_rollups.record_count)" in one for one in seen)
+
+
+def test_ends_between_quarter_hours_read_only_the_records_there(
+    engine: Engine, tenant: str
+) -> None:
+    minutes = [0, 5, 14, 15, 29, 30, 44, 45, 59]
+    record(engine, tenant, *({"timestamp": NOON + timedelta(minutes=m)} for m in minutes))
+    start, end = NOON + timedelta(minutes=5), NOON + timedelta(minutes=45, microseconds=1)
+    found = report(engine, tenant, start_date=start, end_date=end)
+    assert (found.source, found.record_count) == (ReportSource.MIXED, 7)
+    within = report(engine, tenant, start_date=start, end_date=start + timedelta(minutes=9))
+    assert (within.source, within.record_count) == (ReportSource.MIXED, 1)
+
+
+def test_a_declared_tag_is_read_from_rollups(engine: Engine, tenant: str) -> None:
+    declare_tags(engine, tenant, "team")
+    record(
+        engine,
+        tenant,
+        {"tags": {"team": "blue"}},
+        {"tags": {"team": "red", "other": "x"}},
+        {"tags": {"other": "x"}},
+        {},
+    )
+    found = report(engine, tenant, group_by=["tag:team"])
+    assert found.source is ReportSource.ROLLUPS
+    assert costs_by(found, "tag:team") == {"blue": 1, "red": 1, None: 2}
+    assert report(engine, tenant, tags={"team": "red"}).total_cost == 1
+
+
+def test_an_undeclared_tag_is_read_from_records(engine: Engine, tenant: str) -> None:
+    record(engine, tenant, {"tags": {"team": "blue"}}, {"tags": {"team": "a.b"}}, {})
+    found = report(engine, tenant, group_by=["tag:team"])
+    assert found.source is ReportSource.RECORDS
+    assert costs_by(found, "tag:team") == {"blue": 1, "a.b": 1, None: 1}
+    filtered = report(engine, tenant, tags={"team": "blue"})
+    assert (filtered.source, filtered.total_cost) == (ReportSource.RECORDS, 1)
+
+
+@pytest.mark.parametrize("key", ['odd "key"', "$.a", "a.b", "ä", "back\\slash", "0"])
+def test_a_tag_key_may_be_any_text(engine: Engine, tenant: str, key: str) -> None:
+    record(engine, tenant, {"tags": {key: 'v"1'}}, {})
+    assert costs_by(report(engine, tenant, group_by=[f"tag:{key}"]), f"tag:{key}") == {
+        'v"1': 1,
+        None: 1,
+    }
+    assert report(engine, tenant, tags={key: 'v"1'}).record_count == 1
+    declare_tags(engine, tenant, key)
+    later = NOON - timedelta(days=1)
+    record(engine, tenant, {"tags": {key: 'v"1'}, "timestamp": later}, {"timestamp": later})
+    found = report(engine, tenant, end_date=NOON - timedelta(hours=1), group_by=[f"tag:{key}"])
+    assert found.source is ReportSource.ROLLUPS
+    assert costs_by(found, f"tag:{key}") == {'v"1': 1, None: 1}
+
+
+def test_costs_from_before_a_tag_was_declared_are_read_from_records(
+    engine: Engine, tenant: str
+) -> None:
+    record(engine, tenant, {"tags": {"team": "blue"}})
+    declare_tags(engine, tenant, "team")
+    later = NOON + timedelta(hours=1)
+    record(engine, tenant, {"tags": {"team": "blue"}, "timestamp": later})
+    end = later + timedelta(hours=1)
+    both = report(engine, tenant, end_date=end, group_by=["tag:team"])
+    assert (both.source, costs_by(both, "tag:team")) == (ReportSource.RECORDS, {"blue": 2})
+    filtered = report(engine, tenant, end_date=end, tags={"team": "blue"})
+    assert (filtered.source, filtered.total_cost) == (ReportSource.RECORDS, 2)
+    new = report(engine, tenant, start_date=later, end_date=end, group_by=["tag:team"])
+    assert (new.source, costs_by(new, "tag:team")) == (ReportSource.ROLLUPS, {"blue": 1})
+
+
+def test_another_tenants_costs_never_appear(engine: Engine, tenant: str) -> None:
+    other = f"{tenant}-other"
+    record(engine, other, *VARIED, {"tags": {"team": "blue"}})
+    mine = {"end_date": NOON + timedelta(minutes=1)}  # rollups and records
+    assert report(engine, tenant, **mine).record_count == 0
+    assert report(engine, tenant, **mine, tags={"team": "blue"}).record_count == 0
+    assert records_of(engine, tenant) == []
+    assert records_of(engine, tenant, operation_id="op-2") == []
+    assert engine.costs.totals_by_currency(tenant, CostFilter()) == []
+
+
+def test_values_that_look_like_sql_are_only_values(engine: Engine, tenant: str) -> None:
+    nasty = "x' OR '1'='1"
+    record(engine, tenant, {"resource_type": nasty, "tags": {nasty: nasty}}, {})
+    assert report(engine, tenant, resource_type=nasty).record_count == 1
+    assert report(engine, tenant, tags={nasty: nasty}).record_count == 1
+    assert costs_by(report(engine, tenant, group_by=[f"tag:{nasty}"]), f"tag:{nasty}") == {
+        nasty: 1,
+        None: 1,
+    }
+
+
+def test_sums_look_rollups_up_by_tenant_and_time(engine: Engine, tenant: str) -> None:
+    """The plan starts from the stretches, and finds rollups by their key."""
+    if not database_of(engine).is_sqlite:
+        pytest.skip("PostgreSQL scans tables this small whole")
+    record(engine, tenant, {})
+    whole = quarter_hours_within(NOON, NOON + timedelta(hours=5))
+    assert whole is not None
+    query = SumQuery(CostFilter(), ("user_id",), [Stretch(*whole, 0)], "USD")
+    for read in (engine.costs.rollup_sums, engine.costs.record_sums):
+        plan = plan_of(engine, lambda read=read: read(tenant, query))
+        assert "SCAN stretches" in plan
+        assert "SCAN cost" not in plan
+        assert "tenant_id=? AND" in plan
+
+
+def plan_of(engine: Engine, read: Callable[[], object]) -> str:
+    seen: list[tuple[str, Any]] = []
+
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        seen.append((statement, parameters))
+
+    target = database_of(engine).engine
+    event.listen(target, "before_cursor_execute", note)
+    try:
+        read()
+    finally:
+        event.remove(target, "before_cursor_execute", note)
+    (statement, parameters) = seen[-1]
+    with target.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    return "\n".join(row[-1] for row in rows)
