@@ -1,1 +1,79 @@
-"""Fiscus: budgets, rate limits, quotas and cost observability for multi-tenant platforms."""
+"""Fiscus: budgets, rate limits, quotas and cost observability for multi-tenant platforms.
+
+What is named here is the whole public API. It is loaded when it is first used, so that importing
+`fiscus` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fiscus.client.clients import AsyncClient, Client
+    from fiscus.client.default import reserve, use
+    from fiscus.client.reserving import AsyncReservation, Reservation
+    from fiscus.embedded import Fiscus
+    from fiscus.errors import (
+        BudgetExceeded,
+        Conflict,
+        CostCalculationError,
+        FiscusError,
+        Forbidden,
+        IdempotencyConflict,
+        InternalError,
+        NotFound,
+        PayloadTooLarge,
+        RateLimitViolated,
+        Refused,
+        ServiceUnavailable,
+        Unauthorized,
+        ValidationError,
+    )
+
+__all__ = [
+    "AsyncClient",
+    "AsyncReservation",
+    "BudgetExceeded",
+    "Client",
+    "Conflict",
+    "CostCalculationError",
+    "Fiscus",
+    "FiscusError",
+    "Forbidden",
+    "IdempotencyConflict",
+    "InternalError",
+    "NotFound",
+    "PayloadTooLarge",
+    "RateLimitViolated",
+    "Refused",
+    "Reservation",
+    "ServiceUnavailable",
+    "Unauthorized",
+    "ValidationError",
+    "reserve",
+    "use",
+]
+
+_ELSEWHERE: Final = {
+    "AsyncClient": "fiscus.client.clients",
+    "AsyncReservation": "fiscus.client.reserving",
+    "Client": "fiscus.client.clients",
+    "Fiscus": "fiscus.embedded",
+    "Reservation": "fiscus.client.reserving",
+    "reserve": "fiscus.client.default",
+    "use": "fiscus.client.default",
+}
+"""Where a public name is; the others are errors."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_ELSEWHERE.get(name, "fiscus.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

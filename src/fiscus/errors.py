@@ -12,7 +12,8 @@ class FiscusError(Exception):
     """Base of every error. `code` is stable; `message` is for people; `details` name the field.
 
     `retriable` says whether the same call may succeed later without a change,
-    `suggested_action` what the caller should do, in one sentence.
+    `suggested_action` what the caller should do, in one sentence. `correlation_id` names the
+    request in the server's logs, when a server answered with this.
     """
 
     code: ClassVar[str] = "INTERNAL_ERROR"
@@ -31,6 +32,7 @@ class FiscusError(Exception):
         self.details = details or {}
         self.suggested_action = suggested_action
         self.retry_after_seconds = retry_after_seconds
+        self.correlation_id: str | None = None
 
 
 class ValidationError(FiscusError):

@@ -47,12 +47,13 @@ class Throttle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     The share is 1 up to `start_ratio` of the amount, then falls in a line to `floor` at 1.0.
     """
 
-    start_ratio: Annotated[Amount, Meta(description="Use at which throttling starts, 0 to 1.")] = (
-        Amount("0.8")
-    )
-    floor: Annotated[Amount, Meta(description="Share still admitted at full use, 0 to 1.")] = (
-        Amount("0.1")
-    )
+    # by factories: msgspec cannot write an Amount as the default in a JSON schema
+    start_ratio: Annotated[
+        Amount, Meta(description="Use at which throttling starts, 0 to 1; default 0.8.")
+    ] = field(default_factory=lambda: Amount("0.8"))
+    floor: Annotated[
+        Amount, Meta(description="Share still admitted at full use, 0 to 1; default 0.1.")
+    ] = field(default_factory=lambda: Amount("0.1"))
     retry_after_ms: Annotated[
         int,
         Meta(ge=1, le=3_600_000, description="Wait suggested per operation that goes first."),

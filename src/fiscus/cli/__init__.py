@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -17,8 +18,16 @@ def main() -> None:
         show_error(error.message, error.suggested_action)
         sys.exit(1)
     except BrokenPipeError:
-        # the reader of our output left, as `head` does
-        sys.stderr.close()
+        # the reader of our output left, as `head` does; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("FISCUS_LOG_LEVEL") == "debug":
+            raise
+        show_error(
+            f"unexpected: {type(error).__name__}: {error}",
+            "set FISCUS_LOG_LEVEL=debug to see where it happened, and report it.",
+        )
         sys.exit(1)
 
 

@@ -68,18 +68,19 @@ class Api:
         self._http.close()
 
     def get(self, path: str, kind: type[T], **parameters: str | int | None) -> T:
-        return decode(self.get_text(path, **parameters), kind)
-
-    def get_text(self, path: str, **parameters: str | int | None) -> str:
-        """The body as it came, for CSV and for `--json`."""
         given = {name: value for name, value in parameters.items() if value is not None}
-        return self._send("GET", path, params=given)
+        return decode(self._send("GET", path, params=given), kind)
 
-    def post(self, path: str, body: object, kind: type[T], *, idempotency_key: str) -> T:
-        answer = self._send(
-            "POST", path, content=encode(body), headers={"Idempotency-Key": idempotency_key}
-        )
-        return decode(answer, kind)
+    def post(
+        self, path: str, body: object, kind: type[T], *, idempotency_key: str | None = None
+    ) -> T:
+        """Without a key only for calls that change nothing."""
+        return decode(self.post_text(path, body, idempotency_key), kind)
+
+    def post_text(self, path: str, body: object, idempotency_key: str | None = None) -> str:
+        """The body as it came, for CSV and for `--json`."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._send("POST", path, content=encode(body), headers=headers)
 
     def put(self, path: str, body: object, kind: type[T]) -> T:
         return decode(self._send("PUT", path, content=encode(body)), kind)

@@ -29,12 +29,10 @@ def _show_version(wanted: bool) -> None:
 def options(
     _version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Show the version.", callback=_show_version, is_eager=True
-        ),
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """What all commands share. Settings come from FISCUS_… variables; see the configuration page."""
+    """What all commands share."""
 
 
 app.command("serve")(serve.serve)

@@ -94,8 +94,8 @@ def _serve_demo(settings: Settings) -> None:
                 load(api)
             show_what_to_try(url, key)
             notes.print(
-                f"[dim]Ready after {time.perf_counter() - started:.1f} s. Ctrl-C stops it; the data "
-                f"stays in {settings.data_dir}.[/]",
+                f"[dim]Ready after {time.perf_counter() - started:.1f} s. Ctrl-C stops it; the "
+                f"data stays in {settings.data_dir}.[/]",
                 soft_wrap=True,
             )
         except CommandError as error:
@@ -213,6 +213,9 @@ def show_what_to_try(url: str, key: str) -> None:
 def examples(url: str, key: str) -> list[tuple[str, str]]:
     """What the demo suggests to try: a title and a curl line each."""
     since = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=7)
+    query = (
+        f"tenant_id={demo_data.TENANT}&report_type=by_service&start_date={since:%Y-%m-%dT%H:%M:%SZ}"
+    )
     return [
         (
             "may this call to a model be afforded? yes: its cost is reserved",
@@ -224,8 +227,7 @@ def examples(url: str, key: str) -> list[tuple[str, str]]:
         ),
         (
             "what did every service cost in the last seven days?",
-            f"curl -s -H 'X-API-Key: {key}' '{url}{BASE_PATH}/cost-tracking/reports"
-            f"?tenant_id={demo_data.TENANT}&report_type=by_service&start={since:%Y-%m-%dT%H:%M:%SZ}'",
+            f"curl -s -w '\\n' -H 'X-API-Key: {key}' '{url}{BASE_PATH}/cost-tracking/reports?{query}'",
         ),
     ]
 
@@ -238,6 +240,6 @@ def _curl_check(url: str, key: str, project: str, estimate: str) -> str:
         "estimated_cost": parse_amount(estimate, "estimated_cost"),
     }
     return (
-        f"curl -s -H 'X-API-Key: {key}' -H 'Content-Type: application/json' "
+        f"curl -s -w '\\n' -H 'X-API-Key: {key}' -H 'Content-Type: application/json' "
         f"{url}{BASE_PATH}/budgets/check -d {shlex.quote(encode(body).decode())}"
     )

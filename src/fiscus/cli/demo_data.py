@@ -55,7 +55,8 @@ class Spike(NamedTuple):
 
 WORKLOADS: Final = (
     Workload(
-        "search", "answers", "llm", "gpt-4o", "eu-west", "tokens", Decimal("0.0000045"), 9.0, 0.2, 24
+        "search", "answers", "llm", "gpt-4o", "eu-west", "tokens", Decimal("0.0000045"), 9.0, 0.2,
+        24,
     ),
     Workload(
         "search", "embeddings", "llm", "text-embedding-3-small", "eu-west", "tokens",

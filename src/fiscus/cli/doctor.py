@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import typer
 from pydantic import SecretStr
@@ -19,6 +19,9 @@ from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json
 from fiscus.errors import FiscusError
 from fiscus.settings import Settings
+
+if TYPE_CHECKING:
+    from fiscus.wiring import DatabaseFacts
 
 MAX_SKEW_SECONDS: Final = 2.0
 LITTLE_SPACE_BYTES: Final = 1 << 30
@@ -190,26 +193,25 @@ def _database(settings: Settings) -> Iterator[Finding]:
         else:
             yield Finding("clock", Verdict.OK, seen)
     if facts.kind == "postgresql" and not pending:
-        yield from _row_security(facts.role, facts)
+        yield _row_security(facts)
 
 
-def _row_security(role: str | None, facts: _RoleFacts) -> Iterator[Finding]:
+def _row_security(facts: DatabaseFacts) -> Finding:
+    check = "tenant isolation"
     mend = (
-        "let the login be a member of fiscus_app and neither a superuser nor BYPASSRLS; keep the "
-        "owner's login in FISCUS_MIGRATION_DATABASE_URL."
+        "let `fiscus migrate up` run as a login that may create roles: it makes the role that "
+        "serves, named after the database and _app; keep that login in "
+        "FISCUS_MIGRATION_DATABASE_URL and serve with a member of the role."
     )
     if facts.bypasses_row_security:
-        seen = f"the role {role} passes by row-level security"
-        yield Finding("tenant isolation", Verdict.WRONG, seen, mend)
-    elif facts.owns_tables:
-        seen = f"the role {role} owns the tables"
-        yield Finding("tenant isolation", Verdict.WARNING, seen, mend)
-    elif facts.unprotected_tables:
+        seen = f"the role {facts.role} passes by row-level security"
+        return Finding(check, Verdict.WRONG, seen, mend)
+    if facts.owns_tables:
+        return Finding(check, Verdict.WARNING, f"the role {facts.role} owns the tables", mend)
+    if facts.unprotected_tables:
         seen = "no forced row-level security on " + ", ".join(facts.unprotected_tables)
-        yield Finding("tenant isolation", Verdict.WRONG, seen, "`fiscus migrate up`.")
-    else:
-        seen = f"row-level security binds the role {role}"
-        yield Finding("tenant isolation", Verdict.OK, seen)
+        return Finding(check, Verdict.WRONG, seen, "`fiscus migrate up`.")
+    return Finding(check, Verdict.OK, f"row-level security binds the role {facts.role}")
 
 
 def _show(findings: list[Finding]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Annotated
@@ -34,8 +34,9 @@ Tenant = Annotated[
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")] = "command line",
     role: Annotated[
-        list[Role], typer.Option("--role", help="May be given several times.")
-    ] = [Role.SERVICE],  # noqa: B006 - typer reads it and does not change it
+        list[Role] | None,
+        typer.Option("--role", help="May be given several times; default: service."),
+    ] = None,
     tenant: Tenant = None,
     expires_in_days: Annotated[
         int | None, typer.Option(min=1, max=36_500, help="When it stops working; default never.")
@@ -47,7 +48,7 @@ def create(
     with _engine(data_dir) as engine:
         now = engine.clock.now()
         tenant_id = _tenant(engine, tenant)
-        spec = convert({"name": name, "roles": role}, ApiKeySpec)
+        spec = convert({"name": name, "roles": role or [Role.SERVICE]}, ApiKeySpec)
         secret = new_key()
         made = engine.api_keys.create(
             ApiKey(
@@ -64,9 +65,7 @@ def create(
             hash_key(secret),
         )
     if as_json:
-        print_json(
-            NewApiKey(**asdict(made), api_key=secret)
-        )
+        print_json(NewApiKey(**asdict(made), api_key=secret))
         return
     out.print(
         facts(
@@ -132,7 +131,7 @@ def revoke(
 
 
 @contextmanager
-def _engine(data_dir: DataDir) -> Iterator[Engine]:
+def _engine(data_dir: DataDir) -> Generator[Engine]:
     from fiscus.wiring import open_engine
 
     engine = open_engine(read_settings(data_dir=data_dir))

@@ -18,7 +18,9 @@ app = typer.Typer(
 
 @app.command()
 def up(
-    revision: Annotated[str, typer.Argument(help="Revision to reach; default the newest.")] = "head",
+    revision: Annotated[
+        str, typer.Argument(help="Revision to reach; default the newest.")
+    ] = "head",
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -22,6 +22,8 @@ from fiscus.costs.model import CostFlag
 from fiscus.money import ZERO, add, subtract
 from fiscus.wire import decode, encode
 
+TAG: Final = "replay"
+"""Every operation of a run carries this tag with the run's id, and the run's budget counts it."""
 ATTEMPTS: Final = 9
 FIRST_RETRY_SECONDS: Final = 0.05
 FIRST_ASSUMED_TOKENS: Final = 500
@@ -86,6 +88,7 @@ class Plan:
     requests: Sequence[TraceRequest]
     prices: ModelPrices
     where: Target
+    tenant_id: str
     run_id: str
     assumed_output: int | None
     concurrency: int
@@ -170,6 +173,8 @@ class Replay:
             "service_name": self._plan.prices.model,
             "estimated_cost": estimate,
             "operation_id": operation,
+            "tenant_id": self._plan.tenant_id,
+            "tags": {TAG: self._plan.run_id},
         }
         reply = await self._call(
             connection, "/budgets/check", check, f"{operation}-check", tally.check_ms
@@ -182,12 +187,14 @@ class Replay:
             tally.admitted_past_the_amount += 1
         held = f"/budgets/reservations/{answer.reservation_id}"
         if self.is_stopped:
-            await self._call(connection, f"{held}/release", {}, f"{operation}-release", [])
+            release = {"tenant_id": self._plan.tenant_id}
+            await self._call(connection, f"{held}/release", release, f"{operation}-release", [])
             tally.released += 1
             return
         actual = price(request.input_tokens, request.output_tokens)
         settle = {
             "actual_cost": actual,
+            "tenant_id": self._plan.tenant_id,
             "usage": {
                 "input_tokens": request.input_tokens,
                 "output_tokens": request.output_tokens,
@@ -237,4 +244,3 @@ class Replay:
             self.tally.retried += 1
             await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
-

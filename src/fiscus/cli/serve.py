@@ -26,7 +26,9 @@ def serve(
     data_dir: DataDir = None,
     workers: Annotated[
         int,
-        typer.Option(min=1, max=256, help="Processes that share the port; PostgreSQL only above 1."),
+        typer.Option(
+            min=1, max=256, help="Processes that share the port; PostgreSQL only above 1."
+        ),
     ] = 1,
     with_worker: Annotated[
         bool,

@@ -84,10 +84,9 @@ def facts(rows: Sequence[tuple[str, str]], title: str | None = None) -> Table:
 
 
 def money(amount: Decimal, currency: str = "") -> str:
-    """All digits of an amount, thousands apart: `1,234.5678 USD`."""
-    number = plain(amount)
-    whole = f"{number:,f}" if number.as_tuple().exponent <= -2 else f"{number:,.2f}"  # type: ignore[operator]
-    return f"{whole} {currency}".rstrip()
+    """All digits of an amount, at least two decimals, thousands apart: `1,234.5678 USD`."""
+    whole, _, decimals = f"{plain(amount):,f}".partition(".")
+    return f"{whole}.{decimals:0<2} {currency}".rstrip()
 
 
 def progress(*columns: str | ProgressColumn) -> Progress:

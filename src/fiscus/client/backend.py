@@ -6,7 +6,7 @@ never suspends in them, so `run_blocking` can run them outside an event loop.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
 from fiscus.budgets.calls import (
@@ -22,7 +22,7 @@ from fiscus.budgets.calls import (
     SettleRequest,
     Utilization,
 )
-from fiscus.budgets.model import BudgetSpec
+from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.costs.calls import (
     RecordAnswer,
     RecordBatchAnswer,
@@ -30,49 +30,42 @@ from fiscus.costs.calls import (
     RecordRequest,
 )
 from fiscus.costs.model import CostRecord
+from fiscus.costs.report_model import Report, ReportRequest
+from fiscus.http.answers import HealthAnswer
+from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
 from fiscus.paging import Page
 from fiscus.tenants import Tenant, TenantSpec
 
 T = TypeVar("T")
-Query = Mapping[str, object]
-"""Filters and the page of a list, by the names of the query parameters."""
 
 
 class Operations(Protocol):
     """The calls that reservations are made of.
 
-    `key` makes repeating a call harmless. `patience_seconds` bounds it, retries included.
+    `patience_seconds` bounds one call, its retries included; None leaves it to the backend.
     """
 
     async def check(
-        self, request: CheckRequest, *, key: str | None, patience_seconds: float | None = None
+        self, request: CheckRequest, *, patience_seconds: float | None = None
     ) -> CheckAnswer: ...
 
-    async def settle(
-        self,
-        reservation_id: str,
-        request: SettleRequest,
-        *,
-        key: str | None,
-        patience_seconds: float | None = None,
-    ) -> SettleAnswer: ...
+    async def settle(self, reservation_id: str, request: SettleRequest) -> SettleAnswer: ...
 
     async def release(
         self,
         reservation_id: str,
         request: ReleaseRequest,
         *,
-        key: str | None,
         patience_seconds: float | None = None,
     ) -> ReservationView: ...
 
-    async def extend(
-        self, reservation_id: str, request: ExtendRequest, *, key: str | None
-    ) -> ReservationView: ...
+    async def extend(self, reservation_id: str, request: ExtendRequest) -> ReservationView: ...
 
-    async def record(
-        self, request: RecordRequest, *, key: str | None, patience_seconds: float | None = None
-    ) -> RecordAnswer: ...
+    async def record(self, request: RecordRequest) -> RecordAnswer: ...
+
+    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
+        """Run `call` to its end, within bounds, also when the caller's task is cancelled."""
+        ...
 
 
 class Backend(Operations, Protocol):
@@ -86,27 +79,31 @@ class Backend(Operations, Protocol):
         self, request: RecordBatchRequest, *, key: str | None
     ) -> RecordBatchAnswer: ...
 
-    async def records(self, tenant_id: str | None, query: Query) -> Page[CostRecord]: ...
+    async def records(self, query: CostQuery) -> Page[CostRecord]: ...
+
+    async def report(self, request: ReportRequest) -> Report: ...
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView: ...
 
-    async def get_budget(
-        self, tenant_id: str | None, budget_id: str, version: int | None
-    ) -> BudgetView: ...
+    async def get_budget(self, tenant_id: str | None, budget_id: str) -> BudgetView: ...
 
-    async def budgets(self, tenant_id: str | None, query: Query) -> Page[BudgetView]: ...
+    async def budgets(self, query: BudgetQuery) -> Page[Budget]: ...
 
     async def replace_budget(self, budget_id: str, spec: BudgetSpec) -> BudgetView: ...
 
-    async def delete_budget(self, tenant_id: str | None, budget_id: str, force: bool) -> None: ...
+    async def delete_budget(
+        self, tenant_id: str | None, budget_id: str, *, force: bool
+    ) -> None: ...
 
-    async def utilization(
-        self, tenant_id: str | None, budget_id: str, query: Query
-    ) -> Utilization: ...
+    async def utilization(self, budget_id: str, query: UtilizationQuery) -> Utilization: ...
 
     async def get_tenant(self, tenant_id: str) -> Tenant: ...
 
     async def put_tenant(self, tenant_id: str, spec: TenantSpec) -> Tenant: ...
+
+    async def health(self) -> HealthAnswer: ...
+
+    async def close(self) -> None: ...
 
 
 def run_blocking(call: Coroutine[Any, Any, T]) -> T:

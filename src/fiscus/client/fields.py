@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, Required, TypedDict, TypeVar
+from typing import Any, Final, Literal, NotRequired, Required, TypedDict, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from fiscus.wire import convert, encode
 T = TypeVar("T")
 
 AmountLike = Decimal | int | str
+ChargeName = Literal["usage", "purchase", "tax", "credit", "adjustment"]
 ScopeName = Literal["tenant", "project", "user", "feature"]
 
 SHORT_NAMES: Final = {
@@ -100,22 +101,20 @@ class RecordFields(Who, total=False):
     service_name: str | None
     region: str | None
     tags: Mapping[str, str]
-    charge_category: Literal["usage", "purchase", "tax", "credit", "adjustment"]
+    charge_category: ChargeName
     reservation_id: str | None
     operation_id: str | None
     idempotency_key: str | None
 
 
-class BudgetChanges(TypedDict, total=False):
-    """The fields of a budget that can be set; nested ones as mappings or as the structs."""
+PeriodName = Literal[
+    "daily", "weekly", "monthly", "quarterly", "yearly", "rolling", "project", "custom"
+]
 
-    budget_name: str
-    budget_amount: AmountLike
-    period_type: Literal[
-        "daily", "weekly", "monthly", "quarterly", "yearly", "rolling", "project", "custom"
-    ]
-    allocated_to_type: ScopeName
-    allocated_to_id: str
+
+class BudgetOptions(TypedDict, total=False):
+    """What of a budget has a default; nested settings as mappings or as the structs."""
+
     budget_type: ScopeName | None
     currency: str | None
     timezone: str | None
@@ -133,9 +132,33 @@ class BudgetChanges(TypedDict, total=False):
     frozen: bool
 
 
-class PageFields(TypedDict, total=False):
-    """Which page of a list: by number, or by the token of the page before."""
+class BudgetFields(BudgetOptions):
+    """What `create_budget` takes."""
 
+    budget_name: str
+    budget_amount: AmountLike
+    period_type: PeriodName
+    allocated_to_type: ScopeName
+    allocated_to_id: str
+    tenant: NotRequired[str | None]
+    tenant_id: NotRequired[str | None]
+
+
+class BudgetChanges(BudgetOptions, total=False):
+    """What `update_budget` takes: the fields to change; what is left out stays."""
+
+    budget_name: str
+    budget_amount: AmountLike
+    period_type: PeriodName
+    allocated_to_type: ScopeName
+    allocated_to_id: str
+
+
+class PageFields(TypedDict, total=False):
+    """Whose list, and which page of it: by number, or by the token of the page before."""
+
+    tenant: str | None
+    tenant_id: str | None
     page: int | None
     page_size: int | None
     page_token: str | None
@@ -146,10 +169,16 @@ class BudgetFilterFields(PageFields, total=False):
 
     allocated_to_type: ScopeName | None
     allocated_to_id: str | None
-    period_type: str | None
-    enforcement_action: str | None
+    period_type: PeriodName | None
+    enforcement_action: Literal["hard_stop", "soft_limit", "throttle", "escalate"] | None
     currency: str | None
     name_contains: str | None
+
+
+class UtilizationFields(PageFields, total=False):
+    """Which periods of a budget are shown; of a budget for `*`, of which scope."""
+
+    scope_id: str | None
 
 
 class CostFilterFields(PageFields, total=False):
@@ -160,14 +189,44 @@ class CostFilterFields(PageFields, total=False):
     resource_type: str | None
     service_name: str | None
     region: str | None
+    project: str | None
     project_id: str | None
+    user: str | None
     user_id: str | None
+    feature: str | None
     feature_id: str | None
-    charge_category: str | None
+    charge_category: ChargeName | None
     currency: str | None
     operation_id: str | None
     reservation_id: str | None
     tags: Mapping[str, str]
+
+
+class ReportFields(Who, total=False):
+    """What `report` takes: which costs are added up, and how they are grouped."""
+
+    report_type: Literal[
+        "summary",
+        "detailed",
+        "by_resource",
+        "by_service",
+        "by_user",
+        "by_feature",
+        "by_time_period",
+    ]
+    start_date: datetime | None
+    end_date: datetime | None
+    granularity: Literal["hour", "day", "week", "month"]
+    group_by: Sequence[str]
+    resource_type: str | None
+    service_name: str | None
+    region: str | None
+    charge_category: ChargeName | None
+    tags: Mapping[str, str]
+    currency: str | None
+    timezone: str | None
+    compare_previous: bool
+    limit: int
 
 
 class TenantFields(TypedDict, total=False):

@@ -64,12 +64,12 @@ class ReportRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     report_type: ReportType = ReportType.SUMMARY
     start_date: Annotated[
-        datetime | None,
-        Meta(tz=True, description="Default: the start of the present month in `timezone`."),
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Default: the start of the present month in `timezone`."),
     ] = None
     end_date: Annotated[
-        datetime | None,
-        Meta(tz=True, description="Exclusive. Default: the end of the present quarter hour."),
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Exclusive. Default: the end of the present quarter hour."),
     ] = None
     granularity: Annotated[Granularity, Meta(description="Of the periods of `by_time_period`.")] = (
         Granularity.DAY
@@ -95,7 +95,8 @@ class ReportRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Currency | None, Meta(description="What all costs are converted to; default the tenant's.")
     ] = None
     timezone: Annotated[
-        str | None, Meta(max_length=64, description="IANA zone of periods; default the tenant's.")
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="IANA zone of periods; default the tenant's."),
     ] = None
     compare_previous: Annotated[
         bool,

@@ -44,13 +44,11 @@ def report_range(
 
     Raises `ValidationError` naming the date that is wrong.
     """
-    end = bucket_of(now) + _QUARTER if end is None else end.astimezone(UTC)
+    end = _within_reach(bucket_of(now) + _QUARTER if end is None else end, "end_date")
     if start is None:
         day = _local_day(min(now, end - timedelta(microseconds=1)), timezone)
         start = day_start(day.replace(day=1).toordinal(), timezone)
-    start = start.astimezone(UTC)
-    if not _OLDEST <= start < _NEWEST:
-        raise _wrong("start_date", "is out of range", "Send a time from 1970 on.")
+    start = _within_reach(start, "start_date")
     if end <= start:
         raise _wrong("end_date", "must be after start_date", "Send a later end_date.")
     if end - start > MAX_RANGE:
@@ -131,6 +129,13 @@ def split_stretches(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[S
     return whole, parts
 
 
+def _within_reach(moment: datetime, field: str) -> datetime:
+    # Compared before it is converted: that far out, conversion overflows.
+    if not _OLDEST <= moment < _NEWEST:
+        raise _wrong(field, "is out of range", "Send a time from 1970 on.")
+    return moment.astimezone(UTC)
+
+
 def _period_at(moment: datetime, granularity: Granularity, timezone: str) -> tuple[str, datetime]:
     """The label of the period `moment` falls in, and when the next begins."""
     if granularity is Granularity.HOUR:
@@ -160,7 +165,9 @@ def _hour_at(moment: datetime, timezone: str) -> tuple[str, datetime]:
         if change.astimezone(zone).utcoffset() != local.utcoffset():
             following = change
         change += _QUARTER
-    return local.replace(minute=0, second=0, microsecond=0).isoformat(), following
+    # By its text, to keep the offset of `moment`: the full hour before may have had another.
+    text = local.isoformat(timespec="hours")
+    return f"{text[:13]}:00:00{text[13:]}", following
 
 
 def _local_day(moment: datetime, timezone: str) -> date:

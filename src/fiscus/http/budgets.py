@@ -278,8 +278,8 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         tag="Budgets",
         summary="Replace a budget's definition by a new version",
         description="Fields left out take their defaults. With `version` or `If-Match`, a budget "
-        "that was changed meanwhile is left alone (409). Period, time zone and currency of a budget "
-        "that has usage cannot change (409).",
+        "that was changed meanwhile is left alone (409). Period, time zone and currency of a "
+        "budget that has usage cannot change (409).",
         handler=replace_budget,
         action=Action.CHANGE_BUDGETS,
         answer=BudgetView,

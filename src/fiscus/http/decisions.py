@@ -7,7 +7,7 @@ Authentication, correlation ids, metrics and error bodies are those of the other
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from time import perf_counter
@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from msgspec import Struct
 from msgspec.structs import asdict, replace
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fiscus.access.model import Action, Principal
 from fiscus.budgets.calls import (
@@ -50,6 +51,7 @@ from fiscus.http.body import read_body
 from fiscus.http.correlation import correlation_id_of
 from fiscus.http.metrics import Metrics
 from fiscus.http.problems import render_problem
+from fiscus.http.refusals import note_refusal
 from fiscus.http.replies import LoopReplies
 from fiscus.ids import is_uuid
 from fiscus.ledger.commands import Command
@@ -68,10 +70,6 @@ from fiscus.wire import decode, encode
 log = structlog.get_logger(__name__)
 
 BASE_PATH: Final = "/budget/v1"
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Call(NamedTuple):
@@ -230,7 +228,7 @@ class DecisionLane:
     """An ASGI layer that answers the decision endpoints and passes on everything else."""
 
     def __init__(
-        self, engine: Engine, authenticator: Authenticator, metrics: Metrics, rest: App
+        self, engine: Engine, authenticator: Authenticator, metrics: Metrics, rest: ASGIApp
     ) -> None:
         self._clock = engine.clock
         self._ledger = engine.ledger
@@ -264,6 +262,7 @@ class DecisionLane:
         started = perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         correlation_id = correlation_id_of(headers)
+        principal: Principal | None = None
         tenant_id: str | None = None
         try:
             now = self._clock.now()
@@ -290,6 +289,8 @@ class DecisionLane:
             if isinstance(outcome, FiscusError):
                 raise outcome
             allowed = getattr(outcome, "allowed", True)
+            if isinstance(outcome, CheckAnswer | CheckBatchAnswer):
+                self._metrics.checked(outcome)
             if enforce and not allowed:
                 raise _refusal(outcome)
             status, extra = decision.status, _NO_HEADERS
@@ -301,7 +302,14 @@ class DecisionLane:
                 error, correlation_id=correlation_id, tenant_id=tenant_id, instance=scope["path"]
             )
             content_type = b"application/problem+json"
-            word = "error"
+            word = "denied" if isinstance(error, Refused) else "error"
+            note_refusal(
+                error,
+                self._metrics,
+                principal=principal,
+                path=scope["path"],
+                correlation_id=correlation_id,
+            )
         except Exception:
             log.exception("request_failed", path=scope["path"], correlation_id=correlation_id)
             status, extra, payload = render_problem(

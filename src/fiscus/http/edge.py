@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fiscus.errors import InternalError
 from fiscus.http.correlation import correlation_id_of
-from fiscus.http.decisions import App, Receive, Scope, Send
 from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, render_problem
 
@@ -24,7 +24,7 @@ class Edge:
     An exception that nobody expected becomes a problem without its stack trace.
     """
 
-    def __init__(self, app: App, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
@@ -36,7 +36,7 @@ class Edge:
         scope.setdefault("state", {})["correlation_id"] = correlation_id
         status: int | None = None
 
-        async def send_with_headers(message: dict[str, Any]) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -62,7 +62,7 @@ class Edge:
 
 async def _send_failure(scope: Scope, correlation_id: str, send: Send) -> None:
     status, headers, body = render_problem(
-        InternalError("The request failed"),
+        InternalError("The request failed", suggested_action="Report it with the correlation_id."),
         correlation_id=correlation_id,
         tenant_id=None,
         instance=scope["path"],

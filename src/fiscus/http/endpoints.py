@@ -178,7 +178,9 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         )
     except Exception:
         log.exception("request_failed", path=request.scope["path"], correlation_id=correlation_id)
-        failure = InternalError("The request failed")
+        failure = InternalError(
+            "The request failed", suggested_action="Report it with the correlation_id."
+        )
     return problem_reply(
         failure, request, tenant_id=None if principal is None else principal.tenant_id
     )

@@ -40,7 +40,9 @@ class Health:
 
     async def answer(self, correlation_id: str) -> HealthAnswer:
         if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._server.in_thread(self._dependencies, lane="probes"))
+            self._look = asyncio.create_task(
+                self._server.in_thread(self._dependencies, lane="probes")
+            )
         dependencies = await asyncio.shield(self._look)
         return HealthAnswer(
             status=max((one.status for one in dependencies), key=lambda status: _WORSE[status]),
@@ -56,9 +58,7 @@ class Health:
             return ["Fiscus is shutting down"]
         if self._readiness is None or self._readiness.done():
             self._readiness = asyncio.create_task(
-                self._server.in_thread(
-                    lambda: _why_not_ready(self._server.engine), lane="probes"
-                )
+                self._server.in_thread(lambda: _why_not_ready(self._server.engine), lane="probes")
             )
         return await asyncio.shield(self._readiness)
 
@@ -73,7 +73,9 @@ def _why_not_ready(engine: Engine) -> list[str]:
         pending = engine.store.pending_migrations()
     except FiscusError as error:
         return [error.message]
-    return [f"{len(pending)} migrations are not applied: run `fiscus migrate up`"] if pending else []
+    if pending:
+        return [f"{len(pending)} migrations are not applied: run `fiscus migrate up`"]
+    return []
 
 
 def _store(engine: Engine) -> Dependency:

@@ -1,4 +1,4 @@
-"""The keys of an identity provider, by its JWKS URL; fetched when needed, kept, and kept bounded."""
+"""The keys of an identity provider, by its JWKS URL: fetched when needed, and kept."""
 
 from __future__ import annotations
 

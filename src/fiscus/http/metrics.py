@@ -11,16 +11,20 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    disable_created_metrics,
     generate_latest,
     multiprocess,
 )
 
 from fiscus.breaker import BreakerState
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.ledger.loop import Ledger
 
 LATENCY_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
 GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+disable_created_metrics()  # they would double the series and nobody reads them
+
 RECORDING: Final = frozenset({"record", "record_batch", "record_stream", "settle"})
 """Operations whose latency is that of recording; the others' is that of checking."""
 
@@ -121,15 +125,19 @@ class Metrics:
             self._decided[operation, outcome] = observe
         observe(seconds)
 
-    def denied(self, action: str) -> None:
-        """An operation was denied; `action` is the deciding budget's."""
-        increase = self._denied.get(action)
-        if increase is None:
-            increase = self._denied[action] = self._denials.labels(action).inc
-        increase()
-
-    def answered_degraded(self) -> None:
-        self._degraded.inc()
+    def checked(self, answer: CheckAnswer | CheckBatchAnswer) -> None:
+        """Checks were decided: count the denied and the degraded ones."""
+        answers = answer.results if isinstance(answer, CheckBatchAnswer) else (answer,)
+        for one in answers:
+            if one.degraded:
+                self._degraded.inc()
+            if not one.allowed:
+                # without a budget the tenant's own `require_budget` denies
+                action = str(one.enforcement_action or "require_budget")
+                increase = self._denied.get(action)
+                if increase is None:
+                    increase = self._denied[action] = self._denials.labels(action).inc
+                increase()
 
     def access_denied(self, reason: str) -> None:
         """`reason`: `credential`, `role` or `tenant`."""

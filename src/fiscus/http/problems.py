@@ -75,11 +75,13 @@ def problem_of(
     instance: str,
     status: int | None = None,
 ) -> Problem:
-    """`error` as a body. `status` overrides the table, for statuses that have no code of their own."""
+    """`error` as a body. `status` overrides the table, for statuses without a code of their own."""
     status = STATUS_OF[error.code] if status is None else status
     return Problem(
         type="urn:fiscus:problem:" + error.code.lower().replace("_", "-"),
-        title=TITLE_OF[error.code] if status == STATUS_OF[error.code] else HTTPStatus(status).phrase,
+        title=TITLE_OF[error.code]
+        if status == STATUS_OF[error.code]
+        else HTTPStatus(status).phrase,
         status=status,
         detail=error.message,
         instance=instance,

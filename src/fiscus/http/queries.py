@@ -17,11 +17,16 @@ from fiscus.costs.model import ChargeCategory
 from fiscus.errors import ValidationError
 from fiscus.paging import MAX_PAGE, MAX_PAGE_SIZE, PageRequest, page_request
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label, explain
+from fiscus.wire import Currency, Id, Label, Name, explain
 
 T = TypeVar("T", bound=Struct)
 
 MAX_PARAMETERS: Final = 100
+
+_Page = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+_PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)]
+_PageToken = Annotated[str, Meta(max_length=2048)]
+_ScopeId = Annotated[str, Meta(max_length=128)]
 
 
 class NoQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,15 +40,11 @@ class TenantQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class PageQuery(TenantQuery, frozen=True, kw_only=True):
-    page: Annotated[
-        int | None, Meta(ge=1, le=MAX_PAGE, description="Number of the page, from 1.")
-    ] = None
-    page_size: Annotated[
-        int | None, Meta(ge=1, le=MAX_PAGE_SIZE, description="Items per page; default 100.")
-    ] = None
+    page: Annotated[_Page | None, Meta(description="Number of the page, from 1.")] = None
+    page_size: Annotated[_PageSize | None, Meta(description="Items per page; default 100.")] = None
     page_token: Annotated[
-        str | None,
-        Meta(max_length=2048, description="`next_page_token` or `prev_page_token` of a page."),
+        _PageToken | None,
+        Meta(description="`next_page_token` or `prev_page_token` of a page."),
     ] = None
 
     def wanted_page(self) -> PageRequest:
@@ -55,7 +56,7 @@ class BudgetQuery(PageQuery, frozen=True, kw_only=True):
         ScopeType | None, Meta(description="Only budgets of this type of scope.")
     ] = None
     allocated_to_id: Annotated[
-        str | None, Meta(max_length=128, description="Only budgets of this scope; `*`: templates.")
+        _ScopeId | None, Meta(description="Only budgets of this scope; `*`: templates.")
     ] = None
     period_type: Annotated[
         PeriodType | None, Meta(description="Only budgets of this type of period.")
@@ -65,7 +66,7 @@ class BudgetQuery(PageQuery, frozen=True, kw_only=True):
     ] = None
     currency: Annotated[Currency | None, Meta(description="Only budgets in this currency.")] = None
     name_contains: Annotated[
-        str | None, Meta(max_length=200, description="Only budgets whose name contains this.")
+        Name | None, Meta(description="Only budgets whose name contains this.")
     ] = None
 
 
@@ -94,11 +95,12 @@ class ReservationQuery(PageQuery, frozen=True, kw_only=True):
 
 class CostQuery(PageQuery, frozen=True, kw_only=True):
     start: Annotated[
-        datetime | None, Meta(tz=True, description="Only costs from this time on (RFC 3339).")
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Only costs from this time on (RFC 3339)."),
     ] = None
-    end: Annotated[datetime | None, Meta(tz=True, description="Only costs before this time.")] = (
-        None
-    )
+    end: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None, Meta(description="Only costs before this time.")
+    ] = None
     resource_type: Annotated[Label | None, Meta(description="Only of this resource type.")] = None
     service_name: Annotated[Label | None, Meta(description="Only of this service.")] = None
     region: Annotated[Label | None, Meta(description="Only of this region.")] = None
@@ -176,7 +178,10 @@ def shapes_of(kind: type[Struct]) -> dict[str, Shape]:
     assert isinstance(info, msgspec.inspect.StructType)
     shapes: dict[str, Shape] = {}
     for one in info.fields:
-        match one.type:
+        kind_of_field = one.type
+        if isinstance(kind_of_field, msgspec.inspect.Metadata):
+            kind_of_field = kind_of_field.type
+        match kind_of_field:
             case msgspec.inspect.ListType():
                 shapes[one.name] = Shape.LIST
             case msgspec.inspect.DictType():

@@ -108,9 +108,7 @@ class RecordStream(Response):
                 perf_counter() - started,
             )
 
-    async def _record_all(
-        self, receive: Callable[[], Awaitable[Any]], backlog: _Backlog
-    ) -> bool:
+    async def _record_all(self, receive: Callable[[], Awaitable[Any]], backlog: _Backlog) -> bool:
         """Take the lines to the ledger, a chunk at a time: reading waits for the commit.
 
         False when the ledger cannot go on; raises `ClientGone`.

@@ -32,7 +32,7 @@ def plan_record(workspace: Workspace, command: Record) -> None:
     if cost.operation_id is not None:
         workspace.needs.operations.add((command.tenant_id, cost.operation_id))
     if command.reservation_id is not None:
-        workspace.needs.reservations[command.reservation_id] = command.tenant_id
+        workspace.need_reservation(command.reservation_id, command.tenant_id)
     plan_matches(workspace, cost.operation, cost.timestamp)
 
 

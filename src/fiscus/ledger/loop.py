@@ -79,7 +79,7 @@ class Ledger:
         self._degraded = degraded
         self._max_group = max_group
         self._max_queue = max_queue
-        self.observer = observer
+        self.observer: LedgerObserver | None = observer
         self._queue: deque[tuple[Command, Sink, Any]] = deque()
         self._arrived = threading.Semaphore(0)
         self._sleeping = False

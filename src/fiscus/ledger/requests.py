@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -125,8 +126,6 @@ def record_command(
             field="cost_amount",
             suggested_action="Send charge_category credit or adjustment.",
         )
-    if request.usage_quantity is not None:
-        parse_not_negative(request.usage_quantity, "usage_quantity")
     timestamp = _timestamp(request.timestamp, now)
     key = _one_key(key, request.idempotency_key)
     return Record(
@@ -142,7 +141,7 @@ def record_command(
             currency=request.currency,
             timestamp=timestamp,
             charge_category=request.charge_category,
-            usage_quantity=request.usage_quantity,
+            usage_quantity=_quantity(request.usage_quantity),
             usage_unit=request.usage_unit,
             usage=request.usage,
             resource_id=request.resource_id,
@@ -216,8 +215,6 @@ def settle_command(
     now: datetime,
     key: str | None = None,
 ) -> Settle:
-    if request.usage_quantity is not None:
-        parse_not_negative(request.usage_quantity, "usage_quantity")
     return Settle(
         tenant_id=tenant_id,
         reservation_id=reservation_id,
@@ -225,7 +222,7 @@ def settle_command(
         now=now,
         currency=request.currency,
         timestamp=None if request.timestamp is None else _timestamp(request.timestamp, now),
-        usage_quantity=request.usage_quantity,
+        usage_quantity=_quantity(request.usage_quantity),
         usage_unit=request.usage_unit,
         usage=request.usage,
         tags=request.tags or NO_TAGS,
@@ -325,6 +322,10 @@ def _operation(
         request.service_name,
         request.tags or NO_TAGS,
     )
+
+
+def _quantity(given: Decimal | None) -> Decimal | None:
+    return None if given is None else plain(parse_not_negative(given, "usage_quantity"))
 
 
 def _timestamp(given: datetime | None, now: datetime) -> datetime:

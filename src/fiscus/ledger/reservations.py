@@ -18,7 +18,7 @@ EXPIRE_AT_ONCE: Final = 500
 
 
 def plan_on_reservation(workspace: Workspace, command: Settle | Release | Extend) -> None:
-    workspace.needs.reservations[command.reservation_id] = command.tenant_id
+    workspace.need_reservation(command.reservation_id, command.tenant_id)
 
 
 def require_reservation(workspace: Workspace, reservation_id: str, tenant_id: str) -> Reservation:

@@ -21,6 +21,7 @@ from fiscus.costs.fx import Rates
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, bucket_of, series_of, sum_of
 from fiscus.idempotency import Idempotency, StoredAnswer
+from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
     AnchorKey,
@@ -55,7 +56,7 @@ class Workspace:
         self._definitions = definitions
         self._known_series = known_series
         self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
-        self._checked_due: set[str] = set()
+        self._checked_due: dict[str, datetime] = {}
         self.planned: dict[int, list[Matched]] = {}
         """What planning found, by the `id` of the operation, which its command keeps alive."""
 
@@ -132,6 +133,13 @@ class Workspace:
 
     # -- reservations
 
+    def need_reservation(self, reservation_id: str, tenant_id: str) -> bool:
+        """Have a reservation loaded; whether that is news. What is no UUID names none."""
+        if reservation_id in self.needs.reservations or not is_uuid(reservation_id):
+            return False
+        self.needs.reservations[reservation_id] = tenant_id
+        return True
+
     def reservation(self, reservation_id: str, tenant_id: str) -> Reservation | None:
         changes = self.changes
         found = (
@@ -139,8 +147,7 @@ class Workspace:
             or changes.new_reservations.get(reservation_id)
             or self._loaded.reservations.get(reservation_id)
         )
-        if found is None and reservation_id not in self.needs.reservations:
-            self.needs.reservations[reservation_id] = tenant_id
+        if found is None and self.need_reservation(reservation_id, tenant_id):
             raise MoreNeeded
         return found if found is not None and found.tenant_id == tenant_id else None
 
@@ -158,7 +165,8 @@ class Workspace:
 
         Called before a denial. Due ones that were not loaded send the group round again.
         """
-        if tenant_id in self._checked_due:
+        checked = self._checked_due.get(tenant_id)
+        if checked is not None and checked >= now:
             return
         due = self._transaction.due_reservations(tenant_id, now, most)
         unknown = [one for one in due if one not in self.needs.reservations]
@@ -166,14 +174,17 @@ class Workspace:
             self.needs.reservations.update(dict.fromkeys(unknown, tenant_id))
             raise MoreNeeded
         if most is None:
-            self._checked_due.add(tenant_id)
+            self._checked_due[tenant_id] = now
 
     def due(self, tenant_id: str, now: datetime) -> list[Reservation]:
-        """The tenant's loaded reservations that are pending and due at `now`."""
+        """The tenant's reservations of the group that are pending and due at `now`."""
         changed = self.changes.changed_reservations
         return [
             reservation
-            for reservation in self._loaded.reservations.values()
+            for reservation in (
+                *self._loaded.reservations.values(),
+                *self.changes.new_reservations.values(),
+            )
             if reservation.status is ReservationStatus.PENDING
             and reservation.expires_at <= now
             and reservation.tenant_id == tenant_id

@@ -7,14 +7,12 @@ driver runs without holding Python's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 Row = tuple[Any, ...]
-
-_LARGEST_CHUNK: Final = 128
 
 
 class Columns:
@@ -38,10 +36,11 @@ class Columns:
         return self._encode([self._struct(*row) for row in rows]).decode()
 
     def values(self, count: int) -> str:
-        """`{rows}` on SQLite; one parameter per column and row."""
+        """`{rows}` on SQLite; one parameter per column and row. All-NULL rows count for nothing."""
         named = ", ".join(f"column{i} AS {name}" for i, name in enumerate(self.names, start=1))
         row = "(" + ", ".join("?" * len(self.names)) + ")"
-        return f"(SELECT {named} FROM (VALUES {', '.join([row] * count)})) AS r"
+        values = ", ".join([row] * count)
+        return f"(SELECT {named} FROM (VALUES {values}) WHERE column1 IS NOT NULL) AS r"
 
 
 class Statement(NamedTuple):
@@ -55,12 +54,3 @@ class Statement(NamedTuple):
     def reads(self) -> bool:
         """Whether it answers rows."""
         return self.sql.lstrip().startswith("SELECT")
-
-
-def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """`rows` in pieces whose sizes are powers of two, so that few statements are prepared."""
-    start = 0
-    while start < len(rows):
-        size = min(_LARGEST_CHUNK, 1 << ((len(rows) - start).bit_length() - 1))
-        yield rows[start : start + size]
-        start += size

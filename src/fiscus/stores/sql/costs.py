@@ -289,7 +289,9 @@ class SqlCosts:
                 ]
             )
             table = (
-                sa.func.json_to_recordset(sa.cast(rows.decode(), postgresql.JSON))
+                sa.func.json_to_recordset(
+                    sa.cast(sa.literal(rows.decode(), sa.Text()), postgresql.JSON)
+                )
                 .table_valued(
                     sa.column("starts", UtcTime()),
                     sa.column("ends", UtcTime()),

@@ -34,9 +34,7 @@ def diagnose(url: str) -> DatabaseFacts:
     try:
         with database.read() as connection:
             if database.is_sqlite:
-                return DatabaseFacts(
-                    "sqlite", sqlite3.sqlite_version, None, None, False, False, []
-                )
+                return DatabaseFacts("sqlite", sqlite3.sqlite_version, None, None, False, False, [])
             return _postgres(connection)
     finally:
         database.close()

@@ -13,14 +13,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
 from fiscus.money import ZERO, add
-from fiscus.stores.sql.bulk import Row, Statement, chunks
+from fiscus.stores.sql.bulk import Row, Statement
 from fiscus.stores.sql.tables import from_us, to_us
 
 BUSY_TIMEOUT_MS: Final = 5_000
 # A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
 CHECKPOINT_PAGES: Final = 8_000
+LARGEST_CHUNK: Final = 128
 _SUM: Final = re.compile(r"\{sum:([\w.]+):([\w.]+)\}")
 
 
@@ -101,6 +104,7 @@ class SqliteDriver:
         self._connection: sqlite3.Connection | None = None
         self._open = False
         self._texts: dict[tuple[str, int], str] = {}
+        self._read = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
 
     def time(self, moment: datetime) -> int:
         return to_us(moment)
@@ -176,19 +180,44 @@ class SqliteDriver:
         self._turn.release()
 
     def _execute(self, connection: sqlite3.Connection, statement: Statement) -> list[Row]:
+        """Run a statement in few steps: each lets go of Python's lock and waits to get it back.
+
+        Rows to read therefore come as one JSON array, rows to write go in large chunks.
+        """
         found: list[Row] = []
-        for rows in chunks(statement.rows):
+        width = len(statement.columns.names)
+        for start in range(0, len(statement.rows), LARGEST_CHUNK):
+            rows = statement.rows[start : start + LARGEST_CHUNK]
+            count = _padded(len(rows))
             parameters = [value for row in rows for value in row]
-            cursor = connection.execute(self._text(statement, len(rows)), parameters)
-            found += cursor.fetchall()
+            parameters += [None] * (width * (count - len(rows)))
+            text = self._text(connection, statement, count)
+            cursor = connection.execute(text, parameters)
+            if statement.reads:
+                found += self._read(cursor.fetchone()[0])
         return found
 
-    def _text(self, statement: Statement, count: int) -> str:
+    def _text(self, connection: sqlite3.Connection, statement: Statement, count: int) -> str:
         key = (statement.sql, count)
         text = self._texts.get(key)
         if text is None:
             text = _SUM.sub(r"decimal_add(\1, \2)", statement.sql)
             text = text.replace("{lock_v}", "").replace("{lock_p}", "")
             text = text.replace("{rows}", statement.columns.values(count))
+            if statement.reads:
+                names = ", ".join(f"c{i}" for i in range(_width(connection, text)))
+                text = f"WITH q({names}) AS ({text}) SELECT json_group_array(json_array({names})) FROM q"
             self._texts[key] = text
         return text
+
+
+def _padded(count: int) -> int:
+    """`count` rounded up, so that few lengths of each statement are prepared."""
+    return count if count <= 2 else -(-count // 8) * 8
+
+
+def _width(connection: sqlite3.Connection, text: str) -> int:
+    """How many columns a query answers."""
+    nothing = [None] * text.count("?")
+    description: Sequence[Any] = connection.execute(text, nothing).description
+    return len(description)

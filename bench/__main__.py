@@ -1,0 +1,95 @@
+"""`python -m bench`: run the benchmarks, print a table, keep the results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bench import machine, report
+from bench.load import WrkMissing, find_wrk
+from bench.profiling import Profiler, ProfilerMissing
+from bench.servers import Databases, work_folder
+from bench.suite import BENCHMARKS, Plan, Result
+
+RESULTS: Final = Path(__file__).with_name("results")
+KINDS: Final = ("sqlite", "postgresql")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: measured and every target met; 1: a target missed; 2: cannot be run."""
+    options = _options(arguments)
+    try:
+        find_wrk()
+        profiler = Profiler(options.profile)
+    except WrkMissing:
+        return _cannot(
+            "the benchmarks need the load generator wrk, which is not on the PATH.",
+            "Install it: `apt-get install wrk`, `dnf install wrk` or `brew install wrk`.",
+        )
+    except ProfilerMissing:
+        return _cannot("--profile needs py-spy on the PATH.", "Install it: `pip install py-spy`.")
+    seconds = options.seconds or (1.0 if options.quick else 4.0)
+    plan = Plan(rounds=3 if options.quick else 5, seconds=seconds, profiler=profiler)
+    kinds = KINDS if options.database == "both" else (options.database,)
+    names = options.only or list(BENCHMARKS)
+    results: list[Result] = []
+    with work_folder() as folder:
+        facts = machine.describe(folder)
+        for kind in kinds:
+            with Databases(kind, folder) as databases:
+                for name in names:
+                    print(f"{name} on {kind} ...", file=sys.stderr, flush=True)
+                    result = BENCHMARKS[name](databases, plan)
+                    results.append(result)
+                    if options.results is not None and profiler.folder is None:
+                        report.write(options.results, result, facts, plan)
+    print(f"{facts.cores} cores of {facts.processor}, Python {facts.python}, ", end="")
+    print(f"SQLite {facts.sqlite}, fsync {facts.fsync_ms} ms\n")
+    print(report.table(results))
+    missed = report.unmet(results)
+    if missed:
+        print(f"\ntargets missed: {', '.join(missed)}")
+    return 1 if missed else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Benchmarks of Fiscus, each beside its yardsticks."
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=list(BENCHMARKS),
+        metavar="NAME",
+        help=f"one benchmark; may be repeated: {', '.join(BENCHMARKS)}",
+    )
+    parser.add_argument("--database", choices=(*KINDS, "both"), default="both")
+    parser.add_argument("--seconds", type=float, help="length of one run (default 4)")
+    parser.add_argument(
+        "--quick", action="store_true", help="3 rounds of 1 second; results are not kept"
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="where to keep results (bench/results)"
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="DIR",
+        help="profile the server with py-spy into this folder; results are not kept",
+    )
+    options = parser.parse_args(arguments)
+    if options.results is None and not options.quick:
+        options.results = RESULTS
+    return options
+
+
+def _cannot(what: str, how: str) -> int:
+    print(f"make bench: {what}\n{how}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""Load on an HTTP server by wrk, one thread of it: the machine's other cores are the server's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench.samples import Sample
+
+_SCRIPT: Final = Path(__file__).with_name("wrk.lua")
+
+
+class WrkMissing(Exception):
+    """There is no wrk on this machine."""
+
+
+class _Report(msgspec.Struct):
+    requests: int
+    duration_us: int
+    p50_us: int
+    p95_us: int
+    p99_us: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests of a bodies file to one address, over `connections` at once.
+
+    `operations` is how many one request carries.
+    """
+
+    url: str
+    bodies: Path
+    key: str
+    connections: int
+    operations: int
+
+    def run(self, seconds: float) -> Sample:
+        """Raises `RuntimeError` when a request failed or was not answered with a 2xx."""
+        whole = max(1, round(seconds))
+        arguments = [
+            find_wrk(),
+            "--threads=1",
+            f"--connections={self.connections}",
+            f"--duration={whole}s",
+            "--timeout=10s",
+            f"--script={_SCRIPT}",
+            self.url,
+            "--",
+            str(self.bodies),
+            self.key,
+        ]
+        ran = subprocess.run(
+            arguments, check=False, capture_output=True, text=True, timeout=whole + 60
+        )
+        lines = [line for line in ran.stdout.splitlines() if line.startswith("{")]
+        if ran.returncode != 0 or not lines:
+            raise RuntimeError(f"wrk failed: {ran.stderr or ran.stdout}")
+        report = msgspec.json.decode(lines[-1], type=_Report)
+        if report.failed or not report.requests:
+            raise RuntimeError(
+                f"{report.failed} of {report.requests} requests to {self.url} failed"
+            )
+        per_second = report.requests / report.duration_us * 1e6
+        return Sample(
+            operations=report.requests * self.operations,
+            operations_per_second=per_second * self.operations,
+            requests_per_second=per_second,
+            p50_ms=report.p50_us / 1000,
+            p95_ms=report.p95_us / 1000,
+            p99_ms=report.p99_us / 1000,
+        )
+
+
+def find_wrk() -> str:
+    """Raises `WrkMissing`."""
+    found = shutil.which("wrk")
+    if found is None:
+        raise WrkMissing
+    return found
+
+
+def write_bodies(path: Path, bodies: Iterable[bytes]) -> Path:
+    path.write_bytes(b"\n".join(bodies) + b"\n")
+    return path

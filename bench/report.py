@@ -1,0 +1,141 @@
+"""Results as a plain table and as JSON files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bench import workload
+from bench.machine import Machine
+from bench.samples import Comparison
+from bench.suite import Plan, Result
+
+_HEAD: Final = (
+    "benchmark",
+    "database",
+    "requests/s",
+    "operations/s",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "peak MiB",
+)
+_RATIO_HEAD: Final = (
+    "benchmark",
+    "database",
+    "yardstick",
+    "measure",
+    "fiscus",
+    "yardstick",
+    "ratio",
+    "range",
+    "target",
+    "met",
+)
+
+
+def table(results: Sequence[Result]) -> str:
+    """What was measured, then each ratio with its target."""
+    measured = [
+        (
+            result.name,
+            result.database,
+            _figure(result.fiscus.requests_per_second),
+            _figure(result.fiscus.operations_per_second),
+            f"{result.fiscus.p50_ms:.1f}",
+            f"{result.fiscus.p95_ms:.1f}",
+            f"{result.fiscus.p99_ms:.1f}",
+            "?" if result.peak_memory_bytes is None else f"{result.peak_memory_bytes / 2**20:.0f}",
+        )
+        for result in results
+    ]
+    ratios = [
+        (result.name, result.database, *_ratio(comparison))
+        for result in results
+        for comparison in result.comparisons
+    ]
+    return f"{_columns(_HEAD, measured)}\n\n{_columns(_RATIO_HEAD, ratios)}"
+
+
+def unmet(results: Sequence[Result]) -> list[str]:
+    """Benchmarks that missed a target."""
+    return [
+        f"{result.name} on {result.database}"
+        for result in results
+        if any(comparison.met is False for comparison in result.comparisons)
+    ]
+
+
+def write(folder: Path, result: Result, machine: Machine, plan: Plan) -> Path:
+    """Keep a result as `<name>-<database>.json`; the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result.name}-{result.database}.json"
+    document: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "workload": {
+            "name": workload.NAME,
+            "tenants": workload.TENANTS,
+            "budgets_per_check": 2,
+            "distribution": "zipf, s=1",
+            "seed": workload.SEED,
+            "rounds": plan.rounds,
+            "seconds": plan.seconds,
+        },
+        "machine": machine,
+        "result": _rounded(msgspec.to_builtins(result)),
+    }
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    return path
+
+
+def _ratio(comparison: Comparison) -> tuple[str, ...]:
+    met = {True: "yes", False: "NO", None: "-"}[comparison.met]
+    return (
+        comparison.yardstick,
+        comparison.measure,
+        _figure(comparison.fiscus),
+        _figure(comparison.yardstick_value),
+        f"{comparison.ratio:.2f}",
+        f"{comparison.lowest:.2f}-{comparison.highest:.2f}",
+        "-" if comparison.target is None else str(comparison.target),
+        met,
+    )
+
+
+def _figure(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Numbers to the right, words to the left."""
+    lines = [head, *rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(head))]
+    words = [
+        all(not row[index][:1].isdigit() and row[index] != "?" for row in rows)
+        for index in range(len(head))
+    ]
+
+    def shown(line: Sequence[str]) -> str:
+        return "  ".join(
+            cell.ljust(width) if is_word else cell.rjust(width)
+            for cell, width, is_word in zip(line, widths, words, strict=True)
+        ).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([shown(head), rule, *(shown(row) for row in rows)])
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return value

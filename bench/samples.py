@@ -1,0 +1,101 @@
+"""What a short run measured, and two contestants compared over several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Literal
+
+from msgspec import Struct
+
+Measure = Callable[[float], "Sample"]
+"""Runs for about so many seconds."""
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """One short run. Latencies are per request, or per group for hand-written SQL."""
+
+    operations: int
+    operations_per_second: float
+    requests_per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """What a ratio has to reach."""
+
+    ratio: float
+    rule: Literal["at least", "at most"]
+
+    def is_met(self, ratio: float) -> bool:
+        return ratio >= self.ratio if self.rule == "at least" else ratio <= self.ratio
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.rule == 'at least' else '<='} {self.ratio:g}"
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """Fiscus against one yardstick: the ratio of the medians, and the range over the rounds."""
+
+    yardstick: str
+    measure: str
+    fiscus: float
+    yardstick_value: float
+    ratio: float
+    lowest: float
+    highest: float
+    target: Target | None
+    met: bool | None
+
+
+def interleaved(
+    contestants: Mapping[str, Measure], *, rounds: int, seconds: float
+) -> dict[str, list[Sample]]:
+    """Each contestant's samples of `rounds` rounds, after one unmeasured run each.
+
+    The rounds alternate, so that what else the machine does touches all alike.
+    """
+    for measure in contestants.values():
+        measure(1)
+    samples: dict[str, list[Sample]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, measure in contestants.items():
+            samples[name].append(measure(seconds))
+    return samples
+
+
+def compare(
+    yardstick: str,
+    measure: str,
+    fiscus: Sequence[float],
+    other: Sequence[float],
+    target: Target | None = None,
+) -> Comparison:
+    """`measure` of Fiscus divided by the yardstick's."""
+    pairs = [mine / theirs for mine, theirs in zip(fiscus, other, strict=True)]
+    ratio = median(fiscus) / median(other)
+    return Comparison(
+        yardstick=yardstick,
+        measure=measure,
+        fiscus=median(fiscus),
+        yardstick_value=median(other),
+        ratio=ratio,
+        lowest=min(pairs),
+        highest=max(pairs),
+        target=target,
+        met=None if target is None else target.is_met(ratio),
+    )
+
+
+def middle(samples: Sequence[Sample]) -> Sample:
+    """The median of each figure."""
+    return Sample(
+        operations=sum(sample.operations for sample in samples),
+        operations_per_second=median(sample.operations_per_second for sample in samples),
+        requests_per_second=median(sample.requests_per_second for sample in samples),
+        p50_ms=median(sample.p50_ms for sample in samples),
+        p95_ms=median(sample.p95_ms for sample in samples),
+        p99_ms=median(sample.p99_ms for sample in samples),
+    )

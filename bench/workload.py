@@ -1,0 +1,121 @@
+"""The named workload: 1 000 tenants, two matching budgets per check, tenants Zipf-distributed.
+
+Everything is drawn from one seed, so that two runs send the same requests in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from itertools import accumulate
+from random import Random
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+NAME: Final = "zipf-1000"
+SEED: Final = 20_240_611
+TENANTS: Final = 1_000
+USERS: Final = 50
+"""Users of one tenant."""
+RESOURCE_TYPES: Final = ("llm", "embedding", "search", "storage")
+HOLD_SECONDS: Final = 3_600
+"""Long enough that nothing expires while a benchmark runs."""
+BATCH: Final = 100
+CURRENCY: Final = "USD"
+PLENTY: Final = 1_000_000_000
+"""The amount of every budget: none is ever used up."""
+
+
+class Place(NamedTuple):
+    """A tenant, one of its projects, and the two budgets that an operation there matches."""
+
+    tenant_id: str
+    project_id: str
+    tenant_budget_id: str
+    project_budget_id: str
+
+
+class Item(NamedTuple):
+    """One operation; `amount` is what it may cost, or did cost."""
+
+    place: Place
+    user_id: str
+    resource_type: str
+    amount: Decimal
+    quantity: int
+
+
+def items(places: Sequence[Place], count: int, *, seed: int = SEED) -> list[Item]:
+    """`count` operations, their places Zipf-distributed (s = 1) in the order of `places`."""
+    random = Random(seed)
+    chosen = random.choices(places, cum_weights=_zipf(len(places)), k=count)
+    return [_item(random, place) for place in chosen]
+
+
+def batches(places: Sequence[Place], count: int, *, seed: int = SEED) -> list[list[Item]]:
+    """`count` batches of `BATCH` operations; a batch is of one tenant, as the API has it."""
+    random = Random(seed)
+    chosen = random.choices(places, cum_weights=_zipf(len(places)), k=count)
+    return [[_item(random, place) for _ in range(BATCH)] for place in chosen]
+
+
+def groups(found: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Whole groups of `size` consecutive operations."""
+    return [found[start : start + size] for start in range(0, len(found) - size + 1, size)]
+
+
+def check_body(item: Item) -> bytes:
+    return _encode(_check(item))
+
+
+def check_batch_body(batch: Sequence[Item]) -> bytes:
+    return _encode({"checks": [_check(item) for item in batch]})
+
+
+def record_body(item: Item) -> bytes:
+    return _encode(_record(item))
+
+
+def record_batch_body(batch: Sequence[Item]) -> bytes:
+    return _encode({"records": [_record(item) for item in batch]})
+
+
+def _check(item: Item) -> dict[str, Any]:
+    return {
+        "tenant_id": item.place.tenant_id,
+        "resource_type": item.resource_type,
+        "estimated_cost": item.amount,
+        "project_id": item.place.project_id,
+        "user_id": item.user_id,
+        "ttl_seconds": HOLD_SECONDS,
+    }
+
+
+def _record(item: Item) -> dict[str, Any]:
+    return {
+        "tenant_id": item.place.tenant_id,
+        "resource_type": item.resource_type,
+        "cost_amount": item.amount,
+        "usage_quantity": item.quantity,
+        "usage_unit": "tokens",
+        "project_id": item.place.project_id,
+        "user_id": item.user_id,
+    }
+
+
+def _item(random: Random, place: Place) -> Item:
+    return Item(
+        place,
+        f"u-{random.randrange(USERS):03d}",
+        random.choice(RESOURCE_TYPES),
+        Decimal(random.randrange(1, 100_000)).scaleb(-6),
+        random.randrange(1, 8_192),
+    )
+
+
+def _zipf(count: int) -> list[float]:
+    return list(accumulate(1 / rank for rank in range(1, count + 1)))
+
+
+_encode: Final = msgspec.json.Encoder(decimal_format="number").encode

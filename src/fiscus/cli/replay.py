@@ -1,0 +1,218 @@
+"""`fiscus replay`: put a real trace of requests through a running server, and audit the result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from msgspec import Struct
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from fiscus.cli.api import Api, ApiError
+from fiscus.cli.http_connection import target
+from fiscus.cli.model_prices import ModelPrices
+from fiscus.cli.replay_audit import Replayed, audit
+from fiscus.cli.replay_run import TAG, Plan, Replay, Tally
+from fiscus.cli.replay_show import Result, as_json_document, show
+from fiscus.cli.terminal import (
+    DEFAULT_URL,
+    CommandError,
+    JsonFlag,
+    Key,
+    Url,
+    notes,
+    print_json,
+    progress,
+)
+from fiscus.cli.trace import TraceRequest, read_azure_llm
+from fiscus.errors import ValidationError
+from fiscus.money import EXACT, ZERO, add, parse_positive, round_half_even
+from fiscus.tenants import Tenant
+
+app = typer.Typer(
+    help="Put a real trace of requests through a running server, and audit the result.",
+    no_args_is_help=True,
+)
+
+_SPEED: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)x?")
+_SHARE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
+
+
+class _Made(Struct, frozen=True):
+    budget_id: str
+
+
+@app.callback()
+def replay() -> None:
+    """A callback, so that typer keeps `azure-llm` a word of its own."""
+
+
+@app.command("azure-llm")
+def azure_llm(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A trace of the Azure public dataset: CSV, or CSV in gzip, with TIMESTAMP, "
+            "ContextTokens, GeneratedTokens."
+        ),
+    ],
+    key: Key,
+    url: Url = DEFAULT_URL,
+    model: Annotated[str, typer.Option(help="Whose prices to take.")] = "gpt-4o",
+    budget: Annotated[
+        str, typer.Option(help="Dollars, or a share of what the whole trace costs.")
+    ] = "50%",
+    concurrency: Annotated[int, typer.Option(min=1, max=10_000, help="Requests at a time.")] = 64,
+    speed: Annotated[
+        str, typer.Option(help="60x: sixty times as fast as it happened; max: as fast as it goes.")
+    ] = "max",
+    tenant: Annotated[str | None, typer.Option(help="Default: a new one, replay-<time>.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    assumed_output: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Tokens an answer may have, for the estimate; default: the 95th percentile "
+            "of the answers so far.",
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Reserve every request's estimated cost, settle what it did cost, then audit the budget.
+
+    The key's role must allow budgets and operations: platform_admin, or tenant_admin with --tenant.
+    Exit code 1 if the audit fails.
+    """
+    pace = _speed(speed)
+    requests = read_azure_llm(file, limit)
+    prices = ModelPrices(model)
+    whole = _cost_of(requests, prices)
+    amount = _amount(budget, whole)
+    now = datetime.now(UTC)
+    run_id = f"{now:%Y%m%dT%H%M%S%f}"
+    replayed = Replayed(
+        tenant_id=tenant or f"replay-{now:%Y%m%d-%H%M%S}",
+        budget_id="",
+        run_id=run_id,
+        amount=amount,
+        since=now - timedelta(minutes=1),
+    )
+    with Api(url, key) as api:
+        replayed = replayed._replace(budget_id=_prepare(api, replayed, file.name))
+        plan = Plan(
+            requests=requests,
+            prices=prices,
+            where=target(api.url, key),
+            tenant_id=replayed.tenant_id,
+            run_id=run_id,
+            assumed_output=assumed_output,
+            concurrency=concurrency,
+            speed=pace,
+        )
+        tally, stopped = _run(plan, amount)
+        findings = list(audit(api, replayed, tally))
+    result = Result(file.name, requests, prices, whole, replayed, tally, findings)
+    if as_json:
+        print_json(as_json_document(result))
+    else:
+        show(result)
+    if stopped:
+        notes.print("[yellow]Stopped early; what was held is given back.[/]")
+        raise typer.Exit(130)
+    if not all(one.holds for one in findings):
+        raise typer.Exit(1)
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    match = _SPEED.fullmatch(text)
+    if match is None or float(match[1]) <= 0:
+        raise typer.BadParameter("must be max or a factor such as 60x", param_hint="--speed")
+    return float(match[1])
+
+
+def _cost_of(requests: list[TraceRequest], prices: ModelPrices) -> Decimal:
+    total = ZERO
+    for one in requests:
+        total = add(total, prices.price(one.input_tokens, one.output_tokens))
+    return total
+
+
+def _amount(text: str, whole: Decimal) -> Decimal:
+    match = _SHARE.fullmatch(text)
+    try:
+        if match is not None:
+            share = EXACT.divide(Decimal(match[1]), Decimal(100))
+            return parse_positive(round_half_even(EXACT.multiply(whole, share)), "--budget")
+        return parse_positive(text, "--budget")
+    except ValidationError as error:
+        raise CommandError(
+            error.message, suggested_action="write dollars, such as 12.50, or a share, such as 50%."
+        ) from None
+
+
+def _prepare(api: Api, replayed: Replayed, name: str) -> str:
+    """The tenant, where there is none, and a hard budget that counts this run only; its id."""
+    tenant_id = replayed.tenant_id
+    try:
+        api.get(f"/tenants/{tenant_id}", Tenant)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        api.put(f"/tenants/{tenant_id}", {"currency": "USD", "rollup_tags": [TAG]}, Tenant)
+    spec: dict[str, Any] = {
+        "tenant_id": tenant_id,
+        "budget_name": f"Replay {replayed.run_id} of {name}"[:200],
+        "budget_amount": replayed.amount,
+        "currency": "USD",
+        "timezone": "UTC",
+        "period_type": "project",
+        "start_date": replayed.since.date() - timedelta(days=1),
+        "allocated_to_type": "tenant",
+        "allocated_to_id": tenant_id,
+        "enforcement_action": "hard_stop",
+        "filters": {"tags": {TAG: replayed.run_id}},
+    }
+    return api.post("/budgets", spec, _Made, idempotency_key=f"replay {replayed.run_id}").budget_id
+
+
+def _run(plan: Plan, amount: Decimal) -> tuple[Tally, bool]:
+    replay_of = Replay(plan)
+    with progress(
+        TextColumn("replaying"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    ) as bar:
+        task = bar.add_task("", total=len(plan.requests), note="")
+
+        def update(tally: Tally) -> None:
+            used = tally.spent / amount
+            bar.update(
+                task,
+                completed=tally.done,
+                note=f"[green]{tally.admitted:,} admitted[/] [red]{tally.refused:,} refused[/] "
+                f"{tally.spent:,.2f} of {amount:,.2f} USD ({used:.0%})",
+            )
+
+        with contextlib.suppress(KeyboardInterrupt):
+            _run_loop(replay_of.run(update))
+    return replay_of.tally, replay_of.is_stopped
+
+
+def _run_loop(work: Any) -> None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # Windows
+        asyncio.run(work)
+        return
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(work)

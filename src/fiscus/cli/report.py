@@ -1,0 +1,157 @@
+"""`fiscus report`: what was spent, as a table in the terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from fiscus.cli.api import Api
+from fiscus.cli.terminal import (
+    DEFAULT_URL,
+    CommandError,
+    JsonFlag,
+    Key,
+    Url,
+    facts,
+    money,
+    new_table,
+    notes,
+    out,
+    print_raw,
+)
+from fiscus.costs.report_model import Granularity, Report, ReportType
+from fiscus.wire import decode
+
+PATH = "/cost-tracking/reports"
+
+
+def report(
+    key: Key,
+    url: Url = DEFAULT_URL,
+    report_type: Annotated[
+        ReportType, typer.Option("--type", help="What to group by first.")
+    ] = ReportType.BY_SERVICE,
+    group_by: Annotated[
+        list[str] | None,
+        typer.Option(help="Also by this: project, user, region, day, tag:team, …; repeatable."),
+    ] = None,
+    granularity: Annotated[
+        Granularity, typer.Option(help="Periods of --type by_time_period.")
+    ] = Granularity.DAY,
+    start: Annotated[
+        str | None,
+        typer.Option(help="2026-01-31 (UTC) or an RFC 3339 time; default: this month's start."),
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="Exclusive, as --start; default: now.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Default: the key's tenant.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Convert to this currency.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare with the range before.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows at most.")] = 50,
+    as_json: JsonFlag = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Answer CSV.")] = False,
+) -> None:
+    """Report costs from a running server."""
+    if as_json and as_csv:
+        raise typer.BadParameter("takes either --json or --csv")
+    wanted: dict[str, Any] = {
+        "report_type": report_type,
+        "granularity": granularity,
+        "group_by": group_by or [],
+        "start_date": _moment(start, "--start"),
+        "end_date": _moment(end, "--end"),
+        "tenant_id": tenant,
+        "currency": currency,
+        "compare_previous": compare,
+        "limit": limit,
+        "format": "csv" if as_csv else "json",
+    }
+    with Api(url, key) as api:
+        answer = api.post_text(PATH, {name: v for name, v in wanted.items() if v is not None})
+    if as_json or as_csv:
+        print_raw(answer)
+        return
+    _show(decode(answer, Report))
+
+
+def _moment(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        if len(text) == len("2026-01-31"):
+            day = date.fromisoformat(text)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise CommandError(
+            f"{option} is not a date or time: {text}",
+            suggested_action="write 2026-01-31 or 2026-01-31T09:00:00Z.",
+        ) from None
+    if moment.tzinfo is None:
+        raise CommandError(
+            f"{option} has no time zone: {text}", suggested_action=f"write {text}Z for UTC."
+        )
+    return moment
+
+
+def _show(found: Report) -> None:
+    title = (
+        f"Costs of {found.tenant_id}, {found.start_date:%Y-%m-%d %H:%M} to "
+        f"{found.end_date:%Y-%m-%d %H:%M} UTC"
+    )
+    if found.groups:
+        out.print(_groups(found, title))
+    else:
+        out.print(facts([], title=title))
+    rows = [
+        ("total", f"[bold]{money(found.total_cost, found.currency)}[/]"),
+        ("records", f"{found.record_count:,}"),
+    ]
+    if found.previous is not None:
+        rows.append(("before", money(found.previous.total_cost, found.currency)))
+        rows.append(("change", _percent(found.previous.change_ratio, signed=True)))
+    rows.extend(
+        ("not converted", f"[yellow]{money(one.cost, one.currency)}[/]")
+        for one in found.unconverted
+    )
+    out.print(facts(rows))
+    if not found.record_count:
+        notes.print("No costs in this range; --start goes further back.")
+
+
+def _groups(found: Report, title: str) -> Table:
+    names = [_heading(name) for name in found.group_by]
+    numbers = ["cost", "share", "records"]
+    if found.previous is not None:
+        numbers.append("change")
+    table = new_table(*names, *numbers, right=numbers, title=title)
+    for group in found.groups:
+        keys = [group.key.get(name) or "[dim](none)[/]" for name in found.group_by]
+        cells = [_rounded(group.cost), _percent(group.share), f"{group.record_count:,}"]
+        if found.previous is not None:
+            cells.append(_percent(group.change_ratio, signed=True))
+        table.add_row(*keys, *cells)
+    if found.truncated:
+        rest = ["[dim](others)[/]", *[""] * (len(names) - 1)]
+        cells = [_rounded(found.other_cost), "", f"{found.other_record_count:,}"]
+        table.add_row(*rest, *cells)
+    return table
+
+
+def _heading(name: str) -> str:
+    return name.removesuffix("_name").removesuffix("_id").replace("_", " ")
+
+
+def _rounded(amount: Any) -> str:
+    """Two decimals, for reading; `--json` and `--csv` have them all."""
+    return f"{amount:,.2f}"
+
+
+def _percent(ratio: Any, *, signed: bool = False) -> str:
+    if ratio is None:
+        return ""
+    return f"{ratio * 100:+,.1f} %" if signed else f"{ratio * 100:,.1f} %"

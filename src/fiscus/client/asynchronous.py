@@ -1,0 +1,210 @@
+"""The calls of `AsyncClient`: those of `BlockingApi`, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+from fiscus.budgets.calls import (
+    BudgetView,
+    CheckAnswer,
+    CheckBatchAnswer,
+    CheckRequest,
+    ExtendRequest,
+    ReleaseRequest,
+    ReservationView,
+    SettleAnswer,
+    SettleRequest,
+    Utilization,
+)
+from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.client.backend import Backend
+from fiscus.client.fields import (
+    AmountLike,
+    BudgetChanges,
+    BudgetFields,
+    BudgetFilterFields,
+    CheckFields,
+    CostFilterFields,
+    RecordFields,
+    ReportFields,
+    ReserveFields,
+    SettleFields,
+    TenantFields,
+    UtilizationFields,
+    request,
+)
+from fiscus.client.requests import (
+    change_budget,
+    check_batch_request,
+    record_batch_request,
+    report_request,
+)
+from fiscus.client.reserving import AsyncReservation, OnUnreachable
+from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordRequest
+from fiscus.costs.model import CostRecord
+from fiscus.costs.report_model import Report
+from fiscus.http.answers import HealthAnswer
+from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
+from fiscus.paging import Page
+from fiscus.tenants import Tenant, TenantSpec
+
+
+class AsyncApi:
+    """Every call of `BlockingApi`, with the same arguments, answers and errors, as coroutines.
+
+    For the tasks of one event loop. `tenant` stands in where a call names none.
+    """
+
+    def __init__(self, backend: Backend, tenant: str | None) -> None:
+        self._backend = backend
+        self._tenant = tenant
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give back what this has open: connections, or the engine."""
+        await self._backend.close()
+
+    # -- before the money is spent
+
+    def reserve(
+        self, *, on_unreachable: OnUnreachable = "raise", **operation: Unpack[ReserveFields]
+    ) -> AsyncReservation:
+        """As `BlockingApi.reserve`, for `async with`; a cancelled task gives the money back, too.
+
+        >>> async with client.reserve(project="search", resource_type="llm", estimate="0.02") as r:
+        ...     answer = await call_the_model()
+        ...     await r.settle(answer.cost)
+        """
+        return AsyncReservation(
+            self._backend, {**operation}, tenant=self._tenant, on_unreachable=on_unreachable
+        )
+
+    async def check(self, **operation: Unpack[CheckFields]) -> CheckAnswer:
+        """As `BlockingApi.check`."""
+        return await self._backend.check(request(CheckRequest, operation, self._tenant))
+
+    async def check_batch(
+        self,
+        checks: Sequence[CheckFields],
+        *,
+        all_or_nothing: bool = False,
+        idempotency_key: str | None = None,
+    ) -> CheckBatchAnswer:
+        """As `BlockingApi.check_batch`."""
+        body = check_batch_request(checks, all_or_nothing=all_or_nothing, tenant=self._tenant)
+        return await self._backend.check_batch(body, key=idempotency_key)
+
+    async def release(self, reservation_id: str, *, tenant: str | None = None) -> ReservationView:
+        """As `BlockingApi.release`."""
+        body = request(ReleaseRequest, {}, tenant or self._tenant)
+        return await self._backend.release(reservation_id, body)
+
+    async def extend(
+        self, reservation_id: str, ttl_seconds: int, *, tenant: str | None = None
+    ) -> ReservationView:
+        """As `BlockingApi.extend`."""
+        body = request(ExtendRequest, {"ttl_seconds": ttl_seconds}, tenant or self._tenant)
+        return await self._backend.extend(reservation_id, body)
+
+    # -- after it was spent
+
+    async def settle(
+        self,
+        reservation_id: str,
+        actual_cost: AmountLike,
+        *,
+        tenant: str | None = None,
+        **details: Unpack[SettleFields],
+    ) -> SettleAnswer:
+        """As `BlockingApi.settle`."""
+        given = {**details, "actual_cost": actual_cost}
+        body = request(SettleRequest, given, tenant or self._tenant)
+        return await self._backend.settle(reservation_id, body)
+
+    async def record(self, **cost: Unpack[RecordFields]) -> RecordAnswer:
+        """As `BlockingApi.record`."""
+        return await self._backend.record(request(RecordRequest, cost, self._tenant))
+
+    async def record_batch(
+        self, records: Sequence[RecordFields], *, idempotency_key: str | None = None
+    ) -> RecordBatchAnswer:
+        """As `BlockingApi.record_batch`."""
+        body = record_batch_request(records, tenant=self._tenant)
+        return await self._backend.record_batch(body, key=idempotency_key)
+
+    # -- where it went
+
+    async def report(self, **wanted: Unpack[ReportFields]) -> Report:
+        """As `BlockingApi.report`."""
+        return await self._backend.report(report_request(wanted, self._tenant))
+
+    async def records(self, **wanted: Unpack[CostFilterFields]) -> Page[CostRecord]:
+        """As `BlockingApi.records`."""
+        return await self._backend.records(request(CostQuery, wanted, self._tenant))
+
+    # -- budgets
+
+    async def create_budget(
+        self, *, idempotency_key: str | None = None, **budget: Unpack[BudgetFields]
+    ) -> BudgetView:
+        """As `BlockingApi.create_budget`."""
+        body = request(BudgetSpec, budget, self._tenant)
+        return await self._backend.create_budget(body, key=idempotency_key)
+
+    async def get_budget(self, budget_id: str, *, tenant: str | None = None) -> BudgetView:
+        """As `BlockingApi.get_budget`."""
+        return await self._backend.get_budget(tenant or self._tenant, budget_id)
+
+    async def budgets(self, **wanted: Unpack[BudgetFilterFields]) -> Page[Budget]:
+        """As `BlockingApi.budgets`."""
+        return await self._backend.budgets(request(BudgetQuery, wanted, self._tenant))
+
+    async def update_budget(
+        self,
+        budget_id: str,
+        *,
+        version: int | None = None,
+        tenant: str | None = None,
+        **changes: Unpack[BudgetChanges],
+    ) -> BudgetView:
+        """As `BlockingApi.update_budget`."""
+        return await change_budget(
+            self._backend, budget_id, changes, version=version, tenant=tenant or self._tenant
+        )
+
+    async def delete_budget(
+        self, budget_id: str, *, force: bool = False, tenant: str | None = None
+    ) -> None:
+        """As `BlockingApi.delete_budget`."""
+        await self._backend.delete_budget(tenant or self._tenant, budget_id, force=force)
+
+    async def utilization(self, budget_id: str, **wanted: Unpack[UtilizationFields]) -> Utilization:
+        """As `BlockingApi.utilization`."""
+        query = request(UtilizationQuery, wanted, self._tenant)
+        return await self._backend.utilization(budget_id, query)
+
+    # -- tenants, and how Fiscus is
+
+    async def get_tenant(self, tenant: str) -> Tenant:
+        """As `BlockingApi.get_tenant`."""
+        return await self._backend.get_tenant(tenant)
+
+    async def put_tenant(self, tenant: str, **settings: Unpack[TenantFields]) -> Tenant:
+        """As `BlockingApi.put_tenant`."""
+        return await self._backend.put_tenant(tenant, request(TenantSpec, settings))
+
+    async def health(self) -> HealthAnswer:
+        """As `BlockingApi.health`."""
+        return await self._backend.health()

@@ -1,0 +1,113 @@
+"""`Client` and `AsyncClient`: the Python API against a Fiscus server."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Final
+
+import httpx
+
+from fiscus.client.asynchronous import AsyncApi
+from fiscus.client.blocking import BlockingApi
+from fiscus.client.http_backend import BASE_PATH, HttpBackend
+from fiscus.client.retries import RetryPolicy
+from fiscus.client.transports import AsyncTransport, BlockingTransport
+from fiscus.errors import ValidationError
+
+TIMEOUT_SECONDS: Final = 10.0
+MAX_RETRIES: Final = 4
+TOTAL_SECONDS: Final = 30.0
+
+
+class Client(BlockingApi):
+    """The API of one server, with one API key or JSON Web Token; safe to share among threads.
+
+    `tenant` stands in where a call names none; by default it is the credential's. One try takes at
+    most `timeout_seconds`, up to `max_retries` follow it, and all of that at most `total_seconds`.
+    Raises `ValidationError` when the URL or the key cannot be used.
+
+    >>> with Client("http://127.0.0.1:3472", key) as client:
+    ...     client.check(project="search", resource_type="llm", estimate="0.02").allowed
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        tenant: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        max_retries: int = MAX_RETRIES,
+        total_seconds: float = TOTAL_SECONDS,
+    ) -> None:
+        base_url = _checked_url(url)
+        policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
+        http = httpx.Client(base_url=base_url, headers=_headers(key))
+        super().__init__(HttpBackend(base_url, BlockingTransport(http), policy), tenant)
+
+
+class AsyncClient(AsyncApi):
+    """As `Client`, for the tasks of one event loop of asyncio.
+
+    >>> async with AsyncClient("http://127.0.0.1:3472", key) as client:
+    ...     (await client.check(project="search", resource_type="llm", estimate="0.02")).allowed
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        tenant: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        max_retries: int = MAX_RETRIES,
+        total_seconds: float = TOTAL_SECONDS,
+    ) -> None:
+        base_url = _checked_url(url)
+        policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
+        http = httpx.AsyncClient(base_url=base_url, headers=_headers(key))
+        super().__init__(HttpBackend(base_url, AsyncTransport(http), policy), tenant)
+
+
+def _checked_url(url: str) -> str:
+    """The server's address, with or without the base path of the API."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ValidationError(
+            "url is not the address of a server",
+            field="url",
+            suggested_action="Give an address such as http://127.0.0.1:3472.",
+        )
+    return url.rstrip("/").removesuffix(BASE_PATH)
+
+
+def _headers(key: str) -> dict[str, str]:
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ValidationError(
+            "key is not an API key or a token",
+            field="key",
+            suggested_action="Give the key as it was shown when it was made.",
+        )
+    # the server takes API keys here, too, and logs of HTTP traffic know to hide this header
+    return {
+        "Authorization": f"Bearer {key}",
+        "User-Agent": f"fiscus-python/{version('fiscus')}",
+    }
+
+
+def _checked_policy(timeout_seconds: float, max_retries: int, total_seconds: float) -> RetryPolicy:
+    for name, value, least in (
+        ("timeout_seconds", timeout_seconds, 0.001),
+        ("max_retries", max_retries, 0),
+        ("total_seconds", total_seconds, 0.001),
+    ):
+        if not value >= least:
+            raise ValidationError(
+                f"{name} must be at least {least}",
+                field=name,
+                suggested_action=f"Give a larger {name}.",
+            )
+    return RetryPolicy(timeout_seconds, max_retries, total_seconds)

@@ -1,0 +1,303 @@
+"""The calls of the Python API over HTTP: paths, keys, retries, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from datetime import datetime
+from time import monotonic
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import httpx
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from fiscus.budgets.calls import (
+    BudgetView,
+    CheckAnswer,
+    CheckBatchAnswer,
+    CheckBatchRequest,
+    CheckRequest,
+    ExtendRequest,
+    ReleaseRequest,
+    ReservationView,
+    SettleAnswer,
+    SettleRequest,
+    Utilization,
+)
+from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.client.problems import error_of, not_an_answer, unreachable
+from fiscus.client.retries import (
+    NOTHING_DONE_STATUSES,
+    RETRIED_STATUSES,
+    Attempts,
+    RetryPolicy,
+)
+from fiscus.client.transports import Reply, Request, Transport
+from fiscus.costs.calls import (
+    RecordAnswer,
+    RecordBatchAnswer,
+    RecordBatchRequest,
+    RecordRequest,
+)
+from fiscus.costs.model import CostRecord
+from fiscus.costs.report_model import Report, ReportRequest
+from fiscus.errors import FiscusError, ValidationError
+from fiscus.http.answers import BudgetPage, HealthAnswer, RecordPage
+from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
+from fiscus.ids import uuid7
+from fiscus.paging import Page
+from fiscus.tenants import Tenant, TenantSpec
+from fiscus.wire import decode, encode
+
+T = TypeVar("T")
+
+BASE_PATH: Final = "/budget/v1"
+# nothing of such a request has reached the server
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class HttpBackend:
+    """One server. Calls with an effect carry an idempotency key, the same in every try."""
+
+    def __init__(self, url: str, transport: Transport, policy: RetryPolicy) -> None:
+        self._url = url
+        self._transport = transport
+        self._policy = policy
+
+    # -- decisions and costs
+
+    async def check(
+        self, request: CheckRequest, *, patience_seconds: float | None = None
+    ) -> CheckAnswer:
+        return await self._post(
+            "/budgets/check",
+            request,
+            CheckAnswer,
+            key=request.idempotency_key,
+            patience_seconds=patience_seconds,
+        )
+
+    async def check_batch(self, request: CheckBatchRequest, *, key: str | None) -> CheckBatchAnswer:
+        return await self._post("/budgets/check/batch", request, CheckBatchAnswer, key=key)
+
+    async def settle(self, reservation_id: str, request: SettleRequest) -> SettleAnswer:
+        return await self._post(_reservation(reservation_id, "settle"), request, SettleAnswer)
+
+    async def release(
+        self,
+        reservation_id: str,
+        request: ReleaseRequest,
+        *,
+        patience_seconds: float | None = None,
+    ) -> ReservationView:
+        return await self._post(
+            _reservation(reservation_id, "release"),
+            request,
+            ReservationView,
+            patience_seconds=patience_seconds,
+        )
+
+    async def extend(self, reservation_id: str, request: ExtendRequest) -> ReservationView:
+        return await self._post(_reservation(reservation_id, "extend"), request, ReservationView)
+
+    async def record(self, request: RecordRequest) -> RecordAnswer:
+        return await self._post(
+            "/cost-tracking/record", request, RecordAnswer, key=request.idempotency_key
+        )
+
+    async def record_batch(
+        self, request: RecordBatchRequest, *, key: str | None
+    ) -> RecordBatchAnswer:
+        return await self._post("/cost-tracking/record/batch", request, RecordBatchAnswer, key=key)
+
+    async def records(self, query: CostQuery) -> Page[CostRecord]:
+        page = await self._get("/cost-tracking/records", RecordPage, query)
+        return Page(page.records, page.pagination)
+
+    async def report(self, request: ReportRequest) -> Report:
+        # a report changes nothing, so it needs no key
+        reply = await self._call("POST", "/cost-tracking/reports", body=request)
+        return _answer(reply, Report)
+
+    # -- definitions
+
+    async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
+        return await self._post("/budgets", spec, BudgetView, key=key)
+
+    async def get_budget(self, tenant_id: str | None, budget_id: str) -> BudgetView:
+        reply = await self._call("GET", _budget(budget_id), query=_tenant(tenant_id))
+        return _answer(reply, BudgetView)
+
+    async def budgets(self, query: BudgetQuery) -> Page[Budget]:
+        page = await self._get("/budgets", BudgetPage, query)
+        return Page(page.budgets, page.pagination)
+
+    async def replace_budget(self, budget_id: str, spec: BudgetSpec) -> BudgetView:
+        reply = await self._call(
+            "PUT", _budget(budget_id), body=spec, repeatable=spec.version is None
+        )
+        return _answer(reply, BudgetView)
+
+    async def delete_budget(self, tenant_id: str | None, budget_id: str, *, force: bool) -> None:
+        query = [*_tenant(tenant_id), ("force", "true" if force else "false")]
+        await self._call("DELETE", _budget(budget_id), query=query, repeatable=False)
+
+    async def utilization(self, budget_id: str, query: UtilizationQuery) -> Utilization:
+        return await self._get(f"{_budget(budget_id)}/utilization", Utilization, query)
+
+    async def get_tenant(self, tenant_id: str) -> Tenant:
+        return _answer(await self._call("GET", _tenant_path(tenant_id)), Tenant)
+
+    async def put_tenant(self, tenant_id: str, spec: TenantSpec) -> Tenant:
+        reply = await self._call(
+            "PUT", _tenant_path(tenant_id), body=spec, repeatable=spec.version is None
+        )
+        return _answer(reply, Tenant)
+
+    # -- the server
+
+    async def health(self) -> HealthAnswer:
+        """One try; a server that says that it is down has answered."""
+        timeout_seconds = self._policy.timeout_seconds
+        try:
+            reply = await self._transport.send(
+                Request("GET", f"{BASE_PATH}/health", None, [], {}), timeout_seconds
+            )
+        except httpx.RequestError as failure:
+            raise unreachable(self._url, failure) from failure
+        if reply.status in {200, 503}:
+            try:
+                return decode(reply.body, HealthAnswer)
+            except ValidationError:
+                pass  # something in between answered
+        raise error_of(reply.status, reply.headers, reply.body)
+
+    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
+        return await self._transport.uninterrupted(call)
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    # -- how a call goes
+
+    async def _get(self, path: str, kind: type[T], query: Struct) -> T:
+        return _answer(await self._call("GET", path, query=_parameters(asdict(query))), kind)
+
+    async def _post(
+        self,
+        path: str,
+        body: Struct,
+        kind: type[T],
+        *,
+        key: str | None = None,
+        patience_seconds: float | None = None,
+    ) -> T:
+        reply = await self._call(
+            "POST",
+            path,
+            body=body,
+            headers={"Idempotency-Key": key or uuid7()},
+            patience_seconds=patience_seconds,
+        )
+        return _answer(reply, kind)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Struct | None = None,
+        query: list[tuple[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeatable: bool = True,
+        patience_seconds: float | None = None,
+    ) -> Reply:
+        """Send and send again, within the policy. A call that is not repeatable is sent again only
+        when it surely had no effect."""
+        request = Request(
+            method,
+            BASE_PATH + path,
+            None if body is None else encode(body),
+            query or [],
+            {"Content-Type": "application/json", **(headers or {})},
+        )
+        policy = self._policy
+        if patience_seconds is not None:
+            policy = policy._replace(total_seconds=min(patience_seconds, policy.total_seconds))
+        attempts = Attempts(policy, monotonic())
+        while True:
+            reply = await self._try(request, attempts.timeout_seconds(monotonic()))
+            if isinstance(reply, Reply):
+                return reply
+            error, may_repeat, nothing_done = reply
+            pause = attempts.pause_seconds(monotonic(), error.retry_after_seconds)
+            if pause is None or not may_repeat or not (repeatable or nothing_done):
+                raise error
+            await self._transport.pause(pause)
+
+    async def _try(
+        self, request: Request, timeout_seconds: float
+    ) -> Reply | tuple[FiscusError, bool, bool]:
+        """The answer; or the error, whether another try may help, and whether this had no effect."""
+        try:
+            reply = await self._transport.send(request, timeout_seconds)
+        except httpx.RequestError as failure:
+            error = unreachable(self._url, failure)
+            error.__cause__ = failure
+            return error, True, isinstance(failure, _NOT_SENT)
+        if 200 <= reply.status < 300:
+            return reply
+        return (
+            error_of(reply.status, reply.headers, reply.body),
+            reply.status in RETRIED_STATUSES,
+            reply.status in NOTHING_DONE_STATUSES,
+        )
+
+
+def _answer(reply: Reply, kind: type[T]) -> T:
+    try:
+        return decode(reply.body, kind)
+    except ValidationError as error:
+        raise not_an_answer(error) from None
+
+
+def _reservation(reservation_id: str, verb: str) -> str:
+    return f"/budgets/reservations/{_segment(reservation_id)}/{verb}"
+
+
+def _budget(budget_id: str) -> str:
+    return f"/budgets/{_segment(budget_id)}"
+
+
+def _tenant_path(tenant_id: str) -> str:
+    return f"/tenants/{_segment(tenant_id)}"
+
+
+def _segment(text: str) -> str:
+    """One segment of a path. An empty id, or one of dots alone, would name another resource."""
+    if text in {"", ".", ".."}:
+        raise ValidationError(
+            f"{text!r} is not an id", field="id", suggested_action="Give the id of the resource."
+        )
+    return quote(text, safe="")
+
+
+def _tenant(tenant_id: str | None) -> list[tuple[str, str]]:
+    return [] if tenant_id is None else [("tenant_id", tenant_id)]
+
+
+def _parameters(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A query as its parameters; a mapping is `name=key:value`, once per key."""
+    parameters: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            pairs: dict[str, str] = value
+            parameters.extend((name, f"{key}:{text}") for key, text in pairs.items())
+        elif isinstance(value, datetime):
+            parameters.append((name, value.isoformat()))
+        else:
+            parameters.append((name, str(value)))
+    return parameters

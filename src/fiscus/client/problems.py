@@ -1,0 +1,134 @@
+"""Answers that are errors, as the errors a caller in process would get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+from fiscus.errors import (
+    BudgetExceeded,
+    Conflict,
+    CostCalculationError,
+    FiscusError,
+    Forbidden,
+    IdempotencyConflict,
+    InternalError,
+    NotFound,
+    PayloadTooLarge,
+    RateLimitViolated,
+    Refused,
+    ServiceUnavailable,
+    Unauthorized,
+    ValidationError,
+)
+from fiscus.wire import decode
+
+_OF_CODE: Final[dict[str, type[FiscusError]]] = {
+    kind.code: kind
+    for kind in (
+        BudgetExceeded,
+        Conflict,
+        CostCalculationError,
+        Forbidden,
+        IdempotencyConflict,
+        InternalError,
+        NotFound,
+        PayloadTooLarge,
+        RateLimitViolated,
+        ServiceUnavailable,
+        Unauthorized,
+        ValidationError,
+    )
+}
+# for answers of something in between, such as a proxy
+_OF_STATUS: Final[dict[int, type[FiscusError]]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: PayloadTooLarge,
+    429: RateLimitViolated,
+    502: ServiceUnavailable,
+    503: ServiceUnavailable,
+    504: ServiceUnavailable,
+}
+
+
+class _Problem(Struct, frozen=True, kw_only=True):
+    """What of a problem body becomes part of an error."""
+
+    error_code: str
+    message: str
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
+    correlation_id: str | None = None
+    suggested_action: str | None = None
+
+
+def error_of(status: int, headers: Mapping[str, str], body: bytes) -> FiscusError:
+    """The error that an answer with this status is."""
+    after = headers.get("retry-after", "")
+    retry_after_seconds = int(after) if after.isascii() and after.isdigit() else None
+    try:
+        problem = decode(body, _Problem)
+    except ValidationError:
+        return _not_of_fiscus(status, retry_after_seconds)
+    kind = _OF_CODE.get(problem.error_code) or _OF_STATUS.get(status, InternalError)
+    error = _make(kind, problem, retry_after_seconds)
+    error.correlation_id = problem.correlation_id or headers.get("x-correlation-id")
+    return error
+
+
+def _make(
+    kind: type[FiscusError], problem: _Problem, retry_after_seconds: int | None
+) -> FiscusError:
+    if issubclass(kind, ValidationError):
+        error: FiscusError = kind(
+            problem.message,
+            field=str(problem.details.get("field", "body")),
+            suggested_action=problem.suggested_action,
+        )
+        error.details = problem.details
+        return error
+    if issubclass(kind, Refused):
+        return kind(
+            problem.message,
+            answer=problem.details,
+            details=problem.details,
+            suggested_action=problem.suggested_action,
+            retry_after_seconds=retry_after_seconds,
+        )
+    return kind(
+        problem.message,
+        details=problem.details,
+        suggested_action=problem.suggested_action,
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def _not_of_fiscus(status: int, retry_after_seconds: int | None) -> FiscusError:
+    """An answer without a problem body: something in between, or no Fiscus at that address."""
+    problem = _Problem(
+        error_code="",
+        message=f"The answer was HTTP {status} without an explanation by Fiscus",
+        details={"status": status},
+        suggested_action="Check the URL, and what stands between here and the Fiscus server.",
+    )
+    return _make(_OF_STATUS.get(status, InternalError), problem, retry_after_seconds)
+
+
+def not_an_answer(error: ValidationError) -> FiscusError:
+    """A success whose body is not what the call answers."""
+    return InternalError(
+        f"The answer is not one of Fiscus: {error.message}",
+        suggested_action="Check the URL, and what stands between here and the Fiscus server.",
+    )
+
+
+def unreachable(url: str, failure: Exception) -> ServiceUnavailable:
+    """No answer came: nobody listens, the connection broke, or it took too long."""
+    return ServiceUnavailable(
+        f"No answer from {url}: {type(failure).__name__}{f': {failure}' if str(failure) else ''}",
+        suggested_action="See that the Fiscus server runs there and can be reached, then try again.",
+    )

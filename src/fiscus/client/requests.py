@@ -1,0 +1,74 @@
+"""Requests that are more than their keyword arguments: batches, reports, changed budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import asdict
+
+from fiscus.budgets.calls import BudgetView, CheckBatchRequest
+from fiscus.budgets.model import BudgetSpec
+from fiscus.client.backend import Backend
+from fiscus.client.fields import full_names, raw_record, request
+from fiscus.costs.calls import RecordBatchRequest
+from fiscus.costs.report_model import ReportRequest
+from fiscus.errors import ValidationError
+from fiscus.wire import convert
+
+
+def check_batch_request(
+    checks: Sequence[Mapping[str, Any]], *, all_or_nothing: bool, tenant: str | None
+) -> CheckBatchRequest:
+    return convert(
+        {
+            "checks": [full_names(one, tenant) for one in checks],
+            "all_or_nothing": all_or_nothing,
+        },
+        CheckBatchRequest,
+    )
+
+
+def record_batch_request(
+    records: Sequence[Mapping[str, Any]], *, tenant: str | None
+) -> RecordBatchRequest:
+    """Records that are checked one by one where they are recorded."""
+    if not records:
+        raise ValidationError(
+            "records is empty", field="records", suggested_action="Give at least one record."
+        )
+    return RecordBatchRequest(
+        records=[raw_record(index, one) for index, one in enumerate(records)], tenant_id=tenant
+    )
+
+
+def report_request(fields: Mapping[str, Any], tenant: str | None) -> ReportRequest:
+    if "format" in fields:
+        raise ValidationError(
+            "format is not a field of this call",
+            field="format",
+            suggested_action="Leave it out: the answer is a Report. CSV comes from the HTTP API.",
+        )
+    return request(ReportRequest, fields, tenant)
+
+
+async def change_budget(
+    backend: Backend,
+    budget_id: str,
+    changes: Mapping[str, Any],
+    *,
+    version: int | None,
+    tenant: str | None,
+) -> BudgetView:
+    """Replace a budget's definition by the present one with `changes`.
+
+    Raises `Conflict` when it was changed meanwhile, or is at another version than given.
+    """
+    current = await backend.get_budget(tenant, budget_id)
+    kept = {name: value for name, value in asdict(current).items() if name in _DEFINITION}
+    values = {**kept, **changes, "version": current.version if version is None else version}
+    return await backend.replace_budget(budget_id, convert(values, BudgetSpec))
+
+
+# budget_type follows allocated_to_type, so that changing the one is enough
+_DEFINITION = frozenset(BudgetSpec.__struct_fields__) - {"budget_type", "version"}

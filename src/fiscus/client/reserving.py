@@ -1,0 +1,125 @@
+"""The blocks people write: `with reserve(...) as r:` and `async with reserve(...) as r:`."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack
+
+from fiscus.budgets.calls import CheckAnswer, CheckRequest
+from fiscus.client.backend import Operations, run_blocking
+from fiscus.client.fields import AmountLike, SettleFields, request
+from fiscus.client.holds import Hold, Settlement
+from fiscus.errors import ValidationError
+
+OnUnreachable = Literal["raise", "allow"]
+
+
+class _Block:
+    """What both forms show of a reservation."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        fields: dict[str, Any],
+        *,
+        tenant: str | None,
+        on_unreachable: OnUnreachable,
+    ) -> None:
+        if on_unreachable not in {"raise", "allow"}:
+            raise ValidationError(
+                "on_unreachable is neither raise nor allow",
+                field="on_unreachable",
+                suggested_action='Give "raise" or "allow".',
+            )
+        self._operations = operations
+        self._hold = Hold(
+            operations,
+            request(CheckRequest, fields, tenant),
+            allow_unreachable=on_unreachable == "allow",
+        )
+
+    @property
+    def answer(self) -> CheckAnswer:
+        """The decision, with each matching budget as it stood after it."""
+        return self._hold.answer
+
+    @property
+    def reservation_id(self) -> str | None:
+        """None when nothing of its own is held: it draws from an enclosing block, or is degraded."""
+        return self._hold.reservation_id
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the operation was allowed without a decision, and so without a hold."""
+        return self._hold.answer.degraded
+
+
+class Reservation(_Block):
+    """Money held while a block runs; made by `reserve`.
+
+    Leaving the block without `settle` gives the money back, also by an exception. A nested block for
+    the same operation draws from this one; see the how-to page on Python.
+    """
+
+    def __enter__(self) -> Self:
+        run_blocking(self._hold.enter())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hold.leave()
+        run_blocking(self._hold.close(error))
+
+    def settle(self, actual_cost: AmountLike, **details: Unpack[SettleFields]) -> Settlement | None:
+        """Record what the operation did cost; again with the same amount is the same.
+
+        Answers None when an enclosing block will record it. Raises `Conflict` for another amount
+        than before, and `ServiceUnavailable` when it is not known whether it was recorded: call it
+        again with the same amount.
+
+        >>> r.settle("0.0187", usage={"input_tokens": 812, "output_tokens": 164})
+        """
+        return run_blocking(self._hold.settle(actual_cost, details))
+
+    def release(self) -> None:
+        """Give the money back before the block ends: nothing was spent."""
+        run_blocking(self._hold.release())
+
+    def extend(self, ttl_seconds: int) -> None:
+        """Hold the money until `ttl_seconds` from now."""
+        run_blocking(self._hold.extend(ttl_seconds))
+
+
+class AsyncReservation(_Block):
+    """As `Reservation`, for `async with`. A cancelled task gives the money back, too."""
+
+    async def __aenter__(self) -> Self:
+        await self._hold.enter()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hold.leave()
+        await self._operations.uninterrupted(self._hold.close(error))
+
+    async def settle(
+        self, actual_cost: AmountLike, **details: Unpack[SettleFields]
+    ) -> Settlement | None:
+        """As `Reservation.settle`. A cancelled task still settles, then is cancelled."""
+        return await self._hold.settle(actual_cost, details)
+
+    async def release(self) -> None:
+        """As `Reservation.release`."""
+        await self._hold.release()
+
+    async def extend(self, ttl_seconds: int) -> None:
+        """As `Reservation.extend`."""
+        await self._hold.extend(ttl_seconds)

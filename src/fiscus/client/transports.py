@@ -1,0 +1,132 @@
+"""One HTTP exchange, and waiting: blocking and asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import anyio
+import httpx
+
+T = TypeVar("T")
+
+GRACE_SECONDS: Final = 5.0
+"""How long a cancelled task may be held up by what must not be interrupted."""
+
+
+class Request(NamedTuple):
+    """One request. `query` holds names and values in order; a name may repeat."""
+
+    method: str
+    path: str
+    content: bytes | None
+    query: list[tuple[str, str]]
+    headers: dict[str, str]
+
+
+class Reply(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class Transport(Protocol):
+    async def send(self, request: Request, timeout_seconds: float) -> Reply:
+        """Raises `httpx.RequestError` when no whole answer came."""
+        ...
+
+    async def pause(self, seconds: float) -> None: ...
+
+    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+class BlockingTransport:
+    """Blocks the calling thread; safe to share among threads."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    async def send(self, request: Request, timeout_seconds: float) -> Reply:
+        response = self._client.request(
+            request.method,
+            request.path,
+            content=request.content,
+            params=request.query or None,
+            headers=request.headers,
+            timeout=timeout_seconds,
+        )
+        return Reply(response.status_code, response.headers, response.content)
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - never runs in an event loop
+
+    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
+        return await call
+
+    async def close(self) -> None:
+        self._client.close()
+
+
+class AsyncTransport:
+    """For tasks of one event loop of asyncio."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._unfinished: set[asyncio.Task[Any]] = set()
+
+    async def send(self, request: Request, timeout_seconds: float) -> Reply:
+        response = await self._client.request(
+            request.method,
+            request.path,
+            content=request.content,
+            params=request.query or None,
+            headers=request.headers,
+            timeout=timeout_seconds,
+        )
+        return Reply(response.status_code, response.headers, response.content)
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
+        """Run `call` in a task of its own, which a cancellation of the caller does not reach.
+
+        A cancelled caller waits for it for up to `GRACE_SECONDS`; then it goes on alone.
+        """
+        task = asyncio.create_task(call)
+        self._unfinished.add(task)
+        task.add_done_callback(self._finished)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            # the shield is for cancel scopes, which cancel again and again until they are left
+            with anyio.CancelScope(shield=True):
+                await _wait_on(task)
+            raise
+        return task.result()
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._unfinished.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also when the caller was cancelled and is gone
+
+    async def close(self) -> None:
+        if self._unfinished:
+            await asyncio.wait(self._unfinished, timeout=GRACE_SECONDS)
+        await self._client.aclose()
+
+
+async def _wait_on(task: asyncio.Task[Any]) -> None:
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + GRACE_SECONDS
+    while not task.done() and loop.time() < ends:
+        try:
+            await asyncio.wait({task}, timeout=ends - loop.time())
+        except asyncio.CancelledError:
+            continue  # a second one changes nothing: the first is raised when this is over

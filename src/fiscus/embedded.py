@@ -1,0 +1,308 @@
+"""`Fiscus`: the Python API in process, with no server."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import pydantic
+from msgspec.structs import asdict
+
+from fiscus.budgets.calls import (
+    BudgetView,
+    CheckAnswer,
+    CheckBatchAnswer,
+    CheckBatchRequest,
+    CheckRequest,
+    ExtendRequest,
+    ReleaseRequest,
+    ReservationView,
+    SettleAnswer,
+    SettleRequest,
+    Utilization,
+)
+from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.budgets.port import BudgetFilter
+from fiscus.client.blocking import BlockingApi
+from fiscus.clock import Clock
+from fiscus.costs.calls import (
+    RecordAnswer,
+    RecordBatchAnswer,
+    RecordBatchRequest,
+    RecordRequest,
+)
+from fiscus.costs.model import CostRecord
+from fiscus.costs.port import CostFilter
+from fiscus.costs.report_model import Report, ReportRequest
+from fiscus.costs.reports import build_report
+from fiscus.engine import Engine
+from fiscus.errors import NotFound, ValidationError
+from fiscus.http.answers import HealthAnswer
+from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
+from fiscus.idempotency import idempotency
+from fiscus.ids import is_uuid
+from fiscus.ledger.commands import Command
+from fiscus.ledger.loop import value
+from fiscus.ledger.requests import (
+    check_batch_command,
+    check_command,
+    extend_command,
+    named_tenant,
+    record_batch_command,
+    record_command,
+    release_command,
+    settle_command,
+)
+from fiscus.paging import Page
+from fiscus.scopes import parse_id
+from fiscus.settings import Settings
+from fiscus.tenants import Tenant, TenantSettings, TenantSpec
+from fiscus.wiring import open_engine
+
+T = TypeVar("T")
+
+ACTOR: Final = "embedded"
+"""Who changed a definition, in its history: a program with the engine in it has no credential."""
+_KEEP_CREATIONS: Final = timedelta(hours=24)
+
+
+class Fiscus(BlockingApi):
+    """Fiscus inside this process: the same calls as `Client`, straight to the engine.
+
+    The program is trusted with every tenant. Safe to share among threads; calls block, so in an
+    event loop run them by `asyncio.to_thread`. Close it when done, or use it in a `with`.
+
+    >>> with Fiscus.open(data_dir="fiscus-data", tenant="acme") as fiscus:
+    ...     with fiscus.reserve(project="search", resource_type="llm", estimate="0.02") as r:
+    ...         r.settle("0.0187")
+    """
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        data_dir: str | Path | None = None,
+        database_url: str | None = None,
+        clock: Clock | None = None,
+        tenant: str | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Open the stores, making or updating their tables.
+
+        Without `database_url` that is SQLite in `data_dir`. Any other setting can be given by its
+        name (see `fiscus.settings.Settings`); what is not given comes from the environment.
+        `tenant` stands in where a call names none; it is the setting `default_tenant` by default.
+        Raises `ValidationError` for a wrong setting, `ServiceUnavailable` when the database cannot
+        be reached.
+        """
+        given = {"data_dir": data_dir, "database_url": database_url, **settings}
+        engine = open_engine(_settings(given), clock=clock)
+        if tenant is None:
+            tenant = engine.settings.default_tenant
+        return cls(_EngineBackend(engine, parse_id(tenant, "tenant")), tenant)
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    named = {name: one for name, one in given.items() if one is not None}
+    for name in named:
+        if name not in Settings.model_fields:
+            raise ValidationError(
+                f"{name} is not a setting",
+                field=name,
+                suggested_action="Known: " + ", ".join(sorted(Settings.model_fields)) + ".",
+            )
+    try:
+        return Settings(**named)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ValidationError(
+            f"{name}: {first['msg']}", field=name, suggested_action=f"Correct {name}."
+        ) from None
+
+
+class _EngineBackend:
+    """Every call, blocking; see `client.backend.Backend`."""
+
+    def __init__(self, engine: Engine, tenant: str) -> None:
+        self._engine = engine
+        self._default_tenant = tenant
+
+    # -- decisions and costs
+
+    async def check(
+        self, request: CheckRequest, *, patience_seconds: float | None = None
+    ) -> CheckAnswer:
+        return self._run(check_command(request, self._tenant(request.tenant_id), self._now()))
+
+    async def check_batch(self, request: CheckBatchRequest, *, key: str | None) -> CheckBatchAnswer:
+        tenant_id = self._tenant(request.checks[0].tenant_id)
+        return self._run(check_batch_command(request, tenant_id, self._now(), key))
+
+    async def settle(self, reservation_id: str, request: SettleRequest) -> SettleAnswer:
+        tenant_id = self._tenant(request.tenant_id)
+        found = _existing("reservation", reservation_id)
+        return self._run(settle_command(found, request, tenant_id, self._now()))
+
+    async def release(
+        self,
+        reservation_id: str,
+        request: ReleaseRequest,
+        *,
+        patience_seconds: float | None = None,
+    ) -> ReservationView:
+        tenant_id = self._tenant(request.tenant_id)
+        found = _existing("reservation", reservation_id)
+        return self._run(release_command(found, tenant_id, self._now()))
+
+    async def extend(self, reservation_id: str, request: ExtendRequest) -> ReservationView:
+        tenant_id = self._tenant(request.tenant_id)
+        found = _existing("reservation", reservation_id)
+        return self._run(extend_command(found, request.ttl_seconds, tenant_id, self._now()))
+
+    async def record(self, request: RecordRequest) -> RecordAnswer:
+        return self._run(record_command(request, self._tenant(request.tenant_id), self._now()))
+
+    async def record_batch(
+        self, request: RecordBatchRequest, *, key: str | None
+    ) -> RecordBatchAnswer:
+        tenant_id = self._tenant(request.tenant_id or named_tenant(request.records[0]))
+        return self._run(record_batch_command(request, tenant_id, self._now(), key))
+
+    async def records(self, query: CostQuery) -> Page[CostRecord]:
+        wanted = CostFilter(
+            start=query.start,
+            end=query.end,
+            resource_type=query.resource_type,
+            service_name=query.service_name,
+            region=query.region,
+            project_id=query.project_id,
+            user_id=query.user_id,
+            feature_id=query.feature_id,
+            charge_category=query.charge_category,
+            currency=query.currency,
+            operation_id=query.operation_id,
+            reservation_id=query.reservation_id,
+            tags=tuple(query.tags.items()),
+        )
+        return self._engine.costs.list(self._tenant(query.tenant_id), wanted, query.wanted_page())
+
+    async def report(self, request: ReportRequest) -> Report:
+        engine, tenant_id = self._engine, self._tenant(request.tenant_id)
+        settings = self._tenant_settings(tenant_id)
+        return build_report(request, engine.costs, engine.rates, settings, tenant_id, self._now())
+
+    # -- definitions
+
+    async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
+        tenant_id, now = self._tenant(spec.tenant_id), self._now()
+        once = None
+        if key is not None:
+            once = idempotency(tenant_id, "create_budget", key, spec, now + _KEEP_CREATIONS)
+        return _view(
+            self._engine.budgets.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
+        )
+
+    async def get_budget(self, tenant_id: str | None, budget_id: str) -> BudgetView:
+        found = _existing("budget", budget_id)
+        return _view(self._engine.budgets.get(self._tenant(tenant_id), found))
+
+    async def budgets(self, query: BudgetQuery) -> Page[Budget]:
+        wanted = BudgetFilter(
+            allocated_to_type=query.allocated_to_type,
+            allocated_to_id=query.allocated_to_id,
+            period_type=query.period_type,
+            enforcement_action=query.enforcement_action,
+            currency=query.currency,
+            name_contains=query.name_contains,
+        )
+        return self._engine.budgets.list(self._tenant(query.tenant_id), wanted, query.wanted_page())
+
+    async def replace_budget(self, budget_id: str, spec: BudgetSpec) -> BudgetView:
+        replaced = self._engine.budgets.replace(
+            self._tenant(spec.tenant_id),
+            _existing("budget", budget_id),
+            spec,
+            expected_version=spec.version,
+            by=ACTOR,
+            now=self._now(),
+        )
+        return _view(replaced)
+
+    async def delete_budget(self, tenant_id: str | None, budget_id: str, *, force: bool) -> None:
+        self._engine.budgets.delete(
+            self._tenant(tenant_id),
+            _existing("budget", budget_id),
+            force=force,
+            by=ACTOR,
+            now=self._now(),
+        )
+
+    async def utilization(self, budget_id: str, query: UtilizationQuery) -> Utilization:
+        return self._engine.budgets.utilization(
+            self._tenant(query.tenant_id),
+            _existing("budget", budget_id),
+            query.wanted_page(),
+            scope_id=query.scope_id,
+            now=self._now(),
+        )
+
+    async def get_tenant(self, tenant_id: str) -> Tenant:
+        return self._engine.tenants.get(parse_id(tenant_id, "tenant_id"))
+
+    async def put_tenant(self, tenant_id: str, spec: TenantSpec) -> Tenant:
+        return self._engine.tenants.put(
+            parse_id(tenant_id, "tenant_id"), spec, expected_version=spec.version, now=self._now()
+        )
+
+    # -- the engine
+
+    async def health(self) -> HealthAnswer:
+        from fiscus.http.health import health_of
+
+        return health_of(self._engine, correlation_id=None)
+
+    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
+        return await call
+
+    async def close(self) -> None:
+        self._engine.close()
+
+    def _run(self, command: Command) -> Any:
+        return value(self._engine.ledger.execute(command))
+
+    def _now(self) -> Any:
+        return self._engine.clock.now()
+
+    def _tenant(self, named: str | None) -> str:
+        return self._default_tenant if named is None else named
+
+    def _tenant_settings(self, tenant_id: str) -> TenantSettings:
+        """What holds for a tenant, also for one nothing was ever set for."""
+        try:
+            tenant = self._engine.tenants.get(tenant_id)
+        except NotFound:
+            return TenantSettings()
+        return TenantSettings(
+            currency=tenant.currency,
+            timezone=tenant.timezone,
+            require_budget=tenant.require_budget,
+            rollup_tags=tenant.rollup_tags,
+        )
+
+
+def _view(budget: Budget) -> BudgetView:
+    return BudgetView(**asdict(budget))
+
+
+def _existing(what: str, given: str) -> str:
+    """`given`, when it can be an id; else there is no such thing."""
+    if not is_uuid(given):
+        raise NotFound(
+            f"No {what} {given[:64]!r} exists",
+            details={f"{what}_id": given[:64]},
+            suggested_action=f"Use the {what}_id that was answered.",
+        )
+    return given

@@ -1,0 +1,88 @@
+"""The pages people read: Swagger UI from local files, inside a strict content security policy."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from fiscus.errors import NotFound
+from fiscus.http.endpoints import problem_reply
+
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+"""Scripts only from files of ours; Swagger UI sets some styles inline."""
+
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Fiscus API</title>
+<link rel="icon" href="docs/favicon.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_START: Final = """window.ui = SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
+  layout: "BaseLayout",
+  deepLinking: true,
+  persistAuthorization: false,
+  validatorUrl: null,
+});
+"""
+_TYPES: Final = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon.png": "image/png",
+}
+
+
+def docs_router(document: bytes) -> APIRouter:
+    """`/docs` with its files, `/openapi.json` with `document`, and `/`, which leads to the docs."""
+    router = APIRouter(include_in_schema=False)
+    assets = files("fastapi_offline") / "static"
+
+    @router.get("/", name="root")
+    async def root() -> Response:
+        return RedirectResponse("docs", status_code=307)
+
+    @router.get("/docs", name="docs")
+    async def page() -> Response:
+        return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
+
+    @router.get("/openapi.json", name="openapi")
+    async def openapi() -> Response:
+        return Response(document, media_type="application/json")
+
+    @router.get("/docs/start.js", name="docs_start")
+    async def start() -> Response:
+        return Response(_START, media_type="text/javascript; charset=utf-8")
+
+    @router.get("/docs/{name}", name="docs_asset")
+    def asset(name: str, request: Request) -> Response:
+        if name not in _TYPES:
+            return problem_reply(
+                NotFound("There is no such page", suggested_action="See /docs."), request
+            )
+        return Response(
+            (assets / name).read_bytes(),
+            media_type=_TYPES[name],
+            headers={"Cache-Control": "public, max-age=86400"},
+        )
+
+    _ = (root, page, openapi, start, asset)
+    return router

@@ -1,0 +1,447 @@
+"""The OpenAPI 3.1 document, made from the tables of endpoints and the structs they use."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from fiscus.access.model import ALLOWED, Action
+from fiscus.costs.calls import RecordRequest
+from fiscus.http.answers import HealthAnswer, ProbeAnswer
+from fiscus.http.decisions import BASE_PATH, DECISIONS, Decision
+from fiscus.http.descriptions import ABOUT, ERROR_EXAMPLES, FIELDS, TAGS
+from fiscus.http.endpoints import Endpoint, NoBody
+from fiscus.http.examples import ANSWERS, PATH_IDS, QUERIES, REQUESTS
+from fiscus.http.health import VERSION
+from fiscus.http.problems import STATUS_OF, Problem
+from fiscus.http.queries import Shape, shapes_of
+from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
+from fiscus.money import Amount
+from fiscus.wire import ItemError
+
+Json = dict[str, Any]
+
+EVERYWHERE: Final = (
+    "VALIDATION_ERROR",
+    "UNAUTHORIZED",
+    "FORBIDDEN",
+    "INTERNAL_ERROR",
+    "SERVICE_UNAVAILABLE",
+)
+"""Codes that every endpoint with a credential may answer."""
+
+_OF_DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "check": ("CONFLICT",),
+    "check_batch": ("CONFLICT",),
+    "settle": ("NOT_FOUND", "CONFLICT"),
+    "release": ("NOT_FOUND", "CONFLICT"),
+    "extend": ("NOT_FOUND", "CONFLICT"),
+    "record": ("NOT_FOUND", "CONFLICT", "COST_CALCULATION_ERROR"),
+    "record_batch": (),
+}
+_REF: Final = "#/components/schemas/{name}"
+_OWN_LINE: Final = re.compile(r"\s*\n\s*")
+
+
+def build_document(endpoints: Iterable[Endpoint[Any, Any]]) -> bytes:
+    """The document as JSON."""
+    rows = tuple(endpoints)
+    schemas = _Schemas(_types(rows))
+    paths: dict[str, Json] = {}
+    for decision in DECISIONS:
+        paths.setdefault(BASE_PATH + decision.path, {})["post"] = _decision(decision, schemas)
+    for endpoint in rows:
+        place = paths.setdefault(BASE_PATH + endpoint.path, {})
+        place[endpoint.method.lower()] = _endpoint(endpoint, schemas)
+    for prefix in ("", BASE_PATH):
+        _add_probes(paths, prefix, schemas)
+    document: Json = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Fiscus",
+            "version": VERSION,
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/", "description": "This server."}],
+        "security": [{"ApiKey": []}, {"Bearer": []}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": {
+                "ApiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "An API key, `fsk_…`.",
+                },
+                "Bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A JSON Web Token with the claims `sub`, `tenant_id`, `roles` "
+                    "and `exp`, or an API key.",
+                },
+            },
+        },
+    }
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
+class _Schemas:
+    """Schemas of structs, as what is on the wire: amounts are numbers, patterns are ECMA's."""
+
+    def __init__(self, types: Iterable[type[Struct]]) -> None:
+        self._types = tuple(dict.fromkeys(types))
+        made, components = msgspec.json.schema_components(
+            self._types, schema_hook=_amount, ref_template=_REF
+        )
+        self._of = dict(zip(self._types, made, strict=True))
+        self.components: Json = {
+            name: _as_on_the_wire(schema) for name, schema in sorted(components.items())
+        }
+        for title, schema in self.components.items():
+            for name, field in schema.get("properties", {}).items():
+                if "description" not in field:
+                    field["description"] = FIELDS.get(f"{title}.{name}") or FIELDS[name]
+        # a record of a batch is checked apart from its neighbours, and so arrives as it is
+        batch = self.components["RecordBatchRequest"]["properties"]
+        batch["records"]["items"] = self.of(RecordRequest)
+
+    def of(self, kind: type[Struct]) -> Json:
+        return self._of[kind]
+
+    def properties(self, kind: type[Struct]) -> tuple[Json, list[str]]:
+        """The properties of `kind`, and the names of the required ones."""
+        component = self.components[self.of(kind)["$ref"].rsplit("/", 1)[1]]
+        return component.get("properties", {}), component.get("required", [])
+
+
+def _types(rows: Iterable[Endpoint[Any, Any]]) -> Iterable[type[Struct]]:
+    yield from (Problem, ItemError, StreamLine, StreamSummary, HealthAnswer, ProbeAnswer)
+    for decision in DECISIONS:
+        yield from (decision.request, decision.answer)
+    for endpoint in rows:
+        yield endpoint.query
+        if endpoint.request is not NoBody:
+            yield endpoint.request
+        if endpoint.answer is not None:
+            yield endpoint.answer
+
+
+def _amount(kind: type) -> Json:
+    if kind is Amount:
+        return {
+            "anyOf": [
+                {"type": "number"},
+                {"type": "string", "pattern": r"^-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?$"},
+            ]
+        }
+    raise NotImplementedError(kind)
+
+
+def _as_on_the_wire(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_as_on_the_wire(one) for one in schema]  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(schema, dict):
+        return schema
+    found: Json = {}
+    for key, value in schema.items():  # pyright: ignore[reportUnknownVariableType]
+        found[str(key)] = _as_on_the_wire(value)  # pyright: ignore[reportUnknownArgumentType]
+    if found.get("format") == "decimal":
+        del found["format"]
+        found["type"] = "number"
+    if isinstance(found.get("pattern"), str):
+        found["pattern"] = found["pattern"].replace(r"\Z", "$")
+    if isinstance(found.get("description"), str):
+        found["description"] = _OWN_LINE.sub(" ", found["description"])
+    return found
+
+
+# ---------------------------------------------------------------- operations
+
+
+def _decision(decision: Decision, schemas: _Schemas) -> Json:
+    parameters = [_path_parameter(name) for name in re.findall(r"{(\w+)}", decision.path)]
+    codes = [*_OF_DECISIONS[decision.operation], "IDEMPOTENCY_CONFLICT", "PAYLOAD_TOO_LARGE"]
+    if decision.may_enforce:
+        codes += ["BUDGET_EXCEEDED", "RATE_LIMIT_VIOLATED"]
+        parameters.append(
+            {
+                "name": "enforce",
+                "in": "query",
+                "description": "`true`: a denial answers 402 or 429 instead of 200, for proxies "
+                "that go by the status alone.",
+                "schema": {"type": "boolean", "default": False},
+            }
+        )
+    parameters += [_IDEMPOTENCY_KEY, _CORRELATION_ID]
+    return {
+        "operationId": decision.operation,
+        "tags": ["Costs" if decision.path.startswith("/cost") else "Decisions"],
+        "summary": decision.summary,
+        "description": _who_may(decision.action),
+        "parameters": parameters,
+        "requestBody": _request_body(schemas.of(decision.request), decision.example),
+        "responses": {
+            str(decision.status): _answer(
+                schemas.of(decision.answer), ANSWERS[decision.operation], ("application/json",)
+            ),
+            **_errors((*EVERYWHERE, *codes), schemas),
+        },
+    }
+
+
+def _endpoint(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> Json:
+    parameters = [_path_parameter(name, note) for name, note in endpoint.path_notes.items()]
+    parameters += _query_parameters(endpoint, schemas)
+    if endpoint.idempotent:
+        parameters.append(_IDEMPOTENCY_KEY)
+    if endpoint.versioned and endpoint.method == "PUT":
+        parameters.append(_IF_MATCH)
+    parameters.append(_CORRELATION_ID)
+    operation: Json = {
+        "operationId": endpoint.operation,
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
+        "description": " ".join(
+            text for text in (endpoint.description, _who_may(endpoint.action)) if text
+        ),
+        "parameters": parameters,
+    }
+    if endpoint.streams:
+        operation["requestBody"] = {
+            "required": True,
+            "description": "One JSON object per line.",
+            "content": {
+                NDJSON: {"schema": {"type": "string"}, "example": REQUESTS["stream_records"]}
+            },
+        }
+    elif endpoint.request is not NoBody:
+        operation["requestBody"] = _request_body(
+            schemas.of(endpoint.request), REQUESTS[endpoint.operation]
+        )
+    if endpoint.answer is None:
+        answer: Json = {
+            "description": "Done.",
+            "headers": {"X-Correlation-ID": _CORRELATION_HEADER},
+        }
+    elif endpoint.streams:
+        answer = _stream_answer()
+    else:
+        answer = _answer(
+            schemas.of(endpoint.answer), ANSWERS[endpoint.operation], endpoint.content_types
+        )
+    if endpoint.versioned:
+        answer["headers"]["ETag"] = {
+            "description": "The version, for `If-Match`.",
+            "schema": {"type": "string"},
+        }
+    operation["responses"] = {
+        str(endpoint.status): answer,
+        **_errors((*EVERYWHERE, *endpoint.errors), schemas),
+    }
+    return operation
+
+
+def _add_probes(paths: dict[str, Json], prefix: str, schemas: _Schemas) -> None:
+    under = "_of_api" if prefix else ""
+    for name, path, kind, summary in (
+        ("health", "/health", HealthAnswer, "How Fiscus and what it needs are"),
+        ("live", "/health/live", ProbeAnswer, "Whether the process runs"),
+        ("ready", "/health/ready", ProbeAnswer, "Whether traffic may come here"),
+    ):
+        responses: Json = {"200": _answer(schemas.of(kind), ANSWERS[name], ("application/json",))}
+        if name != "live":
+            responses["503"] = _answer(
+                schemas.of(kind),
+                ANSWERS[f"{name}_down"],
+                ("application/json",),
+                "The same, when no traffic should come here.",
+            )
+        paths[prefix + path] = {
+            "get": {
+                "operationId": name + under,
+                "tags": ["Operation"],
+                "summary": summary,
+                "description": "Needs no credential.",
+                "security": [],
+                "parameters": [_CORRELATION_ID],
+                "responses": responses,
+            }
+        }
+    paths[prefix + "/metrics"] = {
+        "get": {
+            "operationId": "metrics" + under,
+            "tags": ["Operation"],
+            "summary": "Metrics for Prometheus",
+            "description": "For platform_admin and system_architect.",
+            "parameters": [_CORRELATION_ID],
+            "responses": {
+                "200": {
+                    "description": "Metrics in the text format of Prometheus.",
+                    "headers": {"X-Correlation-ID": _CORRELATION_HEADER},
+                    "content": {
+                        "text/plain": {"schema": {"type": "string"}, "example": ANSWERS["metrics"]}
+                    },
+                },
+                **_errors(
+                    ("UNAUTHORIZED", "FORBIDDEN", "INTERNAL_ERROR", "SERVICE_UNAVAILABLE"), schemas
+                ),
+            },
+        }
+    }
+
+
+# ---------------------------------------------------------------- parts of operations
+
+_CORRELATION_ID: Final[Json] = {
+    "name": "X-Correlation-ID",
+    "in": "header",
+    "description": "Your name for this request, in logs and the answer; made when left out.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:/+=@-]{1,128}$"},
+}
+_IDEMPOTENCY_KEY: Final[Json] = {
+    "name": "X-Idempotency-Key",
+    "in": "header",
+    "description": "Makes it safe to send the request again: the same key and body get the same "
+    "answer, another body 409. `Idempotency-Key` is taken too.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+}
+_IF_MATCH: Final[Json] = {
+    "name": "If-Match",
+    "in": "header",
+    "description": "The `ETag` of the version being replaced; another version answers 409.",
+    "schema": {"type": "string", "pattern": '^("[0-9]{1,18}"|\\*)$'},
+}
+_CORRELATION_HEADER: Final[Json] = {
+    "description": "Names this request in the logs.",
+    "schema": {"type": "string"},
+}
+
+
+def _who_may(action: Action) -> str:
+    roles = sorted(str(role) for role in ALLOWED[action])
+    return "For " + ", ".join(roles) + " and platform_admin."
+
+
+def _path_parameter(name: str, note: str | None = None) -> Json:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": note or FIELDS[name],
+        "schema": {"type": "string"},
+        "example": PATH_IDS[name],
+    }
+
+
+def _query_parameters(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> list[Json]:
+    properties, _ = schemas.properties(endpoint.query)
+    shapes = shapes_of(endpoint.query)
+    examples = QUERIES.get(endpoint.operation, {})
+    found: list[Json] = []
+    for name, schema in properties.items():
+        parameter: Json = {
+            "name": name,
+            "in": "query",
+            "description": schema["description"],
+            "schema": _without_null({k: v for k, v in schema.items() if k != "description"}),
+        }
+        if shapes[name] is Shape.PAIRS:
+            parameter["description"] += " As `key:value`, once per tag."
+            parameter["schema"] = {
+                "type": "array",
+                "items": {"type": "string", "pattern": "^[^:]{1,128}:.{0,256}$"},
+                "maxItems": schema.get("maxProperties", 50),
+            }
+        if name in examples:
+            parameter["example"] = examples[name]
+        found.append(parameter)
+    return found
+
+
+def _without_null(schema: Json) -> Json:
+    """A parameter is left out, never sent as null."""
+    options = schema.get("anyOf")
+    if options is None:
+        return schema
+    rest = [one for one in options if one != {"type": "null"}]
+    others = {k: v for k, v in schema.items() if k not in {"anyOf", "default"}}
+    return {**others, **rest[0]} if len(rest) == 1 else {**others, "anyOf": rest}
+
+
+def _request_body(schema: Json, example: Any) -> Json:
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": schema, "example": example}},
+    }
+
+
+def _answer(
+    schema: Json, example: Any, content_types: tuple[str, ...], description: str = "The answer."
+) -> Json:
+    content: Json = {}
+    for content_type in content_types:
+        if content_type == "text/csv":
+            content[content_type] = {"schema": {"type": "string"}, "example": ANSWERS["report_csv"]}
+        else:
+            content[content_type] = {"schema": schema, "example": example}
+    return {
+        "description": description,
+        "headers": {"X-Correlation-ID": _CORRELATION_HEADER},
+        "content": content,
+    }
+
+
+def _stream_answer() -> Json:
+    return {
+        "description": "A `StreamLine` per line sent, then a `StreamSummary`, each on a line.",
+        "headers": {"X-Correlation-ID": _CORRELATION_HEADER},
+        "content": {
+            NDJSON: {"schema": {"type": "string"}, "example": ANSWERS["stream_records"]},
+        },
+    }
+
+
+def _errors(codes: Iterable[str], schemas: _Schemas) -> Json:
+    """A response per status, with an example per code."""
+    by_status: dict[int, list[str]] = {}
+    for code in dict.fromkeys(codes):
+        by_status.setdefault(STATUS_OF[code], []).append(code)
+    return {
+        str(status): _problem(status, found, schemas) for status, found in sorted(by_status.items())
+    }
+
+
+def _problem(status: int, codes: list[str], schemas: _Schemas) -> Json:
+    headers: Json = {"X-Correlation-ID": _CORRELATION_HEADER}
+    if status in {429, 503}:
+        headers["Retry-After"] = {
+            "description": "Seconds to wait before trying again.",
+            "schema": {"type": "integer"},
+        }
+    if status == 401:
+        headers["WWW-Authenticate"] = {
+            "description": "The schemes that are taken.",
+            "schema": {"type": "string"},
+        }
+    return {
+        "description": " or ".join(f"`{code}`" for code in codes),
+        "headers": headers,
+        "content": {
+            "application/problem+json": {
+                "schema": schemas.of(Problem),
+                "examples": {code: {"value": ERROR_EXAMPLES[code]} for code in codes},
+            }
+        },
+    }
+
+
+__all__ = ["EVERYWHERE", "build_document"]

@@ -1,0 +1,79 @@
+"""Health probes, which anybody may ask, and `/metrics`, which needs a role."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from fiscus.access.model import Principal, Role
+from fiscus.errors import FiscusError, Forbidden
+from fiscus.http.answers import ProbeAnswer
+from fiscus.http.endpoints import Server, json_reply, problem_reply
+from fiscus.http.health import DOWN, Health
+from fiscus.http.metrics import CONTENT_TYPE
+from fiscus.http.refusals import note_refusal
+
+MAY_SEE_METRICS: Final = frozenset({Role.PLATFORM_ADMIN, Role.SYSTEM_ARCHITECT})
+"""Metrics count the calls of all tenants, without naming one."""
+
+
+def probes_router(server: Server) -> APIRouter:
+    """`/health`, `/health/live`, `/health/ready` and `/metrics`."""
+    router = APIRouter(include_in_schema=False)
+    health = Health(server)
+
+    @router.get("/health", name="health")
+    async def health_(request: Request) -> Response:
+        answer = await health.answer(_correlation_id(request))
+        return json_reply(answer, status=503 if answer.status == DOWN else 200)
+
+    @router.get("/health/live", name="live")
+    async def live(request: Request) -> Response:
+        return json_reply(
+            ProbeAnswer(status="live", reasons=[], correlation_id=_correlation_id(request))
+        )
+
+    @router.get("/health/ready", name="ready")
+    async def ready(request: Request) -> Response:
+        reasons = await health.why_not_ready()
+        answer = ProbeAnswer(
+            status="not_ready" if reasons else "ready",
+            reasons=reasons,
+            correlation_id=_correlation_id(request),
+        )
+        return json_reply(answer, status=503 if reasons else 200)
+
+    @router.get("/metrics", name="metrics")
+    async def metrics(request: Request) -> Response:
+        headers: dict[bytes, bytes] = dict(request.scope["headers"])
+        principal: Principal | None = None
+        try:
+            principal = await server.authenticator.authenticate(headers, server.engine.clock.now())
+            if not principal.roles & MAY_SEE_METRICS:
+                wanted = sorted(str(role) for role in MAY_SEE_METRICS)
+                raise Forbidden(
+                    "This credential may not see metrics",
+                    details={"required_roles": wanted},
+                    suggested_action=f"Use a credential with one of the roles {', '.join(wanted)}.",
+                )
+        except FiscusError as error:
+            note_refusal(
+                error,
+                server.metrics,
+                principal=principal,
+                path=request.scope["path"],
+                correlation_id=_correlation_id(request),
+            )
+            return problem_reply(
+                error, request, tenant_id=None if principal is None else principal.tenant_id
+            )
+        return Response(server.metrics.render(), media_type=CONTENT_TYPE)
+
+    _ = (health_, live, ready, metrics)
+    return router
+
+
+def _correlation_id(request: Request) -> str:
+    correlation_id: str = request.scope["state"]["correlation_id"]
+    return correlation_id

@@ -1,0 +1,148 @@
+"""Sends every example of the OpenAPI document in an order in which each can work.
+
+As a script, writes the answers into `src/fiscus/http/examples.json`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fiscus.http.app import ENDPOINTS
+from fiscus.http.decisions import BASE_PATH, DECISIONS
+from fiscus.http.examples import PATH_IDS, QUERIES, REQUESTS
+from tests.http.app_client import open_app
+
+if TYPE_CHECKING:
+    from tests.http.app_client import AppClient
+
+ORDER: Final = [
+    "put_tenant",
+    "get_tenant",
+    "create_budget",
+    "list_budgets",
+    "get_budget",
+    "check",
+    "check_batch",
+    "list_reservations",
+    "get_reservation",
+    "extend",
+    "settle",
+    "release",
+    "record",
+    "record_batch",
+    "stream_records",
+    "list_records",
+    "get_record",
+    "get_report",
+    "make_report",
+    "get_utilization",
+    "replace_budget",
+    "get_budget_version",
+    "create_api_key",
+    "list_api_keys",
+    "revoke_api_key",
+    "delete_budget",
+]
+
+FILE: Final = Path(__file__).parents[2] / "src" / "fiscus" / "http" / "examples.json"
+
+
+def operations() -> dict[str, tuple[str, str, Any, int]]:
+    """Method, path, example body and status of every operation."""
+    found = {one.operation: ("POST", one.path, one.example, one.status) for one in DECISIONS}
+    for one in ENDPOINTS:
+        body = REQUESTS.get(one.operation)
+        found[one.operation] = (one.method, one.path, body, one.status)
+    return found
+
+
+async def run_examples(client: AppClient) -> dict[str, Any]:
+    """The answer to each example; fails when a status is not the documented one."""
+    known = operations()
+    assert set(ORDER) == set(known), set(ORDER) ^ set(known)
+    ids = dict(PATH_IDS)
+    answers: dict[str, Any] = {}
+    for operation in ORDER:
+        method, path, body, status = known[operation]
+        url = BASE_PATH + re.sub(r"{(\w+)}", lambda match: ids[match[1]], path)
+        sent = {"content": body} if isinstance(body, str) else {"json": body}
+        reply = await client.send(
+            method, url, params=QUERIES.get(operation), **({} if body is None else sent)
+        )
+        assert reply.status_code == status, (operation, reply.text)
+        if operation == "stream_records":
+            answers[operation] = reply.text
+        elif reply.content:
+            answers[operation] = reply.json()
+        _remember(operation, answers.get(operation), ids)
+    reply = await client.send("POST", f"{BASE_PATH}/cost-tracking/reports", json={"format": "csv"})
+    answers["report_csv"] = reply.text
+    for name, path in (("health", ""), ("live", "/live"), ("ready", "/ready")):
+        answers[name] = (await client.send("GET", f"/health{path}")).json()
+    return answers
+
+
+def _remember(operation: str, answer: Any, ids: dict[str, str]) -> None:
+    match operation:
+        case "create_budget":
+            ids["budget_id"] = answer["budget_id"]
+        case "check":
+            ids["reservation_id"] = answer["reservation_id"]
+            ids["settled"] = answer["reservation_id"]
+        case "settle":
+            # another one for `release`
+            ids["reservation_id"] = ids["other"]
+            ids["record_id"] = answer["record_id"]
+        case "check_batch":
+            ids["other"] = answer["results"][0]["reservation_id"]
+        case "create_api_key":
+            ids["key_id"] = answer["key_id"]
+
+
+async def _capture() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_app(Path(folder)) as client:
+            answers = await run_examples(client)
+    answers["create_api_key"]["api_key"] = "fsk_shown-once-and-never-again"
+    answers["health_down"] = {
+        **answers["health"],
+        "status": "DOWN",
+        "dependencies": [
+            {
+                "name": "store",
+                "status": "DOWN",
+                "latency_ms": None,
+                "message": "The database cannot be reached",
+            },
+            *answers["health"]["dependencies"][1:],
+        ],
+        "reasons": ["store: The database cannot be reached"],
+    }
+    answers["ready_down"] = {
+        **answers["ready"],
+        "status": "not_ready",
+        "reasons": ["Fiscus is shutting down"],
+    }
+    answers["metrics"] = (
+        "# HELP fiscus_ledger_queue_depth Commands that wait for the ledger.\n"
+        "# TYPE fiscus_ledger_queue_depth gauge\n"
+        "fiscus_ledger_queue_depth 0.0\n"
+    )
+    examples = json.loads(FILE.read_text("utf-8"))
+    examples["answers"] = answers
+    examples["path_ids"] |= {
+        "budget_id": answers["create_budget"]["budget_id"],
+        "reservation_id": answers["check"]["reservation_id"],
+        "record_id": answers["settle"]["record_id"],
+        "key_id": answers["create_api_key"]["key_id"],
+    }
+    FILE.write_text(json.dumps(examples, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    asyncio.run(_capture())

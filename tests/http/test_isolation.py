@@ -1,0 +1,138 @@
+"""One tenant's credential never reaches another tenant, by any name for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from fiscus.access.model import Role
+from fiscus.http.app import ENDPOINTS
+from fiscus.http.decisions import BASE_PATH, DECISIONS
+from fiscus.http.queries import TenantQuery
+from tests.http.app_client import API, BUDGET
+
+if TYPE_CHECKING:
+    from tests.http.app_client import AppClient
+
+pytestmark = pytest.mark.anyio
+
+OTHER = {"tenant_id": "globex"}
+
+
+async def made_by_globex(client: AppClient) -> dict[str, str]:
+    """A budget, reservation, cost record and key of another tenant, by their name in paths."""
+    key = client.make_key(Role.TENANT_ADMIN, tenant_id="globex")
+    budget = await client.make_budget(key=key)
+    check = {"resource_type": "llm", "estimated_cost": 1, "project_id": "search"}
+    reservation = (await client.post("/budgets/check", check, key=key)).json()
+    cost = {"resource_type": "llm", "cost_amount": 1, "project_id": "search"}
+    record = (await client.post("/cost-tracking/record", cost, key=key)).json()
+    made = (await client.post("/api-keys", {"name": "k", "roles": ["service"]}, key=key)).json()
+    return {
+        "budget_id": budget["budget_id"],
+        "reservation_id": reservation["reservation_id"],
+        "record_id": record["record_id"],
+        "key_id": made["key_id"],
+        "tenant_id": "globex",
+        "version": "1",
+    }
+
+
+async def test_things_of_another_tenant_are_not_found_by_their_id(client: AppClient) -> None:
+    ids = await made_by_globex(client)
+    key = client.make_key(Role.TENANT_ADMIN)
+    bodies: dict[str, Any] = {one.operation: one.example for one in DECISIONS}
+    bodies["replace_budget"] = BUDGET
+    bodies["put_tenant"] = {}
+    tried = 0
+    rows = [
+        *((one.operation, "POST", one.path) for one in DECISIONS),
+        *((one.operation, one.method, one.path) for one in ENDPOINTS),
+    ]
+    for operation, method, path in rows:
+        if "{" not in path:
+            continue
+        reply = await client.send(
+            method, BASE_PATH + path.format(**ids), key=key, json=bodies.get(operation)
+        )
+        expected = 403 if "tenant" in operation else 404
+        assert reply.status_code == expected, (operation, reply.text)
+        tried += 1
+    assert tried >= 12
+    admin = await client.get(f"/budgets/{ids['budget_id']}", params=OTHER)
+    assert admin.status_code == 200
+    assert admin.json()["version"] == 1
+
+
+async def test_naming_another_tenant_is_forbidden_on_every_route(client: AppClient) -> None:
+    ids = await made_by_globex(client)
+    key = client.make_key(Role.TENANT_ADMIN)
+    for one in DECISIONS:
+        body = dict(one.example)
+        if "checks" in body:
+            body["checks"] = [{**item, **OTHER} for item in body["checks"]]
+        else:
+            body |= OTHER
+        reply = await client.send("POST", BASE_PATH + one.path.format(**ids), key=key, json=body)
+        assert reply.status_code == 403, (one.operation, reply.text)
+    for one in ENDPOINTS:
+        if issubclass(one.query, TenantQuery) or one.operation == "get_report":
+            sent: dict[str, Any] = {"params": OTHER}
+        elif one.operation in {"create_budget", "replace_budget"}:
+            sent = {"json": {**BUDGET, **OTHER}}
+        elif one.operation == "create_api_key":
+            sent = {"json": {"name": "k", "roles": ["service"], **OTHER}}
+        elif one.operation == "make_report":
+            sent = {"json": OTHER}
+        else:
+            sent = {"json": {}}
+        reply = await client.send(one.method, API + one.path.format(**ids), key=key, **sent)
+        assert reply.status_code == 403, (one.operation, reply.text)
+        assert reply.json()["tenant_id"] == "acme"
+
+
+async def test_lists_and_reports_show_the_own_tenant_only(client: AppClient) -> None:
+    await made_by_globex(client)
+    key = client.make_key(Role.TENANT_ADMIN, tenant_id="initech")
+    for path, name in (
+        ("/budgets", "budgets"),
+        ("/budgets/reservations", "reservations"),
+        ("/cost-tracking/records", "records"),
+    ):
+        answer = (await client.get(path, key=key)).json()
+        assert answer[name] == []
+        assert answer["pagination"]["total_count"] == 0
+    keys = (await client.get("/api-keys", key=key)).json()["api_keys"]
+    assert [one["tenant_id"] for one in keys] == ["initech"]
+    report = (await client.get("/cost-tracking/reports", key=key)).json()
+    assert (report["record_count"], report["total_cost"]) == (0, 0)
+
+
+async def test_a_platform_admin_acts_for_the_tenant_it_names(client: AppClient) -> None:
+    budget = await client.make_budget(tenant_id="globex")
+    assert budget["tenant_id"] == "globex"
+    found = (await client.get("/budgets", params=OTHER)).json()["budgets"]
+    assert [one["budget_id"] for one in found] == [budget["budget_id"]]
+    assert (await client.get("/budgets")).json()["budgets"] == []
+
+
+async def test_a_crossing_is_logged_with_its_correlation_id_and_counted(client: AppClient) -> None:
+    structlog.reset_defaults()
+    key = client.make_key(Role.TENANT_ADMIN)
+    headers = {"X-Correlation-ID": "trace-17"}
+    with capture_logs() as lines:
+        await client.get("/budgets", params=OTHER, key=key, headers=headers)
+        await client.post(
+            "/budgets/check",
+            {"resource_type": "llm", "estimated_cost": 1, **OTHER},
+            key=key,
+            headers=headers,
+        )
+    found = [line for line in lines if line["event"] == "access_denied"]
+    assert [line["reason"] for line in found] == ["tenant", "tenant"]
+    assert {line["correlation_id"] for line in found} == {"trace-17"}
+    assert {line["tenant_id"] for line in found} == {"acme"}
+    assert 'fiscus_access_denied_total{reason="tenant"} 2.0' in client.metrics.render().decode()

@@ -1,0 +1,278 @@
+"""What a check holds, on which budgets, and what its answer says."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from fiscus.clock import ManualClock
+from fiscus.errors import PayloadTooLarge, ValidationError
+from tests.ledger.books import read_books
+from tests.ledger.desk import Desk, check_request
+
+
+@pytest.fixture(autouse=True)
+def books_are_in_order(desk: Desk, store_url: str):
+    yield
+    assert read_books(store_url, desk.tenant_id).faults(charges=False) == []
+
+
+def test_a_denied_check_changes_no_balance_and_explains_itself(
+    desk: Desk, clock: ManualClock
+) -> None:
+    small = desk.budget("3", budget_name="small")
+    large = desk.budget("100", budget_name="large")
+    desk.reserve("2")
+    answer = desk.check("1.5")
+    assert not answer.allowed
+    assert (answer.budget_id, answer.remaining_budget) == (small.budget_id, 1)
+    assert answer.reservation_id is None
+    assert answer.max_allowed_cost == 1
+    assert answer.fits_at == clock.now() + timedelta(seconds=300)  # when the hold is due
+    assert "small" in answer.message
+    assert desk.used(small) == ("0", "2")
+    assert desk.used(large) == ("0", "2")
+
+
+def test_what_a_denial_says_would_pass_passes_when_it_says(desk: Desk, clock: ManualClock) -> None:
+    desk.budget("10", period_type="daily")
+    desk.reserve("3", ttl_seconds=100)
+    desk.reserve("3", ttl_seconds=200)
+    desk.record("3")
+    denial = desk.check("5", reserve=False)
+    assert denial.max_allowed_cost is not None
+    assert denial.fits_at is not None
+    assert desk.check(denial.max_allowed_cost, reserve=False).allowed
+    assert not desk.check(denial.max_allowed_cost + Decimal("1e-12"), reserve=False).allowed
+    clock.set(denial.fits_at - timedelta(microseconds=1))
+    assert not desk.check("5", reserve=False).allowed
+    clock.set(denial.fits_at)
+    assert desk.check("5", reserve=False).allowed
+
+
+def test_what_never_fits_this_period_fits_at_the_next(desk: Desk) -> None:
+    desk.budget("10", period_type="daily")
+    desk.record("9")
+    answer = desk.check("2")
+    assert answer.fits_at is not None
+    assert answer.fits_at.isoformat() == "2026-03-11T00:00:00+00:00"
+
+
+def test_what_is_larger_than_the_budget_never_fits(desk: Desk) -> None:
+    desk.budget("10", period_type="daily")
+    assert desk.check("10.000000000001").fits_at is None
+
+
+def test_only_looking_holds_nothing(desk: Desk) -> None:
+    budget = desk.budget("10")
+    answer = desk.check("10", reserve=False)
+    assert answer.allowed
+    assert answer.reservation_id is None
+    assert desk.used(budget) == ("0", "0")
+
+
+def test_all_budgets_that_match_hold_the_estimate(desk: Desk) -> None:
+    project = desk.budget("10")
+    user = desk.budget("10", allocated_to_type="user", allocated_to_id="u")
+    tenant = desk.budget("10", allocated_to_type="tenant", allocated_to_id=desk.tenant_id)
+    other = desk.budget("10", allocated_to_id="q")
+    answer = desk.check("4", user_id="u")
+    assert {line.budget_id for line in answer.budgets} == {
+        project.budget_id,
+        user.budget_id,
+        tenant.budget_id,
+    }
+    assert [desk.used(one)[1] for one in (project, user, tenant, other)] == ["4", "4", "4", "0"]
+
+
+def test_one_denying_budget_keeps_the_others_unchanged(desk: Desk) -> None:
+    project = desk.budget("10")
+    user = desk.budget("1", allocated_to_type="user", allocated_to_id="u")
+    assert desk.check("4", user_id="u").budget_id == user.budget_id
+    assert desk.used(project) == ("0", "0")
+
+
+def test_a_template_gives_every_user_a_budget_of_their_own(desk: Desk) -> None:
+    budget = desk.budget("10", allocated_to_type="user", allocated_to_id="*")
+    for user in ("ann", "bob"):
+        assert desk.check("10", user_id=user).allowed
+        assert not desk.check("0.000000000001", user_id=user).allowed
+    assert desk.used(budget, "ann") == ("0", "10")
+    assert desk.check("11", project_id=None).budget_id is None
+
+
+def test_due_holds_are_freed_before_anything_is_denied(desk: Desk, clock: ManualClock) -> None:
+    budget = desk.budget("10")
+    desk.reserve("10", ttl_seconds=5)
+    clock.advance(seconds=5, microseconds=-1)
+    assert not desk.check("10").allowed
+    clock.advance(microseconds=1)
+    assert desk.check("10").allowed
+    assert desk.used(budget) == ("0", "10")
+
+
+def test_more_due_holds_than_are_read_at_once_are_freed_before_a_denial(
+    desk: Desk, clock: ManualClock
+) -> None:
+    budget = desk.budget("1200")
+    for _ in range(3):
+        batch = desk.check_batch([check_request("1", ttl_seconds=5) for _ in range(400)])
+        assert batch.allowed
+    clock.advance(seconds=5)
+    assert desk.check("1200").allowed
+    assert desk.used(budget) == ("0", "1200")
+
+
+def test_a_hold_due_between_two_checks_of_one_group_is_freed_for_the_second(
+    desk: Desk, clock: ManualClock
+) -> None:
+    desk.budget("10")
+    desk.reserve("10", ttl_seconds=5)
+    clock.advance(seconds=4)
+    before = desk.check_command("10")
+    clock.advance(seconds=1)
+    after = desk.check_command("10")
+    first, second = desk.outcomes([before, after])
+    assert not first.allowed  # type: ignore[union-attr]
+    assert second.allowed  # type: ignore[union-attr]
+
+
+def test_the_worker_frees_due_holds_in_time(desk: Desk, clock: ManualClock) -> None:
+    budget = desk.budget("10")
+    desk.reserve("4", ttl_seconds=5)
+    desk.reserve("4", ttl_seconds=50)
+    clock.advance(seconds=5)
+    assert desk.expire() == 1
+    assert desk.expire() == 0
+    assert desk.used(budget) == ("0", "4")
+
+
+def test_no_matching_budget_allows_unless_the_tenant_requires_one(desk: Desk) -> None:
+    answer = desk.check("5")
+    assert answer.allowed
+    assert answer.budget_id is None
+    assert answer.reservation_id is not None
+    desk.settings(require_budget=True)
+    answer = desk.check("5")
+    assert not answer.allowed
+    assert answer.max_allowed_cost == 0
+
+
+def test_a_changed_definition_binds_from_the_next_check(desk: Desk) -> None:
+    budget = desk.budget("10")
+    assert desk.check("6").allowed
+    budget = desk.replace(budget, "5")
+    denial = desk.check("1")
+    assert (denial.allowed, denial.remaining_budget) == (False, -1)
+    budget = desk.replace(budget, "7")
+    assert desk.check("1").allowed
+    budget = desk.replace(budget, "100", frozen=True)
+    assert desk.check("0").budgets[0].decision == "frozen"
+    desk.delete(budget)
+    assert desk.check("1000").budget_id is None
+
+
+def test_a_shadow_budget_counts_and_never_denies(desk: Desk) -> None:
+    budget = desk.budget("1", shadow=True)
+    answer = desk.check("5")
+    assert answer.allowed
+    assert answer.budgets[0].decision == "shadow_deny"
+    assert desk.used(budget) == ("0", "5")
+
+
+def test_an_escalating_budget_denies_and_says_an_approval_would_be_needed(desk: Desk) -> None:
+    desk.budget("1", enforcement_action="escalate")
+    answer = desk.check("5")
+    assert (answer.allowed, answer.requires_approval) == (False, True)
+
+
+def test_an_estimate_in_another_currency_is_held_in_the_budgets_own(desk: Desk) -> None:
+    budget = desk.budget("1000", currency="EUR")
+    answer = desk.check("100", currency="USD")
+    line = answer.budgets[0]
+    rate = desk.engine.rates.rate("USD", "EUR", line.exchange_rate_date)
+    assert rate is not None
+    assert line.exchange_rate == rate.value
+    exact = (Decimal(100) * rate.value).quantize(Decimal("1e-12"))
+    assert line.reserved == exact
+    assert Decimal(desk.used(budget)[1]) == exact
+
+
+def test_a_currency_without_a_rate_is_refused_by_name(desk: Desk) -> None:
+    budget = desk.budget("1000")
+    with pytest.raises(ValidationError) as caught:
+        desk.check("1", currency="XXX")
+    assert caught.value.field == "currency"
+    assert desk.record("1", currency="XXX").flags == ["unconverted"]
+    assert desk.used(budget) == ("0", "0")
+
+
+def test_a_rolling_budget_counts_its_windows_from_its_first_hold(
+    desk: Desk, clock: ManualClock
+) -> None:
+    budget = desk.budget("10", period_type="rolling", rolling_days=3)
+    clock.advance(days=1)
+    assert desk.check("1000").allowed is False  # a denial anchors nothing
+    clock.advance(days=1)
+    held = desk.check("6")
+    assert held.budgets[0].period_start.isoformat() == "2026-03-12T00:00:00+00:00"
+    assert held.reservation_id is not None
+    desk.settle(held.reservation_id, "6")
+    clock.advance(days=2)
+    assert not desk.check("6").allowed
+    clock.advance(days=1)
+    answer = desk.check("6")
+    assert answer.allowed
+    assert answer.budgets[0].period_start.isoformat() == "2026-03-15T00:00:00+00:00"
+    assert desk.used(budget) == ("0", "6")
+
+
+def test_batch_checks_are_decided_in_order_each_for_itself(desk: Desk) -> None:
+    budget = desk.budget("10")
+    batch = desk.check_batch([check_request(cost) for cost in ("6", "5", "4", "1")])
+    assert [one.allowed for one in batch.results] == [True, False, True, False]
+    assert not batch.allowed
+    assert desk.used(budget) == ("0", "10")
+
+
+def test_all_or_nothing_reserves_nothing_unless_every_check_is_allowed(desk: Desk) -> None:
+    budget = desk.budget("10")
+    checks = [check_request(cost) for cost in ("6", "5", "4")]
+    batch = desk.check_batch(checks, all_or_nothing=True)
+    assert not batch.allowed
+    assert [one.allowed for one in batch.results] == [True, False, True]
+    assert [one.reservation_id for one in batch.results] == [None, None, None]
+    assert desk.used(budget) == ("0", "0")
+    assert desk.check_batch(checks[::2], all_or_nothing=True).allowed
+    assert desk.used(budget) == ("0", "10")
+
+
+def test_an_invalid_check_rejects_its_batch_by_its_place(desk: Desk) -> None:
+    budget = desk.budget("10")
+    with pytest.raises(ValidationError) as caught:
+        desk.check_batch([check_request("1"), check_request("-1")])
+    assert caught.value.field == "checks[1].estimated_cost"
+    with pytest.raises(ValidationError):
+        desk.check_batch([check_request("1"), check_request("1", currency="XXX")])
+    with pytest.raises(PayloadTooLarge):
+        desk.check_batch([check_request("0")] * 501)
+    assert desk.used(budget) == ("0", "0")
+
+
+def test_a_throttled_budget_admits_its_share_over_many_checks(desk: Desk) -> None:
+    budget = desk.budget(
+        "100",
+        enforcement_action="throttle",
+        throttle={"start_ratio": "0.5", "floor": "0.2", "retry_after_ms": 500},
+    )
+    desk.record("75")  # half way from 0.5 to 1.0: a share of 0.6
+    answers = [desk.check("0") for _ in range(50)]
+    assert sum(one.allowed for one in answers) == 30
+    denied = next(one for one in answers if not one.allowed)
+    assert denied.throttle is not None
+    assert denied.throttle.multiplier == Decimal("0.6")
+    assert denied.throttle.retry_after_ms % 500 == 0
+    assert denied.fits_at is not None
+    assert desk.used(budget) == ("75", "0")

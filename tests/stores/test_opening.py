@@ -1,0 +1,220 @@
+"""Opening an engine: tables made, the admin key made once, health and maintenance answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from psycopg import sql
+
+from fiscus.access.model import ApiKey, Role, hash_key
+from fiscus.clock import ManualClock
+from fiscus.engine import Engine
+from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.ids import uuid7
+from fiscus.paging import PageRequest
+from fiscus.stores.sql import migrate
+from fiscus.stores.sql.database import Database
+from fiscus.wiring import ensure_admin_key
+from tests.servers import PostgresServer, add_login, drop_database, fresh_database
+from tests.stores.conftest import Tenant
+
+GIVEN = "a-long-key-given-in-the-settings"
+
+
+@pytest.fixture
+def owner_url(postgres_server: PostgresServer) -> Iterator[str]:
+    url = fresh_database(postgres_server)
+    yield url
+    drop_database(postgres_server, url)
+
+
+def test_opening_makes_the_tables(engine: Engine) -> None:
+    assert engine.store.pending_migrations() == []
+    assert engine.store.ping_ms() > 0
+
+
+def test_the_kind_of_the_store_is_said(engine: Engine, database_url: str) -> None:
+    assert database_url.startswith(engine.store.kind)
+
+
+def test_an_admin_key_is_made_once_for_the_default_tenant(
+    open_on: Callable[..., Engine], database_url: str, tenant: str
+) -> None:
+    engine = open_on(database_url, default_tenant=tenant)
+    secret = ensure_admin_key(engine)
+    assert secret is not None
+    key = engine.api_keys.find(hash_key(secret))
+    assert key is not None
+    assert (key.tenant_id, key.roles) == (tenant, [Role.PLATFORM_ADMIN])
+    assert ensure_admin_key(engine) is None
+    engine.api_keys.revoke(tenant, key.key_id, engine.clock.now())
+    assert ensure_admin_key(open_on(database_url, default_tenant=tenant)) is None
+
+
+def test_processes_that_start_together_make_one_admin_key(
+    open_on: Callable[..., Engine], database_url: str, tenant: str
+) -> None:
+    engines = [open_on(database_url, default_tenant=tenant) for _ in range(3)]
+    made: list[str | None] = []
+    together = threading.Barrier(3)
+
+    def start(engine: Engine) -> None:
+        together.wait()
+        made.append(ensure_admin_key(engine))
+
+    threads = [threading.Thread(target=start, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(made) == 3
+    assert sum(secret is not None for secret in made) == 1
+    assert len(engines[0].api_keys.list(tenant, PageRequest()).items) == 1
+
+
+def test_a_given_admin_key_is_kept_and_not_shown(
+    open_on: Callable[..., Engine], database_url: str, tenant: str
+) -> None:
+    given = f"{GIVEN}-{tenant}"
+    for _ in range(2):
+        engine = open_on(database_url, default_tenant=tenant, bootstrap_admin_key=given)
+        assert ensure_admin_key(engine) is None
+        key = engine.api_keys.find(hash_key(given))
+        assert key is not None
+        assert key.roles == [Role.PLATFORM_ADMIN]
+    assert len(engine.api_keys.list(tenant, PageRequest()).items) == 1
+
+
+def test_a_given_admin_key_must_not_be_guessable(
+    open_on: Callable[..., Engine], database_url: str
+) -> None:
+    engine = open_on(database_url, bootstrap_admin_key="short")
+    with pytest.raises(ValidationError) as caught:
+        ensure_admin_key(engine)
+    assert caught.value.field == "FISCUS_BOOTSTRAP_ADMIN_KEY"
+
+
+def test_a_given_admin_key_that_is_a_lesser_key_is_refused(
+    open_on: Callable[..., Engine], database_url: str, tenant: str
+) -> None:
+    given = f"{GIVEN}-{tenant}"
+    engine = open_on(database_url, default_tenant=tenant, bootstrap_admin_key=given)
+    key = ApiKey(
+        key_id=uuid7(),
+        tenant_id=tenant,
+        name="gateway",
+        hint="a-long",
+        roles=[Role.SERVICE],
+        created_by="tester",
+        created_at=engine.clock.now(),
+        expires_at=None,
+        revoked_at=None,
+    )
+    engine.api_keys.create(key, hash_key(given))
+    with pytest.raises(ValidationError) as caught:
+        ensure_admin_key(engine)
+    assert caught.value.field == "FISCUS_BOOTSTRAP_ADMIN_KEY"
+
+
+def test_answers_are_forgotten_after_their_window(acme: Tenant, clock: ManualClock) -> None:
+    acme.budget()
+    acme.engine.maintenance.drop_expired_answers()
+    for number in range(3):
+        acme.check("1", key=f"k{number}")
+    acme.record("1", key="kept")
+    clock.advance(minutes=6)
+    assert acme.engine.maintenance.drop_expired_answers() == 3
+    assert acme.engine.maintenance.drop_expired_answers() == 0
+    clock.advance(hours=24)
+    assert acme.engine.maintenance.drop_expired_answers() == 1
+
+
+def test_one_process_leads_until_it_closes(
+    open_on: Callable[..., Engine], database_url: str
+) -> None:
+    first, second = open_on(database_url), open_on(database_url)
+    assert first.maintenance.try_lead()
+    assert first.maintenance.try_lead()
+    if first.store.kind == "sqlite":
+        assert second.maintenance.try_lead()
+        return
+    assert not second.maintenance.try_lead()
+    first.close()
+    assert second.maintenance.try_lead()
+
+
+def test_the_months_ahead_are_there_already(engine: Engine) -> None:
+    assert engine.maintenance.prepare_partitions() == []
+
+
+@pytest.mark.postgres
+def test_an_unprivileged_login_works_once_the_owner_migrated(
+    open_on: Callable[..., Engine], postgres_server: PostgresServer, owner_url: str
+) -> None:
+    app_url = add_login(postgres_server, owner_url)
+    with pytest.raises(ServiceUnavailable) as caught:
+        open_on(app_url)
+    assert "fiscus migrate up" in str(caught.value.suggested_action)
+    migrate.upgrade(owner_url)
+    _grant_app_role(owner_url, app_url)
+    acme = Tenant(open_on(app_url), "acme")
+    acme.budget(budget_amount="1")
+    assert (acme.check("1").allowed, acme.check("1").allowed) == (True, False)
+    assert acme.engine.maintenance.prepare_partitions() == []
+
+
+@pytest.mark.postgres
+def test_the_owners_url_migrates_for_an_unprivileged_login(
+    open_on: Callable[..., Engine], postgres_server: PostgresServer, owner_url: str
+) -> None:
+    app_url = add_login(postgres_server, owner_url)
+    migrate.upgrade(owner_url)
+    _grant_app_role(owner_url, app_url)
+    migrate.downgrade(owner_url, "base")
+    engine = open_on(app_url, migration_database_url=owner_url)
+    assert engine.store.pending_migrations() == []
+
+
+def _grant_app_role(owner_url: str, app_url: str) -> None:
+    login = str(psycopg.conninfo.conninfo_to_dict(app_url)["user"])
+    with psycopg.connect(owner_url) as owner:
+        row = owner.execute("SELECT current_database() || '_app'").fetchone()
+        assert row is not None
+        owner.execute(sql.SQL("GRANT {} TO {}").format(*map(sql.Identifier, (row[0], login))))
+
+
+@pytest.mark.postgres
+def test_every_connection_of_an_owner_becomes_the_unprivileged_role(owner_url: str) -> None:
+    migrate.upgrade(owner_url)
+    database = Database(owner_url)
+    expected = owner_url.rpartition("/")[2] + "_app"
+    with database.read() as connection:
+        assert connection.execute(sa.text("SELECT current_user")).scalar_one() == expected
+    with database.connect_psycopg() as ledgers:
+        assert ledgers.execute("SELECT current_user").fetchone() == (expected,)
+    ledgers.close()
+    database.close()
+
+
+def test_a_database_that_is_not_there_is_unavailable(open_on: Callable[..., Engine]) -> None:
+    with pytest.raises(ServiceUnavailable):
+        open_on("postgresql://nobody@127.0.0.1:1/none")
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite://"])
+def test_a_url_of_another_kind_is_refused(open_on: Callable[..., Engine], url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        open_on(url)
+    assert caught.value.field == "FISCUS_DATABASE_URL"
+
+
+def test_the_data_folder_is_made(open_on: Callable[..., Engine], tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    engine = open_on(f"sqlite:///{folder / 'fiscus.db'}", data_dir=folder)
+    assert (folder / "fiscus.db").is_file()
+    assert engine.store.kind == "sqlite"
