@@ -16,8 +16,8 @@ class BreakerState(StrEnum):
 class CircuitBreaker:
     """Opens when `failure_ratio` of the calls of the last `window_seconds` failed.
 
-    At least `minimum_calls` are needed to open it. After `pause_seconds` one call is let through: its
-    success closes the breaker, its failure opens it for another pause. Not thread-safe: one owner.
+    At least `minimum_calls` are needed to open it. After `pause_seconds` one call is let through:
+    its success closes the breaker, its failure opens it for another pause. Not thread-safe.
     """
 
     def __init__(

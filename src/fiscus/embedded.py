@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -42,7 +42,7 @@ from fiscus.errors import NotFound, ValidationError
 from fiscus.http.answers import HealthAnswer
 from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
 from fiscus.idempotency import idempotency
-from fiscus.ids import is_uuid
+from fiscus.ids import is_uuid, uuid7
 from fiscus.ledger.commands import Command
 from fiscus.ledger.loop import value
 from fiscus.ledger.requests import (
@@ -260,9 +260,10 @@ class _EngineBackend:
     # -- the engine
 
     async def health(self) -> HealthAnswer:
+        # late: it brings the web framework, which nothing else here needs
         from fiscus.http.health import health_of
 
-        return health_of(self._engine, correlation_id=None)
+        return health_of(self._engine, uuid7())
 
     async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
         return await call
@@ -273,7 +274,7 @@ class _EngineBackend:
     def _run(self, command: Command) -> Any:
         return value(self._engine.ledger.execute(command))
 
-    def _now(self) -> Any:
+    def _now(self) -> datetime:
         return self._engine.clock.now()
 
     def _tenant(self, named: str | None) -> str:

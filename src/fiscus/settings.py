@@ -21,13 +21,13 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         None,
-        description="postgresql://user:password@host/name, or sqlite:///path. Default: fiscus.db in "
-        "the data folder.",
+        description="postgresql://user:password@host/name, or sqlite:///path. "
+        "Default: fiscus.db in the data folder.",
     )
     migration_database_url: str | None = Field(
         None,
-        description="As database_url, for the owner of the tables, when the application's own login "
-        "is not it.",
+        description="As database_url, for the owner of the tables, when the application's own "
+        "login is not it.",
     )
     sqlite_synchronous: Literal["FULL", "NORMAL", "OFF"] = Field(
         "FULL",

@@ -1,4 +1,4 @@
-"""Tenants: the isolated customers, and the settings that stand in where a call leaves a field out."""
+"""Tenants: the isolated customers, and the settings that fill in what a call leaves out."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def explain(error: msgspec.ValidationError) -> ValidationError:
             f"{field} is missing", field=field, suggested_action=f"Send {field}."
         )
     field = path or "body"
-    if ID_PATTERN in what:
+    if repr(ID_PATTERN) in what:  # as msgspec shows it
         what = "must be 1 to 128 letters, digits and the characters . _ : -"
     return ValidationError(
         f"{field}: {what}", field=field, suggested_action=f"Correct {field} and send it again."

@@ -1,11 +1,12 @@
 """The main job on real input: a production trace against a real server, with a budget for half.
 
-The whole trace on SQLite; its first third on PostgreSQL and on several processes.
+The whole trace on SQLite; its first third on PostgreSQL, all of it with FISCUS_TEST_PROFILE=long.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.acceptance
 
 TRACE = "llm_traces/azure_llm_inference_2023_conv.csv.gz"
 REQUESTS = 19_366
+ON_POSTGRES = REQUESTS if os.environ.get("FISCUS_TEST_PROFILE") == "long" else 6_000
+ON_TWO_PROCESSES = 3_000
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def replay(server: FiscusProcess, trace: Path, *options: str) -> dict[str, Any]:
     done = run_fiscus(
         "replay", "azure-llm", str(trace), "--json", *options,
         env={"FISCUS_URL": server.url, "FISCUS_KEY": server.key},
-        seconds=240,
+        seconds=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr + server.output()
     return json.loads(done.stdout, parse_float=Decimal)
@@ -64,8 +67,8 @@ def test_replay_on_postgresql_spends_half_and_adds_up(
     tmp_path: Path, trace: Path, postgres_url: str
 ) -> None:
     with fiscus_server(tmp_path, env={"FISCUS_DATABASE_URL": postgres_url}) as server:
-        result = replay(server, trace, "--limit", "6000")
-        require_half_used_up(result, 6000)
+        result = replay(server, trace, "--limit", str(ON_POSTGRES))
+        require_half_used_up(result, ON_POSTGRES)
         assert server.stop() == 0
 
 
@@ -78,8 +81,8 @@ def test_replay_on_two_processes_spends_half_and_adds_up(
         command=("serve", "--workers", "2"),
         env={"FISCUS_DATABASE_URL": postgres_url},
     ) as server:
-        result = replay(server, trace, "--limit", "6000")
-        require_half_used_up(result, 6000)
+        result = replay(server, trace, "--limit", str(ON_TWO_PROCESSES))
+        require_half_used_up(result, ON_TWO_PROCESSES)
         assert server.stop() == 0
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fiscus.settings import Settings
+from fiscus.wiring import open_engine
 from tests.http.app_client import open_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
     from tests.http.app_client import AppClient
 
@@ -20,7 +23,21 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder whose database has its tables; making them takes longer than most tests."""
+    folder = tmp_path_factory.mktemp("migrated")
+    open_engine(Settings(data_dir=folder)).close()
+    return folder
+
+
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncGenerator[AppClient]:
-    async with open_app(tmp_path) as client:
+def data_dir(tmp_path: Path, migrated: Path) -> Path:
+    """A fresh data folder with an empty database."""
+    return Path(shutil.copytree(migrated, tmp_path / "data"))
+
+
+@pytest.fixture
+async def client(data_dir: Path) -> AsyncGenerator[AppClient]:
+    async with open_app(data_dir) as client:
         yield client

@@ -117,7 +117,13 @@ class Books:
 
 def read_books(url: str, tenant_id: str) -> Books:
     """The books of one tenant as they are committed now."""
-    with closing(Database(url)) as database, database.read(tenant_id) as connection:
+    with closing(Database(url)) as database:
+        return books_in(database, tenant_id)
+
+
+def books_in(database: Database, tenant_id: str) -> Books:
+    """As `read_books`, of a database that is open."""
+    with database.read(tenant_id) as connection:
 
         def rows(table: sa.Table) -> list[Any]:
             return list(connection.execute(sa.select(table).where(table.c.tenant_id == tenant_id)))

@@ -1,7 +1,7 @@
 """One tenant's calls to an engine, made the way an edge makes them.
 
-Amounts are given as text or integers. `Desk` answers or raises; `Desk.outcomes` runs commands as one
-group of the ledger and gives what became of each.
+Amounts are given as text or integers. `Desk` answers or raises; `Desk.outcomes` runs commands as
+one group of the ledger and gives what became of each.
 """
 
 from __future__ import annotations

@@ -139,7 +139,8 @@ class Reference:
     ) -> Expected:
         matched = self._matching(operation, now)
         expected, after = self._decide(matched, estimate, currency, now)
-        if not expected.allowed and self.free_due(now):
+        held = any(self._use(key).reserved for _, key in matched)
+        if not expected.allowed and held and self.free_due(now):
             expected, after = self._decide(matched, estimate, currency, now)
         if not reserve:
             return expected
@@ -197,28 +198,29 @@ class Reference:
                 one.budget_id,
             )
 
-        credits: dict[str, Fraction] = {}
+        uses = {budget.budget_id: self._use(key) for budget, key in matched}
+        next_credits: dict[str, Fraction] = {}
         if not deny:
             for budget in sorted((one for one, _ in matched), key=order):
                 if budget.action != "throttle" or budget.frozen:
                     continue
-                use = self._use(dict((b.budget_id, k) for b, k in matched)[budget.budget_id])
+                use = uses[budget.budget_id]
                 share = self._share(budget, use)
                 credit = use.credit + share
                 if credit >= 1:
-                    credits[budget.budget_id] = credit - 1
+                    next_credits[budget.budget_id] = credit - 1
                 elif budget.shadow:
-                    credits[budget.budget_id] = credit
+                    next_credits[budget.budget_id] = credit
                     words[budget.budget_id] = "shadow_throttle"
                 else:
                     words[budget.budget_id] = "throttle"
                     deny.add(budget.budget_id)
-                    credits = {budget.budget_id: credit}
+                    next_credits = {budget.budget_id: credit}
                     break
         deciding = min((one for one, _ in matched), key=order).budget_id if matched else None
         return (
             Expected(allowed=not deny, decisions=words, deciding=deciding),
-            [credits.get(budget.budget_id) for budget, _ in matched],
+            [next_credits.get(budget.budget_id) for budget, _ in matched],
         )
 
     def _share(self, budget: RefBudget, use: Use) -> Fraction:
@@ -230,25 +232,24 @@ class Reference:
         fallen = (ratio - budget.start_ratio) / (1 - budget.start_ratio)
         return rounded(1 - fallen * (1 - budget.floor))
 
-    def all_or_nothing(self, decide: Callable[[], list[Expected]]) -> list[Expected]:
-        """Run checks; unless every one is allowed, put everything back."""
+    def all_or_nothing(
+        self, decide: Callable[[], list[Expected]], look: Callable[[int], Expected]
+    ) -> list[Expected]:
+        """Run checks; unless every one is allowed, put everything back and only look."""
         before_uses = {key: Use(**vars(use)) for key, use in self.uses.items()}
         before = list(self.reservations)
         statuses = [(one, one.status) for one in before]
         anchors = {one.budget_id: dict(one.anchors) for one in self.budgets.values()}
         results = decide()
-        if not all(one.allowed for one in results):
-            self.uses = before_uses
-            self.reservations = before
-            for one, status in statuses:
-                one.status = status
-            for budget_id, kept in anchors.items():
-                self.budgets[budget_id].anchors = kept
-            for one in results:
-                one.reservation = None
-                one.decisions = {}
-                one.deciding = None
-        return results
+        if all(one.allowed for one in results):
+            return results
+        self.uses = before_uses
+        self.reservations = before
+        for one, status in statuses:
+            one.status = status
+        for budget_id, kept in anchors.items():
+            self.budgets[budget_id].anchors = kept
+        return [look(index) if one.allowed else one for index, one in enumerate(results)]
 
     # -- reservations
 

@@ -166,7 +166,7 @@ def check_given_key(key: str, setting: str) -> str:
         raise ValidationError(
             f"{setting} is shorter than {MIN_KEY_LENGTH} characters",
             field=setting,
-            suggested_action="Use a long random value, such as the output of `openssl rand -hex 32`.",
+            suggested_action="Use a long random value, such as `openssl rand -hex 32` prints.",
         )
     return key
 

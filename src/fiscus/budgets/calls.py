@@ -29,7 +29,7 @@ Ttl = Annotated[
 
 
 class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """May this operation be afforded? By default the estimate is reserved on every matching budget."""
+    """May this operation be afforded? By default its estimate is reserved on all that match."""
 
     resource_type: Annotated[Label, Meta(description="What it uses, such as `llm`.")]
     estimated_cost: Annotated[Amount, Meta(description="What it may cost; 0 or more.")]

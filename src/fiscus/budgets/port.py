@@ -69,8 +69,10 @@ class BudgetStore(Protocol):
         by: str,
         now: datetime,
     ) -> Budget:
-        """A new version. Raises `NotFound`, `ValidationError`, and `Conflict` for a stale version or
-        a change of period, zone or currency of a budget that has usage."""
+        """A new version.
+
+        Raises `NotFound`, `ValidationError`, and `Conflict` for a stale version or a change of
+        period, zone or currency of a budget that has usage."""
         ...
 
     def delete(

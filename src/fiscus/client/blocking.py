@@ -97,6 +97,7 @@ class BlockingApi:
 
     def check(self, **operation: Unpack[CheckFields]) -> CheckAnswer:
         """May this operation be afforded? Reserves its estimate unless `reserve=False`.
+
         >>> answer = client.check(project="search", resource_type="llm", estimate="0.02")
         >>> if not answer.allowed:
         ...     print(answer.message, answer.max_allowed_cost, answer.fits_at)
@@ -111,6 +112,7 @@ class BlockingApi:
         idempotency_key: str | None = None,
     ) -> CheckBatchAnswer:
         """Up to 500 checks of one tenant, decided in order in one transaction.
+
         >>> client.check_batch([{"resource_type": "llm", "estimate": 1, "user": "u-17"}])
         """
         body = check_batch_request(checks, all_or_nothing=all_or_nothing, tenant=self._tenant)
@@ -118,6 +120,7 @@ class BlockingApi:
 
     def release(self, reservation_id: str, *, tenant: str | None = None) -> ReservationView:
         """Give a reservation's money back: nothing was spent.
+
         >>> client.release(answer.reservation_id)
         """
         body = request(ReleaseRequest, {}, tenant or self._tenant)
@@ -127,6 +130,7 @@ class BlockingApi:
         self, reservation_id: str, ttl_seconds: int, *, tenant: str | None = None
     ) -> ReservationView:
         """Hold a reservation's money until `ttl_seconds` from now.
+
         >>> client.extend(answer.reservation_id, ttl_seconds=600)
         """
         body = request(ExtendRequest, {"ttl_seconds": ttl_seconds}, tenant or self._tenant)
@@ -143,6 +147,7 @@ class BlockingApi:
         **details: Unpack[SettleFields],
     ) -> SettleAnswer:
         """Record what a reserved operation did cost; again with the same amount is the same.
+
         >>> client.settle(answer.reservation_id, "0.0187", usage={"output_tokens": 164})
         """
         given = {**details, "actual_cost": actual_cost}
@@ -151,6 +156,7 @@ class BlockingApi:
 
     def record(self, **cost: Unpack[RecordFields]) -> RecordAnswer:
         """Record a cost that arose; never refused for lack of budget.
+
         >>> client.record(resource_type="llm", project="search", cost_amount="0.0187")
         """
         return run_blocking(self._backend.record(request(RecordRequest, cost, self._tenant)))
@@ -159,6 +165,7 @@ class BlockingApi:
         self, records: Sequence[RecordFields], *, idempotency_key: str | None = None
     ) -> RecordBatchAnswer:
         """Up to 1000 costs of one tenant; each stands or falls alone, see `results`.
+
         >>> client.record_batch([{"resource_type": "llm", "cost_amount": "0.0187"}])
         """
         body = record_batch_request(records, tenant=self._tenant)
@@ -168,6 +175,7 @@ class BlockingApi:
 
     def report(self, **wanted: Unpack[ReportFields]) -> Report:
         """Costs of a range, added up and grouped; by default of the present month.
+
         >>> for group in client.report(group_by=["project"]).groups:
         ...     print(group.key["project"], group.cost)
         """
@@ -175,6 +183,7 @@ class BlockingApi:
 
     def records(self, **wanted: Unpack[CostFilterFields]) -> Page[CostRecord]:
         """A page of cost records, newest first.
+
         >>> page = client.records(project="search")
         >>> while token := page.pagination.next_page_token:
         ...     page = client.records(project="search", page_token=token)
@@ -187,6 +196,7 @@ class BlockingApi:
         self, *, idempotency_key: str | None = None, **budget: Unpack[BudgetFields]
     ) -> BudgetView:
         """A new budget.
+
         >>> client.create_budget(
         ...     budget_name="Search, monthly",
         ...     budget_amount=500,
@@ -200,12 +210,14 @@ class BlockingApi:
 
     def get_budget(self, budget_id: str, *, tenant: str | None = None) -> BudgetView:
         """A budget as it stands; raises `NotFound`.
+
         >>> client.get_budget(budget.budget_id).budget_amount
         """
         return run_blocking(self._backend.get_budget(tenant or self._tenant, budget_id))
 
     def budgets(self, **wanted: Unpack[BudgetFilterFields]) -> Page[Budget]:
         """A page of budgets, newest first.
+
         >>> client.budgets(allocated_to_type="project").items
         """
         return run_blocking(self._backend.budgets(request(BudgetQuery, wanted, self._tenant)))
@@ -234,12 +246,14 @@ class BlockingApi:
         self, budget_id: str, *, force: bool = False, tenant: str | None = None
     ) -> None:
         """End a budget; its history stays. One in use only with `force`, else `Conflict`.
+
         >>> client.delete_budget(budget.budget_id, force=True)
         """
         run_blocking(self._backend.delete_budget(tenant or self._tenant, budget_id, force=force))
 
     def utilization(self, budget_id: str, **wanted: Unpack[UtilizationFields]) -> Utilization:
         """How far a budget is used: the current period first, then past ones.
+
         >>> client.utilization(budget.budget_id).periods[0].remaining
         """
         query = request(UtilizationQuery, wanted, self._tenant)
@@ -249,6 +263,7 @@ class BlockingApi:
 
     def get_tenant(self, tenant: str) -> Tenant:
         """A tenant's settings; raises `NotFound` when nothing was ever set.
+
         >>> client.get_tenant("acme").currency
         """
         return run_blocking(self._backend.get_tenant(tenant))
@@ -264,6 +279,7 @@ class BlockingApi:
 
     def health(self) -> HealthAnswer:
         """How Fiscus is: `UP`, `DEGRADED` or `DOWN`, with what it needs and why.
+
         >>> client.health().status
         """
         return run_blocking(self._backend.health())

@@ -419,8 +419,9 @@ def _scope_ids(request: CheckRequest) -> tuple[str | None, str | None, str | Non
         ScopeType.USER: request.user_id,
         ScopeType.FEATURE: request.feature_id,
     }
-    if request.allocated_to_type in ids:
-        ids[request.allocated_to_type] = request.allocated_to_id
+    kind = request.allocated_to_type
+    if kind is not None and kind is not ScopeType.TENANT:
+        ids[kind] = request.allocated_to_id
     return ids[ScopeType.PROJECT], ids[ScopeType.USER], ids[ScopeType.FEATURE]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -239,7 +239,7 @@ class HttpBackend:
     async def _try(
         self, request: Request, timeout_seconds: float
     ) -> Reply | tuple[FiscusError, bool, bool]:
-        """The answer; or the error, whether another try may help, and whether this had no effect."""
+        """The answer; or the error, whether to try again, and whether it surely had no effect."""
         try:
             reply = await self._transport.send(request, timeout_seconds)
         except httpx.RequestError as failure:
@@ -294,7 +294,7 @@ def _parameters(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         if value is None:
             continue
         if isinstance(value, dict):
-            pairs: dict[str, str] = value
+            pairs = cast("dict[str, str]", value)
             parameters.extend((name, f"{key}:{text}") for key, text in pairs.items())
         elif isinstance(value, datetime):
             parameters.append((name, value.isoformat()))

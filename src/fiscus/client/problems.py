@@ -130,5 +130,5 @@ def unreachable(url: str, failure: Exception) -> ServiceUnavailable:
     """No answer came: nobody listens, the connection broke, or it took too long."""
     return ServiceUnavailable(
         f"No answer from {url}: {type(failure).__name__}{f': {failure}' if str(failure) else ''}",
-        suggested_action="See that the Fiscus server runs there and can be reached, then try again.",
+        suggested_action="See that the Fiscus server runs and can be reached, then try again.",
     )

@@ -45,7 +45,7 @@ class _Block:
 
     @property
     def reservation_id(self) -> str | None:
-        """None when nothing of its own is held: it draws from an enclosing block, or is degraded."""
+        """None when it holds nothing itself: it draws from an enclosing block, or is degraded."""
         return self._hold.reservation_id
 
     @property
@@ -57,8 +57,8 @@ class _Block:
 class Reservation(_Block):
     """Money held while a block runs; made by `reserve`.
 
-    Leaving the block without `settle` gives the money back, also by an exception. A nested block for
-    the same operation draws from this one; see the how-to page on Python.
+    Leaving the block without `settle` gives the money back, also by an exception. A nested block
+    for the same operation draws from this one; see the how-to page on Python.
     """
 
     def __enter__(self) -> Self:

@@ -57,7 +57,7 @@ class BlockingTransport:
             request.method,
             request.path,
             content=request.content,
-            params=request.query or None,
+            params=tuple(request.query) or None,
             headers=request.headers,
             timeout=timeout_seconds,
         )
@@ -85,7 +85,7 @@ class AsyncTransport:
             request.method,
             request.path,
             content=request.content,
-            params=request.query or None,
+            params=tuple(request.query) or None,
             headers=request.headers,
             timeout=timeout_seconds,
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from fiscus.money import add, parse_not_negative
+
+_Usage = Mapping[str, Any]
 
 
 def merge_details(parts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def merge_details(parts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str,
     """
     merged = {**parts, **{name: value for name, value in own.items() if value is not None}}
     usage = merge_usage(parts.get("usage") or {}, own.get("usage") or {})
-    tags = {**(parts.get("tags") or {}), **(own.get("tags") or {})}
+    tags: dict[str, str] = {**(parts.get("tags") or {}), **(own.get("tags") or {})}
     first, second = parts.get("usage_quantity"), own.get("usage_quantity")
     if first is not None and second is not None:
         quantity = parse_not_negative(first, "usage_quantity")
@@ -42,15 +44,14 @@ def merge_usage(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str
     return merged
 
 
-def _joined(one: Any, other: Any) -> Any:
+def _joined(one: object, other: object) -> object:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return merge_usage(one, other)
-    if _is_number(one) and _is_number(other):
-        if type(one) is type(other):
-            return one + other
-        return Decimal(str(one)) + Decimal(str(other))
+        return merge_usage(cast("_Usage", one), cast("_Usage", other))
+    if isinstance(one, bool) or isinstance(other, bool):
+        return other
+    if isinstance(one, int) and isinstance(other, int):
+        return one + other
+    if isinstance(one, int | float | Decimal) and isinstance(other, int | float | Decimal):
+        # by its shortest digits: 0.1 and 0.2 seconds are 0.3, not 0.30000000000000004
+        return add(Decimal(str(one)), Decimal(str(other)))
     return other
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from fiscus.engine import Engine
-from fiscus.errors import FiscusError, NotFound, ValidationError
+from fiscus.errors import NotFound, ValidationError
 from fiscus.http import budgets, costs, keys, tenants
 from fiscus.http.auth import Authenticator
 from fiscus.http.decisions import BASE_PATH, DECISIONS, DecisionLane
@@ -30,9 +30,14 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *keys.ENDPOINTS,
     *tenants.ENDPOINTS,
 )
-_DECISION: Final = re.compile(
-    "|".join(re.sub(r"{\w+}", "[^/]+", BASE_PATH + one.path) for one in DECISIONS)
+_PATTERNS: Final = tuple(
+    (method, re.compile(BASE_PATH + re.sub(r"{\w+}", "[^/]+", path)))
+    for method, path in (
+        *(("POST", one.path) for one in DECISIONS),
+        *((one.method, one.path) for one in ENDPOINTS),
+    )
 )
+"""What each path takes, for `Allow`: the router tells the methods of one route only."""
 
 
 def create_app(engine: Engine, metrics: Metrics | None = None) -> ASGIApp:
@@ -59,11 +64,16 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> ASGIApp:
         lifespan=lifespan,
     )
     app.add_exception_handler(HTTPException, _no_such_route)
-    app.include_router(docs_router(build_document(ENDPOINTS)))
+    app.include_router(docs_router(_document()))
     app.include_router(probes_router(server))
     app.include_router(probes_router(server), prefix=BASE_PATH)
     app.include_router(_endpoints_router(server), prefix=BASE_PATH)
     return DecisionLane(engine, authenticator, metrics, Edge(app, metrics))
+
+
+@cache
+def _document() -> bytes:
+    return build_document(ENDPOINTS)
 
 
 def _endpoints_router(server: Server) -> APIRouter:
@@ -89,33 +99,25 @@ def _handler(endpoint: Endpoint[Any, Any], server: Server) -> Any:
 async def _no_such_route(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 as problems."""
     assert isinstance(error, HTTPException)
-    problem: FiscusError
-    if error.status_code == 405:
-        problem = ValidationError(
-            f"{request.method} is not a method of this path",
-            field="method",
-            suggested_action="See /docs for the methods of each path.",
-        )
-    else:
-        problem = NotFound(
-            "There is no such path", suggested_action=f"See /docs; paths begin with {BASE_PATH}."
-        )
-    reply = problem_reply(problem, request, status=error.status_code)
-    if error.status_code == 405:
-        reply.headers["Allow"] = ", ".join(sorted(_methods_of(request)))
-    return reply
-
-
-def _methods_of(request: Request) -> set[str]:
-    """The methods of a path, over all its routes; Starlette tells those of the first only."""
-    found: set[str] = set()
     path: str = request.scope["path"]
-    if _DECISION.fullmatch(path):
-        found.add("POST")
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.path_regex.match(path):
-            found |= route.methods or set()
-    return found - {"HEAD"}
+    methods = {method for method, pattern in _PATTERNS if pattern.fullmatch(path)}
+    if not methods and error.status_code != 405:
+        return problem_reply(
+            NotFound(
+                "There is no such path",
+                suggested_action=f"See /docs; paths begin with {BASE_PATH}.",
+            ),
+            request,
+        )
+    problem = ValidationError(
+        f"{request.method} is not a method of this path",
+        field="method",
+        suggested_action="See /docs for the methods of each path.",
+    )
+    reply = problem_reply(problem, request, status=405)
+    # a path that is in no table is one of the probes or the docs
+    reply.headers["Allow"] = ", ".join(sorted(methods or {"GET"}))
+    return reply
 
 
 __all__ = ["ENDPOINTS", "create_app"]

@@ -41,16 +41,9 @@ class Health:
     async def answer(self, correlation_id: str) -> HealthAnswer:
         if self._look is None or self._look.done():
             self._look = asyncio.create_task(
-                self._server.in_thread(self._dependencies, lane="probes")
+                self._server.in_thread(lambda: _dependencies(self._server.engine), lane="probes")
             )
-        dependencies = await asyncio.shield(self._look)
-        return HealthAnswer(
-            status=max((one.status for one in dependencies), key=lambda status: _WORSE[status]),
-            version=VERSION,
-            dependencies=dependencies,
-            reasons=[f"{one.name}: {one.message}" for one in dependencies if one.status != UP],
-            correlation_id=correlation_id,
-        )
+        return _summary(await asyncio.shield(self._look), correlation_id)
 
     async def why_not_ready(self) -> list[str]:
         """Why no traffic should come here; empty when it may."""
@@ -62,9 +55,24 @@ class Health:
             )
         return await asyncio.shield(self._readiness)
 
-    def _dependencies(self) -> list[Dependency]:
-        engine = self._server.engine
-        return [_store(engine), _ledger(engine), _disk(engine), _rates(engine)]
+
+def health_of(engine: Engine, correlation_id: str) -> HealthAnswer:
+    """How an engine is, with or without a server around it."""
+    return _summary(_dependencies(engine), correlation_id)
+
+
+def _dependencies(engine: Engine) -> list[Dependency]:
+    return [_store(engine), _ledger(engine), _disk(engine), _rates(engine)]
+
+
+def _summary(dependencies: list[Dependency], correlation_id: str) -> HealthAnswer:
+    return HealthAnswer(
+        status=max((one.status for one in dependencies), key=lambda status: _WORSE[status]),
+        version=VERSION,
+        dependencies=dependencies,
+        reasons=[f"{one.name}: {one.message}" for one in dependencies if one.status != UP],
+        correlation_id=correlation_id,
+    )
 
 
 def _why_not_ready(engine: Engine) -> list[str]:

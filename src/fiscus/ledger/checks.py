@@ -310,6 +310,8 @@ def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
 def look_again(workspace: Workspace, check: Check) -> CheckAnswer:
     """The answer to an allowed check of a batch that reserves nothing after all."""
     answer = apply_check(workspace, replace(check, reserve=False))
+    if not answer.allowed:  # it only was because a throttled check went before it
+        return answer
     return replace(
         answer,
         message="Would be allowed; nothing is reserved because another check of the batch is not.",

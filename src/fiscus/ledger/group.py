@@ -116,7 +116,16 @@ class GroupRunner:
         loaded = transaction.load(workspace.needs)
         self._require_fresh(transaction, loaded.versions)
         workspace.open(transaction, loaded)
-        outcomes = [_run(workspace, command) for command in commands]
+        outcomes: list[Outcome] = []
+        more_needed: MoreNeeded | None = None
+        for command in commands:
+            try:
+                outcomes.append(_run(workspace, command))
+            except MoreNeeded as error:
+                # the others say what they need too, so that the group starts again but once
+                more_needed = error
+        if more_needed is not None:
+            raise more_needed
         transaction.write(workspace.changes)
         transaction.commit()
         return outcomes

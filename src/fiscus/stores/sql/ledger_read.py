@@ -80,21 +80,24 @@ BALANCES = """
     {lock_p}
 """
 
+# The statements from here on take one row. PostgreSQL plans for a hundred unless LIMIT says so, and
+# would then rather read every pending reservation or every budget than use an index.
 TENANT_AFTER = Columns(tenant_id="text", after_version="bigint")
 SETTINGS = """
     SELECT t.definitions_version, t.currency, t.timezone, t.require_budget, t.rollup_tags
-    FROM {rows} JOIN tenants t ON t.tenant_id = r.tenant_id
+    FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN tenants t ON t.tenant_id = r.tenant_id
 """
 CHANGED_BUDGETS = """
     SELECT CAST(b.budget_id AS TEXT), b.definition, b.deleted_at
-    FROM {rows} JOIN budgets b
+    FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN budgets b
       ON b.tenant_id = r.tenant_id AND b.definitions_version > r.after_version
 """
 
 TENANT_UNTIL = Columns(tenant_id="text", until="timestamptz")
 DUE = """
     SELECT CAST(v.reservation_id AS TEXT)
-    FROM {rows} JOIN reservations v ON v.tenant_id = r.tenant_id AND v.expires_at <= r.until
+    FROM (SELECT * FROM {rows} LIMIT 1) AS r
+    JOIN reservations v ON v.tenant_id = r.tenant_id AND v.expires_at <= r.until
     WHERE v.status = 'pending'
     ORDER BY v.expires_at
 """
@@ -102,7 +105,7 @@ DUE = """
 HOLDS_OF = Columns(tenant_id="text", budget_id="uuid", scope_id="text", period_start="timestamptz")
 HOLDS = """
     SELECT CAST(v.reservation_id AS TEXT), v.expires_at, l.amount
-    FROM {rows}
+    FROM (SELECT * FROM {rows} LIMIT 1) AS r
     JOIN reservations v ON v.tenant_id = r.tenant_id AND v.status = 'pending'
     JOIN reservation_lines l ON l.reservation_id = v.reservation_id
      AND l.budget_id = r.budget_id AND l.scope_id = r.scope_id AND l.period_start = r.period_start

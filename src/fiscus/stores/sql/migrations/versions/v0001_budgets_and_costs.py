@@ -304,9 +304,11 @@ def _make_access() -> None:
 
 # -- PostgreSQL only
 
-_VISIBLE: Final = """
-    tenant_id = ANY (string_to_array((SELECT current_setting('fiscus.tenants', true)), ','))
-    OR (SELECT current_setting('fiscus.tenants', true)) = '*'
+# In sub-selects, so that a statement reads the setting once and not for each row.
+_TENANTS: Final = "current_setting('fiscus.tenants', true)"
+_VISIBLE: Final = f"""
+    tenant_id = ANY ((SELECT string_to_array({_TENANTS}, ','))::text[])
+    OR (SELECT {_TENANTS}) = '*'
 """
 
 

@@ -1,0 +1,272 @@
+"""A nested reserve for the same operation draws from the enclosing one."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fiscus import BudgetExceeded, Conflict, ValidationError
+from fiscus.costs.model import CostFlag
+from tests.client.apis import OPERATION
+
+if TYPE_CHECKING:
+    from tests.client.apis import Bench
+
+pytestmark = pytest.mark.anyio
+
+D = Decimal
+
+
+async def test_a_nested_block_holds_nothing_more(bench: Bench) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.6") as inner:
+            assert await bench.use(budget) == (0, 1)
+            assert inner.reservation_id is None
+            assert inner.answer == outer.answer
+            assert await inner.settle("0.5") is None
+            assert await inner.settle("0.5") is None
+            with pytest.raises(Conflict):
+                await inner.settle("0.4")
+        assert await bench.use(budget) == (0, 1)
+        settled = await outer.settle("0.3")
+        assert (settled.charged, settled.flags) == (D("0.8"), [])
+    assert await bench.use(budget) == (D("0.8"), 0)
+    assert await bench.costs() == [D("0.8")]
+
+
+async def test_nested_costs_are_settled_when_the_enclosing_block_is_left(bench: Bench) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate=1):
+        for cost in ("0.1", "0.2"):
+            async with bench.api.reserve(**OPERATION, estimate="0.5") as inner:
+                await inner.settle(cost)
+    assert await bench.use(budget) == (D("0.3"), 0)
+    assert await bench.costs() == [D("0.3")]
+
+
+async def test_nested_costs_are_settled_when_the_enclosing_block_fails(bench: Bench) -> None:
+    with pytest.raises(LookupError):
+        async with bench.api.reserve(**OPERATION, estimate=1):
+            async with bench.api.reserve(**OPERATION, estimate="0.5") as inner:
+                await inner.settle("0.2")
+            raise LookupError
+    assert await bench.costs() == [D("0.2")]
+
+
+async def test_a_nested_block_left_without_settling_gives_back_what_it_drew(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1):
+        for _ in range(3):
+            async with bench.api.reserve(**OPERATION, estimate=1) as inner:
+                assert inner.reservation_id is None
+
+
+async def test_only_the_missing_part_is_held_besides(bench: Bench) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate="0.5") as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
+            assert await bench.use(budget) == (0, D("0.7"))
+            extra = await inner.settle("0.6")
+            assert (extra.charged, extra.flags) == (D("0.1"), [])
+        assert await bench.use(budget) == (D("0.1"), D("0.5"))
+        await outer.settle(0)
+    assert await bench.use(budget) == (D("0.6"), 0)
+    assert await bench.costs() == [D("0.5"), D("0.1")]
+
+
+async def test_a_missing_part_that_was_not_needed_is_given_back(bench: Bench) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate="0.5"):
+        async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
+            assert await inner.settle("0.4") is None
+        assert await bench.use(budget) == (0, D("0.5"))
+    assert await bench.costs() == [D("0.4")]
+
+
+async def test_a_missing_part_that_does_not_fit_refuses_the_nested_block(bench: Bench) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate="0.9"):
+        with pytest.raises(BudgetExceeded) as raised:
+            async with bench.api.reserve(**OPERATION, estimate="1.5"):
+                pass
+        assert raised.value.answer.max_allowed_cost == D("0.1")
+        assert await bench.use(budget) == (0, D("0.9"))
+        async with bench.api.reserve(**OPERATION, estimate="0.9") as inner:
+            assert inner.reservation_id is None
+    assert await bench.use(budget) == (0, 0)
+
+
+async def test_siblings_share_what_is_left(bench: Bench) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate="0.5"):
+        async with bench.api.reserve(**OPERATION, estimate="0.3") as first:
+            await first.settle("0.3")
+        async with bench.api.reserve(**OPERATION, estimate="0.3"):
+            assert await bench.use(budget) == (0, D("0.6"))
+    assert await bench.use(budget) == (D("0.3"), 0)
+
+
+async def test_blocks_nest_to_any_depth(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1) as one:
+        async with bench.api.reserve(**OPERATION, estimate="0.8") as two:
+            async with bench.api.reserve(**OPERATION, estimate="0.5") as three:
+                await three.settle("0.25")
+            await two.settle("0.25")
+        await one.settle("0.125")
+    assert await bench.costs() == [D("0.625")]
+
+
+async def test_an_operation_id_makes_the_same_operation_and_one_record(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate="0.5", operation_id="op-1") as outer:
+        async with bench.api.reserve(
+            user="u-9", resource_type="gpu", estimate="0.2", operation_id="op-1"
+        ) as inner:
+            assert inner.reservation_id is None
+            await inner.settle("0.1")
+        async with bench.api.reserve(**OPERATION, estimate="0.2") as unnamed:
+            await unnamed.settle("0.1")
+        async with bench.api.reserve(**OPERATION, estimate="0.9", operation_id="op-1") as more:
+            await more.settle("0.8")
+        await outer.settle("0.1")
+    [named] = (await bench.api.records(operation_id="op-1")).items
+    assert sum(await bench.costs()) == D("1.1")
+    assert named.cost_amount == D("0.6")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"project": "other", "resource_type": "llm"},
+        {"project": "search", "resource_type": "gpu"},
+        {"project": "search", "resource_type": "llm", "user": "u-1"},
+        {"project": "search", "resource_type": "llm", "currency": "EUR"},
+        {"project": "search", "resource_type": "llm", "service_name": "s"},
+        {"project": "search", "resource_type": "llm", "tags": {"team": "a"}},
+        {"project": "search", "resource_type": "llm", "operation_id": "op-2"},
+        {"project": "search", "resource_type": "llm", "tenant": "another"},
+    ],
+)
+async def test_another_operation_has_a_hold_of_its_own(bench: Bench, other: dict[str, str]) -> None:
+    async with (
+        bench.api.reserve(**OPERATION, estimate=1),
+        bench.api.reserve(**other, estimate="0.1") as inner,
+    ):
+        assert inner.reservation_id is not None
+
+
+async def test_the_short_form_of_a_scope_is_the_same_operation(bench: Bench) -> None:
+    short = {"allocated_to_type": "project", "allocated_to_id": "search", "resource_type": "llm"}
+    async with (
+        bench.api.reserve(**OPERATION, tags={"team": "a"}, service_name="s", estimate=1),
+        bench.api.reserve(**short, estimate="0.1", tags={"team": "a"}) as inner,
+    ):
+        assert inner.reservation_id is None
+
+
+async def test_an_operation_between_hides_nothing(bench: Bench) -> None:
+    async with (
+        bench.api.reserve(**OPERATION, estimate=1),
+        bench.api.reserve(project="other", resource_type="llm", estimate=1),
+        bench.api.reserve(**OPERATION, estimate="0.1") as inner,
+    ):
+        assert inner.reservation_id is None
+
+
+async def test_a_settled_block_lends_nothing_more(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        await outer.settle("0.5")
+        async with bench.api.reserve(**OPERATION, estimate="0.1") as inner:
+            assert inner.reservation_id is not None
+            await inner.settle("0.1")
+    assert await bench.costs() == [D("0.1"), D("0.5")]
+
+
+async def test_what_follows_a_block_is_not_inside_it(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1):
+        pass
+    async with bench.api.reserve(**OPERATION, estimate=1) as r:
+        assert r.reservation_id is not None
+
+
+async def test_a_cost_settled_after_its_enclosing_block_is_recorded_by_itself(
+    bench: Bench,
+) -> None:
+    budget = await bench.budget()
+    outer = bench.api.reserve(**OPERATION, estimate=1)
+    async with outer as entered:
+        inner = bench.api.reserve(**OPERATION, estimate="0.5")
+        nested = await inner.__aenter__()
+        await entered.settle("0.2")
+    recorded = await nested.settle("0.3")
+    assert recorded.flags == [CostFlag.UNRESERVED]
+    await inner.__aexit__(None, None, None)
+    assert sorted(await bench.costs()) == [D("0.2"), D("0.3")]
+    assert await bench.use(budget) == (D("0.5"), 0)
+
+
+async def test_usage_of_nested_blocks_adds_up(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        for tokens in (100, 20):
+            async with bench.api.reserve(**OPERATION, estimate="0.1") as inner:
+                await inner.settle(
+                    "0.1",
+                    usage={"tokens": tokens, "by": {"model": 1}, "note": "a"},
+                    usage_quantity=tokens,
+                    usage_unit="tokens",
+                    tags={"step": "retrieve"},
+                    region="eu",
+                )
+        await outer.settle(
+            0, usage={"tokens": 3}, usage_quantity=1, usage_unit="tokens", tags={"model": "m"}
+        )
+    [record] = (await bench.api.records()).items
+    assert record.usage == {"tokens": 123, "by": {"model": 2}, "note": "a"}
+    assert (record.usage_quantity, record.usage_unit) == (121, "tokens")
+    assert record.tags == {"step": "retrieve", "model": "m"}
+    assert record.region == "eu"
+
+
+async def test_nested_blocks_settle_in_one_currency(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.1") as inner:
+            with pytest.raises(ValidationError, match="currency"):
+                await inner.settle("0.1", currency="EUR")
+            await inner.settle("0.1")
+        with pytest.raises(ValidationError, match="currency"):
+            await outer.settle("0.1", currency="EUR")
+    assert await bench.costs() == [D("0.1")]
+
+
+async def test_releasing_the_enclosing_block_settles_what_nested_ones_spent(bench: Bench) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.1") as inner:
+            await inner.settle("0.1")
+        await outer.release()
+        assert await bench.use(budget) == (D("0.1"), 0)
+
+
+async def test_extending_a_nested_block_extends_what_it_draws_from(bench: Bench) -> None:
+    await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate=1, ttl_seconds=10) as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.1") as inner:
+            await inner.extend(3600)
+        bench.clock.advance(seconds=11)
+        assert (await outer.settle(1)).flags == []
+
+
+async def test_tasks_inside_a_block_draw_from_it(bench: Bench) -> None:
+    budget = await bench.budget()
+
+    async def step(cost: str) -> None:
+        async with bench.api.reserve(**OPERATION, estimate="0.25") as inner:
+            await asyncio.sleep(0)
+            await inner.settle(cost)
+
+    async with bench.api.reserve(**OPERATION, estimate=1):
+        await asyncio.gather(*(step("0.125") for _ in range(4)))
+        assert await bench.use(budget) == (0, 1)
+    assert await bench.costs() == [D("0.5")]

@@ -1,0 +1,121 @@
+"""Cost records and reports over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fiscus.access.model import Role
+
+if TYPE_CHECKING:
+    from tests.http.app_client import AppClient
+
+pytestmark = pytest.mark.anyio
+
+COSTS: list[dict[str, Any]] = [
+    {"cost_amount": 1.5, "project_id": "search", "user_id": "u-1", "tags": {"team": "a"}},
+    {"cost_amount": 2.25, "project_id": "search", "region": "eu", "tags": {"team": "a:b"}},
+    {"cost_amount": 4, "project_id": "ads", "service_name": "gpt", "timestamp": "2026-03-09T10:00Z"},
+]
+
+
+async def record_all(client: AppClient) -> list[str]:
+    body = {"records": [{"resource_type": "llm", **one} for one in COSTS]}
+    reply = await client.post("/cost-tracking/record/batch", body)
+    assert reply.status_code == 202, reply.text
+    assert reply.json()["failed"] == 0, reply.text
+    return [one["record"]["record_id"] for one in reply.json()["results"]]
+
+
+async def test_records_are_read_one_by_one(client: AppClient) -> None:
+    for record_id, sent in zip(await record_all(client), COSTS, strict=True):
+        record = (await client.get(f"/cost-tracking/records/{record_id}")).json()
+        assert record["cost_amount"] == sent["cost_amount"]
+        assert record["project_id"] == sent["project_id"]
+        assert record["correlation_id"]
+
+
+async def test_records_are_filtered_by_every_parameter(client: AppClient) -> None:
+    ids = await record_all(client)
+
+    async def found(query: str) -> set[int]:
+        reply = await client.get(f"/cost-tracking/records?{query}")
+        assert reply.status_code == 200, reply.text
+        return {ids.index(one["record_id"]) for one in reply.json()["records"]}
+
+    assert await found("") == {0, 1, 2}
+    assert await found("project_id=search") == {0, 1}
+    assert await found("user_id=u-1") == {0}
+    assert await found("region=eu") == {1}
+    assert await found("service_name=gpt") == {2}
+    assert await found("resource_type=gpu") == set()
+    assert await found("charge_category=credit") == set()
+    assert await found("currency=EUR") == set()
+    assert await found("start=2026-03-10T00:00:00Z") == {0, 1}
+    assert await found("end=2026-03-10T00:00:00Z") == {2}
+    assert await found("start=2026-03-09T11:00:00%2B01:00&end=2026-03-09T10:00:01Z") == {2}
+    assert await found("tags=team:a") == {0}
+    assert await found("tags=team:a:b") == {1}
+    assert await found("tags=team:a&tags=other:x") == set()
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("tags=team", "tags"),
+        ("tags=:a", "tags"),
+        ("start=2026-03-10T00:00:00Z&end=2026-03-10T00:00:00Z", "start"),
+        ("start=yesterday", "start"),
+        ("charge_category=bribe", "charge_category"),
+    ],
+)
+async def test_a_wrong_filter_is_named(client: AppClient, query: str, field: str) -> None:
+    reply = await client.get(f"/cost-tracking/records?{query}")
+    assert (reply.status_code, reply.json()["details"]["field"]) == (400, field)
+
+
+async def test_a_report_is_the_same_by_query_and_by_body(client: AppClient) -> None:
+    await record_all(client)
+    query = "report_type=by_resource&group_by=project&group_by=region&tags=team:a"
+    by_query = (await client.get(f"/cost-tracking/reports?{query}")).json()
+    body = {
+        "report_type": "by_resource",
+        "group_by": ["project", "region"],
+        "tags": {"team": "a"},
+    }
+    by_body = (await client.post("/cost-tracking/reports", body)).json()
+    assert by_query.pop("correlation_id") != by_body.pop("correlation_id")
+    assert by_query == by_body
+    assert by_query["total_cost"] == 1.5
+    assert by_query["group_by"] == ["resource_type", "project", "region"]
+
+
+async def test_a_report_adds_up_and_compares(client: AppClient) -> None:
+    await record_all(client)
+    query = (
+        "start_date=2026-03-10T00:00:00Z&end_date=2026-03-11T00:00:00Z"
+        "&compare_previous=true&group_by=project"
+    )
+    report = (await client.get(f"/cost-tracking/reports?{query}")).json()
+    assert report["total_cost"] == 3.75
+    assert report["previous"]["total_cost"] == 4
+    csv = await client.get(f"/cost-tracking/reports?{query}&format=csv")
+    assert csv.headers["Content-Disposition"] == 'attachment; filename="costs.csv"'
+    assert csv.text.splitlines()[1].startswith("search,USD,3.75,2")
+
+
+async def test_a_reports_defaults_are_the_tenants(client: AppClient) -> None:
+    await client.put("/tenants/acme", {"currency": "EUR", "timezone": "Asia/Kolkata"})
+    report = (await client.get("/cost-tracking/reports")).json()
+    assert (report["currency"], report["timezone"]) == ("EUR", "Asia/Kolkata")
+    assert (await client.get("/cost-tracking/reports?timezone=Nowhere")).status_code == 400
+    assert (await client.get("/cost-tracking/reports?group_by=moon")).status_code == 400
+
+
+async def test_costs_are_for_tenant_users_too(client: AppClient) -> None:
+    ids = await record_all(client)
+    key = client.make_key(Role.TENANT_USER)
+    assert (await client.get(f"/cost-tracking/records/{ids[0]}", key=key)).status_code == 200
+    assert (await client.get("/cost-tracking/reports", key=key)).status_code == 200
+    assert (await client.get("/budgets", key=key)).status_code == 403

@@ -1,0 +1,129 @@
+"""Keys of an identity provider, fetched from a real server on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
+
+from fiscus.errors import ServiceUnavailable, Unauthorized
+from fiscus.http import jwks as jwks_module
+from fiscus.http.tokens import TokenVerifier
+from fiscus.settings import Settings
+from tests.http.app_client import NOON
+from tests.http.test_tokens import CLAIMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def new_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def published(key: rsa.RSAPrivateKey, key_id: str) -> dict[str, Any]:
+    made = json.loads(RSAAlgorithm.to_jwk(key.public_key()))
+    return {**made, "kid": key_id, "alg": "RS256", "use": "sig"}
+
+
+class Provider:
+    """An identity provider that can change its keys, and fail."""
+
+    def __init__(self) -> None:
+        self.keys: list[dict[str, Any]] = []
+        self.status = 200
+        self.asked = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked += 1
+                body = json.dumps({"keys": outer.keys}).encode()
+                self.send_response(outer.status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/keys"
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    provider = Provider()
+    thread = threading.Thread(target=provider.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield provider
+    provider.server.shutdown()
+    thread.join()
+    provider.server.server_close()
+
+
+def signed(key: rsa.RSAPrivateKey, key_id: str | None) -> bytes:
+    headers = {} if key_id is None else {"kid": key_id}
+    return jwt.encode(CLAIMS, key, "RS256", headers=headers).encode()
+
+
+def test_keys_are_fetched_once_and_kept(provider: Provider) -> None:
+    key = new_key()
+    provider.keys = [published(key, "a")]
+    verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
+    for key_id in ("a", "a", None):
+        assert verifier.verify(signed(key, key_id), NOON).principal.subject == "u-17"
+    assert provider.asked == 1
+
+
+def test_an_unknown_key_id_is_asked_for_but_not_by_every_token(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = new_key(), new_key()
+    provider.keys = [published(old, "a")]
+    verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
+    verifier.verify(signed(old, "a"), NOON)
+    for _ in range(5):
+        with pytest.raises(Unauthorized, match="does not publish"):
+            verifier.verify(signed(new, "b"), NOON)
+    assert provider.asked == 1
+    monkeypatch.setattr(jwks_module, "LEAST_PAUSE_SECONDS", 0.0)
+    provider.keys.append(published(new, "b"))
+    assert verifier.verify(signed(new, "b"), NOON).principal.subject == "u-17"
+    assert provider.asked == 2
+
+
+def test_a_key_under_a_known_id_must_still_fit(provider: Provider) -> None:
+    provider.keys = [published(new_key(), "a")]
+    with pytest.raises(Unauthorized, match="signature"):
+        TokenVerifier(Settings(jwt_jwks_url=provider.url)).verify(signed(new_key(), "a"), NOON)
+
+
+def test_fetched_keys_stay_in_use_while_the_provider_fails(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = new_key()
+    provider.keys = [published(key, "a")]
+    verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
+    verifier.verify(signed(key, "a"), NOON)
+    monkeypatch.setattr(jwks_module, "KEEP_SECONDS", 0.0)
+    provider.status = 500
+    assert verifier.verify(signed(key, "a"), NOON).principal.subject == "u-17"
+    assert provider.asked == 2
+
+
+def test_without_any_key_yet_a_failing_provider_makes_tokens_unavailable(
+    provider: Provider,
+) -> None:
+    provider.status = 500
+    verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
+    for _ in range(3):
+        with pytest.raises(ServiceUnavailable):
+            verifier.verify(signed(new_key(), "a"), NOON)
+    assert provider.asked == 1

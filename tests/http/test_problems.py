@@ -1,0 +1,233 @@
+"""Errors as answers: shape, codes, correlation ids, and what they never show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fiscus.access.model import Role
+from fiscus.errors import FiscusError
+from fiscus.http.problems import STATUS_OF, TITLE_OF, Problem
+from fiscus.wire import decode
+from tests.http.app_client import API, BUDGET, open_app
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import httpx
+
+    from tests.http.app_client import AppClient
+
+pytestmark = pytest.mark.anyio
+
+MEMBERS = set(Problem.__struct_fields__)
+
+
+def problem_of(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert reply.status_code == status, reply.text
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    problem = reply.json()
+    assert set(problem) == MEMBERS
+    assert problem["error_code"] == code
+    assert problem["status"] == status
+    assert problem["detail"] == problem["message"]
+    assert problem["correlation_id"] == reply.headers["X-Correlation-ID"]
+    assert problem["instance"] == reply.request.url.path
+    decode(reply.content, Problem)
+    return problem
+
+
+def all_errors(kind: type[FiscusError] = FiscusError) -> set[str]:
+    return {kind.code} | {code for one in kind.__subclasses__() for code in all_errors(one)}
+
+
+async def test_every_error_code_has_a_status_and_a_title() -> None:
+    assert all_errors() <= set(STATUS_OF)
+    assert set(TITLE_OF) == set(STATUS_OF)
+
+
+async def test_paths_and_methods_that_are_not_there_are_problems(client: AppClient) -> None:
+    for path in ("/nope", f"{API}/nope", f"{API}/budgets/", "/docs/secret.js", "/docs/../x"):
+        problem_of(await client.send("GET", path), 404, "NOT_FOUND")
+    reply = await client.send("PATCH", f"{API}/budgets")
+    problem_of(reply, 405, "VALIDATION_ERROR")
+    assert reply.headers["Allow"] == "GET, POST"
+    reply = await client.send("PUT", f"{API}/cost-tracking/record")
+    problem_of(reply, 405, "VALIDATION_ERROR")
+    assert reply.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"nonsense", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b"{}{}"],
+)
+async def test_broken_bodies_are_a_400_everywhere(client: AppClient, body: bytes) -> None:
+    for method, path in (
+        ("POST", "/budgets"),
+        ("POST", "/budgets/check"),
+        ("POST", "/cost-tracking/record"),
+        ("POST", "/api-keys"),
+        ("PUT", "/tenants/acme"),
+        ("POST", "/cost-tracking/reports"),
+    ):
+        problem_of(await client.send(method, API + path, content=body), 400, "VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"budget_amout": 1}, "budget_amout"),
+        ({"budget_amount": "NaN"}, "budget_amount"),
+        ({"budget_amount": "1_000"}, "budget_amount"),
+        ({"budget_amount": "1e999999"}, "budget_amount"),
+        ({"budget_amount": 0}, "budget_amount"),
+        ({"budget_amount": -1}, "budget_amount"),
+        ({"budget_amount": True}, "budget_amount"),
+        ({"budget_name": ""}, "budget_name"),
+        ({"budget_name": 7}, "budget_name"),
+        ({"period_type": "fortnightly"}, "period_type"),
+        ({"currency": "usd"}, "currency"),
+        ({"timezone": "Mars/Olympus"}, "timezone"),
+        ({"allocated_to_id": "a b"}, "allocated_to_id"),
+        ({"allocated_to_id": "x" * 129}, "allocated_to_id"),
+        ({"filters": {"resource_typ": []}}, "filters.resource_typ"),
+        ({"throttle": {"floor": 2}}, "throttle.floor"),
+        ({"tenant_id": "a/b"}, "tenant_id"),
+    ],
+)
+async def test_a_wrong_field_is_named(
+    client: AppClient, change: dict[str, Any], field: str
+) -> None:
+    reply = await client.post("/budgets", {**BUDGET, **change})
+    problem = problem_of(reply, 400, "VALIDATION_ERROR")
+    assert problem["details"]["field"] == field
+    assert problem["retriable"] is False
+    assert problem["suggested_action"]
+
+
+@pytest.mark.parametrize("literal", [b"NaN", b"Infinity", b"-Infinity", b"1e999999", b"1_0"])
+async def test_numbers_that_are_no_amounts_are_a_400(client: AppClient, literal: bytes) -> None:
+    body = b'{"resource_type":"llm","estimated_cost":%b}' % literal
+    reply = await client.send("POST", f"{API}/budgets/check", content=body)
+    problem_of(reply, 400, "VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("nope=1", "nope"),
+        ("page=0", "page"),
+        ("page=x", "page"),
+        ("page=1&page=2", "page"),
+        ("page_size=0", "page_size"),
+        ("page_size=1001", "page_size"),
+        ("page_token=abc", "page_token"),
+        ("page_token=%00", "page_token"),
+        ("page=1&page_token=eyJ9", "page_token"),
+        ("period_type=never", "period_type"),
+        ("currency=euro", "currency"),
+        ("tenant_id=", "tenant_id"),
+        ("page=%ff", "query"),
+        ("&".join(f"p{number}=1" for number in range(101)), "query"),
+    ],
+)
+async def test_a_wrong_query_parameter_is_named(client: AppClient, query: str, field: str) -> None:
+    reply = await client.send("GET", f"{API}/budgets?{query}")
+    assert problem_of(reply, 400, "VALIDATION_ERROR")["details"]["field"] == field
+
+
+async def test_naive_times_are_a_400(client: AppClient) -> None:
+    reply = await client.get("/cost-tracking/records?start=2026-03-10T12:00:00")
+    assert problem_of(reply, 400, "VALIDATION_ERROR")["details"]["field"] == "start"
+    body = {"resource_type": "llm", "cost_amount": 1, "timestamp": "2026-03-10T12:00:00"}
+    reply = await client.post("/cost-tracking/record", body)
+    assert problem_of(reply, 400, "VALIDATION_ERROR")["details"]["field"] == "timestamp"
+
+
+async def test_bodies_beyond_the_limit_are_a_413(data_dir: Path) -> None:
+    async with open_app(data_dir, max_body_bytes=1000) as client:
+        fits = {**BUDGET, "budget_name": "x" * 200}
+        assert (await client.post("/budgets", fits)).status_code == 201
+
+        async def unannounced() -> Any:
+            for _ in range(20):
+                yield b"x" * 100
+
+        for path in ("/budgets", "/budgets/check", "/api-keys", "/cost-tracking/reports"):
+            for content in (b"x" * 1001, unannounced()):
+                reply = await client.send("POST", API + path, content=content)
+                problem = problem_of(reply, 413, "PAYLOAD_TOO_LARGE")
+                assert problem["details"] == {"maximum_bytes": 1000}
+
+
+async def test_batches_beyond_their_limit_are_a_413(client: AppClient) -> None:
+    check = {"resource_type": "llm", "estimated_cost": 0}
+    reply = await client.post("/budgets/check/batch", {"checks": [check] * 501})
+    problem_of(reply, 413, "PAYLOAD_TOO_LARGE")
+    record = {"resource_type": "llm", "cost_amount": 0}
+    reply = await client.post("/cost-tracking/record/batch", {"records": [record] * 1001})
+    problem_of(reply, 413, "PAYLOAD_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("trace-1", True),
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", True),
+        ("x" * 128, True),
+        ("x" * 129, False),
+        ("with space", False),
+        ("{json}", False),
+        ("", False),
+    ],
+)
+async def test_a_correlation_id_is_taken_when_it_is_safe(
+    client: AppClient, given: str, kept: bool
+) -> None:
+    headers = {"X-Correlation-ID": given}
+    check = {"resource_type": "llm", "estimated_cost": 1}
+    for reply in (
+        await client.get("/budgets", headers=headers),
+        await client.post("/budgets/check", check, headers=headers),
+        await client.get("/budgets/x", headers=headers),
+        await client.send("GET", "/health/live", headers=headers, key=None),
+    ):
+        answered = reply.headers["X-Correlation-ID"]
+        assert (answered == given) is kept
+        assert reply.json()["correlation_id"] == answered
+
+
+async def test_a_failure_inside_shows_neither_a_stack_trace_nor_sql(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("SELECT secret FROM budgets")
+
+    monkeypatch.setattr(type(client.engine.budgets), "list", fail)
+    reply = await client.get("/budgets")
+    problem = problem_of(reply, 500, "INTERNAL_ERROR")
+    assert "SELECT" not in reply.text
+    assert "Traceback" not in reply.text
+    assert problem["message"] == "The request failed"
+
+
+async def test_a_closing_ledger_is_a_503_that_says_when_to_come_back(client: AppClient) -> None:
+    client.engine.ledger.close()
+    check = {"resource_type": "llm", "estimated_cost": 1}
+    reply = await client.post("/budgets/check", check)
+    assert problem_of(reply, 503, "SERVICE_UNAVAILABLE")["retriable"] is True
+    assert reply.headers["Retry-After"] == "1"
+
+
+async def test_enforce_turns_a_denial_into_a_402(client: AppClient) -> None:
+    await client.make_budget(budget_amount=1)
+    check = {"resource_type": "llm", "estimated_cost": 2, "project_id": "search"}
+    plain = await client.post("/budgets/check", check)
+    assert (plain.status_code, plain.json()["allowed"]) == (200, False)
+    reply = await client.post("/budgets/check?enforce=true", check)
+    problem = problem_of(reply, 402, "BUDGET_EXCEEDED")
+    assert problem["details"]["max_allowed_cost"] == 1
+    throttled = client.make_key(Role.SERVICE)
+    reply = await client.post("/budgets/check?enforce=maybe", check, key=throttled)
+    problem_of(reply, 400, "VALIDATION_ERROR")
