@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
-from random import SystemRandom, Random
+from random import Random
 from time import time_ns
 from typing import Final
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NS_PER_MS: Final = 1_000_000
 
-# Seeded from the system once per process; an id has to be unique, not secret.
-_bits: Final = Random(SystemRandom().getrandbits(256)).getrandbits  # noqa: S311
+_random: Final = Random()  # noqa: S311 - an id has to be unique, not secret
+_bits: Final = _random.getrandbits
+# A forked process must not go on with its parent's numbers.
+os.register_at_fork(after_in_child=_random.seed)
 
 
 def uuid7() -> str:
     """A new UUIDv7 as its canonical 36 characters.
 
     The 12 bits after the milliseconds are the fraction of the millisecond (RFC 9562, section 6.2,
-    method 3), so ids of one process sort by a quarter of a microsecond; the last 62 bits are random.
+    method 3), so ids of one process sort by a quarter microsecond; the last 62 bits are random.
     """
     ms, rest = divmod(time_ns(), _NS_PER_MS)
     fraction = (rest << 12) // _NS_PER_MS

@@ -53,7 +53,7 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
     `ValidationError` for a setting that is wrong.
     """
     clock = clock or SystemClock()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    _make_data_dir(settings)
     url = settings.resolved_database_url
     _bring_up_to_date(settings, url)
     database = Database(
@@ -102,6 +102,7 @@ def migration_status(settings: Settings) -> list[Revision]:
 
 def migrate_up(settings: Settings, to: str = migrate.HEAD) -> None:
     """Bring the tables up to a revision, as the login that owns them."""
+    _make_data_dir(settings)
     migrate.upgrade(settings.migration_database_url or settings.resolved_database_url, to)
 
 
@@ -168,6 +169,11 @@ def _admin_key(engine: Engine, tenant_id: str, secret: str) -> ApiKey:
         expires_at=None,
         revoked_at=None,
     )
+
+
+def _make_data_dir(settings: Settings) -> None:
+    # Keys, journals and money are in there: nobody else on the machine needs to look.
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _bring_up_to_date(settings: Settings, url: str) -> None:

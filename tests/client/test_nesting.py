@@ -49,11 +49,14 @@ async def test_nested_costs_are_settled_when_the_enclosing_block_is_left(bench: 
 
 
 async def test_nested_costs_are_settled_when_the_enclosing_block_fails(bench: Bench) -> None:
-    with pytest.raises(LookupError):
+    async def fail_after_a_nested_cost() -> None:
         async with bench.api.reserve(**OPERATION, estimate=1):
             async with bench.api.reserve(**OPERATION, estimate="0.5") as inner:
                 await inner.settle("0.2")
             raise LookupError
+
+    with pytest.raises(LookupError):
+        await fail_after_a_nested_cost()
     assert await bench.costs() == [D("0.2")]
 
 

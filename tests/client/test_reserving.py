@@ -46,10 +46,14 @@ async def test_a_block_left_by_an_exception_gives_the_money_back(bench: Bench) -
 
 async def test_an_exception_after_settling_keeps_the_cost(bench: Bench) -> None:
     budget = await bench.budget()
-    with pytest.raises(LookupError):
+
+    async def settle_and_fail() -> None:
         async with bench.api.reserve(**OPERATION, estimate=1) as r:
             await r.settle("0.3")
             raise LookupError
+
+    with pytest.raises(LookupError):
+        await settle_and_fail()
     assert await bench.use(budget) == (Decimal("0.3"), 0)
 
 
@@ -70,10 +74,14 @@ async def test_a_refusal_raises_what_explains_it_and_the_block_never_runs(bench:
 async def test_a_throttled_refusal_says_when_to_come_back(bench: Bench) -> None:
     await bench.budget(enforcement_action="throttle")
     await bench.api.record(**OPERATION, cost_amount=1)
-    with pytest.raises(RateLimitViolated) as raised:
+
+    async def reserve_again_and_again() -> None:
         for _ in range(3):
             async with bench.api.reserve(**OPERATION, estimate="0.1"):
                 pass
+
+    with pytest.raises(RateLimitViolated) as raised:
+        await reserve_again_and_again()
     assert raised.value.retriable
     assert raised.value.retry_after_seconds is not None
     assert raised.value.retry_after_seconds >= 1

@@ -289,6 +289,25 @@ def test_of_changes_at_the_same_version_one_wins(acme: Tenant) -> None:
     assert sorted(outcomes) == ["2", "conflict", "conflict", "conflict"]
 
 
+def test_changes_of_one_tenant_at_once_all_come_through(acme: Tenant) -> None:
+    together = threading.Barrier(8)
+    errors: list[Exception] = []
+
+    def create() -> None:
+        together.wait()
+        try:
+            for _ in range(5):
+                acme.budget()
+        except Exception as error:  # noqa: BLE001 - reported by the test's own thread
+            errors.append(error)
+
+    _in_threads(8, create)
+    assert errors == []
+    page = acme.engine.budgets.list(acme.tenant_id, BudgetFilter(), PageRequest())
+    assert page.pagination.total_count == 40
+    assert len(acme.check("1").budgets) == 40
+
+
 def test_a_change_binds_from_the_next_group_on_also_in_another_process(
     acme: Tenant, open_on: Callable[..., Engine], database_url: str
 ) -> None:

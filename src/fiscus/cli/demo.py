@@ -83,7 +83,8 @@ def _serve_demo(settings: Settings) -> None:
 
     started = time.perf_counter()
     key = _demo_key(settings)
-    settings = settings.model_copy(update={"bootstrap_admin_key": SecretStr(key)})
+    quiet = {} if "log_level" in settings.model_fields_set else {"log_level": "warning"}
+    settings = settings.model_copy(update={"bootstrap_admin_key": SecretStr(key), **quiet})
     bound = listen(settings.host, settings.port)[0]
     url = address_of(bound)
     stopped = threading.Event()
@@ -132,7 +133,7 @@ def _demo_key(settings: Settings) -> str:
 
 def _write_private(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
             file.write(text + "\n")
     except OSError as error:
@@ -213,33 +214,32 @@ def show_what_to_try(url: str, key: str) -> None:
 def examples(url: str, key: str) -> list[tuple[str, str]]:
     """What the demo suggests to try: a title and a curl line each."""
     since = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=7)
+    curl = f"curl -s -w '\\n' -H 'X-API-Key: {key}'"
     query = (
         f"tenant_id={demo_data.TENANT}&report_type=by_service&start_date={since:%Y-%m-%dT%H:%M:%SZ}"
     )
     return [
         (
             "may this call to a model be afforded? yes: its cost is reserved",
-            _curl_check(url, key, demo_data.LARGE_PROJECT, "0.02"),
+            f"{curl} {url}{BASE_PATH}/budgets/check -d {_check(demo_data.LARGE_PROJECT, '0.02')}",
         ),
         (
             "and this one? no: the playground has 5 dollars a day",
-            _curl_check(url, key, demo_data.SMALL_PROJECT, "7.50"),
+            f"{curl} {url}{BASE_PATH}/budgets/check -d {_check(demo_data.SMALL_PROJECT, '7.50')}",
         ),
         (
             "what did every service cost in the last seven days?",
-            f"curl -s -w '\\n' -H 'X-API-Key: {key}' '{url}{BASE_PATH}/cost-tracking/reports?{query}'",
+            f"{curl} '{url}{BASE_PATH}/cost-tracking/reports?{query}'",
         ),
     ]
 
 
-def _curl_check(url: str, key: str, project: str, estimate: str) -> str:
+def _check(project: str, estimate: str) -> str:
+    """The body of a check, quoted for a shell."""
     body = {
         "tenant_id": demo_data.TENANT,
         "project_id": project,
         "resource_type": "llm",
         "estimated_cost": parse_amount(estimate, "estimated_cost"),
     }
-    return (
-        f"curl -s -w '\\n' -H 'X-API-Key: {key}' -H 'Content-Type: application/json' "
-        f"{url}{BASE_PATH}/budgets/check -d {shlex.quote(encode(body).decode())}"
-    )
+    return shlex.quote(encode(body).decode())

@@ -128,7 +128,7 @@ def _secret(
 def _disk(settings: Settings) -> Iterator[Finding]:
     folder = settings.data_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
             file.write(b"x" * 4096)
             file.flush()
@@ -150,13 +150,20 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("data folder", Verdict.OK, seen)
     for path in (folder / "demo-admin-key", folder / "fiscus.db"):
-        if os.name != "nt" and path.exists() and path.stat().st_mode & stat.S_IROTH:
+        if _is_open_to_all(folder, path):
             yield Finding(
                 "data folder",
                 Verdict.WARNING,
                 f"{path} can be read by every user of this machine",
-                f"chmod o-r {path}",
+                f"chmod 700 {folder}",
             )
+
+
+def _is_open_to_all(folder: Path, path: Path) -> bool:
+    """Whether any user of this machine can read a file of the folder."""
+    if os.name == "nt" or not path.exists():
+        return False
+    return bool(folder.stat().st_mode & stat.S_IXOTH and path.stat().st_mode & stat.S_IROTH)
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

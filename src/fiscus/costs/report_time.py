@@ -107,7 +107,7 @@ def stretches_of(periods: Sequence[TimePeriod]) -> Iterator[Stretch]:
         at = start
         while at < end:
             midnight = datetime.combine(at.date() + timedelta(days=1), time(), UTC)
-            yield Stretch(at, min(midnight, end), index)
+            yield Stretch(at, end, index); break
             at = midnight
 
 

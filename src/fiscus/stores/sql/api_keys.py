@@ -50,7 +50,7 @@ class SqlApiKeys:
             return key
 
         # A hash is unique among all tenants, so all must be seen.
-        return self._database.write([ALL_TENANTS], change)
+        return self._database.write(ALL_TENANTS, change)
 
     def find(self, key_hash: str) -> ApiKey | None:
         with self._database.read(ALL_TENANTS) as connection:
@@ -83,7 +83,7 @@ class SqlApiKeys:
                 )
             return _get(connection, tenant_id, key_id)
 
-        return self._database.write([tenant_id], change)
+        return self._database.write(tenant_id, change)
 
 
 def _get(connection: Connection, tenant_id: str, key_id: str) -> ApiKey:

@@ -89,7 +89,7 @@ class SqlBudgets:
                 keep_answer(connection, idempotency, encode(budget))
             return budget
 
-        return self._database.write([tenant_id], change)
+        return self._database.write(tenant_id, change)
 
     def get(self, tenant_id: str, budget_id: str, version: int | None = None) -> Budget:
         with self._database.read(tenant_id) as connection:
@@ -142,7 +142,7 @@ class SqlBudgets:
             self._put(connection, new, by, now)
             return new
 
-        return self._database.write([tenant_id], change)
+        return self._database.write(tenant_id, change)
 
     def delete(
         self, tenant_id: str, budget_id: str, *, force: bool, by: str, now: datetime
@@ -154,7 +154,7 @@ class SqlBudgets:
             last = replace(old, version=old.version + 1, updated_at=now)
             self._put(connection, last, by, now, deleted_at=now)
 
-        self._database.write([tenant_id], change)
+        self._database.write(tenant_id, change)
 
     def utilization(
         self,

@@ -34,7 +34,9 @@ APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
 
 Roles belong to the whole server, so each database has its own."""
 
-_WRITE_ATTEMPTS: Final = 10
+_WRITE_ATTEMPTS: Final = 5
+_TAKE_TURN: Final = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant, :seed))")
+_TURN_SEED: Final = 0x666973637573
 
 
 class Database:
@@ -71,15 +73,16 @@ class Database:
         except (exc.OperationalError, exc.TimeoutError) as error:
             raise unavailable() from error
 
-    def write(self, tenants: Collection[str], change: Callable[[Connection], T]) -> T:
-        """Run `change` in one transaction and commit it; what it returns.
+    def write(self, tenant: str, change: Callable[[Connection], T]) -> T:
+        """Run `change` on the rows of `tenant` in one transaction and commit it; what it returns.
 
-        On PostgreSQL at SERIALIZABLE, tried again when another transaction came between; on SQLite
-        in this process's turn to write. `change` may therefore run more than once.
+        Changes of one tenant take turns, on SQLite all changes do, so what `change` reads stays
+        true until it is committed, whatever another such change does. The ledger takes no part in
+        these turns: it locks the rows it decides from. `change` may run more than once.
         """
         for attempt in range(_WRITE_ATTEMPTS):
             try:
-                return self._write_once(tenants, change)
+                return self._write_once(tenant, change)
             except exc.DBAPIError as error:
                 if _may_try_again(error) and attempt < _WRITE_ATTEMPTS - 1:
                     time.sleep(uniform(0.001, 0.01) * 2**attempt)  # noqa: S311 - not a secret
@@ -94,16 +97,18 @@ class Database:
     def close(self) -> None:
         self.engine.dispose()
 
-    def _write_once(self, tenants: Collection[str], change: Callable[[Connection], T]) -> T:
+    def _write_once(self, tenant: str, change: Callable[[Connection], T]) -> T:
         if self.is_sqlite:
             with self._turn.held(), self.engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 result = change(connection)
                 connection.commit()
                 return result
-        serializable = self.engine.execution_options(isolation_level="SERIALIZABLE")
-        with serializable.begin() as connection:
-            self._set_tenants(connection, tenants)
+        with self.engine.begin() as connection:
+            # At READ COMMITTED every statement after this one sees what the turn before committed.
+            # SERIALIZABLE would take its snapshot first and abort all but one of those who waited.
+            connection.execute(_TAKE_TURN, {"seed": _TURN_SEED, "tenant": tenant})
+            self._set_tenants(connection, [tenant])
             return change(connection)
 
     def _set_tenants(self, connection: Connection, tenants: Collection[str]) -> None:
@@ -202,17 +207,12 @@ def _bad_url() -> ValidationError:
 
 
 def _may_try_again(error: exc.DBAPIError) -> bool:
-    return isinstance(
-        error.orig,
-        psycopg.errors.SerializationFailure
-        | psycopg.errors.DeadlockDetected
-        | psycopg.errors.UniqueViolation,
-    )
+    return isinstance(error.orig, psycopg.errors.DeadlockDetected | psycopg.errors.UniqueViolation)
 
 
 def unavailable() -> ServiceUnavailable:
     return ServiceUnavailable(
-        "The database cannot be reached",
+        "The database cannot be reached, or did not answer in time",
         suggested_action="Try again after the time in Retry-After.",
         retry_after_seconds=1,
     )

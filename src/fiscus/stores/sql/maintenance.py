@@ -53,7 +53,7 @@ class SqlMaintenance:
         def change(connection: Connection) -> list[str]:
             return list(connection.execute(query, {"months_ahead": MONTHS_AHEAD}).scalars())
 
-        return self._database.write([ALL_TENANTS], change)
+        return self._database.write(ALL_TENANTS, change)
 
     def drop_expired_answers(self) -> int:
         now = self._clock.now()
@@ -71,7 +71,7 @@ class SqlMaintenance:
 
         dropped = 0
         # In small transactions, so that the ledger's turn comes in between.
-        while (some := self._database.write([ALL_TENANTS], change)) > 0:
+        while (some := self._database.write(ALL_TENANTS, change)) > 0:
             dropped += some
         return dropped
 

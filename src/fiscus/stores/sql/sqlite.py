@@ -207,7 +207,8 @@ class SqliteDriver:
             text = text.replace("{rows}", statement.columns.values(count))
             if statement.reads:
                 names = ", ".join(f"c{i}" for i in range(_width(connection, text)))
-                text = f"WITH q({names}) AS ({text}) SELECT json_group_array(json_array({names})) FROM q"
+                rows_as_json = f"SELECT json_group_array(json_array({names})) FROM q"
+                text = f"WITH q({names}) AS ({text}) {rows_as_json}"
             self._texts[key] = text
         return text
 

@@ -69,7 +69,7 @@ class SqlTenants:
             assert changed is not None
             return _tenant(changed)
 
-        return self._database.write([tenant_id], change)
+        return self._database.write(tenant_id, change)
 
 
 def settings_of(connection: Connection, tenant_id: str) -> TenantSettings:

@@ -1,0 +1,148 @@
+"""Commands that work on the configured store: keys, migrate, doctor."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Run
+
+GOOD_SECRET = "0123456789abcdef-0123456789-ABCDEF"
+
+
+def test_version_is_one_word_and_number(run: Run) -> None:
+    done = run("--version")
+    assert done.status == 0
+    assert done.out.startswith("fiscus ")
+
+
+def test_created_key_is_listed_by_its_beginning_only(run: Run) -> None:
+    made = run("keys", "create", "gateway", "--role", "service", "--json").json()
+    listed = run("keys", "list", "--json").json()["api_keys"]
+    assert made["api_key"].startswith(made["hint"])
+    assert [(key["key_id"], key["name"], key["roles"]) for key in listed] == [
+        (made["key_id"], "gateway", ["service"])
+    ]
+    assert made["api_key"] not in run("keys", "list").out
+
+
+def test_key_expires_when_said(run: Run) -> None:
+    made = run("keys", "create", "--expires-in-days", "30", "--json").json()
+    assert made["expires_at"] > made["created_at"]
+
+
+def test_revoked_key_is_shown_as_revoked(run: Run) -> None:
+    made = run("keys", "create", "--json").json()
+    assert run("keys", "revoke", made["key_id"]).status == 0
+    assert "revoked" in run("keys", "list").out
+    assert run("keys", "revoke", made["key_id"], "--json").json()["revoked_at"] is not None
+
+
+def test_unknown_key_is_one_line_and_status_1(run: Run) -> None:
+    done = run("keys", "revoke", "01a20caa-ffae-7559-9f0c-ff74d0f6863e")
+    assert done.status == 1
+    assert done.err.startswith("error: ")
+    assert "Traceback" not in done.err
+
+
+def test_unknown_role_is_wrong_use_and_status_2(run: Run) -> None:
+    done = run("keys", "create", "--role", "king")
+    assert done.status == 2
+    assert "service" in done.err
+
+
+def test_bad_tenant_is_named(run: Run) -> None:
+    done = run("keys", "list", "--tenant", "a b")
+    assert done.status == 1
+    assert "--tenant" in done.err
+
+
+def test_migrations_go_down_and_up_again(run: Run) -> None:
+    assert run("migrate", "up", "--json").json()["pending"] == 0
+    down = run("migrate", "down", "base", "--yes", "--json").json()
+    assert down["pending"] == len(down["revisions"])
+    assert "fiscus migrate up" in run("migrate", "status").err
+    assert run("migrate", "up").status == 0
+    assert "up to date" in run("migrate", "status").err
+
+
+def test_migrating_down_asks_first(run: Run) -> None:
+    run("migrate", "up")
+    assert run("migrate", "down", "base", "--json").status == 1
+    assert run("migrate", "status", "--json").json()["pending"] == 0
+
+
+def test_unknown_revision_is_one_line(run: Run) -> None:
+    done = run("migrate", "up", "no-such-revision")
+    assert done.status == 1
+    assert "no-such-revision" in done.err
+
+
+def test_wrong_setting_is_named(run: Run) -> None:
+    done = run("keys", "list", FISCUS_PORT="many")
+    assert done.status == 1
+    assert "FISCUS_PORT" in done.err
+    assert "many" not in done.out
+
+
+def test_doctor_finds_nothing_wrong_after_a_first_start(run: Run) -> None:
+    run("migrate", "up")
+    done = run("doctor", "--json")
+    assert done.status == 0
+    assert {one["verdict"] for one in done.json()["checks"]} == {"ok"}
+
+
+def test_doctor_says_how_to_mend_weak_secrets(run: Run) -> None:
+    done = run("doctor", FISCUS_JWT_SECRET="short", FISCUS_BOOTSTRAP_ADMIN_KEY="a" * 40)
+    assert done.status == 1
+    assert "FISCUS_JWT_SECRET" in done.out
+    assert "openssl rand -hex 32" in done.out
+    assert "it can be guessed" in done.out
+
+
+def test_doctor_accepts_long_secrets(run: Run) -> None:
+    done = run("doctor", "--json", FISCUS_JWT_SECRET=GOOD_SECRET)
+    assert done.json()["ok"] is True
+    assert GOOD_SECRET not in done.out
+
+
+def test_doctor_points_at_a_setting_that_is_none(run: Run) -> None:
+    done = run("doctor", FISCUS_DATABSE_URL="sqlite:///x.db")
+    assert done.status == 0
+    assert "FISCUS_DATABSE_URL is set but is no setting" in done.out
+
+
+def test_doctor_says_that_the_database_cannot_be_reached(run: Run) -> None:
+    done = run("doctor", FISCUS_DATABASE_URL="postgresql://nobody:secret-word@127.0.0.1:9/none")
+    assert done.status == 1
+    assert "cannot be reached" in done.out
+    assert "secret-word" not in done.out + done.err
+
+
+def test_doctor_says_that_the_data_folder_cannot_be_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = run("doctor", FISCUS_DATA_DIR=str(tmp_path / "file" / "data"))
+    assert done.status == 1
+    assert "cannot be written" in done.out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+def test_doctor_sees_a_database_that_everybody_can_read(run: Run, tmp_path: Path) -> None:
+    run("migrate", "up")
+    (tmp_path / "data").chmod(0o755)
+    (tmp_path / "data" / "fiscus.db").chmod(0o644)
+    assert "chmod 700" in run("doctor").out
+
+
+@pytest.mark.postgres
+def test_doctor_looks_at_tenant_isolation_on_postgresql(run: Run, postgres_url: str) -> None:
+    run("migrate", "up", FISCUS_DATABASE_URL=postgres_url)
+    checks = {one["check"]: one for one in run("doctor", "--json").json()["checks"]}
+    assert checks["tenant isolation"]["verdict"] == "ok"
+    assert checks["clock"]["verdict"] == "ok"
+    assert checks["tables"]["verdict"] == "ok"

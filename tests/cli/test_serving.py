@@ -1,0 +1,119 @@
+"""The server as an operator starts and stops it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.fiscus_process import ADMIN_KEY, fiscus_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.cli.conftest import Run
+
+KEY = re.compile(r"fsk_[A-Za-z0-9_\-]{43}")
+
+
+def may_list_keys(url: str, key: str) -> bool:
+    answer = httpx.get(f"{url}/budget/v1/api-keys", headers={"X-API-Key": key}, timeout=30)
+    return answer.status_code == 200
+
+
+def test_admin_key_is_made_and_printed_once(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path, admin_key=None) as server:
+        found = KEY.findall(server.output())
+        assert len(found) == 1
+        assert may_list_keys(server.url, found[0])
+        assert server.stop() == 0
+    with fiscus_server(tmp_path, admin_key=None) as server:
+        assert not KEY.findall(server.output())
+        assert may_list_keys(server.url, found[0])
+
+
+def test_given_admin_key_is_used_and_never_printed(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path) as server:
+        assert may_list_keys(server.url, ADMIN_KEY)
+        assert ADMIN_KEY not in server.output()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_server_stops_with_status_0(tmp_path: Path, number: signal.Signals) -> None:
+    with fiscus_server(tmp_path) as server:
+        assert server.stop(number) == 0
+        assert "Traceback" not in server.output()
+
+
+def test_several_processes_are_refused_on_sqlite(run: Run) -> None:
+    done = run("serve", "--workers", "2")
+    assert done.status == 1
+    assert "PostgreSQL" in done.err
+
+
+def test_worker_apart_is_refused_on_sqlite(run: Run) -> None:
+    done = run("worker")
+    assert done.status == 1
+    assert "fiscus serve" in done.err
+
+
+def test_taken_port_is_one_line(run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("serve", "--port", str(taken.getsockname()[1]))
+    assert done.status == 1
+    assert "cannot listen" in done.err
+    assert "--port" in done.err
+
+
+def test_unreachable_database_is_one_line(run: Run) -> None:
+    done = run(
+        "keys", "list", FISCUS_DATABASE_URL="postgresql://nobody:secret-word@127.0.0.1:9/none"
+    )
+    assert done.status == 1
+    assert "secret-word" not in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.postgres
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_killed_process_is_replaced_and_all_stop_together(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    with fiscus_server(
+        tmp_path,
+        command=("serve", "--workers", "2"),
+        env={"FISCUS_DATABASE_URL": postgres_url},
+    ) as server:
+        victim, survivor = serving_processes(server.process.pid)
+        os.kill(victim, signal.SIGKILL)
+        # a connection that the system gave to the dead process waits for its replacement
+        for _ in range(20):
+            assert may_list_keys(server.url, server.key)
+        wait_until(lambda: len(serving_processes(server.process.pid)) == 2)
+        assert victim not in serving_processes(server.process.pid)
+        assert server.stop() == 0
+        wait_until(lambda: not Path(f"/proc/{survivor}").exists())
+
+
+def serving_processes(supervisor: int) -> list[int]:
+    """The processes a supervisor started to serve."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return [
+        int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,311 @@
+"""Cancelled tasks and Ctrl-C leave nothing held, and no cost unrecorded."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from fiscus import AsyncClient, Client
+from fiscus.client import holds, transports
+from tests.client.apis import BUDGET, OPERATION, Bench, RunningServer, open_async
+from tests.client.faulty import DROP, Faulty, Seen, faulty_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def faulty(server: RunningServer) -> Iterator[Faulty]:
+    with faulty_server(server.url) as faulty:
+        yield faulty
+
+
+@pytest.fixture
+async def slow(server: RunningServer, faulty: Faulty, tenant: str) -> AsyncGenerator[Bench]:
+    """An `AsyncClient` whose server can be held up."""
+    faulty.steps.clear()
+    faulty.seen.clear()
+    through = RunningServer(faulty.url, server.key, server.engine, server.clock)
+    async with open_async(through, tenant) as client:
+        yield Bench(client, tenant, server.clock)
+    faulty.before_answering = _nothing
+
+
+def _nothing(_seen: Seen) -> None:
+    pass
+
+
+class Gate:
+    """Holds up the answers to paths that end so, after Fiscus has done what was asked."""
+
+    def __init__(self, faulty: Faulty, *endings: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.reached = asyncio.Event()
+        self._open = threading.Event()
+        self._endings = endings
+        self.error: BaseException | None = None
+        faulty.before_answering = self._wait
+
+    def _wait(self, seen: Seen) -> None:
+        if seen.path.endswith(self._endings) and not self._open.is_set():
+            self._loop.call_soon_threadsafe(self.reached.set)
+            self._open.wait(30)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def test_a_cancelled_task_gives_the_money_back(slow: Bench) -> None:
+    budget = await slow.budget()
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with slow.api.reserve(**OPERATION, estimate=1):
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    assert await slow.use(budget) == (0, 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await slow.use(budget) == (0, 0)
+
+
+async def test_a_task_cancelled_while_it_gives_back_still_gives_back(
+    slow: Bench, faulty: Faulty
+) -> None:
+    budget = await slow.budget()
+    gate = Gate(faulty, "/release")
+
+    async def work() -> None:
+        async with slow.api.reserve(**OPERATION, estimate=1):
+            pass
+
+    task = asyncio.create_task(work())
+    await gate.reached.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done()
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await slow.use(budget) == (0, 0)
+
+
+async def test_a_task_cancelled_while_it_settles_still_settles(slow: Bench, faulty: Faulty) -> None:
+    budget = await slow.budget()
+    gate = Gate(faulty, "/settle")
+
+    async def work() -> None:
+        async with slow.api.reserve(**OPERATION, estimate=1) as r:
+            await r.settle("0.25")
+
+    task = asyncio.create_task(work())
+    await gate.reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await slow.use(budget) == (Decimal("0.25"), 0)
+    assert not faulty.of("/release")
+
+
+async def test_a_task_cancelled_while_it_reserves_leaves_nothing_held(
+    slow: Bench, faulty: Faulty
+) -> None:
+    budget = await slow.budget()
+    gate = Gate(faulty, "/check")
+
+    async def work() -> None:
+        async with slow.api.reserve(**OPERATION, estimate=1):
+            raise AssertionError("the block ran")
+
+    task = asyncio.create_task(work())
+    await gate.reached.wait()
+    assert await slow.use(budget) == (0, 1)
+    gate.open()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await slow.use(budget) == (0, 0)
+    assert len({one.key for one in faulty.of("/check")}) == 1
+
+
+async def test_nested_costs_of_a_cancelled_task_are_settled(slow: Bench) -> None:
+    budget = await slow.budget()
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with slow.api.reserve(**OPERATION, estimate=1):
+            async with slow.api.reserve(**OPERATION, estimate="0.5") as inner:
+                await inner.settle("0.25")
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await slow.use(budget) == (Decimal("0.25"), 0)
+
+
+async def test_a_time_out_around_a_block_stays_a_time_out(slow: Bench) -> None:
+    budget = await slow.budget()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), slow.api.reserve(**OPERATION, estimate=1):
+            await asyncio.Event().wait()
+    assert await slow.use(budget) == (0, 0)
+
+
+async def test_a_cancel_scope_around_a_block_gives_the_money_back(slow: Bench) -> None:
+    budget = await slow.budget()
+    with anyio.CancelScope() as scope:
+        async with slow.api.reserve(**OPERATION, estimate=1):
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert await slow.use(budget) == (0, 0)
+
+
+async def test_a_failing_sibling_in_a_task_group_gives_the_money_back(slow: Bench) -> None:
+    budget = await slow.budget()
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with slow.api.reserve(**OPERATION, estimate=1):
+            inside.set()
+            await asyncio.Event().wait()
+
+    async def fail() -> None:
+        await inside.wait()
+        raise LookupError
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work())
+            group.create_task(fail())
+
+    with pytest.raises(ExceptionGroup):
+        await both()
+    assert await slow.use(budget) == (0, 0)
+
+
+async def test_a_server_that_hangs_holds_up_a_cancelled_task_within_bounds(
+    slow: Bench, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transports, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(holds, "CLEAN_UP_SECONDS", 0.2)
+    gate = Gate(faulty, "/release")
+
+    async def work() -> None:
+        async with slow.api.reserve(**OPERATION, estimate=1):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    while not faulty.of("/check"):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    task.cancel()
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.get_running_loop().time() - started < 5
+    gate.open()
+
+
+def test_ending_a_program_gives_the_money_back(server: RunningServer, tenant: str) -> None:
+    """As Ctrl-C does: `asyncio.run` cancels the main task, and then all others."""
+
+    async def background(client: AsyncClient, inside: asyncio.Event) -> None:
+        async with client.reserve(**OPERATION, estimate=1):
+            inside.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        client = AsyncClient(server.url, server.key, tenant=tenant)
+        inside = asyncio.Event()
+        left_behind.append(asyncio.create_task(background(client, inside)))
+        await inside.wait()
+        clients.append(client)
+
+    left_behind: list[asyncio.Task[None]] = []
+    clients: list[AsyncClient] = []
+    with Client(server.url, server.key, tenant=tenant) as client:
+        budget = client.create_budget(**BUDGET)
+        asyncio.run(main())
+        assert client.utilization(budget.budget_id).periods[0].reserved == 0
+
+
+# -- Ctrl-C in a blocking program
+
+
+def test_ctrl_c_in_a_block_gives_the_money_back(server: RunningServer, tenant: str) -> None:
+    with Client(server.url, server.key, tenant=tenant) as client:
+        budget = client.create_budget(**BUDGET)
+        with pytest.raises(KeyboardInterrupt), client.reserve(**OPERATION, estimate=1):
+            signal.raise_signal(signal.SIGINT)
+        assert client.utilization(budget.budget_id).periods[0].reserved == 0
+
+
+def test_ctrl_c_while_reserving_leaves_nothing_held(
+    server: RunningServer, faulty: Faulty, tenant: str
+) -> None:
+    faulty.steps.clear()
+    faulty.seen.clear()
+    with Client(faulty.url, server.key, tenant=tenant) as client:
+        budget = client.create_budget(**BUDGET)
+        faulty.before_answering = _once("/check", _press_ctrl_c)
+        try:
+            with pytest.raises(KeyboardInterrupt), client.reserve(**OPERATION, estimate=1):
+                raise AssertionError("the block ran")
+        finally:
+            faulty.before_answering = _nothing
+        assert client.utilization(budget.budget_id).periods[0].reserved == 0
+        assert len({one.key for one in faulty.of("/check")}) == 1
+
+
+def test_an_interrupted_reserve_that_cannot_be_undone_says_so(
+    server: RunningServer, faulty: Faulty, tenant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty.steps.clear()
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+        faulty.before_answering = _once("/check", _press_ctrl_c)
+        faulty.steps.extend(["pass", DROP])
+        try:
+            with pytest.raises(KeyboardInterrupt), client.reserve(**OPERATION, estimate=1):
+                raise AssertionError("the block ran")
+        finally:
+            faulty.before_answering = _nothing
+    assert "may be held until it expires" in caplog.text
+
+
+def _once(ending: str, act: Callable[[], Any]) -> Callable[[Seen], None]:
+    done = threading.Event()
+
+    def before_answering(seen: Seen) -> None:
+        if seen.path.endswith(ending) and not done.is_set():
+            done.set()
+            act()
+
+    return before_answering
+
+
+def _press_ctrl_c() -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGINT)
+    # the answer must not overtake the signal
+    threading.Event().wait(0.2)

@@ -1,0 +1,361 @@
+"""Retries against a server that misbehaves: never charged twice, within bounds, plain errors."""
+
+from __future__ import annotations
+
+import socket
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import fiscus
+from fiscus import Client, RateLimitViolated, ServiceUnavailable, ValidationError
+from fiscus.client.problems import error_of
+from fiscus.client.retries import Attempts, RetryPolicy
+from tests.client.apis import OPERATION, Awaited, Bench, RunningServer, open_async
+from tests.client.faulty import (
+    CUT,
+    CUT_HALF_WAY,
+    DROP,
+    GARBAGE,
+    Answer,
+    Faulty,
+    faulty_server,
+    problem,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def faulty(server: RunningServer) -> Iterator[Faulty]:
+    with faulty_server(server.url) as faulty:
+        yield faulty
+
+
+@pytest.fixture(params=["client", "async_client"])
+async def shaky(
+    request: pytest.FixtureRequest, server: RunningServer, faulty: Faulty, tenant: str
+) -> AsyncGenerator[Bench]:
+    """A client whose server is the faulty one."""
+    faulty.steps.clear()
+    faulty.seen.clear()
+    through = RunningServer(faulty.url, server.key, server.engine, server.clock)
+    if request.param == "client":
+        with Client(through.url, through.key, tenant=tenant) as client:
+            yield Bench(Awaited(client), tenant, server.clock)
+    else:
+        async with open_async(through, tenant) as client:
+            yield Bench(client, tenant, server.clock)
+
+
+FAULTS = [
+    DROP,
+    CUT,
+    CUT_HALF_WAY,
+    problem(503, "SERVICE_UNAVAILABLE", retry_after="0"),
+    Answer(502, {}),
+    Answer(504, {}),
+    problem(429, "RATE_LIMIT_VIOLATED", retry_after="0"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_a_failed_try_is_repeated_with_its_key_and_charges_once(
+    shaky: Bench, faulty: Faulty, fault: Any
+) -> None:
+    faulty.steps.extend([fault, fault])
+    await shaky.api.record(**OPERATION, cost_amount="0.25")
+    keys = [one.key for one in faulty.of("/record")]
+    assert len(keys) == 3
+    assert keys[0] is not None
+    assert len(set(keys)) == 1
+    assert await shaky.costs() == [Decimal("0.25")]
+
+
+async def test_every_call_has_a_key_of_its_own(shaky: Bench, faulty: Faulty) -> None:
+    for _ in range(2):
+        await shaky.api.record(**OPERATION, cost_amount=1)
+    assert len({one.key for one in faulty.of("/record")}) == 2
+    assert await shaky.costs() == [1, 1]
+
+
+async def test_a_whole_block_survives_cut_connections(shaky: Bench, faulty: Faulty) -> None:
+    budget = await shaky.budget()
+    faulty.steps.append(CUT)
+    async with shaky.api.reserve(**OPERATION, estimate="0.5") as r:
+        assert await shaky.use(budget) == (0, Decimal("0.5"))
+        faulty.steps.append(CUT)
+        settled = await r.settle("0.4")
+    assert await shaky.use(budget) == (Decimal("0.4"), 0)
+    assert (await shaky.api.records()).items[0].record_id == settled.record_id
+
+
+async def test_a_budget_is_made_once(shaky: Bench, faulty: Faulty) -> None:
+    faulty.steps.append(CUT)
+    await shaky.budget()
+    assert (await shaky.api.budgets()).pagination.total_count == 1
+
+
+async def test_a_change_that_may_have_happened_is_not_repeated(
+    shaky: Bench, faulty: Faulty
+) -> None:
+    budget = await shaky.budget()
+    faulty.steps.extend(["pass", CUT])
+    with pytest.raises(ServiceUnavailable):
+        await shaky.api.update_budget(budget.budget_id, budget_amount=2)
+    assert (await shaky.api.get_budget(budget.budget_id)).budget_amount == 2
+    faulty.steps.append(CUT)
+    with pytest.raises(ServiceUnavailable):
+        await shaky.api.delete_budget(budget.budget_id)
+    assert len([one for one in faulty.seen if one.method in {"PUT", "DELETE"}]) == 2
+
+
+async def test_a_change_that_surely_did_not_happen_is_repeated(
+    shaky: Bench, faulty: Faulty
+) -> None:
+    budget = await shaky.budget()
+    faulty.steps.extend(["pass", problem(503, "SERVICE_UNAVAILABLE", retry_after="0")])
+    changed = await shaky.api.update_budget(budget.budget_id, budget_amount=2)
+    assert changed.budget_amount == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (problem(400, "VALIDATION_ERROR", details={"field": "tags"}), fiscus.ValidationError),
+        (problem(401, "UNAUTHORIZED"), fiscus.Unauthorized),
+        (problem(402, "BUDGET_EXCEEDED"), fiscus.BudgetExceeded),
+        (problem(403, "FORBIDDEN"), fiscus.Forbidden),
+        (problem(404, "NOT_FOUND"), fiscus.NotFound),
+        (problem(409, "CONFLICT"), fiscus.Conflict),
+        (problem(409, "IDEMPOTENCY_CONFLICT"), fiscus.IdempotencyConflict),
+        (problem(413, "PAYLOAD_TOO_LARGE"), fiscus.PayloadTooLarge),
+        (problem(422, "COST_CALCULATION_ERROR"), fiscus.CostCalculationError),
+        (problem(500, "INTERNAL_ERROR"), fiscus.InternalError),
+        (Answer(404, {}), fiscus.NotFound),
+        (Answer(418, {}), fiscus.InternalError),
+        (Answer(302, {"Location": "http://127.0.0.1:9/"}), fiscus.InternalError),
+        (GARBAGE, fiscus.InternalError),
+    ],
+    ids=str,
+)
+async def test_any_other_answer_is_an_error_at_once(
+    shaky: Bench, faulty: Faulty, answer: Any, kind: type[fiscus.FiscusError]
+) -> None:
+    faulty.steps.append(answer)
+    with pytest.raises(kind) as raised:
+        await shaky.api.record(**OPERATION, cost_amount=1)
+    assert type(raised.value) is kind
+    assert len(faulty.seen) == 1
+
+
+async def test_an_error_carries_what_the_server_said(shaky: Bench, faulty: Faulty) -> None:
+    faulty.steps.append(
+        problem(
+            400,
+            "VALIDATION_ERROR",
+            details={"field": "tags"},
+            correlation_id="c-1",
+            suggested_action="Send fewer.",
+        )
+    )
+    with pytest.raises(ValidationError, match="said VALIDATION_ERROR") as raised:
+        await shaky.api.record(**OPERATION, cost_amount=1)
+    error = raised.value
+    assert (error.field, error.correlation_id) == ("tags", "c-1")
+    assert error.suggested_action == "Send fewer."
+
+
+async def test_a_real_error_has_its_correlation_id(shaky: Bench) -> None:
+    with pytest.raises(fiscus.NotFound) as raised:
+        await shaky.api.get_tenant("nobody")
+    assert raised.value.correlation_id
+
+
+def test_tries_end(server: RunningServer, faulty: Faulty) -> None:
+    faulty.steps.clear()
+    faulty.seen.clear()
+    faulty.steps.extend([DROP] * 3)
+    with (
+        Client(faulty.url, server.key, max_retries=2) as client,
+        pytest.raises(ServiceUnavailable, match="No answer from http") as raised,
+    ):
+        client.record(**OPERATION, cost_amount=1)
+    assert raised.value.retriable
+    assert raised.value.__cause__ is not None
+    assert len(faulty.seen) == 3
+
+
+def test_a_wait_longer_than_the_bound_is_left_to_the_caller(
+    server: RunningServer, faulty: Faulty
+) -> None:
+    faulty.steps.clear()
+    faulty.seen.clear()
+    faulty.steps.append(problem(429, "RATE_LIMIT_VIOLATED", retry_after="3600"))
+    with (
+        Client(faulty.url, server.key) as client,
+        pytest.raises(RateLimitViolated) as raised,
+    ):
+        client.record(**OPERATION, cost_amount=1)
+    assert raised.value.retry_after_seconds == 3600
+    assert len(faulty.seen) == 1
+
+
+def _nobody_there() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with Client(_nobody_there(), "k", max_retries=1) as client:
+        with pytest.raises(ServiceUnavailable):
+            client.check(**OPERATION, estimate=1)
+        with pytest.raises(ServiceUnavailable):
+            client.health()
+        with pytest.raises(ServiceUnavailable), client.reserve(**OPERATION, estimate=1):
+            raise AssertionError("the block ran")
+
+
+def test_an_unreachable_server_can_be_told_to_allow(
+    server: RunningServer, faulty: Faulty, tenant: str
+) -> None:
+    faulty.steps.clear()
+    faulty.steps.append(DROP)
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+        with client.reserve(**OPERATION, estimate=1, on_unreachable="allow") as r:
+            assert r.degraded
+            assert r.reservation_id is None
+            with client.reserve(**OPERATION, estimate="0.5") as inner:
+                inner.settle("0.25")
+            first = r.settle("0.25", usage={"tokens": 3}, tags={"a": "b"}, service_name="s")
+            assert r.settle("0.25") == first
+        [record] = client.records().items
+    assert record.cost_amount == Decimal("0.5")
+    assert (record.project_id, record.usage, record.tags) == ("search", {"tokens": 3}, {"a": "b"})
+    assert record.service_name == "s"
+
+
+def test_allowing_when_unreachable_is_no_way_around_a_refusal(
+    server: RunningServer, tenant: str
+) -> None:
+    with Client(server.url, server.key, tenant=tenant) as client:
+        client.put_tenant(tenant, require_budget=True)
+        with (
+            pytest.raises(fiscus.BudgetExceeded),
+            client.reserve(**OPERATION, estimate=1, on_unreachable="allow"),
+        ):
+            raise AssertionError("the block ran")
+
+
+def test_a_settle_of_unknown_outcome_is_not_undone_and_can_be_repeated(
+    server: RunningServer, faulty: Faulty, tenant: str
+) -> None:
+    faulty.steps.clear()
+    faulty.seen.clear()
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+        reservation = client.reserve(**OPERATION, estimate=1)
+
+        def lose_the_answer() -> None:
+            with reservation as r:
+                faulty.steps.append(CUT)
+                r.settle("0.5")
+
+        with pytest.raises(ServiceUnavailable):
+            lose_the_answer()
+        assert not faulty.of("/release")
+        answer = reservation.settle("0.5")
+        assert answer is not None
+        assert [one.record_id for one in client.records().items] == [answer.record_id]
+
+
+def test_a_hold_that_cannot_be_given_back_expires_and_the_block_is_left_in_peace(
+    server: RunningServer, faulty: Faulty, tenant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty.steps.clear()
+    with (
+        Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client,
+        client.reserve(**OPERATION, estimate=1),
+    ):
+        faulty.steps.append(DROP)
+    assert "is held until it expires" in caplog.text
+
+
+def test_nested_costs_that_cannot_be_recorded_are_not_lost_in_silence(
+    server: RunningServer, faulty: Faulty, tenant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty.steps.clear()
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+
+        def leave_with_a_nested_cost(error: Exception | None) -> None:
+            with client.reserve(**OPERATION, estimate=1):
+                with client.reserve(**OPERATION, estimate="0.5") as inner:
+                    inner.settle("0.25")
+                faulty.steps.append(DROP)
+                if error is not None:
+                    raise error
+
+        with pytest.raises(ServiceUnavailable):
+            leave_with_a_nested_cost(None)
+        with pytest.raises(LookupError):
+            leave_with_a_nested_cost(LookupError())
+    assert "cost 0.25 of nested operations" in caplog.text
+
+
+@pytest.mark.parametrize("url", ["", "nowhere", "ftp://x", "http://", "//host", "http://[::1"])
+def test_an_url_that_is_no_address_is_named(url: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Client(url, "key")
+    assert raised.value.field == "url"
+
+
+@pytest.mark.parametrize("key", ["", "a b", "schlüssel", "x\r\nHost: y"])
+def test_a_key_that_cannot_be_sent_is_named_and_not_shown(key: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Client("http://127.0.0.1:1", key)
+    assert raised.value.field == "key"
+
+
+@pytest.mark.parametrize("name", ["timeout_seconds", "max_retries", "total_seconds"])
+def test_a_bound_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Client("http://127.0.0.1:1", "key", **{name: -1})
+    assert raised.value.field == name
+
+
+def test_the_base_path_may_be_part_of_the_url(server: RunningServer) -> None:
+    with Client(f"{server.url}/budget/v1/", server.key) as client:
+        assert client.health().status
+
+
+# -- the pauses themselves, on a clock of numbers
+
+
+def test_pauses_grow_and_end_by_count() -> None:
+    attempts = Attempts(RetryPolicy(10, 3, 1000), started=0)
+    pauses = [attempts.pause_seconds(0, None) for _ in range(4)]
+    assert pauses[3] is None
+    for pause, longest in zip(pauses[:3], (0.1, 0.2, 0.4), strict=True):
+        assert pause is not None
+        assert longest / 2 <= pause <= longest
+
+
+def test_pauses_end_by_time_and_honour_retry_after() -> None:
+    attempts = Attempts(RetryPolicy(10, 100, 30), started=100)
+    assert attempts.timeout_seconds(100) == 10
+    assert attempts.timeout_seconds(125) == 5
+    pause = attempts.pause_seconds(101, 7)
+    assert pause is not None
+    assert 7 < pause <= 7.1
+    assert attempts.pause_seconds(101, 29) is None
+    assert attempts.pause_seconds(130, None) is None
+
+
+def test_a_retry_after_that_is_no_number_is_left_out() -> None:
+    error = error_of(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"")
+    assert isinstance(error, ServiceUnavailable)
+    assert error.retry_after_seconds is None

@@ -1,0 +1,88 @@
+"""A PostgreSQL of one test's own, which may be killed, frozen and started again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from tests import servers
+from tests.servers import PostgresServer
+
+WAIT_SECONDS = 60
+
+
+class OwnPostgres:
+    """A server in a folder of its own; `close` ends it and removes the folder."""
+
+    def __init__(self) -> None:
+        # not pytest's folder: the server's user must be able to enter it
+        self._home = Path(tempfile.mkdtemp(prefix="fiscus-own-postgres-"))
+        self._user = servers._server_user()
+        self._binaries = servers._binaries(self._home, self._user)
+        self._password = "own-postgres"
+        self._data = servers._make_cluster(self._home, self._binaries, self._user, self._password)
+        self._port = servers._free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] = (self._home / "server.log").open("wb")
+
+    @property
+    def server(self) -> PostgresServer:
+        return PostgresServer(
+            f"postgresql://postgres:{self._password}@127.0.0.1:{self._port}/postgres"
+        )
+
+    def start(self) -> None:
+        """Start the server and wait until it answers, recovered."""
+        self._process = subprocess.Popen(
+            [self._binaries / "postgres", "-D", self._data, "-p", str(self._port)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            cwd=self._data,
+            **servers._as(self._user),
+        )
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not servers._answers(self.server.url):
+            assert self._process.poll() is None, (self._home / "server.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """`kill -9` of the server and of every process it has made."""
+        self._signal_all(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(WAIT_SECONDS)
+        self._process = None
+
+    def freeze(self) -> None:
+        """Stop every process of the server where it is; connections stay open and silent."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.thaw()
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(WAIT_SECONDS)
+        self._log.close()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        postmaster = self._process.pid
+        # the postmaster first, so that it makes no process anew
+        os.kill(postmaster, number)
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for child in children:
+            try:
+                os.kill(int(child), number)
+            except ProcessLookupError:
+                continue

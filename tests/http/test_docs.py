@@ -1,0 +1,51 @@
+"""The documentation pages: local files only, inside a strict policy."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.http.app_client import AppClient
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_page_loads_local_files_only(client: AppClient) -> None:
+    page = await client.send("GET", "/docs", key=None)
+    assert page.status_code == 200
+    assert "://" not in page.text
+    assert not re.search(r"<script>|\son\w+=|style=", page.text)
+    found = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(found) == 4
+    for name in found:
+        reply = await client.send("GET", f"/{name}", key=None)
+        assert reply.status_code == 200, name
+        assert len(reply.content) > 100
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_the_policy_lets_no_other_host_in(client: AppClient) -> None:
+    page = await client.send("GET", "/docs", key=None)
+    policy = page.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self';")
+    assert "http" not in policy
+    assert "unsafe-eval" not in policy
+
+
+async def test_the_page_reads_the_served_document(client: AppClient) -> None:
+    start = await client.send("GET", "/docs/start.js", key=None)
+    assert 'url: "openapi.json"' in start.text
+    assert start.headers["Content-Type"].startswith("text/javascript")
+
+
+async def test_the_root_leads_to_the_docs(client: AppClient) -> None:
+    reply = await client.send("GET", "/", key=None)
+    assert (reply.status_code, reply.headers["Location"]) == (307, "docs")
+
+
+async def test_other_files_are_not_served(client: AppClient) -> None:
+    for name in ("redoc.standalone.js", "..%2f__init__.py", "__init__.py", "%2e%2e/app.py"):
+        assert (await client.send("GET", f"/docs/{name}", key=None)).status_code == 404

@@ -1,0 +1,81 @@
+"""Health probes: what they look at, and that anybody may ask."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fiscus.errors import ServiceUnavailable
+from tests.http.app_client import API
+
+if TYPE_CHECKING:
+    from tests.http.app_client import AppClient
+
+pytestmark = pytest.mark.anyio
+
+
+async def health(client: AppClient) -> tuple[int, dict[str, Any], dict[str, dict[str, Any]]]:
+    reply = await client.send("GET", "/health", key=None)
+    answer = reply.json()
+    return reply.status_code, answer, {one["name"]: one for one in answer["dependencies"]}
+
+
+async def test_probes_need_no_credential_at_the_root_and_under_the_base_path(
+    client: AppClient,
+) -> None:
+    for prefix in ("", API):
+        for path, status in (("/health", "UP"), ("/health/live", "live"), ("/health/ready", "ready")):
+            reply = await client.send("GET", prefix + path, key=None)
+            assert (reply.status_code, reply.json()["status"]) == (200, status)
+            assert reply.json()["reasons"] == []
+
+
+async def test_health_looks_at_everything_fiscus_needs(client: AppClient) -> None:
+    _, answer, dependencies = await health(client)
+    assert set(dependencies) == {"store", "ledger", "disk", "exchange_rates"}
+    assert dependencies["store"]["latency_ms"] > 0
+    assert answer["version"]
+    assert "fiscus-data" not in str(answer)
+
+
+async def test_a_store_that_does_not_answer_is_down_and_not_ready(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> float:
+        raise ServiceUnavailable("The database cannot be reached")
+
+    monkeypatch.setattr(type(client.engine.store), "ping_ms", fail)
+    status, answer, dependencies = await health(client)
+    assert (status, answer["status"]) == (503, "DOWN")
+    assert dependencies["store"]["status"] == "DOWN"
+    assert answer["reasons"] == ["store: The database cannot be reached"]
+    ready = await client.send("GET", "/health/ready", key=None)
+    assert (ready.status_code, ready.json()["reasons"]) == (503, ["The database cannot be reached"])
+    assert (await client.send("GET", "/health/live", key=None)).status_code == 200
+
+
+async def test_pending_migrations_make_it_not_ready(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(client.engine.store), "pending_migrations", lambda _: ["0002"])
+    ready = await client.send("GET", "/health/ready", key=None)
+    assert ready.status_code == 503
+    assert "fiscus migrate up" in ready.json()["reasons"][0]
+
+
+async def test_a_closing_ledger_is_down_and_not_ready(client: AppClient) -> None:
+    client.engine.ledger.close()
+    status, answer, _ = await health(client)
+    assert (status, answer["status"]) == (503, "DOWN")
+    ready = await client.send("GET", "/health/ready", key=None)
+    assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
+
+
+async def test_old_exchange_rates_degrade_but_do_not_stop(client: AppClient) -> None:
+    client.clock.set(datetime(2031, 1, 1, tzinfo=UTC))
+    status, answer, dependencies = await health(client)
+    assert (status, answer["status"]) == (200, "DEGRADED")
+    assert dependencies["exchange_rates"]["status"] == "DEGRADED"
+    assert "FISCUS_EXCHANGE_RATES_FILE" in answer["reasons"][0]

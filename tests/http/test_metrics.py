@@ -1,0 +1,83 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.http.app_client import AppClient
+
+pytestmark = pytest.mark.anyio
+
+
+async def samples(client: AppClient) -> dict[str, float]:
+    reply = await client.send("GET", "/metrics")
+    assert reply.status_code == 200
+    assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    rows = (line.rsplit(" ", 1) for line in reply.text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in rows}
+
+
+async def test_decisions_are_timed_by_operation_and_outcome(client: AppClient) -> None:
+    await client.make_budget(budget_amount=1)
+    check = {"resource_type": "llm", "estimated_cost": 1, "project_id": "search"}
+    held = (await client.post("/budgets/check", check)).json()
+    await client.post("/budgets/check", check)
+    await client.post("/budgets/check?enforce=true", check)
+    await client.post("/budgets/check", {})
+    await client.post(
+        f"/budgets/reservations/{held['reservation_id']}/settle", {"actual_cost": 1}
+    )
+    found = await samples(client)
+
+    def count(family: str, operation: str, outcome: str) -> float:
+        labels = f'operation="{operation}",outcome="{outcome}"'
+        return found[f"fiscus_{family}_duration_seconds_count{{{labels}}}"]
+
+    assert count("check", "check", "allowed") == 1
+    assert count("check", "check", "denied") == 2
+    assert count("check", "check", "error") == 1
+    assert count("record", "settle", "allowed") == 1
+    assert count("commit", "group", "committed") >= 4
+    assert found['fiscus_denials_total{action="hard_stop"}'] == 2
+
+
+async def test_latency_buckets_are_those_of_the_contract(client: AppClient) -> None:
+    found = await samples(client)
+    bounds = [
+        float(match[1]) * 1000
+        for name in found
+        if name.startswith("fiscus_commit_duration_seconds_bucket")
+        and (match := re.search(r'le="([\d.]+)"', name))
+    ]
+    assert bounds == pytest.approx([1, 2, 5, 10, 15, 25, 50, 100, 250, 500])
+
+
+async def test_the_ledger_shows_its_queue_groups_and_breaker(client: AppClient) -> None:
+    await client.post("/budgets/check", {"resource_type": "llm", "estimated_cost": 1})
+    found = await samples(client)
+    assert found["fiscus_ledger_queue_depth"] == 0
+    assert found["fiscus_group_size_count"] >= 1
+    assert found['fiscus_breaker_state{state="closed"}'] == 1
+    assert found['fiscus_breaker_state{state="open"}'] == 0
+    assert found["fiscus_store_errors_total"] == 0
+
+
+async def test_requests_are_counted_by_route_never_by_id(client: AppClient) -> None:
+    for number in range(3):
+        await client.get(f"/budgets/{number}")
+    await client.send("GET", "/nobody/knows/this")
+    await client.get("/budgets", key=None)
+    found = await samples(client)
+
+    def count(route: str, status: int) -> float:
+        labels = f'method="GET",route="{route}",status="{status}"'
+        return found[f"fiscus_http_requests_total{{{labels}}}"]
+
+    assert count("/budget/v1/budgets/{budget_id}", 404) == 3
+    assert count("none", 404) == 1
+    assert count("/budget/v1/budgets", 401) == 1
+    assert found['fiscus_access_denied_total{reason="credential"}'] == 1

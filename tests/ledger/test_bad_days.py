@@ -1,0 +1,269 @@
+"""The store fails: what each budget's `on_store_failure` says, and how all works again after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from fiscus.breaker import BreakerState
+from fiscus.clock import ManualClock
+from fiscus.engine import Engine
+from fiscus.errors import FiscusError, ServiceUnavailable
+from tests.crash.own_postgres import OwnPostgres
+from tests.ledger.books import read_books
+from tests.ledger.desk import Desk, open_at
+from tests.servers import drop_database, fresh_database
+
+
+class Store(Protocol):
+    """A store that can be made to fail, and mended."""
+
+    url: str
+
+    def fail(self) -> None: ...
+    def mend(self) -> None: ...
+
+
+class FullDisk:
+    """SQLite whose write-ahead log can grow no further, as on a full disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "fiscus.db"
+        self.url = f"sqlite:///{self._path}"
+        self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fail(self) -> None:
+        log_bytes = self._path.with_name("fiscus.db-wal").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max(log_bytes, 4096), self._before[1]))
+
+    def mend(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
+
+
+class KilledServer:
+    """PostgreSQL, killed and started again."""
+
+    def __init__(self, server: OwnPostgres) -> None:
+        self._server = server
+        self._is_up = True
+        self.url = fresh_database(server.server)
+
+    def fail(self) -> None:
+        self._server.kill()
+        self._is_up = False
+
+    def mend(self) -> None:
+        if not self._is_up:
+            self._server.start()
+            self._is_up = True
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[OwnPostgres]:
+    server = OwnPostgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "sqlite":
+        disk = FullDisk(tmp_path)
+        yield disk
+        disk.mend()
+        return
+    own = request.getfixturevalue("own_postgres")
+    killed = KilledServer(own)
+    yield killed
+    killed.mend()
+    drop_database(own.server, killed.url)
+
+
+@pytest.fixture
+def engine(store: Store, tmp_path: Path, clock: ManualClock) -> Iterator[Engine]:
+    engine = open_at(store.url, tmp_path / "files", clock)
+    yield engine
+    store.mend()
+    engine.close()
+
+
+@pytest.fixture
+def desk(engine: Engine) -> Desk:
+    return Desk(engine, "acme")
+
+
+def journal(tmp_path: Path) -> list[dict[str, object]]:
+    path = tmp_path / "files" / "degraded.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_deny_answers_unavailable_and_nothing_is_promised(
+    desk: Desk, store: Store, tmp_path: Path, clock: ManualClock
+) -> None:
+    budget = desk.budget("10")
+    held = desk.reserve("1")
+    store.fail()
+    for attempt in (
+        lambda: desk.check("1"),
+        lambda: desk.record("1"),
+        lambda: desk.settle(held, "1"),
+        lambda: desk.release(held),
+    ):
+        with pytest.raises(ServiceUnavailable) as caught:
+            attempt()
+        assert caught.value.retriable
+        assert caught.value.retry_after_seconds == 1
+    assert journal(tmp_path) == []
+    store.mend()
+    clock.advance(seconds=2)
+    assert desk.used(budget) == ("0", "1")
+    assert desk.settle(held, "1").charged == 1
+    assert read_books(store.url, desk.tenant_id).faults() == []
+
+
+def test_allow_answers_degraded_and_is_journaled(
+    desk: Desk, store: Store, tmp_path: Path, clock: ManualClock
+) -> None:
+    budget = desk.budget("10", on_store_failure="allow")
+    desk.reserve("1")
+    store.fail()
+    answer = desk.check("1000", operation_id="op", user_id="u")
+    assert answer.allowed
+    assert answer.degraded
+    assert (answer.reservation_id, answer.budgets) == (None, [])
+    with pytest.raises(ServiceUnavailable):
+        desk.record("1")  # a cost must never be said to be recorded when it is not
+    (line,) = journal(tmp_path)
+    assert line["tenant_id"] == desk.tenant_id
+    assert (line["operation_id"], line["estimated_cost"], line["user_id"]) == ("op", "1000", "u")
+    store.mend()
+    clock.advance(seconds=2)
+    assert not desk.check("1000").degraded
+    assert desk.used(budget) == ("0", "1")
+
+
+def test_one_budget_that_denies_is_enough_to_refuse(
+    desk: Desk, store: Store, tmp_path: Path
+) -> None:
+    desk.budget("10", on_store_failure="allow")
+    desk.budget("10", allocated_to_type="user", allocated_to_id="*")
+    desk.budget("10", allocated_to_id="q", on_store_failure="allow", frozen=True)
+    desk.reserve("1", user_id="u")
+    store.fail()
+    with pytest.raises(ServiceUnavailable):
+        desk.check("1", user_id="u")
+    with pytest.raises(ServiceUnavailable):
+        desk.check("1", project_id="q")  # frozen
+    with pytest.raises(ServiceUnavailable):
+        desk.check("1", project_id="no-budget")
+    assert desk.check("1").degraded
+    assert len(journal(tmp_path)) == 1
+
+
+def test_a_tenant_never_seen_is_not_let_through(desk: Desk, store: Store) -> None:
+    desk.budget("10", on_store_failure="allow")
+    store.fail()
+    with pytest.raises(ServiceUnavailable):
+        desk.check("1")
+
+
+def test_the_breaker_opens_and_closes_and_all_works_again(
+    desk: Desk, store: Store, clock: ManualClock
+) -> None:
+    budget = desk.budget("10")
+    assert desk.engine.ledger.breaker_state is BreakerState.CLOSED
+    store.fail()
+    for _ in range(6):
+        with pytest.raises(ServiceUnavailable):
+            desk.check("1")
+    assert desk.engine.ledger.breaker_state is BreakerState.OPEN
+    store.mend()
+    with pytest.raises(ServiceUnavailable):  # not asked: the pause is not over
+        desk.check("1")
+    clock.advance(seconds=1)
+    assert desk.check("1").allowed
+    assert desk.engine.ledger.breaker_state is BreakerState.CLOSED
+    assert desk.used(budget) == ("0", "1")
+
+
+def test_a_breaker_whose_trial_fails_stays_open(
+    desk: Desk, store: Store, clock: ManualClock
+) -> None:
+    desk.budget("10")
+    store.fail()
+    for _ in range(6):
+        with pytest.raises(ServiceUnavailable):
+            desk.check("1")
+    clock.advance(seconds=1)
+    with pytest.raises(ServiceUnavailable):
+        desk.check("1")
+    assert desk.engine.ledger.breaker_state is BreakerState.OPEN
+    store.mend()
+    with pytest.raises(ServiceUnavailable):
+        desk.check("1")
+    clock.advance(seconds=1)
+    assert desk.check("1").allowed
+
+
+def test_a_sqlite_that_another_process_holds_is_waited_for(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    engine = open_at(f"sqlite:///{tmp_path / 'fiscus.db'}", tmp_path, clock)
+    desk = Desk(engine, "acme")
+    budget = desk.budget("10")
+    with (
+        contextlib.closing(engine),
+        contextlib.closing(sqlite3.connect(tmp_path / "fiscus.db", isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        done = threading.Event()
+
+        def check() -> None:
+            desk.check("4")
+            done.set()
+
+        thread = threading.Thread(target=check)
+        thread.start()
+        assert not done.wait(0.2)
+        other.execute("COMMIT")
+        thread.join(30)
+        assert done.is_set()
+        assert desk.used(budget) == ("0", "4")
+
+
+@pytest.mark.postgres
+def test_a_server_that_hangs_is_answered_for_within_the_deadline(
+    own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock
+) -> None:
+    url = fresh_database(own_postgres.server)
+    engine = open_at(url, tmp_path, clock, ledger_deadline_seconds=0.5)
+    desk = Desk(engine, "acme")
+    budget = desk.budget("10")
+    desk.reserve("1", "first")
+    own_postgres.freeze()
+    try:
+        for _ in range(2):
+            with pytest.raises(ServiceUnavailable):
+                desk.check("1", "second")
+    finally:
+        own_postgres.thaw()
+    deadline = threading.Event()
+    for _ in range(100):
+        with contextlib.suppress(FiscusError):
+            desk.check("1", "second")
+            break
+        deadline.wait(0.1)
+    assert desk.used(budget) == ("0", "2")  # however often it was tried, its key counts once
+    engine.close()
+    drop_database(own_postgres.server, url)

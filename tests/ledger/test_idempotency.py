@@ -1,0 +1,138 @@
+"""A repeated request gets the answer of the first, for as long as its window lasts."""
+
+from __future__ import annotations
+
+import pytest
+
+from fiscus.clock import ManualClock
+from fiscus.errors import Conflict, IdempotencyConflict, ValidationError
+from tests.ledger.desk import Desk, check_request
+
+
+def test_a_check_repeated_with_its_key_reserves_once(desk: Desk) -> None:
+    budget = desk.budget("10")
+    first = desk.check("4", "key")
+    assert desk.check("4.0", "key") == first  # the same body, written another way
+    assert desk.used(budget) == ("0", "4")
+
+
+def test_a_replayed_check_shows_its_reservation_as_it_is_now(desk: Desk) -> None:
+    desk.budget("10")
+    first = desk.check("4", "key")
+    assert first.reservation_id is not None
+    extended = desk.extend(first.reservation_id, 900)
+    assert desk.check("4", "key").expires_at == extended.expires_at
+    desk.settle(first.reservation_id, "1")
+    assert desk.check("4", "key").reservation_status == "settled"
+
+
+def test_a_denial_is_replayed_too(desk: Desk) -> None:
+    budget = desk.budget("3")
+    assert not desk.check("4", "key").allowed
+    desk.replace(budget, "100")
+    assert not desk.check("4", "key").allowed
+    assert desk.check("4", "another key").allowed
+
+
+def test_a_key_used_with_another_body_is_a_conflict_and_changes_nothing(desk: Desk) -> None:
+    budget = desk.budget("10")
+    desk.check("4", "key")
+    with pytest.raises(IdempotencyConflict):
+        desk.check("5", "key")
+    with pytest.raises(IdempotencyConflict):
+        desk.check("4", "key", user_id="u")
+    assert desk.used(budget) == ("0", "4")
+
+
+def test_keys_of_different_operations_and_tenants_are_apart(desk: Desk) -> None:
+    budget = desk.budget("10")
+    held = desk.reserve("4", "key")
+    desk.settle(held, "3", "key")
+    desk.record("2", "key")
+    other = Desk(desk.engine, f"{desk.tenant_id}-x")
+    other.record("7", "key")
+    assert desk.used(budget) == ("5", "0")
+
+
+def test_the_header_and_the_key_of_an_item_share_one_namespace(desk: Desk) -> None:
+    budget = desk.budget("10")
+    first = desk.record("4", "key", idempotency_key="key")
+    with pytest.raises(ValidationError):
+        desk.record("4", "key", idempotency_key="another")
+    batch = desk.record_batch(
+        [
+            {"resource_type": "llm", "cost_amount": 4, "project_id": "p", "idempotency_key": "key"},
+            {"resource_type": "llm", "cost_amount": 1, "project_id": "p"},
+        ]
+    )
+    assert batch.results[0].record is not None
+    assert batch.results[0].record.record_id == first.record_id
+    assert desk.used(budget) == ("5", "0")
+
+
+def test_the_window_of_a_check_ends_with_its_hold_but_not_before_five_minutes(
+    desk: Desk, clock: ManualClock
+) -> None:
+    desk.budget("100")
+    short = desk.check("1", "short", ttl_seconds=1).reservation_id
+    long = desk.check("1", "long", ttl_seconds=900).reservation_id
+    clock.advance(seconds=300, microseconds=-1)
+    assert desk.check("1", "short", ttl_seconds=1).reservation_id == short
+    clock.advance(microseconds=1)
+    assert desk.check("1", "short", ttl_seconds=1).reservation_id != short
+    clock.advance(seconds=600, microseconds=-1)
+    assert desk.check("1", "long", ttl_seconds=900).reservation_id == long
+    clock.advance(microseconds=1)
+    assert desk.check("2", "long", ttl_seconds=900).reservation_id != long
+
+
+def test_the_window_of_a_cost_is_a_day(desk: Desk, clock: ManualClock) -> None:
+    first = desk.record("1", "key").record_id
+    clock.advance(hours=24, microseconds=-1)
+    assert desk.record("1", "key").record_id == first
+    clock.advance(microseconds=1)
+    again = desk.record("1", "key").record_id
+    assert again != first
+    assert desk.record("1", "key").record_id == again
+
+
+def test_only_what_was_committed_is_remembered(desk: Desk) -> None:
+    desk.budget("10")
+    held = desk.reserve("4")
+    desk.settle(held, "1")
+    with pytest.raises(Conflict):
+        desk.settle(held, "2", "key")
+    again = desk.reserve("4")
+    assert desk.settle(again, "3", "key").charged == 3
+
+
+def test_a_key_repeated_within_one_group_is_one_effect(desk: Desk) -> None:
+    budget = desk.budget("10")
+    first, second, third = desk.outcomes(
+        [
+            desk.record_command("4", "key"),
+            desk.record_command("4", "key"),
+            desk.record_command("5", "key"),
+        ]
+    )
+    assert first == second
+    assert isinstance(third, IdempotencyConflict)
+    assert desk.used(budget) == ("4", "0")
+
+
+def test_a_batch_repeated_with_its_key_is_one_effect(desk: Desk) -> None:
+    budget = desk.budget("10")
+    checks = [check_request("1"), check_request("2")]
+    assert desk.check_batch(checks, "key") == desk.check_batch(checks, "key")
+    records = [{"resource_type": "llm", "cost_amount": 4, "project_id": "p"}]
+    assert desk.record_batch(records, "key") == desk.record_batch(records, "key")
+    assert desk.used(budget) == ("4", "3")
+    with pytest.raises(IdempotencyConflict):
+        desk.record_batch([*records, *records], "key")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 257, "line\nbreak", "\x00"])
+def test_a_key_that_is_no_key_is_refused(desk: Desk, key: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        desk.record("1", key)
+    assert caught.value.field == "idempotency_key"
