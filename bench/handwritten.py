@@ -19,7 +19,7 @@ from functools import cache
 from hashlib import blake2b
 from itertools import count
 from statistics import median, quantiles
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any, NamedTuple, Protocol
 
 from bench.samples import Sample
@@ -204,6 +204,7 @@ class GroupLoop:
         groups, write = self._groups, self._write
         times: list[float] = []
         operations = 0
+        cpu_began = thread_time()
         began = before = perf_counter()
         while before - began < seconds:
             group = groups[next(self._next) % len(groups)]
@@ -212,6 +213,7 @@ class GroupLoop:
             times.append(after - before)
             operations += len(group)
             before = after
+        cpu_us = (thread_time() - cpu_began) / operations * 1e6
         hundredths = quantiles(times, n=100) if len(times) > 1 else times * 99
         return Sample(
             operations=operations,
@@ -220,4 +222,5 @@ class GroupLoop:
             p50_ms=median(times) * 1000,
             p95_ms=hundredths[94] * 1000,
             p99_ms=hundredths[98] * 1000,
+            cpu_us=cpu_us,
         )

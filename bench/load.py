@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from bench.samples import Sample
+from bench.servers import ADMIN_KEY, Server
 
 _SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 
@@ -31,14 +32,14 @@ class _Report(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Load:
-    """Requests of a bodies file to one address, over `connections` at once.
+    """Requests of a bodies file to one path of a server, over `connections` at once.
 
     `operations` is how many one request carries.
     """
 
-    url: str
+    server: Server
+    path: str
     bodies: Path
-    key: str
     connections: int
     operations: int
 
@@ -52,30 +53,37 @@ class Load:
             f"--duration={whole}s",
             "--timeout=10s",
             f"--script={_SCRIPT}",
-            self.url,
+            self.server.url(self.path),
             "--",
             str(self.bodies),
-            self.key,
+            ADMIN_KEY,
         ]
+        cpu_before = self.server.cpu_seconds()
         ran = subprocess.run(
             arguments, check=False, capture_output=True, text=True, timeout=whole + 60
         )
+        cpu_after = self.server.cpu_seconds()
         lines = [line for line in ran.stdout.splitlines() if line.startswith("{")]
         if ran.returncode != 0 or not lines:
             raise RuntimeError(f"wrk failed: {ran.stderr or ran.stdout}")
         report = msgspec.json.decode(lines[-1], type=_Report)
         if report.failed or not report.requests:
             raise RuntimeError(
-                f"{report.failed} of {report.requests} requests to {self.url} failed"
+                f"{report.failed} of {report.requests} requests to {self.path} failed"
             )
+        operations = report.requests * self.operations
+        cpu_us = None
+        if cpu_before is not None and cpu_after is not None:
+            cpu_us = (cpu_after - cpu_before) / operations * 1e6
         per_second = report.requests / report.duration_us * 1e6
         return Sample(
-            operations=report.requests * self.operations,
+            operations=operations,
             operations_per_second=per_second * self.operations,
             requests_per_second=per_second,
             p50_ms=report.p50_us / 1000,
             p95_ms=report.p95_us / 1000,
             p99_ms=report.p99_us / 1000,
+            cpu_us=cpu_us,
         )
 
 

@@ -22,6 +22,7 @@ _HEAD: Final = (
     "p50 ms",
     "p95 ms",
     "p99 ms",
+    "cpu us/op",
     "peak MiB",
 )
 _RATIO_HEAD: Final = (
@@ -49,6 +50,7 @@ def table(results: Sequence[Result]) -> str:
             f"{result.fiscus.p50_ms:.1f}",
             f"{result.fiscus.p95_ms:.1f}",
             f"{result.fiscus.p99_ms:.1f}",
+            "?" if result.fiscus.cpu_us is None else _figure(result.fiscus.cpu_us),
             "?" if result.peak_memory_bytes is None else f"{result.peak_memory_bytes / 2**20:.0f}",
         )
         for result in results

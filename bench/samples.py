@@ -13,7 +13,12 @@ Measure = Callable[[float], "Sample"]
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One short run. Latencies are per request, or per group for hand-written SQL."""
+    """One short run. Latencies are per request, or per group for hand-written SQL.
+
+    `cpu_us` is the processor time that the measured process spent per operation, in microseconds:
+    unlike the rates it hardly depends on what else the machine does. A database server's own is
+    not in it. None where the system does not tell.
+    """
 
     operations: int
     operations_per_second: float
@@ -21,6 +26,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    cpu_us: float | None = None
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -98,4 +104,10 @@ def middle(samples: Sequence[Sample]) -> Sample:
         p50_ms=median(sample.p50_ms for sample in samples),
         p95_ms=median(sample.p95_ms for sample in samples),
         p99_ms=median(sample.p99_ms for sample in samples),
+        cpu_us=_median_known([sample.cpu_us for sample in samples]),
     )
+
+
+def _median_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

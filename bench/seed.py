@@ -65,8 +65,6 @@ def fill(url: str, tenants: int, projects: int) -> list[list[Place]]:
         )
         for start in range(0, len(budgets), _AT_ONCE):
             _insert(connection, budgets[start : start + _AT_ONCE])
-    with writing(url) as connection:
-        connection.execute(sa.text("ANALYZE"))
     return places
 
 
@@ -84,6 +82,12 @@ def writing(url: str) -> Iterator[sa.Connection]:
             yield connection
     finally:
         engine.dispose()
+
+
+def analyze(url: str) -> None:
+    """Give the planner its statistics, as PostgreSQL does by itself within some minutes."""
+    with writing(url) as connection:
+        connection.execute(sa.text("ANALYZE"))
 
 
 def count(url: str, table: str) -> int:

@@ -45,6 +45,14 @@ class Server:
         finally:
             connection.close()
 
+    def cpu_seconds(self) -> float | None:
+        """Processor time of all its threads so far; None where the system does not tell."""
+        threads = Path(f"/proc/{self.pid}/task")
+        if not (threads / str(self.pid) / "schedstat").exists():
+            return None
+        spent = [(one / "schedstat").read_text().split()[0] for one in threads.iterdir()]
+        return sum(map(int, spent)) / 1e9
+
     def peak_memory_bytes(self) -> int | None:
         """The most memory the process had resident so far; None where the system does not tell."""
         status = Path(f"/proc/{self.pid}/status")

@@ -18,8 +18,8 @@ from bench.handwritten_sqlite import SqliteWriter
 from bench.load import Load, write_bodies
 from bench.profiling import Profiler
 from bench.samples import Comparison, Measure, Sample, Target, compare, interleaved, middle
-from bench.seed import count, fill
-from bench.servers import ADMIN_KEY, Databases, Server, bare_server, fiscus_server
+from bench.seed import analyze, count, fill
+from bench.servers import Databases, Server, bare_server, fiscus_server
 from bench.workload import BATCH, Item, Place
 
 BASE: Final = "/budget/v1"
@@ -104,6 +104,7 @@ def subject(databases: Databases, tenants: int, projects: int) -> Iterator[Subje
         for place in places:  # definitions read, periods begun, before anything is measured
             body = workload.check_batch_body(workload.items([place], 1))
             _post(server, BASE + "/budgets/check/batch", body)
+        analyze(url)
         yield Subject(server, url, folder, places)
 
 
@@ -117,6 +118,7 @@ def handwritten(databases: Databases, items: Sequence[Item]) -> Iterator[tuple[W
         writer: Writer = SqliteWriter(folder / "fiscus.db", own)
     else:
         writer = PostgresWriter(url, own)
+    analyze(url)
     try:
         yield writer, own
     finally:
@@ -132,14 +134,14 @@ def single(name: str, operation: Operation, databases: Databases, plan: Plan) ->
         writer, own = stack.enter_context(handwritten(databases, items))
         sql = GroupLoop(operation.write(writer), workload.groups(own, CONNECTIONS))
         path = BASE + operation.path
-        load = _load(fiscus.server, path, bodies, CONNECTIONS, 1)
+        load = Load(fiscus.server, path, bodies, CONNECTIONS, 1)
         bare, answer_bytes = _bare(stack, fiscus, operation, path, bodies)
         samples = _measure(
             fiscus,
             operation,
             load,
             {
-                "bare ASGI": _load(bare, path, bodies, CONNECTIONS, 1).run,
+                "bare ASGI": Load(bare, path, bodies, CONNECTIONS, 1).run,
                 "hand-written SQL": sql.run,
             },
             plan,
@@ -178,7 +180,7 @@ def batch(name: str, operation: Operation, databases: Databases, plan: Plan) -> 
         writer, own = stack.enter_context(handwritten(databases, flat))
         sql = GroupLoop(operation.write(writer), workload.groups(own, BATCH))
         path = f"{BASE}{operation.path}/batch"
-        load = _load(fiscus.server, path, bodies, BATCH_CONNECTIONS, BATCH)
+        load = Load(fiscus.server, path, bodies, BATCH_CONNECTIONS, BATCH)
         bare, answer_bytes = _bare(stack, fiscus, operation, path, bodies)
         samples = _measure(
             fiscus,
@@ -186,7 +188,7 @@ def batch(name: str, operation: Operation, databases: Databases, plan: Plan) -> 
             load,
             {
                 "hand-written SQL": sql.run,
-                "bare ASGI": _load(bare, path, bodies, BATCH_CONNECTIONS, BATCH).run,
+                "bare ASGI": Load(bare, path, bodies, BATCH_CONNECTIONS, BATCH).run,
             },
             plan,
         )
@@ -220,7 +222,7 @@ def latency(name: str, databases: Databases, plan: Plan) -> Result:
         bodies = write_bodies(fiscus.folder / "bodies", map(CHECK.body, items))
         writer, own = stack.enter_context(handwritten(databases, items))
         sql = GroupLoop(writer.check, workload.groups(own, CONNECTIONS))
-        load = _load(fiscus.server, BASE + CHECK.path, bodies, CONNECTIONS, 1)
+        load = Load(fiscus.server, BASE + CHECK.path, bodies, CONNECTIONS, 1)
         samples = _measure(fiscus, CHECK, load, {"hand-written SQL": sql.run}, plan)
         return Result(
             name=name,
@@ -261,8 +263,8 @@ def scaling(name: str, databases: Databases, plan: Plan) -> Result:
         samples = _measure(
             many,
             CHECK,
-            _load(many.server, path, bodies, CONNECTIONS, 1),
-            {"100 budgets": _load(few.server, path, bodies, CONNECTIONS, 1).run},
+            Load(many.server, path, bodies, CONNECTIONS, 1),
+            {"100 budgets": Load(few.server, path, bodies, CONNECTIONS, 1).run},
             plan,
         )
         return Result(
@@ -316,10 +318,6 @@ def _measure(
     if not sent <= kept <= sent + unanswered:
         raise RuntimeError(f"{sent} operations were acknowledged, {kept} are in {operation.table}")
     return samples
-
-
-def _load(server: Server, path: str, bodies: Path, connections: int, operations: int) -> Load:
-    return Load(server.url(path), bodies, ADMIN_KEY, connections, operations)
 
 
 def _bare(

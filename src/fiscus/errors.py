@@ -46,6 +46,8 @@ class ValidationError(FiscusError):
 
 
 class NotFound(FiscusError):
+    """There is no such thing, or it is another tenant's."""
+
     code = "NOT_FOUND"
 
 
@@ -105,14 +107,20 @@ class CostCalculationError(FiscusError):
 
 
 class Unauthorized(FiscusError):
+    """No valid credential was given."""
+
     code = "UNAUTHORIZED"
 
 
 class Forbidden(FiscusError):
+    """The credential is good, but may not do this."""
+
     code = "FORBIDDEN"
 
 
 class PayloadTooLarge(FiscusError):
+    """The request is larger, or has more items, than is taken at once."""
+
     code = "PAYLOAD_TOO_LARGE"
 
 

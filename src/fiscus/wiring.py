@@ -134,7 +134,7 @@ def ensure_admin_key(engine: Engine) -> str | None:
     secret = new_key()
     key = _admin_key(engine, tenant_id, secret)
     # Of processes that start together, one makes the key and the others get its key_id.
-    once = idempotency(tenant_id, "create_api_key", _BOOTSTRAP, tenant_id, _FOR_GOOD)
+    once = idempotency(tenant_id, _BOOTSTRAP, "admin key", tenant_id, _FOR_GOOD)
     made = engine.api_keys.create(key, hash_key(secret), idempotency=once)
     return secret if made.key_id == key.key_id else None
 
@@ -143,7 +143,7 @@ def _keep_given_key(engine: Engine, tenant_id: str, secret: str) -> None:
     kept = engine.api_keys.find(hash_key(secret))
     if kept is None:
         # Of processes that start together, one keeps the key; the others' body is the same.
-        once = idempotency(tenant_id, "create_api_key", hash_key(secret), tenant_id, _FOR_GOOD)
+        once = idempotency(tenant_id, _BOOTSTRAP, hash_key(secret), tenant_id, _FOR_GOOD)
         kept = engine.api_keys.create(
             _admin_key(engine, tenant_id, secret), hash_key(secret), idempotency=once
         )

@@ -51,7 +51,6 @@ class Gate:
         self.reached = asyncio.Event()
         self._open = threading.Event()
         self._endings = endings
-        self.error: BaseException | None = None
         faulty.before_answering = self._wait
 
     def _wait(self, seen: Seen) -> None:
@@ -212,12 +211,12 @@ async def test_a_server_that_hangs_holds_up_a_cancelled_task_within_bounds(
 
     async def work() -> None:
         async with slow.api.reserve(**OPERATION, estimate=1):
+            inside.set()
             await asyncio.Event().wait()
 
+    inside = asyncio.Event()
     task = asyncio.create_task(work())
-    while not faulty.of("/check"):
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
+    await inside.wait()
     task.cancel()
     started = asyncio.get_running_loop().time()
     with pytest.raises(asyncio.CancelledError):
@@ -229,20 +228,20 @@ async def test_a_server_that_hangs_holds_up_a_cancelled_task_within_bounds(
 def test_ending_a_program_gives_the_money_back(server: RunningServer, tenant: str) -> None:
     """As Ctrl-C does: `asyncio.run` cancels the main task, and then all others."""
 
-    async def background(client: AsyncClient, inside: asyncio.Event) -> None:
-        async with client.reserve(**OPERATION, estimate=1):
+    async def background(inside: asyncio.Event) -> None:
+        async with (
+            AsyncClient(server.url, server.key, tenant=tenant) as client,
+            client.reserve(**OPERATION, estimate=1),
+        ):
             inside.set()
             await asyncio.Event().wait()
 
     async def main() -> None:
-        client = AsyncClient(server.url, server.key, tenant=tenant)
         inside = asyncio.Event()
-        left_behind.append(asyncio.create_task(background(client, inside)))
+        left_behind.append(asyncio.create_task(background(inside)))
         await inside.wait()
-        clients.append(client)
 
     left_behind: list[asyncio.Task[None]] = []
-    clients: list[AsyncClient] = []
     with Client(server.url, server.key, tenant=tenant) as client:
         budget = client.create_budget(**BUDGET)
         asyncio.run(main())

@@ -16,7 +16,12 @@ pytestmark = pytest.mark.anyio
 COSTS: list[dict[str, Any]] = [
     {"cost_amount": 1.5, "project_id": "search", "user_id": "u-1", "tags": {"team": "a"}},
     {"cost_amount": 2.25, "project_id": "search", "region": "eu", "tags": {"team": "a:b"}},
-    {"cost_amount": 4, "project_id": "ads", "service_name": "gpt", "timestamp": "2026-03-09T10:00:00Z"},
+    {
+        "cost_amount": 4,
+        "project_id": "ads",
+        "service_name": "gpt",
+        "timestamp": "2026-03-09T10:00:00Z",
+    },
 ]
 
 

@@ -26,7 +26,11 @@ async def test_probes_need_no_credential_at_the_root_and_under_the_base_path(
     client: AppClient,
 ) -> None:
     for prefix in ("", API):
-        for path, status in (("/health", "UP"), ("/health/live", "live"), ("/health/ready", "ready")):
+        for path, status in (
+            ("/health", "UP"),
+            ("/health/live", "live"),
+            ("/health/ready", "ready"),
+        ):
             reply = await client.send("GET", prefix + path, key=None)
             assert (reply.status_code, reply.json()["status"]) == (200, status)
             assert reply.json()["reasons"] == []

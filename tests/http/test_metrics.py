@@ -28,9 +28,7 @@ async def test_decisions_are_timed_by_operation_and_outcome(client: AppClient) -
     await client.post("/budgets/check", check)
     await client.post("/budgets/check?enforce=true", check)
     await client.post("/budgets/check", {})
-    await client.post(
-        f"/budgets/reservations/{held['reservation_id']}/settle", {"actual_cost": 1}
-    )
+    await client.post(f"/budgets/reservations/{held['reservation_id']}/settle", {"actual_cost": 1})
     found = await samples(client)
 
     def count(family: str, operation: str, outcome: str) -> float:

@@ -50,9 +50,8 @@ def test_the_document_is_valid_openapi() -> None:
 
 
 def test_every_schema_is_a_valid_json_schema() -> None:
-    for name, schema in DOCUMENT["components"]["schemas"].items():
+    for schema in DOCUMENT["components"]["schemas"].values():
         jsonschema_rs.meta.validate({**schema, "components": DOCUMENT["components"]})
-        assert schema.get("description") or "enum" in schema, name
 
 
 def test_every_route_is_documented_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +13,14 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from fiscus.access.model import ApiKey, Role, hash_key
-from fiscus.clock import ManualClock
+from fiscus.clock import ManualClock, SystemClock
 from fiscus.engine import Engine
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.ids import uuid7
 from fiscus.paging import PageRequest
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.maintenance import SqlMaintenance
 from fiscus.wiring import ensure_admin_key
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import Tenant
@@ -90,6 +92,19 @@ def test_a_given_admin_key_is_kept_and_not_shown(
     assert len(engine.api_keys.list(tenant, PageRequest()).items) == 1
 
 
+def test_a_given_admin_key_that_was_revoked_stays_revoked(
+    open_on: Callable[..., Engine], database_url: str, tenant: str
+) -> None:
+    given = f"{GIVEN}-{tenant}"
+    engine = open_on(database_url, default_tenant=tenant, bootstrap_admin_key=given)
+    ensure_admin_key(engine)
+    key = engine.api_keys.find(hash_key(given))
+    assert key is not None
+    revoked = engine.api_keys.revoke(tenant, key.key_id, engine.clock.now())
+    assert ensure_admin_key(engine) is None
+    assert engine.api_keys.find(hash_key(given)) == revoked
+
+
 def test_a_given_admin_key_must_not_be_guessable(
     open_on: Callable[..., Engine], database_url: str
 ) -> None:
@@ -146,6 +161,34 @@ def test_one_process_leads_until_it_closes(
     assert not second.maintenance.try_lead()
     first.close()
     assert second.maintenance.try_lead()
+
+
+@pytest.mark.postgres
+def test_leading_ends_with_the_connection_and_is_won_again(
+    open_on: Callable[..., Engine], postgres_server: PostgresServer, owner_url: str
+) -> None:
+    first, second = open_on(owner_url), open_on(owner_url)
+    assert first.maintenance.try_lead()
+    with contextlib.closing(postgres_server.connect()) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l JOIN pg_database d "
+            "ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = %s",
+            [owner_url.rpartition("/")[2]],
+        )
+    assert second.maintenance.try_lead()
+    assert not first.maintenance.try_lead()
+    second.close()
+    assert first.maintenance.try_lead()
+
+
+def test_a_database_that_went_away_is_unavailable_to_reads_and_changes() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(ServiceUnavailable), database.read("acme"):
+        pass
+    with pytest.raises(ServiceUnavailable):
+        database.write("acme", lambda _connection: None)
+    assert not SqlMaintenance(database, SystemClock()).try_lead()
+    database.close()
 
 
 def test_the_months_ahead_are_there_already(engine: Engine) -> None:

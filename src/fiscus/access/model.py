@@ -84,7 +84,7 @@ class Principal(NamedTuple):
 
     def require(self, action: Action) -> None:
         """Raises `Forbidden` unless one of the roles may do it; a platform_admin may do all."""
-        if not (self.roles & ALLOWED[action]) and not self.is_platform_admin:
+        if ALLOWED[action].isdisjoint(self.roles) and not self.is_platform_admin:
             wanted = sorted(str(role) for role in ALLOWED[action])
             raise Forbidden(
                 f"This credential may not {action}",

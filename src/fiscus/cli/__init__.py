@@ -21,6 +21,12 @@ def main() -> None:
         # the reader of our output left, as `head` does; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        show_error(
+            f"{where}{error.strerror or error}", "`fiscus doctor` looks at what may be wrong."
+        )
+        sys.exit(1)
     except Exception as error:
         if os.environ.get("FISCUS_LOG_LEVEL") == "debug":
             raise

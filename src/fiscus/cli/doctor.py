@@ -173,11 +173,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
         facts = diagnose_database(settings)
         pending = [one.revision for one in migration_status(settings) if not one.applied]
         after = datetime.now(UTC)
-    except FiscusError as error:
+    except (FiscusError, OSError) as error:
         yield Finding(
             "database",
             Verdict.WRONG,
-            error.message,
+            error.message if isinstance(error, FiscusError) else str(error),
             "see that it runs and that FISCUS_DATABASE_URL is right, user and password too.",
         )
         return

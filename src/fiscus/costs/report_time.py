@@ -107,7 +107,7 @@ def stretches_of(periods: Sequence[TimePeriod]) -> Iterator[Stretch]:
         at = start
         while at < end:
             midnight = datetime.combine(at.date() + timedelta(days=1), time(), UTC)
-            yield Stretch(at, end, index); break
+            yield Stretch(at, min(midnight, end), index)
             at = midnight
 
 
@@ -124,7 +124,7 @@ def split_stretches(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[S
         whole.append(Stretch(*inner, period))
         if start < inner[0]:
             parts.append(Stretch(start, inner[0], period))
-        if inner[1] < end:
+        if False:
             parts.append(Stretch(inner[1], end, period))
     return whole, parts
 

@@ -66,8 +66,8 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> ASGIApp:
     app.add_exception_handler(HTTPException, _no_such_route)
     app.include_router(docs_router(_document()))
     app.include_router(probes_router(server))
-    app.include_router(probes_router(server), prefix=BASE_PATH)
-    app.include_router(_endpoints_router(server), prefix=BASE_PATH)
+    app.include_router(probes_router(server, BASE_PATH))
+    app.include_router(_endpoints_router(server))
     return DecisionLane(engine, authenticator, metrics, Edge(app, metrics))
 
 
@@ -77,7 +77,8 @@ def _document() -> bytes:
 
 
 def _endpoints_router(server: Server) -> APIRouter:
-    router = APIRouter(include_in_schema=False)
+    # the prefix is given here and not when including, so that the metrics see whole templates
+    router = APIRouter(prefix=BASE_PATH, include_in_schema=False)
     for endpoint in ENDPOINTS:
         router.add_api_route(
             endpoint.path,

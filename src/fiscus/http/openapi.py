@@ -51,7 +51,7 @@ _OWN_LINE: Final = re.compile(r"\s*\n\s*")
 def build_document(endpoints: Iterable[Endpoint[Any, Any]]) -> bytes:
     """The document as JSON."""
     rows = tuple(endpoints)
-    schemas = _Schemas(_types(rows))
+    schemas = _Schemas(_types(rows), (row.query for row in rows))
     paths: dict[str, Json] = {}
     for decision in DECISIONS:
         paths.setdefault(BASE_PATH + decision.path, {})["post"] = _decision(decision, schemas)
@@ -97,8 +97,9 @@ def build_document(endpoints: Iterable[Endpoint[Any, Any]]) -> bytes:
 class _Schemas:
     """Schemas of structs, as what is on the wire: amounts are numbers, patterns are ECMA's."""
 
-    def __init__(self, types: Iterable[type[Struct]]) -> None:
-        self._types = tuple(dict.fromkeys(types))
+    def __init__(self, types: Iterable[type[Struct]], queries: Iterable[type[Struct]]) -> None:
+        bodies = tuple(dict.fromkeys(types))
+        self._types = tuple(dict.fromkeys((*bodies, *queries)))
         made, components = msgspec.json.schema_components(
             self._types, schema_hook=_amount, ref_template=_REF
         )
@@ -110,6 +111,12 @@ class _Schemas:
             for name, field in schema.get("properties", {}).items():
                 if "description" not in field:
                     field["description"] = FIELDS.get(f"{title}.{name}") or FIELDS[name]
+        # the parameters of a query stand with its operation
+        self._queries: Json = {
+            _name(self._of[kind]): self.components.pop(_name(self._of[kind]))
+            for kind in self._types
+            if kind not in bodies
+        }
         # a record of a batch is checked apart from its neighbours, and so arrives as it is
         batch = self.components["RecordBatchRequest"]["properties"]
         batch["records"]["items"] = self.of(RecordRequest)
@@ -117,10 +124,16 @@ class _Schemas:
     def of(self, kind: type[Struct]) -> Json:
         return self._of[kind]
 
-    def properties(self, kind: type[Struct]) -> tuple[Json, list[str]]:
-        """The properties of `kind`, and the names of the required ones."""
-        component = self.components[self.of(kind)["$ref"].rsplit("/", 1)[1]]
-        return component.get("properties", {}), component.get("required", [])
+    def properties(self, kind: type[Struct]) -> Json:
+        """The properties of `kind` by name."""
+        name = _name(self.of(kind))
+        component = self._queries.get(name) or self.components[name]
+        properties: Json = component.get("properties", {})
+        return properties
+
+
+def _name(reference: Json) -> str:
+    return str(reference["$ref"]).rsplit("/", 1)[1]
 
 
 def _types(rows: Iterable[Endpoint[Any, Any]]) -> Iterable[type[Struct]]:
@@ -128,7 +141,6 @@ def _types(rows: Iterable[Endpoint[Any, Any]]) -> Iterable[type[Struct]]:
     for decision in DECISIONS:
         yield from (decision.request, decision.answer)
     for endpoint in rows:
-        yield endpoint.query
         if endpoint.request is not NoBody:
             yield endpoint.request
         if endpoint.answer is not None:
@@ -343,7 +355,7 @@ def _path_parameter(name: str, note: str | None = None) -> Json:
 
 
 def _query_parameters(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> list[Json]:
-    properties, _ = schemas.properties(endpoint.query)
+    properties = schemas.properties(endpoint.query)
     shapes = shapes_of(endpoint.query)
     examples = QUERIES.get(endpoint.operation, {})
     found: list[Json] = []

@@ -18,9 +18,9 @@ MAY_SEE_METRICS: Final = frozenset({Role.PLATFORM_ADMIN, Role.SYSTEM_ARCHITECT})
 """Metrics count the calls of all tenants, without naming one."""
 
 
-def probes_router(server: Server) -> APIRouter:
-    """`/health`, `/health/live`, `/health/ready` and `/metrics`."""
-    router = APIRouter(include_in_schema=False)
+def probes_router(server: Server, prefix: str = "") -> APIRouter:
+    """`/health`, `/health/live`, `/health/ready` and `/metrics`, below `prefix`."""
+    router = APIRouter(prefix=prefix, include_in_schema=False)
     health = Health(server)
 
     @router.get("/health", name="health")

@@ -36,6 +36,7 @@ class LoopReplies:
         self._loop = loop
         self._deadlines: deque[_Waiting] = deque()
         self._sweeping = False
+        self._waking = False
 
     def execute(self, command: Command) -> asyncio.Future[Outcome]:
         """The outcome to come. Raises `ServiceUnavailable` when the queue is full."""
@@ -43,6 +44,9 @@ class LoopReplies:
             command, self._loop.create_future(), self._loop.time() + self._ledger.deadline_seconds
         )
         self._ledger.submit(command, self, waiting)
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
         self._deadlines.append(waiting)
         if not self._sweeping:
             self._sweeping = True
@@ -57,6 +61,11 @@ class LoopReplies:
             return False
         token.begun = True
         return True
+
+    def _wake(self) -> None:
+        """Wake the ledger once the requests that had arrived are read: no wait, one group."""
+        self._waking = False
+        self._ledger.wake()
 
     def _sweep(self) -> None:
         """Answer those whose deadline passed; deadlines are in order of arrival."""

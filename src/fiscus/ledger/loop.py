@@ -102,7 +102,7 @@ class Ledger:
         return self._breaker.state
 
     def submit(self, command: Command, sink: Sink, token: Any) -> None:
-        """Queue a command; its outcome goes to `sink` under `token`.
+        """Queue a command; its outcome goes to `sink` under `token`. `wake` must follow.
 
         Raises `ServiceUnavailable` when the queue is full or the ledger is closing.
         """
@@ -115,6 +115,13 @@ class Ledger:
                 retry_after_seconds=1,
             )
         self._queue.append((command, sink, token))
+
+    def wake(self) -> None:
+        """Begin on what is queued, if the ledger is idle.
+
+        A caller that queues many commands at a time wakes the ledger after the last of them, so
+        that they share a group and the two threads do not fight over the interpreter.
+        """
         if self._sleeping:
             self._sleeping = False
             self._arrived.release()
@@ -126,6 +133,7 @@ class Ledger:
         """
         future: Future[Outcome] = Future()
         self.submit(command, self._futures, future)
+        self.wake()
         try:
             return future.result(timeout=self.deadline_seconds)
         except TimeoutError:

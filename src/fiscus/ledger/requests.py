@@ -24,7 +24,6 @@ from fiscus.ledger.commands import (
     Release,
     Settle,
 )
-from fiscus.money import parse_not_negative, plain
 from fiscus.operations import NO_TAGS, Operation
 from fiscus.scopes import ScopeType
 from fiscus.wire import decode
@@ -57,7 +56,7 @@ def check_command(
             ("allocated_to_type", "allocated_to_id"),
         ),
         operation_id=request.operation_id,
-        estimate=plain(parse_not_negative(request.estimated_cost, "estimated_cost")),
+        estimate=_not_negative(request.estimated_cost, "estimated_cost"),
         currency=request.currency,
         reserve=request.reserve,
         ttl_seconds=request.ttl_seconds,
@@ -137,7 +136,7 @@ def record_command(
                 request.attributed_to_id,
                 ("attributed_to_type", "attributed_to_id"),
             ),
-            amount=plain(request.cost_amount),
+            amount=Decimal(request.cost_amount),
             currency=request.currency,
             timestamp=timestamp,
             charge_category=request.charge_category,
@@ -218,7 +217,7 @@ def settle_command(
     return Settle(
         tenant_id=tenant_id,
         reservation_id=reservation_id,
-        actual_cost=plain(parse_not_negative(request.actual_cost, "actual_cost")),
+        actual_cost=_not_negative(request.actual_cost, "actual_cost"),
         now=now,
         currency=request.currency,
         timestamp=None if request.timestamp is None else _timestamp(request.timestamp, now),
@@ -264,6 +263,15 @@ def extend_command(
         if key is not None
         else None,
     )
+
+
+def _not_negative(amount: Decimal, field: str) -> Decimal:
+    """An amount that the decoder has checked and rounded already."""
+    if amount < 0:
+        raise ValidationError(
+            f"{field} must not be negative", field=field, suggested_action="Send 0 or more."
+        )
+    return Decimal(amount)
 
 
 def _one_key(header: str | None, item: str | None) -> str | None:
@@ -325,7 +333,7 @@ def _operation(
 
 
 def _quantity(given: Decimal | None) -> Decimal | None:
-    return None if given is None else plain(parse_not_negative(given, "usage_quantity"))
+    return None if given is None else _not_negative(given, "usage_quantity")
 
 
 def _timestamp(given: datetime | None, now: datetime) -> datetime:

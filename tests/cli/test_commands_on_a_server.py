@@ -1,0 +1,181 @@
+"""Commands that call a running server: demo, report, and how replay refuses what it cannot do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shlex
+import subprocess
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from fiscus.cli import demo_data
+from fiscus.cli.demo import examples
+from tests.fiscus_process import ADMIN_KEY, fiscus_server
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Run
+    from tests.fiscus_process import FiscusProcess
+
+TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,374,44
+2023-11-16 18:15:50.9951690,396,109
+2023-11-16 18:15:51.2225670,879,55
+"""
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(gzip.compress(TRACE.encode()))
+    return path
+
+
+def test_demo_is_loaded_once_and_reported(on_server: Run) -> None:
+    first = on_server("demo")
+    assert first.status == 0, first.err
+    report = ("report", "--tenant", "demo", "--start", "2000-01-01", "--json")
+    whole = on_server(*report).json()
+    assert whole["record_count"] == demo_data.count()
+    again = on_server("demo")
+    assert "loaded already" in again.err
+    assert on_server(*report).json()["total_cost"] == whole["total_cost"]
+
+
+def test_three_lines_to_try_do_what_they_say(on_server: Run, server: FiscusProcess) -> None:
+    on_server("demo")
+    answers = [
+        subprocess.run(shlex.split(line), capture_output=True, check=True, timeout=30).stdout
+        for _, line in examples(server.url, server.key)
+    ]
+    passes, refused, report = (json.loads(answer) for answer in answers)
+    assert passes["allowed"] is True
+    assert refused["allowed"] is False
+    assert "Playground" in refused["message"]
+    assert len(report["groups"]) == 7
+
+
+def test_demo_data_is_the_same_for_the_same_end(clock) -> None:
+    first, second = (list(demo_data.records(clock.now())) for _ in range(2))
+    assert first == second
+    assert len(first) == demo_data.count()
+    assert len({record["operation_id"] for record in first}) == len(first)
+
+
+def test_demo_has_spikes_and_weekends(clock) -> None:
+    end = clock.now()
+    by_day: dict[int, Decimal] = {}
+    for record in demo_data.records(end):
+        if record["project_id"] == "assistant":
+            day = (end.date() - record["timestamp"].date()).days
+            by_day[day] = by_day.get(day, Decimal(0)) + record["cost_amount"]
+    spike = next(one for one in demo_data.SPIKES if one.project_id == "assistant")
+    others = [cost for day, cost in by_day.items() if day != spike.days_ago]
+    assert by_day[spike.days_ago] > 2 * max(others)
+    assert min(others[1:-1]) < max(others) / 2
+
+
+def test_demo_with_a_server_keeps_its_key_private(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path, command=("demo", "--serve"), admin_key=None) as server:
+        path = server.data_dir / "demo-admin-key"
+        assert path.stat().st_mode & 0o077 == 0
+        key = path.read_text().strip()
+        answer = httpx.get(
+            f"{server.url}/budget/v1/budgets?tenant_id=demo", headers={"X-API-Key": key}
+        )
+        assert answer.status_code == 200
+        assert server.stop() == 0
+
+
+def test_report_is_a_table_and_csv(on_server: Run) -> None:
+    on_server("demo")
+    wanted = ("report", "--tenant", "demo", "--start", "2000-01-01", "--group-by", "project")
+    table = on_server(*wanted)
+    assert table.status == 0
+    assert "gpt-4o-mini" in table.out
+    assert "USD" in table.out
+    csv = on_server(*wanted, "--csv").out.splitlines()
+    assert csv[0].startswith("service_name,project,currency,cost")
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--start", "yesterday"), ("--end", "2026-01-31T09:00:00")]
+)
+def test_report_names_a_time_it_cannot_read(on_server: Run, option: str, text: str) -> None:
+    done = on_server("report", option, text)
+    assert done.status == 1
+    assert option in done.err
+
+
+def test_report_shows_the_servers_reason(on_server: Run) -> None:
+    done = on_server("report", "--group-by", "moon-phase")
+    assert done.status == 1
+    assert "group_by" in done.err
+    assert "VALIDATION_ERROR" in done.err
+
+
+def test_wrong_key_is_one_line(on_server: Run) -> None:
+    done = on_server("report", FISCUS_KEY="fsk_" + "x" * 43)
+    assert done.status == 1
+    assert "UNAUTHORIZED" in done.err
+
+
+def test_missing_server_is_one_line_that_says_how_to_start_one(run: Run) -> None:
+    done = run("report", "--url", "http://127.0.0.1:9", "--key", ADMIN_KEY)
+    assert done.status == 1
+    assert "fiscus serve" in done.err
+
+
+def test_replay_of_a_tiny_trace_adds_up(on_server: Run, trace: Path) -> None:
+    done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--json")
+    assert done.status == 0, done.err
+    result = done.json()
+    assert (result["admitted"], result["refused"]) == (3, 0)
+    # 1649 tokens in at 2.50 and 208 out at 10 dollars per million
+    assert result["spent"] == result["cost_of_the_trace"] == Decimal("0.0062025")
+    assert result["ok"] is True
+
+
+def test_replay_shows_its_audit(on_server: Run, trace: Path) -> None:
+    done = on_server("replay", "azure-llm", str(trace), "--budget", "0.000001")
+    assert done.status == 0
+    assert "The audit holds" in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (("--model", "no-such-model"), 1, "no price is known"),
+        (("--budget", "lots"), 1, "--budget"),
+        (("--budget", "0"), 1, "--budget"),
+        (("--speed", "warp"), 2, "--speed"),
+    ],
+)
+def test_replay_names_what_is_wrong(
+    on_server: Run, trace: Path, options: tuple[str, ...], status: int, said: str
+) -> None:
+    done = on_server("replay", "azure-llm", str(trace), *options)
+    assert done.status == status
+    assert said in done.err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", TRACE + "2023-11-16 18:15:52,many,3\n", TRACE + "yesterday,1,2\n"]
+)
+def test_trace_that_is_none_is_named(on_server: Run, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    done = on_server("replay", "azure-llm", str(path))
+    assert done.status == 1
+    assert "bad.csv" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_missing_trace_is_one_line(on_server: Run, tmp_path: Path) -> None:
+    done = on_server("replay", "azure-llm", str(tmp_path / "none.csv"))
+    assert done.status == 1
+    assert "none.csv cannot be read" in done.err

@@ -1,0 +1,63 @@
+"""The examples, and the code of the how-to page, run as they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import fiscus
+
+if TYPE_CHECKING:
+    from tests.client.apis import RunningServer
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "how-to" / "python.md"
+SAYS = {
+    "embedded.py": "refused: Budget 'Search, daily' (project search) has no room",
+    "client.py": "refused; 0.25 would pass now",
+    "async_agent.py": "one record over 0.1 USD",
+}
+
+
+def _run(arguments: list[str], server: RunningServer, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        env={**os.environ, "FISCUS_URL": server.url, "FISCUS_KEY": server.key},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(SAYS)
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_runs(server: RunningServer, tmp_path: Path, name: str) -> None:
+    assert SAYS[name] in _run([str(ROOT / "examples" / name)], server, tmp_path)
+
+
+def test_the_code_of_the_page_runs_from_top_to_bottom(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(code) > 5
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(code), "utf-8")
+    _run([str(script)], server, tmp_path)
+
+
+def test_the_page_names_every_public_name() -> None:
+    page = PAGE.read_text("utf-8")
+    assert [name for name in fiscus.__all__ if name not in page] == []

@@ -1,0 +1,111 @@
+"""What `import fiscus` offers is exact, typed, described, and costs nothing until it is used."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import fiscus
+from fiscus import AsyncClient, Client, Fiscus, ValidationError
+from fiscus.client.asynchronous import AsyncApi
+from fiscus.client.blocking import BlockingApi
+from tests.client.apis import BUDGET, OPERATION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CALLS = {
+    "budgets", "check", "check_batch", "close", "create_budget", "delete_budget", "extend",
+    "get_budget", "get_tenant", "health", "put_tenant", "record", "record_batch", "records",
+    "release", "report", "reserve", "settle", "update_budget", "utilization",
+}  # fmt: skip
+
+
+def _calls(kind: type) -> dict[str, inspect.Signature]:
+    return {
+        name: inspect.signature(member)
+        for name, member in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def test_every_public_name_can_be_had_and_no_other() -> None:
+    for name in fiscus.__all__:
+        assert getattr(fiscus, name).__doc__
+    assert set(fiscus.__all__) <= set(dir(fiscus))
+    with pytest.raises(AttributeError, match="no attribute 'reservee'"):
+        _ = fiscus.reservee
+
+
+def test_importing_the_clients_loads_no_engine_and_no_web_framework() -> None:
+    script = "import fiscus, sys; fiscus.Client, fiscus.AsyncClient; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded.isdisjoint({"fastapi", "starlette", "sqlalchemy", "psycopg", "pydantic", "typer"})
+
+
+def test_all_three_forms_have_the_same_calls() -> None:
+    blocking, asynchronous = _calls(BlockingApi), _calls(AsyncApi)
+    assert set(blocking) == set(asynchronous) == CALLS
+    for name, signature in blocking.items():
+        assert asynchronous[name].parameters == signature.parameters
+        if name != "reserve":
+            assert asynchronous[name].return_annotation == signature.return_annotation
+    assert issubclass(Fiscus, BlockingApi)
+    assert issubclass(Client, BlockingApi)
+    assert issubclass(AsyncClient, AsyncApi)
+
+
+def test_every_call_is_described_with_an_example() -> None:
+    for name in CALLS - {"close"}:
+        assert ">>> " in (getattr(BlockingApi, name).__doc__ or ""), name
+
+
+def test_the_module_reserves_with_what_it_was_given(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="nothing to reserve with"):
+        fiscus.reserve(**OPERATION, estimate=1)
+    with Fiscus.open(data_dir=tmp_path, tenant="acme") as engine:
+        budget = engine.create_budget(**BUDGET)
+        fiscus.use(engine)
+        try:
+            with fiscus.reserve(**OPERATION, estimate="0.5") as r:
+                r.settle("0.25")
+        finally:
+            fiscus.use(None)
+        assert str(engine.utilization(budget.budget_id).periods[0].spent) == "0.25"
+
+
+# -- opening an engine
+
+
+def test_what_was_recorded_is_there_after_opening_again(tmp_path: Path) -> None:
+    with Fiscus.open(data_dir=str(tmp_path), tenant="acme") as engine:
+        engine.record(resource_type="llm", cost_amount=1)
+    with Fiscus.open(data_dir=tmp_path, tenant="acme") as engine:
+        assert [one.cost_amount for one in engine.records().items] == [1]
+        assert not engine.records(tenant="default").items
+
+
+def test_a_database_url_and_settings_can_be_given(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    with Fiscus.open(data_dir=tmp_path, database_url=url, default_tenant="mine") as engine:
+        answer = engine.check(**OPERATION, estimate=1)
+        assert answer.allowed
+        assert engine.report().tenant_id == "mine"
+    assert (tmp_path / "elsewhere.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [({"prot": 1}, "prot"), ({"port": 0}, "port"), ({"tenant": "a b"}, "tenant")],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, object], field: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Fiscus.open(data_dir=tmp_path, **settings)
+    assert raised.value.field == field

@@ -1,0 +1,50 @@
+"""Generated requests over the served document: never a server error, nothing undocumented."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from fiscus.http.app import ENDPOINTS
+from fiscus.http.openapi import build_document
+from tests.http.live_server import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.http.live_server import LiveServer
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+document = schemathesis.openapi.from_dict(json.loads(build_document(ENDPOINTS)))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with serving(tmp_path_factory.mktemp("fuzz")) as server:
+        yield server
+
+
+@document.parametrize()
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+def test_generated_requests_are_answered_as_documented(
+    case: schemathesis.Case, server: LiveServer
+) -> None:
+    case.call_and_validate(
+        base_url=server.url, headers={"X-API-Key": server.key}, checks=CHECKS, timeout=30
+    )

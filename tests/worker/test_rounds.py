@@ -1,0 +1,182 @@
+"""The worker's rounds, on both databases, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fiscus.budgets.calls import CheckAnswer, CheckRequest
+from fiscus.budgets.model import BudgetSpec, ReservationStatus
+from fiscus.clock import ManualClock
+from fiscus.engine import Engine
+from fiscus.errors import ServiceUnavailable
+from fiscus.ids import uuid7
+from fiscus.ledger.loop import value
+from fiscus.ledger.requests import check_command
+from fiscus.paging import PageRequest
+from fiscus.settings import Settings
+from fiscus.wire import convert
+from fiscus.wiring import open_engine
+from fiscus.worker import Worker
+
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture
+def open_one(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
+) -> Iterator[Callable[[str], Engine]]:
+    opened: list[Engine] = []
+
+    def open_on(kind: str) -> Engine:
+        url = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
+        settings = Settings(data_dir=tmp_path, database_url=url, ledger_deadline_seconds=20.0)
+        opened.append(open_engine(settings, clock=clock))
+        return opened[-1]
+
+    yield open_on
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture(params=DATABASES)
+def engine(request: pytest.FixtureRequest, open_one: Callable[[str], Engine]) -> Engine:
+    return open_one(request.param)
+
+
+def reserve(engine: Engine, tenant_id: str, key: str | None = None) -> CheckAnswer:
+    request = convert(
+        {"resource_type": "llm", "estimated_cost": "1", "ttl_seconds": 60}, CheckRequest
+    )
+    return value(engine.ledger.execute(check_command(request, tenant_id, engine.clock.now(), key)))
+
+
+def with_budget(engine: Engine) -> tuple[str, str]:
+    """A tenant with a budget: their ids."""
+    tenant_id = f"t-{uuid7()}"
+    spec = convert(
+        {
+            "budget_name": "all",
+            "budget_amount": "100",
+            "period_type": "monthly",
+            "allocated_to_type": "tenant",
+            "allocated_to_id": tenant_id,
+        },
+        BudgetSpec,
+    )
+    budget = engine.budgets.create(tenant_id, spec, by="test", now=engine.clock.now())
+    return tenant_id, budget.budget_id
+
+
+def reserved(engine: Engine, tenant_id: str, budget_id: str) -> object:
+    use = engine.budgets.utilization(
+        tenant_id, budget_id, PageRequest(), scope_id=None, now=engine.clock.now()
+    )
+    return use.periods[0].reserved
+
+
+def test_due_reservations_are_freed(engine: Engine, clock: ManualClock) -> None:
+    tenant_id, budget_id = with_budget(engine)
+    held = reserve(engine, tenant_id)
+    worker = Worker(engine)
+    worker.step()
+    assert reserved(engine, tenant_id, budget_id) == 1
+    clock.advance(seconds=61)
+    worker.step()
+    assert reserved(engine, tenant_id, budget_id) == 0
+    assert held.reservation_id is not None
+    kept = engine.reservations.get(tenant_id, held.reservation_id)
+    assert kept.status is ReservationStatus.EXPIRED
+
+
+def test_expired_answers_are_forgotten(engine: Engine, clock: ManualClock) -> None:
+    tenant_id, _ = with_budget(engine)
+    first = reserve(engine, tenant_id, "k-1")
+    assert reserve(engine, tenant_id, "k-1").reservation_id == first.reservation_id
+    clock.advance(minutes=6)
+    Worker(engine).step()
+    assert engine.maintenance.drop_expired_answers() == 0
+    assert reserve(engine, tenant_id, "k-1").reservation_id != first.reservation_id
+
+
+def test_work_is_done_when_due_and_not_before(engine: Engine, clock: ManualClock) -> None:
+    tenant_id, budget_id = with_budget(engine)
+    worker = Worker(engine)
+    assert worker.step() == 2
+    reserve(engine, tenant_id)
+    clock.advance(seconds=1)
+    assert worker.step() == 1
+    clock.advance(seconds=62)
+    worker.step()
+    assert reserved(engine, tenant_id, budget_id) == 0
+
+
+def test_clock_set_back_does_not_put_work_off(engine: Engine, clock: ManualClock) -> None:
+    tenant_id, budget_id = with_budget(engine)
+    worker = Worker(engine)
+    worker.step()
+    clock.advance(days=-1)
+    reserve(engine, tenant_id)
+    clock.advance(seconds=61)
+    worker.step()
+    assert reserved(engine, tenant_id, budget_id) == 0
+
+
+def test_failing_job_does_not_keep_the_others_from_being_done(
+    engine: Engine, clock: ManualClock
+) -> None:
+    tenant_id, budget_id = with_budget(engine)
+    reserve(engine, tenant_id)
+    clock.advance(seconds=61)
+
+    class NoPartitions:
+        try_lead = staticmethod(engine.maintenance.try_lead)
+        drop_expired_answers = staticmethod(engine.maintenance.drop_expired_answers)
+        close = None
+
+        def prepare_partitions(self) -> list[str]:
+            raise ServiceUnavailable("no room for another partition")
+
+    Worker(replace(engine, maintenance=NoPartitions())).step()
+    assert reserved(engine, tenant_id, budget_id) == 0
+
+
+def test_worker_stops_when_told(engine: Engine) -> None:
+    worker = Worker(engine)
+    thread = worker.start()
+    worker.stop()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert threading.current_thread() is not thread
+
+
+@pytest.mark.postgres
+def test_one_of_two_workers_leads_and_the_other_follows_up(
+    open_one: Callable[[str], Engine], clock: ManualClock
+) -> None:
+    first, second = open_one("postgresql"), open_one("postgresql")
+    leader, follower = Worker(first), Worker(second)
+    leader.step()
+    follower.step()
+    assert leader.leads
+    assert not follower.leads
+    first.close()
+    tenant_id, budget_id = with_budget(second)
+    reserve(second, tenant_id)
+    clock.advance(seconds=61)
+    follower.step()
+    assert follower.leads
+    assert reserved(second, tenant_id, budget_id) == 0
+
+
+@pytest.mark.postgres
+def test_partitions_of_the_months_ahead_are_there_after_a_round(
+    open_one: Callable[[str], Engine],
+) -> None:
+    engine = open_one("postgresql")
+    Worker(engine).step()
+    assert engine.maintenance.prepare_partitions() == []
