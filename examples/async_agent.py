@@ -23,8 +23,7 @@ async def main() -> None:
         async with client.reserve(project="agents", resource_type="llm", estimate="0.50") as run:
             await asyncio.gather(*(search_the_web(client, one) for one in ("cats", "dogs")))
             settled = await run.settle("0.02", usage={"tokens": 25})
-        if settled is not None:
-            print(f"one record over {settled.charged} {settled.currency}")
+        print(f"one record over {settled.charged} {settled.currency}")
 
 
 if __name__ == "__main__":

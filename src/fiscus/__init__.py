@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from fiscus.client.clients import AsyncClient, Client
     from fiscus.client.default import reserve, use
+    from fiscus.client.holds import Settlement
     from fiscus.client.reserving import AsyncReservation, Reservation
     from fiscus.embedded import Fiscus
     from fiscus.errors import (
@@ -49,6 +50,7 @@ __all__ = [
     "Refused",
     "Reservation",
     "ServiceUnavailable",
+    "Settlement",
     "Unauthorized",
     "ValidationError",
     "reserve",
@@ -61,6 +63,7 @@ _ELSEWHERE: Final = {
     "Client": "fiscus.client.clients",
     "Fiscus": "fiscus.embedded",
     "Reservation": "fiscus.client.reserving",
+    "Settlement": "fiscus.client.holds",
     "reserve": "fiscus.client.default",
     "use": "fiscus.client.default",
 }

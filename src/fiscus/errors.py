@@ -5,7 +5,7 @@ A refusal by a rule is a value (see `budgets.model`), never one of these.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class FiscusError(Exception):
@@ -66,14 +66,15 @@ class IdempotencyConflict(FiscusError):
 class Refused(FiscusError):
     """A refusal by a rule, where a caller asked for refusals to be errors.
 
-    `answer` is the answer that explains it, such as `budgets.calls.CheckAnswer`.
+    `answer` is the answer that explains it, such as `budgets.calls.CheckAnswer`; None when the
+    server refused the call itself.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        answer: object,
+        answer: Any,
         details: dict[str, object] | None = None,
         suggested_action: str | None = None,
         retry_after_seconds: int | None = None,
@@ -84,7 +85,7 @@ class Refused(FiscusError):
             suggested_action=suggested_action,
             retry_after_seconds=retry_after_seconds,
         )
-        self.answer = answer
+        self.answer: Any = answer
 
 
 class BudgetExceeded(Refused):

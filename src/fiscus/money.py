@@ -23,7 +23,7 @@ _TEN: Final = Decimal(10)
 # NUMERIC(38, 12) holds 26 digits before the point.
 LIMIT: Final = Decimal("1e26")
 
-_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?")
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _MAX_TEXT = 80
 
@@ -60,11 +60,13 @@ def parse_amount(value: object, field: str) -> Decimal:
         raise _bad(field, "is not a number")
     if not number.is_finite():
         raise _bad(field, "is not a finite number")
-    if number.adjusted() >= 26 and number:
-        raise _bad(field, "is out of range: it must be below 1e26")
-    if number.adjusted() < -40:
+    if number.adjusted() < -40 or not number:
         return ZERO
-    return plain(number.quantize(QUANTUM, context=EXACT))
+    if number.adjusted() < 26:
+        number = plain(number.quantize(QUANTUM, context=EXACT))
+    if number.adjusted() >= 26:  # also when it was rounded up to that
+        raise _bad(field, "is out of range: it must be below 1e26")
+    return number or ZERO  # never a zero with a sign
 
 
 def parse_positive(value: object, field: str) -> Decimal:
@@ -96,6 +98,8 @@ def parse_currency(value: str, field: str = "currency") -> str:
 
 def plain(number: Decimal) -> Decimal:
     """The same value with no exponent and no trailing zeros, as it is shown and stored."""
+    if not number:
+        return ZERO
     whole = number.quantize(_ONE, context=EXACT)
     return whole if whole == number else number.normalize(EXACT)
 

@@ -113,7 +113,7 @@ def _read_token(token: str) -> Cursor:
     try:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         cursor = msgspec.json.decode(raw, type=Cursor)
-    except (binascii.Error, ValueError, msgspec.DecodeError):
+    except (binascii.Error, ValueError, RecursionError, msgspec.DecodeError):
         raise _bad("page_token", "was not made by this list") from None
     if not 1 <= len(cursor.values) <= 4 or not all(
         isinstance(value, str | int) for value in cursor.values

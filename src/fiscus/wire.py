@@ -28,15 +28,18 @@ Id = Annotated[
         pattern=ID_PATTERN, description="An opaque id: 1-128 letters, digits and `. _ : -`."
     ),
 ]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+# PostgreSQL cannot store it, and one in a tag would break every report by tags.
+NO_NUL: Final = r"^[^\x00]*\Z"
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=NO_NUL)]
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=NO_NUL)]
 Currency = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z", description="An ISO 4217 currency code.")
 ]
 Tags = Annotated[
     dict[
-        Annotated[str, msgspec.Meta(min_length=1, max_length=128)],
-        Annotated[str, msgspec.Meta(max_length=256)],
+        Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=NO_NUL)],
+        Annotated[str, msgspec.Meta(max_length=256, pattern=NO_NUL)],
     ],
     msgspec.Meta(max_length=50, description="Free labels, at most 50."),
 ]
@@ -62,7 +65,7 @@ def item_error(error: FiscusError) -> ItemError:
     )
 
 
-_PATH = re.compile(r"^(?P<what>.*?) - at (?:the key in |key in )?`\$(?P<path>[^`]*)`$", re.DOTALL)
+_PATH = re.compile(r"^(?P<what>.*?) - at (?:`key` in )?`\$(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
@@ -151,6 +154,8 @@ def explain(error: msgspec.ValidationError) -> ValidationError:
     field = path or "body"
     if repr(ID_PATTERN) in what:  # as msgspec shows it
         what = "must be 1 to 128 letters, digits and the characters . _ : -"
+    elif repr(NO_NUL) in what:
+        what = "must not contain the character NUL"
     return ValidationError(
         f"{field}: {what}", field=field, suggested_action=f"Correct {field} and send it again."
     )

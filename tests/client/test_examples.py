@@ -61,3 +61,13 @@ def test_the_code_of_the_page_runs_from_top_to_bottom(
 def test_the_page_names_every_public_name() -> None:
     page = PAGE.read_text("utf-8")
     assert [name for name in fiscus.__all__ if name not in page] == []
+
+
+def test_the_python_of_the_readme_runs(server: RunningServer, tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text("utf-8").partition("## First use: Python")[2]
+    lines = section.partition("\n## ")[0].splitlines()
+    code = "\n".join(line[4:] for line in lines if line.startswith("    "))
+    assert "reserve" in code
+    script = tmp_path / "readme.py"
+    script.write_text(code, "utf-8")
+    _run([str(script)], server, tmp_path)

@@ -27,8 +27,9 @@ async def test_a_nested_block_holds_nothing_more(bench: Bench) -> None:
             assert await bench.use(budget) == (0, 1)
             assert inner.reservation_id is None
             assert inner.answer == outer.answer
-            assert await inner.settle("0.5") is None
-            assert await inner.settle("0.5") is None
+            first = await inner.settle("0.5")
+            assert (first.record_id, first.charged) == (None, 0)
+            assert await inner.settle("0.5") == first
             with pytest.raises(Conflict):
                 await inner.settle("0.4")
         assert await bench.use(budget) == (0, 1)
@@ -84,7 +85,7 @@ async def test_a_missing_part_that_was_not_needed_is_given_back(bench: Bench) ->
     budget = await bench.budget()
     async with bench.api.reserve(**OPERATION, estimate="0.5"):
         async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
-            assert await inner.settle("0.4") is None
+            assert (await inner.settle("0.4")).record_id is None
         assert await bench.use(budget) == (0, D("0.5"))
     assert await bench.costs() == [D("0.4")]
 
@@ -241,6 +242,27 @@ async def test_nested_blocks_settle_in_one_currency(bench: Bench) -> None:
         with pytest.raises(ValidationError, match="currency"):
             await outer.settle("0.1", currency="EUR")
     assert await bench.costs() == [D("0.1")]
+
+
+async def test_the_same_operation_id_is_in_one_currency(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1, operation_id="op-1"):
+        with pytest.raises(ValidationError, match="another currency"):
+            async with bench.api.reserve(
+                **OPERATION, estimate=1, operation_id="op-1", currency="EUR"
+            ):
+                pass
+
+
+async def test_a_task_that_outlives_the_block_it_was_started_in_holds_for_itself(
+    bench: Bench,
+) -> None:
+    async def later() -> str | None:
+        async with bench.api.reserve(**OPERATION, estimate="0.5") as r:
+            return r.reservation_id
+
+    async with bench.api.reserve(**OPERATION, estimate=1):
+        task = asyncio.create_task(later())
+    assert await task is not None
 
 
 async def test_releasing_the_enclosing_block_settles_what_nested_ones_spent(bench: Bench) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sqlite3
 import subprocess
 import sys
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,6 +81,34 @@ def test_the_module_reserves_with_what_it_was_given(tmp_path: Path) -> None:
         finally:
             fiscus.use(None)
         assert str(engine.utilization(budget.budget_id).periods[0].spent) == "0.25"
+
+
+def test_a_block_is_entered_once_and_settled_inside(tmp_path: Path) -> None:
+    with Fiscus.open(data_dir=tmp_path, tenant="acme") as engine:
+        block = engine.reserve(**OPERATION, estimate=1)
+        with pytest.raises(RuntimeError, match="before its block"):
+            block.settle(1)
+        with block:
+            pass
+        with pytest.raises(RuntimeError, match="entered once"), block:
+            pass
+        assert not engine.records().items
+
+
+def test_a_decision_without_the_store_holds_nothing_and_is_recorded_later(tmp_path: Path) -> None:
+    with Fiscus.open(data_dir=tmp_path, tenant="acme", ledger_deadline_seconds=60) as engine:
+        engine.create_budget(**BUDGET, on_store_failure="allow")
+        engine.check(**OPERATION, estimate=0, reserve=False)
+        blocker = sqlite3.connect(tmp_path / "fiscus.db", isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        with engine.reserve(**OPERATION, estimate="0.5") as r:
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            assert r.degraded
+            assert r.reservation_id is None
+            r.settle("0.25")
+        [record] = engine.records().items
+        assert (record.cost_amount, record.project_id) == (Decimal("0.25"), "search")
 
 
 # -- opening an engine

@@ -173,6 +173,9 @@ async def test_reserve_does_not_only_look(bench: Bench) -> None:
     with pytest.raises(ValidationError, match="always holds"):
         async with bench.api.reserve(**OPERATION, estimate=1, reserve=False):
             pass
+    with pytest.raises(ValidationError, match="key of its own"):
+        async with bench.api.reserve(**OPERATION, estimate=1, idempotency_key="k"):
+            pass
     with pytest.raises(ValidationError, match="on_unreachable"):
         async with bench.api.reserve(**OPERATION, estimate=1, on_unreachable="maybe"):
             pass

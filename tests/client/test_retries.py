@@ -202,6 +202,7 @@ def test_a_wait_longer_than_the_bound_is_left_to_the_caller(
     ):
         client.record(**OPERATION, cost_amount=1)
     assert raised.value.retry_after_seconds == 3600
+    assert raised.value.answer is None
     assert len(faulty.seen) == 1
 
 
@@ -269,7 +270,6 @@ def test_a_settle_of_unknown_outcome_is_not_undone_and_can_be_repeated(
             lose_the_answer()
         assert not faulty.of("/release")
         answer = reservation.settle("0.5")
-        assert answer is not None
         assert [one.record_id for one in client.records().items] == [answer.record_id]
 
 
@@ -325,6 +325,17 @@ def test_a_bound_that_is_none_is_named(name: str) -> None:
     with pytest.raises(ValidationError) as raised:
         Client("http://127.0.0.1:1", "key", **{name: -1})
     assert raised.value.field == name
+
+
+def test_a_health_answer_of_something_else_is_an_error(
+    server: RunningServer, faulty: Faulty
+) -> None:
+    faulty.steps.clear()
+    faulty.steps.extend([Answer(503, {}), GARBAGE])
+    with Client(faulty.url, server.key) as client:
+        for kind in (ServiceUnavailable, fiscus.InternalError):
+            with pytest.raises(kind):
+                client.health()
 
 
 def test_the_base_path_may_be_part_of_the_url(server: RunningServer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
@@ -31,7 +31,22 @@ CHECKS = [
     response_schema_conformance,
 ]
 
-document = schemathesis.openapi.from_dict(json.loads(build_document(ENDPOINTS)))
+NDJSON = "application/x-ndjson"
+
+
+def without_security() -> dict[str, Any]:
+    """The document, but for the credentials: made-up ones would be refused at the door."""
+    made = json.loads(build_document(ENDPOINTS))
+    del made["security"], made["components"]["securitySchemes"]
+    return made
+
+
+@schemathesis.serializer(NDJSON)
+def as_lines(_: object, value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+document = schemathesis.openapi.from_dict(without_security())
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 @document.parametrize()
-@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 def test_generated_requests_are_answered_as_documented(
     case: schemathesis.Case, server: LiveServer
 ) -> None:

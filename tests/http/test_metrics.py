@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.http.app_client import AppClient
 
 pytestmark = pytest.mark.anyio
@@ -79,3 +84,28 @@ async def test_requests_are_counted_by_route_never_by_id(client: AppClient) -> N
     assert count("none", 404) == 1
     assert count("/budget/v1/budgets", 401) == 1
     assert found['fiscus_access_denied_total{reason="credential"}'] == 1
+
+
+_WORKER = """
+from fiscus.http.metrics import Metrics
+metrics = Metrics()
+metrics.decided("check", "allowed", 0.003)
+metrics.group_committed(3, 0.002)
+print(metrics.render().decode())
+"""
+
+
+def test_worker_processes_are_shown_as_one(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", _WORKER],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert "fiscus_group_size_count 2.0" in done.stdout
+    labels = 'operation="check",outcome="allowed"'
+    assert f"fiscus_check_duration_seconds_count{{{labels}}} 2.0" in done.stdout

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
@@ -472,7 +472,8 @@ class ByHand:
             self.usage[one.usage_unit] += Fraction(one.usage_quantity)
 
 
-@settings(max_examples=25)
+# Without shrinking: each try is a commit, and thousands of them would outlast the time-out.
+@settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(recorded=st.lists(costs(), min_size=1, max_size=12), wanted=st.lists(requests(), min_size=6))
 def test_a_report_is_the_sum_of_its_records_to_the_last_digit(
     engine: Engine, recorded: list[dict[str, Any]], wanted: list[dict[str, Any]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -87,7 +88,5 @@ def test_a_page_that_cannot_be_is_refused_by_name(
     | st.binary(max_size=30).map(lambda b: base64.urlsafe_b64encode(b).decode())
 )
 def test_no_token_raises_anything_but_a_validation_error(token: str) -> None:
-    try:
-        page_request(page_token=token)
-    except ValidationError as error:
-        assert error.field == "page_token"
+    with suppress(ValidationError):
+        assert page_request(page_token=token).cursor is not None

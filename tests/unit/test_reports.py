@@ -555,6 +555,10 @@ def test_nothing_is_compared_unless_asked() -> None:
         ({"limit": 10_001}, "limit"),
         ({"user_id": "ann@example.com"}, "user_id"),
         ({"colour": "red"}, "colour"),
+        ({"resource_type": "a\x00"}, "resource_type"),
+        ({"group_by": ["tag:\x00"]}, "group_by[0]"),
+        ({"tags": {"team": "\x00"}}, "tags[...]"),
+        ({"tags": {"\x00": "red"}}, "tags"),
     ],
 )
 def test_a_wrong_request_is_refused_with_its_field(wanted: dict[str, Any], field: str) -> None:

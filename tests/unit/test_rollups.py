@@ -30,8 +30,8 @@ RECORD = CostRecord(
     project_id="p",
 )
 moments = st.datetimes(
-    datetime(1990, 1, 1),
-    datetime(2100, 1, 1),
+    datetime.fromisoformat("1990-01-01"),
+    datetime.fromisoformat("2100-01-01"),
     timezones=st.sampled_from([UTC, ZoneInfo("Asia/Kathmandu")]),
 )
 QUARTER = timedelta(minutes=15)

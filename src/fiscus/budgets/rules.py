@@ -15,9 +15,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
-from fiscus.money import EXACT, ZERO, add, multiply, ratio, round_down, round_half_even, subtract
+from fiscus.money import (
+    EXACT,
+    QUANTUM,
+    ZERO,
+    add,
+    multiply,
+    ratio,
+    round_down,
+    round_half_even,
+    subtract,
+)
 
 ONE: Final = Decimal(1)
+_HALF: Final = QUANTUM / 2
 
 ALLOW: Final = "allow"
 WARN: Final = "warn"
@@ -216,10 +227,16 @@ def max_allowed_cost(demands: Iterable[Demand], rooms: Iterable[Decimal]) -> Dec
             continue
         room = headroom_after
         if demand.rate is not ONE:
-            room = round_down(EXACT.divide(room, demand.rate))
+            room = _before_conversion(room, demand.rate)
         if largest is None or room < largest:
             largest = room
     return None if largest is None else max(largest, ZERO)
+
+
+def _before_conversion(room: Decimal, rate: Decimal) -> Decimal:
+    """The largest amount that, converted and rounded, is at most `room`."""
+    most = round_down(EXACT.divide(add(room, _HALF), rate))
+    return most if round_half_even(multiply(most, rate)) <= room else subtract(most, QUANTUM)
 
 
 class Hold(NamedTuple):

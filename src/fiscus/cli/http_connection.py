@@ -1,7 +1,7 @@
 """One keep-alive HTTP/1.1 connection, for driving a server hard.
 
-A load driver must not be the bottleneck of what it measures. On the machine this was written on one
-core of httpx made 1 000 requests a second, this makes 13 000; everything else uses httpx.
+A load driver must not be the bottleneck of what it measures. At 64 connections to a bare ASGI app, a
+second of CPU made 44 000 requests this way and 400 with httpx, which all other commands use.
 """
 
 from __future__ import annotations

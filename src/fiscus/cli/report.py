@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from fiscus.cli.api import Api
@@ -22,7 +24,7 @@ from fiscus.cli.terminal import (
     out,
     print_raw,
 )
-from fiscus.costs.report_model import Granularity, Report, ReportType
+from fiscus.costs.report_model import Granularity, Report, ReportSection, ReportType
 from fiscus.wire import decode
 
 PATH = "/cost-tracking/reports"
@@ -103,10 +105,10 @@ def _show(found: Report) -> None:
         f"Costs of {found.tenant_id}, {found.start_date:%Y-%m-%d %H:%M} to "
         f"{found.end_date:%Y-%m-%d %H:%M} UTC"
     )
-    if found.groups:
-        out.print(_groups(found, title))
-    else:
-        out.print(facts([], title=title))
+    out.print(f"[bold]{title}[/]")
+    for section in _sections(found):
+        if section.groups:
+            out.print(_groups(section, compared=found.previous is not None))
     rows = [
         ("total", f"[bold]{money(found.total_cost, found.currency)}[/]"),
         ("records", f"{found.record_count:,}"),
@@ -123,16 +125,27 @@ def _show(found: Report) -> None:
         notes.print("No costs in this range; --start goes further back.")
 
 
-def _groups(found: Report, title: str) -> Table:
+def _sections(found: Report) -> list[ReportSection]:
+    """The report's own groups, then those of a detailed report's sections."""
+    main = ReportSection(
+        group_by=found.group_by,
+        groups=found.groups,
+        group_count=found.group_count,
+        truncated=found.truncated,
+        other_cost=found.other_cost,
+        other_record_count=found.other_record_count,
+    )
+    return [main, *found.sections]
+
+
+def _groups(found: ReportSection, *, compared: bool) -> Table:
     names = [_heading(name) for name in found.group_by]
-    numbers = ["cost", "share", "records"]
-    if found.previous is not None:
-        numbers.append("change")
-    table = new_table(*names, *numbers, right=numbers, title=title)
+    numbers = ["cost", "share", "records", *(["change"] if compared else [])]
+    table = new_table(*names, *numbers, right=numbers)
     for group in found.groups:
-        keys = [group.key.get(name) or "[dim](none)[/]" for name in found.group_by]
+        keys = [escape(group.key.get(name) or "(none)") for name in found.group_by]
         cells = [_rounded(group.cost), _percent(group.share), f"{group.record_count:,}"]
-        if found.previous is not None:
+        if compared:
             cells.append(_percent(group.change_ratio, signed=True))
         table.add_row(*keys, *cells)
     if found.truncated:
@@ -146,12 +159,12 @@ def _heading(name: str) -> str:
     return name.removesuffix("_name").removesuffix("_id").replace("_", " ")
 
 
-def _rounded(amount: Any) -> str:
+def _rounded(amount: Decimal) -> str:
     """Two decimals, for reading; `--json` and `--csv` have them all."""
     return f"{amount:,.2f}"
 
 
-def _percent(ratio: Any, *, signed: bool = False) -> str:
+def _percent(ratio: Decimal | None, *, signed: bool = False) -> str:
     if ratio is None:
         return ""
     return f"{ratio * 100:+,.1f} %" if signed else f"{ratio * 100:,.1f} %"

@@ -25,6 +25,7 @@ from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from fiscus.budgets.calls import (
@@ -38,7 +39,8 @@ from fiscus.budgets.calls import (
 from fiscus.client.backend import Operations
 from fiscus.client.refusals import refusal
 from fiscus.client.usage import merge_details
-from fiscus.costs.calls import RecordAnswer, RecordRequest
+from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordRequest
+from fiscus.costs.model import CostFlag
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError
 from fiscus.ids import uuid7
 from fiscus.money import ZERO, Amount, add, parse_not_negative, plain, subtract
@@ -50,15 +52,31 @@ log = logging.getLogger("fiscus")
 CLEAN_UP_SECONDS: Final = 5.0
 """How long giving back may hold up the leaving of a block."""
 
-Settlement = SettleAnswer | RecordAnswer
+
+class Settlement(Struct, frozen=True, kw_only=True):
+    """What settling a block did at once. Nothing, when an enclosing block will record its cost."""
+
+    record_id: str | None
+    """The cost record; None when an enclosing block will make it."""
+    charged: Decimal
+    """What was recorded, the nested blocks' part included; 0 when nothing was."""
+    currency: str | None
+    flags: list[CostFlag]
+    budgets: list[ChargedLine]
+    """What it did to each budget it matches."""
+
+
+_LEFT_TO_PARENT: Final = Settlement(
+    record_id=None, charged=ZERO, currency=None, flags=[], budgets=[]
+)
 _innermost: ContextVar[Hold | None] = ContextVar("fiscus_reservation", default=None)
 
 
 class _Settled(NamedTuple):
-    """What was settled, and the answer; None when an enclosing block will settle it."""
+    """This block's own part, and what came of settling it."""
 
     own: Decimal
-    answer: Settlement | None
+    answer: Settlement
 
 
 class Hold:
@@ -75,6 +93,12 @@ class Hold:
                 "reserve() always holds",
                 field="reserve",
                 suggested_action="Use check(reserve=False) to only look.",
+            )
+        if request.idempotency_key is not None:
+            raise ValidationError(
+                "reserve() makes a key of its own for every block",
+                field="idempotency_key",
+                suggested_action="Leave it out, or use check and settle with the reservation's id.",
             )
         self.request = request
         self.reservation_id: str | None = None
@@ -138,7 +162,9 @@ class Hold:
         return one
 
     def leave(self) -> None:
-        """What follows in this context is no longer inside the block."""
+        """What follows in this context is no longer inside the block, and nothing draws from it."""
+        with self._lock:
+            self._accepts = False
         _innermost.set(self._outer)
 
     def lend(self, wanted: Decimal) -> Decimal:
@@ -229,9 +255,10 @@ class Hold:
 
     # -- settling
 
-    async def settle(self, actual_cost: object, details: Mapping[str, Any]) -> Settlement | None:
+    async def settle(self, actual_cost: object, details: Mapping[str, Any]) -> Settlement:
         """Settle this block's own part and the nested ones'; again with the same amount is fine."""
         own = plain(parse_not_negative(actual_cost, "actual_cost"))
+        _ = self.answer  # a block that was never entered has nothing to settle
         with self._lock:
             if self._settled is not None:
                 return _again(self._settled, own)
@@ -257,7 +284,7 @@ class Hold:
 
     async def _settle(
         self, own: Decimal, total: Decimal, details: Mapping[str, Any], accepted: bool
-    ) -> Settlement | None:
+    ) -> Settlement:
         self._uncertain = True
         try:
             answer = await self._charge(total, details)
@@ -271,19 +298,20 @@ class Hold:
         self._uncertain = False
         return answer
 
-    async def _charge(self, total: Decimal, details: Mapping[str, Any]) -> Settlement | None:
+    async def _charge(self, total: Decimal, details: Mapping[str, Any]) -> Settlement:
         if self._parent is None:
             if self.reservation_id is None:
-                return await self._record(total, details, self.request.operation_id)
-            return await self._settle_own(total, details)
+                return _recorded(await self._record(total, details, self.request.operation_id))
+            return _settled(await self._settle_own(total, details))
         through_parent = total if self.reservation_id is None else min(total, self._drawn)
         rest = subtract(total, through_parent)
-        answer: Settlement | None = None
+        answer = _LEFT_TO_PARENT
         if rest > 0:
-            answer = await self._settle_own(rest, details)
+            answer = _settled(await self._settle_own(rest, details))
             details = {}
         if not self._give_back_drawn(through_parent, details) and through_parent > 0:
-            answer = await self._record(through_parent, details, None)
+            alone = _recorded(await self._record(through_parent, details, None))
+            answer = replace(alone, charged=add(alone.charged, answer.charged))
         if rest == 0 and self.reservation_id is not None:
             await self._release_quietly(self.reservation_id)
         return answer
@@ -362,7 +390,6 @@ class Hold:
         """
         if self._settled is not None or self._uncertain:
             # an uncertain one may be settled already; if not, it can still be, until it expires
-            self._accepts = False
             self._give_back_drawn()
         elif self._released:
             pass
@@ -379,7 +406,6 @@ class Hold:
                     failure.message,
                 )
         else:
-            self._accepts = False
             self._give_back_drawn()
             if self.reservation_id is not None:
                 await self._release_quietly(self.reservation_id)
@@ -402,7 +428,27 @@ class Hold:
             )
 
 
-def _again(settled: _Settled, own: Decimal) -> Settlement | None:
+def _settled(answer: SettleAnswer) -> Settlement:
+    return Settlement(
+        record_id=answer.record_id,
+        charged=answer.charged,
+        currency=answer.currency,
+        flags=answer.flags,
+        budgets=answer.budgets,
+    )
+
+
+def _recorded(answer: RecordAnswer) -> Settlement:
+    return Settlement(
+        record_id=answer.record_id,
+        charged=answer.cost_amount,
+        currency=answer.currency,
+        flags=answer.flags,
+        budgets=answer.budgets,
+    )
+
+
+def _again(settled: _Settled, own: Decimal) -> Settlement:
     if settled.own == own:
         return settled.answer
     raise Conflict(

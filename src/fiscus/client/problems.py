@@ -94,7 +94,7 @@ def _make(
     if issubclass(kind, Refused):
         return kind(
             problem.message,
-            answer=problem.details,
+            answer=None,
             details=problem.details,
             suggested_action=problem.suggested_action,
             retry_after_seconds=retry_after_seconds,

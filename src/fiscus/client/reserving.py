@@ -74,12 +74,11 @@ class Reservation(_Block):
         self._hold.leave()
         run_blocking(self._hold.close(error))
 
-    def settle(self, actual_cost: AmountLike, **details: Unpack[SettleFields]) -> Settlement | None:
+    def settle(self, actual_cost: AmountLike, **details: Unpack[SettleFields]) -> Settlement:
         """Record what the operation did cost; again with the same amount is the same.
 
-        Answers None when an enclosing block will record it. Raises `Conflict` for another amount
-        than before, and `ServiceUnavailable` when it is not known whether it was recorded: call it
-        again with the same amount.
+        Raises `Conflict` for another amount than before, and `ServiceUnavailable` when it is not
+        known whether it was recorded: call it again with the same amount.
 
         >>> r.settle("0.0187", usage={"input_tokens": 812, "output_tokens": 164})
         """
@@ -110,9 +109,7 @@ class AsyncReservation(_Block):
         self._hold.leave()
         await self._operations.uninterrupted(self._hold.close(error))
 
-    async def settle(
-        self, actual_cost: AmountLike, **details: Unpack[SettleFields]
-    ) -> Settlement | None:
+    async def settle(self, actual_cost: AmountLike, **details: Unpack[SettleFields]) -> Settlement:
         """As `Reservation.settle`. A cancelled task still settles, then is cancelled."""
         return await self._hold.settle(actual_cost, details)
 

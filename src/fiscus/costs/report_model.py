@@ -10,13 +10,13 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct, field
 
 from fiscus.costs.model import ChargeCategory
-from fiscus.wire import Currency, Id, Label, Tags
+from fiscus.wire import NO_NUL, Currency, Id, Label, Tags
 
 MAX_DIMENSIONS: Final = 3
 MAX_GROUPS: Final = 10_000
 DEFAULT_GROUPS: Final = 1000
 
-Dimension = Annotated[str, Meta(min_length=1, max_length=132)]
+Dimension = Annotated[str, Meta(min_length=1, max_length=132, pattern=NO_NUL)]
 
 
 class ReportType(StrEnum):

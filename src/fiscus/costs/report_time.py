@@ -124,7 +124,7 @@ def split_stretches(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[S
         whole.append(Stretch(*inner, period))
         if start < inner[0]:
             parts.append(Stretch(start, inner[0], period))
-        if False:
+        if inner[1] < end:
             parts.append(Stretch(inner[1], end, period))
     return whole, parts
 

@@ -171,14 +171,22 @@ def _make_usage() -> None:
         sa.PrimaryKeyConstraint("reservation_id", name="pk_reservations"),
         sqlite_with_rowid=False,
     )
+    # SQLite logs whole pages, so new holds go to the end; PostgreSQL finds a tenant's at once.
     pending = sa.text("status = 'pending'")
-    op.create_index(
-        "ix_reservations_pending",
-        "reservations",
-        ["expires_at", "tenant_id"],
-        postgresql_where=pending,
-        sqlite_where=pending,
-    )
+    if op.get_bind().dialect.name == "sqlite":
+        op.create_index(
+            "ix_reservations_pending_by_expiry",
+            "reservations",
+            ["expires_at", "tenant_id", "status"],
+            sqlite_where=pending,
+        )
+    else:
+        op.create_index(
+            "ix_reservations_pending_by_tenant",
+            "reservations",
+            ["tenant_id", "expires_at"],
+            postgresql_where=pending,
+        )
     op.create_table(
         "reservation_lines",
         _required("reservation_id", _id()),

@@ -1,0 +1,129 @@
+"""What one process of a concurrency test does: threads with random commands on one engine.
+
+Run as a script in a process of its own: `python load.py JSON`. It prints what it was told as one
+line of JSON, so that the test adds up what the processes were told and compares it to the store.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import threading
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from fiscus.engine import Engine
+from fiscus.errors import FiscusError
+from fiscus.money import ZERO
+from tests.ledger.desk import Desk, open_at
+
+
+@dataclass
+class Told:
+    """What the callers of one process were told."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    held: Decimal = ZERO
+    spent: Decimal = ZERO
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, what: str, *, held: Decimal = ZERO, spent: Decimal = ZERO) -> None:
+        with self.lock:
+            self.counts[what] += 1
+            self.held += held
+            self.spent += spent
+
+
+def equal_checks(desk: Desk, told: Told, chance: random.Random, count: int) -> None:
+    """Reserve the same amount again and again, for users in turn."""
+    for _ in range(count):
+        answer = desk.check("1", user_id=f"u{chance.randrange(4)}", ttl_seconds=3600)
+        told.add("allowed" if answer.allowed else "denied", held=Decimal(answer.allowed))
+
+
+def mixed(desk: Desk, told: Told, chance: random.Random, count: int) -> None:
+    """Checks, settles, releases and records on overlapping budgets, in random order."""
+    held: list[tuple[str, Decimal]] = []
+    for _ in range(count):
+        ids = {
+            "project_id": f"p{chance.randrange(3)}",
+            "user_id": f"u{chance.randrange(3)}",
+            "feature_id": chance.choice([None, "f"]),
+        }
+        cost = Decimal(chance.randrange(1, 300)) / 100
+        what = chance.choice(["check", "check", "settle", "release", "record"])
+        try:
+            if what == "check" or (what != "record" and not held):
+                answer = desk.check(cost, ttl_seconds=3600, **ids)
+                if answer.reservation_id is not None:
+                    held.append((answer.reservation_id, cost))
+                    told.add("allowed", held=cost)
+                else:
+                    told.add("denied")
+            elif what == "record":
+                desk.record(cost, **ids)
+                told.add("recorded", spent=cost)
+            else:
+                reservation_id, amount = held.pop(chance.randrange(len(held)))
+                if what == "settle":
+                    desk.settle(reservation_id, cost)
+                    told.add("settled", held=-amount, spent=cost)
+                else:
+                    desk.release(reservation_id)
+                    told.add("released", held=-amount)
+        except FiscusError as error:
+            told.add(f"error {error.code}: {error.message}")
+
+
+WORKS = {"equal_checks": equal_checks, "mixed": mixed}
+
+
+def run_threads(engine: Engine, tenant_id: str, work: str, threads: int, count: int) -> Told:
+    """Run `work` in `threads` threads on one engine; what they were told."""
+    told = Told()
+    desk = Desk(engine, tenant_id)
+    start = threading.Barrier(threads)
+
+    def one(number: int) -> None:
+        chance = random.Random(number)
+        start.wait()
+        try:
+            WORKS[work](desk, told, chance, count)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test must be told
+            told.add(f"error {error!r}")
+
+    running = [threading.Thread(target=one, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return told
+
+
+def main(given: dict[str, Any]) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(open_at(given["url"], Path(folder))) as engine,
+    ):
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.stdin.readline()  # all processes begin together
+        told = run_threads(
+            engine, given["tenant_id"], given["work"], given["threads"], given["count"]
+        )
+    answer = {
+        "counts": told.counts,
+        "held": str(told.held),
+        "spent": str(told.spent),
+    }
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

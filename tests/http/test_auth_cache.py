@@ -1,0 +1,126 @@
+"""What the authenticator remembers, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fiscus.access.model import Role
+from fiscus.errors import ServiceUnavailable, Unauthorized
+from fiscus.http import auth
+from fiscus.http.auth import Authenticator
+from fiscus.ids import uuid7
+from tests.http.app_client import NOON
+
+if TYPE_CHECKING:
+    from tests.http.app_client import AppClient
+
+pytestmark = pytest.mark.anyio
+
+
+def sent(key: str) -> dict[bytes, bytes]:
+    return {b"x-api-key": key.encode()}
+
+
+def authenticator(client: AppClient) -> Authenticator:
+    return Authenticator(client.engine.api_keys, client.engine.settings)
+
+
+class SlowFind:
+    """Holds the store's `find` until it is let go, and counts it."""
+
+    def __init__(self, client: AppClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.begun = threading.Event()
+        self.go = threading.Event()
+        kind = type(client.engine.api_keys)
+        find = kind.find
+
+        def slow(store: Any, key_hash: str) -> Any:
+            self.count += 1
+            found = find(store, key_hash)
+            self.begun.set()
+            assert self.go.wait(20)
+            return found
+
+        monkeypatch.setattr(kind, "find", slow)
+
+
+async def test_a_known_key_is_answered_from_memory_for_ten_seconds(client: AppClient) -> None:
+    door, key = authenticator(client), sent(client.make_key(Role.SERVICE))
+    assert door.cached(key, NOON) is None
+    principal = await door.authenticate(key, NOON)
+    assert door.cached(key, NOON + timedelta(seconds=9.9)) == principal
+    assert door.cached(key, NOON + timedelta(seconds=10)) is None
+    # a clock that goes back must not make a key live longer
+    assert door.cached(key, NOON - timedelta(seconds=1)) is None
+
+
+async def test_nothing_is_remembered_of_a_bad_key(client: AppClient) -> None:
+    door = authenticator(client)
+    for number in range(5):
+        with pytest.raises(Unauthorized):
+            await door.authenticate(sent(f"fsk_made-up-{number}"), NOON)
+    assert door._known == {}
+    assert door._lookups == {}
+
+
+async def test_memory_is_bounded_and_the_oldest_goes_first(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_CACHED", 2)
+    door = authenticator(client)
+    keys = [sent(client.make_key(Role.SERVICE)) for _ in range(3)]
+    for key in keys:
+        await door.authenticate(key, NOON)
+    assert [door.cached(key, NOON) is not None for key in keys] == [False, True, True]
+
+
+async def test_lookups_in_hand_are_bounded(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_LOOKUPS", 1)
+    door, slow = authenticator(client), SlowFind(client, monkeypatch)
+    first = asyncio.create_task(door.authenticate(sent("fsk_first"), NOON))
+    await asyncio.to_thread(slow.begun.wait, 20)
+    with pytest.raises(ServiceUnavailable):
+        await door.authenticate(sent("fsk_second"), NOON)
+    slow.go.set()
+    with pytest.raises(Unauthorized):
+        await first
+
+
+async def test_callers_at_the_same_time_share_a_lookup_and_one_may_give_up(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, key = authenticator(client), sent(client.make_key(Role.SERVICE))
+    slow = SlowFind(client, monkeypatch)
+    callers = [asyncio.create_task(door.authenticate(key, NOON)) for _ in range(5)]
+    await asyncio.to_thread(slow.begun.wait, 20)
+    callers[0].cancel()
+    slow.go.set()
+    results = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert {one.tenant_id for one in results[1:]} == {"acme"}
+    assert slow.count == 1
+
+
+async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, key_id = authenticator(client), uuid7()
+    key = sent(client.make_key(Role.SERVICE, key_id=key_id))
+    slow = SlowFind(client, monkeypatch)
+    caller = asyncio.create_task(door.authenticate(key, NOON))
+    await asyncio.to_thread(slow.begun.wait, 20)
+    client.engine.api_keys.revoke("acme", key_id, NOON)
+    door.forget(key_id)
+    slow.go.set()
+    await caller
+    assert door.cached(key, NOON) is None
+    with pytest.raises(Unauthorized, match="revoked"):
+        await door.authenticate(key, NOON)

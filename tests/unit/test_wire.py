@@ -1,0 +1,268 @@
+"""JSON in and out: amounts to the last digit, and every fault named by its field."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from decimal import Context, Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiscus import wire
+from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
+from fiscus.budgets.model import BudgetSpec
+from fiscus.costs.calls import RecordBatchRequest, RecordRequest
+from fiscus.errors import NotFound, ValidationError
+from fiscus.money import Amount
+from fiscus.tenants import TenantSpec
+
+KINDS = [
+    CheckRequest,
+    CheckBatchRequest,
+    SettleRequest,
+    RecordRequest,
+    RecordBatchRequest,
+    BudgetSpec,
+    TenantSpec,
+]
+amounts = st.integers(-(10**38) + 1, 10**38 - 1).map(
+    lambda n: Context(prec=80).scaleb(Decimal(n), -12)
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+class Priced(msgspec.Struct):
+    amount: Amount
+
+
+def refused(body: bytes | str, kind: type[Any] = CheckRequest) -> str:
+    """The field that a refused body is refused for."""
+    with pytest.raises(ValidationError) as caught:
+        wire.decode(body, kind)
+    error = caught.value
+    assert error.details == {"field": error.field}
+    assert error.suggested_action
+    return error.field
+
+
+def check_body(**fields: str) -> str:
+    """A check with some fields given as raw JSON."""
+    given = {"resource_type": '"llm"', "estimated_cost": "1"} | fields
+    return "{" + ",".join(f'"{name}":{value}' for name, value in given.items()) + "}"
+
+
+# -- amounts
+
+
+@given(amounts)
+def test_amounts_keep_every_digit_both_ways(amount: Decimal) -> None:
+    digits = format(amount, "f")
+    for body in (f'{{"amount":{digits}}}', f'{{"amount":"{digits}"}}'):
+        decoded = wire.decode(body, Priced).amount
+        assert decoded == amount
+        written = wire.encode({"amount": decoded})
+        again = json.loads(written, parse_float=Decimal, parse_int=Decimal)["amount"]
+        assert again == amount
+
+
+def test_an_amount_is_written_as_a_number_and_an_integer_without_exponent() -> None:
+    assert wire.encode([Decimal("12.5"), Amount("1200"), wire.decode("1e3", Amount)]) == (
+        b"[12.5,1200,1000]"
+    )
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("NaN", "Infinity", "1e999999", "-1e999999", "1_0", "true", "null", "[]", "{}", "1e26"),
+        *('"NaN"', '"sNaN"', '"Infinity"', '"1e999999"', '"1_0"', '""', '" 1"', "1" * 5000),
+    ],
+)
+def test_a_number_that_is_no_amount_is_refused_by_name(number: str) -> None:
+    assert refused(check_body(estimated_cost=number)) in {"estimated_cost", "body"}
+    assert refused(f'{{"actual_cost":{number}}}', SettleRequest) in {"actual_cost", "body"}
+
+
+def test_the_noise_of_a_clients_float_is_rounded_once() -> None:
+    body = check_body(estimated_cost="0.30000000000000004")
+    assert wire.decode(body, CheckRequest).estimated_cost == Decimal("0.3")
+
+
+def test_a_python_caller_may_not_give_a_float() -> None:
+    given = {"resource_type": "llm", "estimated_cost": 0.1}
+    with pytest.raises(ValidationError) as caught:
+        wire.convert(given, CheckRequest)
+    assert caught.value.field == "estimated_cost"
+    exact = wire.convert(given | {"estimated_cost": Decimal("0.1")}, CheckRequest)
+    assert exact.estimated_cost == Decimal("0.1")
+
+
+# -- fields
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ('{"estimated_cost":1}', "resource_type"),
+        ('{"resource_type":"llm"}', "estimated_cost"),
+        (check_body(surprise="1"), "surprise"),
+        (check_body(resource_type="7"), "resource_type"),
+        (check_body(resource_type='""'), "resource_type"),
+        (check_body(resource_type=f'"{"x" * 257}"'), "resource_type"),
+        (check_body(user_id='"ann@example.com"'), "user_id"),
+        (check_body(user_id='"a\\n"'), "user_id"),
+        (check_body(user_id="1"), "user_id"),
+        (check_body(allocated_to_type='"galaxy"'), "allocated_to_type"),
+        (check_body(ttl_seconds="0"), "ttl_seconds"),
+        (check_body(ttl_seconds="1.5"), "ttl_seconds"),
+        (check_body(ttl_seconds="86401"), "ttl_seconds"),
+        (check_body(ttl_seconds='"60"'), "ttl_seconds"),
+        (check_body(reserve='"yes"'), "reserve"),
+        (check_body(reserve="1"), "reserve"),
+        (check_body(currency='"usd"'), "currency"),
+        (check_body(tags='["a"]'), "tags"),
+        (check_body(tags='{"a":1}'), "tags[...]"),
+        (check_body(operation_context="7"), "operation_context"),
+        ("[]", "body"),
+        ("7", "body"),
+        ("null", "body"),
+        ('"text"', "body"),
+    ],
+)
+def test_a_fault_is_refused_by_the_name_of_its_field(body: str, field: str) -> None:
+    assert refused(body) == field
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "field"),
+    [
+        ('{"checks":[]}', CheckBatchRequest, "checks"),
+        ('{"checks":[{"estimated_cost":1}]}', CheckBatchRequest, "checks[0].resource_type"),
+        (
+            '{"checks":[{"resource_type":"a","estimated_cost":"x"}]}',
+            CheckBatchRequest,
+            "checks[0].estimated_cost",
+        ),
+        ('{"actual_cost":1,"timestamp":"2026-03-10T12:00:00"}', SettleRequest, "timestamp"),
+        ('{"actual_cost":1,"timestamp":"yesterday"}', SettleRequest, "timestamp"),
+        ('{"actual_cost":1,"timestamp":"2026-02-30T12:00:00Z"}', SettleRequest, "timestamp"),
+        ('{"actual_cost":1,"timestamp":1770000000}', SettleRequest, "timestamp"),
+        ('{"resource_type":"a","charge_category":"gift"}', RecordRequest, "charge_category"),
+    ],
+)
+def test_a_fault_inside_is_named_with_its_path(body: str, kind: type[Any], field: str) -> None:
+    assert refused(body, kind) == field
+
+
+SPEC: dict[str, Any] = {
+    "budget_name": "B",
+    "budget_amount": 10,
+    "period_type": "monthly",
+    "allocated_to_type": "project",
+    "allocated_to_id": "p",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"filters": {"resource_type": ["a"]}}, "filters.resource_type"),
+        ({"filters": {"resource_types": "a"}}, "filters.resource_types"),
+        ({"throttle": {"floor": "much"}}, "throttle.floor"),
+        ({"throttle": {"retry_after_ms": 0}}, "throttle.retry_after_ms"),
+        ({"thresholds": [0.5, "NaN"]}, "thresholds[1]"),
+        ({"thresholds": [1] * 21}, "thresholds"),
+        ({"allocated_to_id": "**"}, "allocated_to_id"),
+        ({"start_date": "2026-02-29"}, "start_date"),
+        ({"rolling_days": 0}, "rolling_days"),
+        ({"approval": {"expires_after_hours": 721}}, "approval.expires_after_hours"),
+    ],
+)
+def test_a_fault_in_a_definition_is_named_with_its_path(change: dict[str, Any], field: str) -> None:
+    assert wire.decode(json.dumps(SPEC), BudgetSpec).budget_name == "B"
+    assert refused(json.dumps(SPEC | change), BudgetSpec) == field
+
+
+# -- whatever comes
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"{}}",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"\xff\xfe",
+        b'{"resource_type":"\xff"}',
+        b'{"resource_type":"\\ud800","estimated_cost":1}',
+        b'{"resource_type":"llm","estimated_cost":1,"tags":{"a":"\\udfff"}}',
+        b'{"resource_type":"llm","estimated_cost":1,"operation_context":'
+        + b'{"a":' * 5_000
+        + b"1"
+        + b"}" * 5_001,
+        b"\xef\xbb\xbf{}",
+        b"\x00",
+        b"\xd8\x00",
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_broken_bodies_are_refused(body: bytes) -> None:
+    for kind in KINDS:
+        with pytest.raises(ValidationError):
+            wire.decode(body, kind)
+    with suppress(ValidationError):
+        wire.decode_any(body)
+
+
+@given(st.binary(max_size=200), st.sampled_from(KINDS))
+def test_bytes_raise_nothing_but_a_validation_error(body: bytes, kind: type[Any]) -> None:
+    with suppress(ValidationError):
+        wire.decode(body, kind)
+    with suppress(ValidationError):
+        wire.decode_any(body)
+
+
+@given(st.data(), values, st.sampled_from(KINDS))
+def test_values_in_any_field_raise_nothing_but_a_validation_error(
+    data: st.DataObject, value: Any, kind: type[Any]
+) -> None:
+    names = st.sampled_from([field.name for field in msgspec.structs.fields(kind)])
+    body = {data.draw(names): value, data.draw(names): value}
+    with suppress(ValidationError):
+        wire.decode(json.dumps(body), kind)
+    with suppress(ValidationError):
+        wire.convert(body, kind)
+
+
+@given(values)
+def test_canonical_bytes_do_not_depend_on_the_order_of_keys(value: Any) -> None:
+    text = json.dumps(value)
+    with suppress(ValidationError):
+        decoded = wire.decode_any(text)
+        turned = wire.decode_any(json.dumps(_turned(json.loads(text))))
+        assert wire.encode_canonical(decoded) == wire.encode_canonical(turned)
+
+
+def _turned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _turned(inner) for name, inner in reversed(value.items())}
+    return [_turned(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_an_error_of_an_item_tells_what_the_error_does() -> None:
+    error = NotFound("gone", details={"id": "x"}, suggested_action="Look again.")
+    item = wire.item_error(error)
+    assert (item.error_code, item.message, item.details) == ("NOT_FOUND", "gone", {"id": "x"})
+    assert (item.retriable, item.suggested_action) == (False, "Look again.")
