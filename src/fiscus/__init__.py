@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from fiscus.client.clients import AsyncClient, Client
     from fiscus.client.default import reserve, use
-    from fiscus.client.holds import Settlement
     from fiscus.client.reserving import AsyncReservation, Reservation
+    from fiscus.client.settlements import Settlement
     from fiscus.embedded import Fiscus
     from fiscus.errors import (
         BudgetExceeded,
@@ -63,7 +63,7 @@ _ELSEWHERE: Final = {
     "Client": "fiscus.client.clients",
     "Fiscus": "fiscus.embedded",
     "Reservation": "fiscus.client.reserving",
-    "Settlement": "fiscus.client.holds",
+    "Settlement": "fiscus.client.settlements",
     "reserve": "fiscus.client.default",
     "use": "fiscus.client.default",
 }

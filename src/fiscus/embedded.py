@@ -172,6 +172,10 @@ class _EngineBackend:
         return self._run(record_batch_command(request, tenant_id, self._now(), key))
 
     async def records(self, query: CostQuery) -> Page[CostRecord]:
+        if query.start is not None and query.end is not None and query.start >= query.end:
+            raise ValidationError(
+                "start is not before end", field="start", suggested_action="Give an earlier start."
+            )
         wanted = CostFilter(
             start=query.start,
             end=query.end,

@@ -1,12 +1,11 @@
 """The main job on real input: a production trace against a real server, with a budget for half.
 
-The whole trace on SQLite; its first third on PostgreSQL, all of it with FISCUS_TEST_PROFILE=long.
+The whole trace on SQLite and on PostgreSQL, its first third on two processes.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,7 @@ pytestmark = pytest.mark.acceptance
 
 TRACE = "llm_traces/azure_llm_inference_2023_conv.csv.gz"
 REQUESTS = 19_366
-ON_POSTGRES = REQUESTS if os.environ.get("FISCUS_TEST_PROFILE") == "long" else 6_000
-ON_TWO_PROCESSES = 3_000
+ON_TWO_PROCESSES = 6_000
 
 
 @pytest.fixture
@@ -67,8 +65,8 @@ def test_replay_on_postgresql_spends_half_and_adds_up(
     tmp_path: Path, trace: Path, postgres_url: str
 ) -> None:
     with fiscus_server(tmp_path, env={"FISCUS_DATABASE_URL": postgres_url}) as server:
-        result = replay(server, trace, "--limit", str(ON_POSTGRES))
-        require_half_used_up(result, ON_POSTGRES)
+        result = replay(server, trace)
+        require_half_used_up(result, REQUESTS)
         assert server.stop() == 0
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
 
 async def test_a_check_reserves_and_a_settle_charges_exactly(bench: Bench) -> None:
     budget = await bench.budget()
@@ -289,6 +291,7 @@ async def test_health_names_what_is_needed(bench: Bench) -> None:
         ("create_budget", {**BUDGET, "budget_amount": 1.5}, "budget_amount", "float"),
         ("create_budget", {**BUDGET, "thresholds": [0.8]}, "thresholds[0]", "float"),
         ("records", {"page_size": 0}, "page_size", "1"),
+        ("records", {"start": NOON, "end": NOON}, "start", "not before end"),
         ("report", {"group_by": ["moon"]}, "group_by[0]", "grouped"),
         ("report", {"format": "csv"}, "format", "not a field"),
         ("record_batch", {"records": []}, "records", "empty"),

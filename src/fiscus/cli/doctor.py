@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import typer
 from pydantic import SecretStr
+from rich.markup import escape
 
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json
@@ -229,6 +230,8 @@ def _show(findings: list[Finding]) -> None:
         Verdict.WRONG: "[bold red]wrong[/]",
     }
     for one in findings:
-        seen = one.seen if one.mend is None else f"{one.seen}\n[cyan]mend:[/] {one.mend}"
+        seen = escape(one.seen)
+        if one.mend is not None:
+            seen += f"\n[cyan]mend:[/] {escape(one.mend)}"
         table.add_row(mark[one.verdict], one.check, seen)
     out.print(table)

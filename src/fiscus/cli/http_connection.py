@@ -1,7 +1,7 @@
 """One keep-alive HTTP/1.1 connection, for driving a server hard.
 
-A load driver must not be the bottleneck of what it measures. At 64 connections to a bare ASGI app, a
-second of CPU made 44 000 requests this way and 400 with httpx, which all other commands use.
+A load driver must not be the bottleneck of what it measures. At 64 connections to a bare ASGI app
+a second of CPU made 44 000 requests this way and 400 with httpx, which all other commands use.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from msgspec.structs import asdict
+from rich.markup import escape
 
 from fiscus.access.model import ApiKey, ApiKeySpec, NewApiKey, Role, hash_key, hint_of, new_key
 from fiscus.cli.configuration import DataDir, read_settings
@@ -106,7 +107,12 @@ def list_keys(tenant: Tenant = None, data_dir: DataDir = None, as_json: JsonFlag
         elif key.expires_at is not None:
             state = f"expire{'d' if key.expires_at <= now else 's'} {_when(key.expires_at)}"
         table.add_row(
-            key.key_id, f"{key.hint}…", key.name, ", ".join(key.roles), _when(key.created_at), state
+            key.key_id,
+            f"{escape(key.hint)}…",
+            escape(key.name),
+            ", ".join(key.roles),
+            _when(key.created_at),
+            state,
         )
     if keys:
         out.print(table)
@@ -127,7 +133,7 @@ def revoke(
     if as_json:
         print_json(key)
     else:
-        out.print(f"The key {key.key_id} ({key.name}) is revoked.", soft_wrap=True)
+        out.print(f"The key {key.key_id} ({escape(key.name)}) is revoked.", soft_wrap=True)
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from fiscus.budgets.calls import (
@@ -37,14 +36,14 @@ from fiscus.budgets.calls import (
     SettleRequest,
 )
 from fiscus.client.backend import Operations
-from fiscus.client.refusals import refusal
+from fiscus.client.refusals import allowed_without_decision, refusal
+from fiscus.client.same_operation import covers, scope_ids
+from fiscus.client.settlements import LEFT_TO_PARENT, Settlement, recorded_by, settled_by
 from fiscus.client.usage import merge_details
-from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordRequest
-from fiscus.costs.model import CostFlag
+from fiscus.costs.calls import RecordAnswer, RecordRequest
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError
 from fiscus.ids import uuid7
 from fiscus.money import ZERO, Amount, add, parse_not_negative, plain, subtract
-from fiscus.scopes import ScopeType
 from fiscus.wire import convert
 
 log = logging.getLogger("fiscus")
@@ -53,22 +52,6 @@ CLEAN_UP_SECONDS: Final = 5.0
 """How long giving back may hold up the leaving of a block."""
 
 
-class Settlement(Struct, frozen=True, kw_only=True):
-    """What settling a block did at once. Nothing, when an enclosing block will record its cost."""
-
-    record_id: str | None
-    """The cost record; None when an enclosing block will make it."""
-    charged: Decimal
-    """What was recorded, the nested blocks' part included; 0 when nothing was."""
-    currency: str | None
-    flags: list[CostFlag]
-    budgets: list[ChargedLine]
-    """What it did to each budget it matches."""
-
-
-_LEFT_TO_PARENT: Final = Settlement(
-    record_id=None, charged=ZERO, currency=None, flags=[], budgets=[]
-)
 _innermost: ContextVar[Hold | None] = ContextVar("fiscus_reservation", default=None)
 
 
@@ -191,32 +174,14 @@ class Hold:
     def _same_operation_outside(self) -> Hold | None:
         one = self._outer
         while one is not None:
-            if one._accepts and one._operations is self._operations and one._covers(self.request):
+            if (
+                one._accepts
+                and one._operations is self._operations
+                and covers(one.request, self.request)
+            ):
                 return one
             one = one._outer
         return None
-
-    def _covers(self, nested: CheckRequest) -> bool:
-        mine = self.request
-        if nested.tenant_id != mine.tenant_id:
-            return False
-        if nested.operation_id is not None:
-            if nested.operation_id != mine.operation_id:
-                return False
-            if nested.currency != mine.currency:
-                raise ValidationError(
-                    "A nested reserve of the same operation is in another currency",
-                    field="currency",
-                    suggested_action="Estimate both in one currency.",
-                )
-            return True
-        return (
-            nested.currency == mine.currency
-            and nested.resource_type == mine.resource_type
-            and _scope_ids(nested) == _scope_ids(mine)
-            and nested.service_name in {None, mine.service_name}
-            and nested.tags.items() <= mine.tags.items()
-        )
 
     async def _reserve(self, estimate: Decimal) -> None:
         request = replace(
@@ -232,7 +197,7 @@ class Hold:
             if not self._allow_unreachable:
                 raise
             log.warning("operation allowed although Fiscus cannot decide: %s", error.message)
-            answer = _allowed_without_decision(error)
+            answer = allowed_without_decision(error)
         except FiscusError:
             raise
         except BaseException:
@@ -301,16 +266,16 @@ class Hold:
     async def _charge(self, total: Decimal, details: Mapping[str, Any]) -> Settlement:
         if self._parent is None:
             if self.reservation_id is None:
-                return _recorded(await self._record(total, details, self.request.operation_id))
-            return _settled(await self._settle_own(total, details))
+                return recorded_by(await self._record(total, details, self.request.operation_id))
+            return settled_by(await self._settle_own(total, details))
         through_parent = total if self.reservation_id is None else min(total, self._drawn)
         rest = subtract(total, through_parent)
-        answer = _LEFT_TO_PARENT
+        answer = LEFT_TO_PARENT
         if rest > 0:
-            answer = _settled(await self._settle_own(rest, details))
+            answer = settled_by(await self._settle_own(rest, details))
             details = {}
         if not self._give_back_drawn(through_parent, details) and through_parent > 0:
-            alone = _recorded(await self._record(through_parent, details, None))
+            alone = recorded_by(await self._record(through_parent, details, None))
             answer = replace(alone, charged=add(alone.charged, answer.charged))
         if rest == 0 and self.reservation_id is not None:
             await self._release_quietly(self.reservation_id)
@@ -326,7 +291,7 @@ class Hold:
     ) -> RecordAnswer:
         """Record a cost that no reservation stands for."""
         request = self.request
-        project_id, user_id, feature_id = _scope_ids(request)
+        project_id, user_id, feature_id = scope_ids(request)
         values = {
             **details,
             "service_name": request.service_name or details.get("service_name"),
@@ -428,26 +393,6 @@ class Hold:
             )
 
 
-def _settled(answer: SettleAnswer) -> Settlement:
-    return Settlement(
-        record_id=answer.record_id,
-        charged=answer.charged,
-        currency=answer.currency,
-        flags=answer.flags,
-        budgets=answer.budgets,
-    )
-
-
-def _recorded(answer: RecordAnswer) -> Settlement:
-    return Settlement(
-        record_id=answer.record_id,
-        charged=answer.cost_amount,
-        currency=answer.currency,
-        flags=answer.flags,
-        budgets=answer.budgets,
-    )
-
-
 def _again(settled: _Settled, own: Decimal) -> Settlement:
     if settled.own == own:
         return settled.answer
@@ -455,39 +400,4 @@ def _again(settled: _Settled, own: Decimal) -> Settlement:
         f"The reservation was settled with {plain(settled.own)}",
         details={"settled": str(plain(settled.own))},
         suggested_action="Record the difference as a cost of category adjustment.",
-    )
-
-
-def _scope_ids(request: CheckRequest) -> tuple[str | None, str | None, str | None]:
-    """Project, user and feature, with the short form in its place."""
-    ids = {
-        ScopeType.PROJECT: request.project_id,
-        ScopeType.USER: request.user_id,
-        ScopeType.FEATURE: request.feature_id,
-    }
-    kind = request.allocated_to_type
-    if kind is not None and kind is not ScopeType.TENANT:
-        ids[kind] = request.allocated_to_id
-    return ids[ScopeType.PROJECT], ids[ScopeType.USER], ids[ScopeType.FEATURE]
-
-
-def _allowed_without_decision(error: ServiceUnavailable) -> CheckAnswer:
-    return CheckAnswer(
-        allowed=True,
-        budget_id=None,
-        remaining_budget=None,
-        utilization_ratio=None,
-        enforcement_action=None,
-        message=f"Allowed without a decision, as on_unreachable says: {error.message}",
-        reservation_id=None,
-        reservation_status=None,
-        expires_at=None,
-        requires_approval=False,
-        approval_id=None,
-        throttle=None,
-        max_allowed_cost=None,
-        fits_at=None,
-        budgets=[],
-        receipt_id=None,
-        degraded=True,
     )

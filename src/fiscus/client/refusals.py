@@ -1,11 +1,11 @@
-"""A denied check as an error, for callers that asked for the operation or nothing."""
+"""Checks as blocks take them: a denial as an error, and the answer when there is none."""
 
 from __future__ import annotations
 
 from msgspec.structs import asdict
 
 from fiscus.budgets.calls import CheckAnswer
-from fiscus.errors import BudgetExceeded, RateLimitViolated, Refused
+from fiscus.errors import BudgetExceeded, RateLimitViolated, Refused, ServiceUnavailable
 
 
 def refusal(answer: CheckAnswer) -> Refused:
@@ -23,4 +23,27 @@ def refusal(answer: CheckAnswer) -> Refused:
         answer=answer,
         details=asdict(answer),
         suggested_action="Lower the estimate to max_allowed_cost, or wait until fits_at.",
+    )
+
+
+def allowed_without_decision(error: ServiceUnavailable) -> CheckAnswer:
+    """What stands in for an answer where the caller runs operations without one."""
+    return CheckAnswer(
+        allowed=True,
+        budget_id=None,
+        remaining_budget=None,
+        utilization_ratio=None,
+        enforcement_action=None,
+        message=f"Allowed without a decision, as on_unreachable says: {error.message}",
+        reservation_id=None,
+        reservation_status=None,
+        expires_at=None,
+        requires_approval=False,
+        approval_id=None,
+        throttle=None,
+        max_allowed_cost=None,
+        fits_at=None,
+        budgets=[],
+        receipt_id=None,
+        degraded=True,
     )

@@ -8,7 +8,8 @@ from typing import Any, Literal, Self, Unpack
 from fiscus.budgets.calls import CheckAnswer, CheckRequest
 from fiscus.client.backend import Operations, run_blocking
 from fiscus.client.fields import AmountLike, SettleFields, request
-from fiscus.client.holds import Hold, Settlement
+from fiscus.client.holds import Hold
+from fiscus.client.settlements import Settlement
 from fiscus.errors import ValidationError
 
 OnUnreachable = Literal["raise", "allow"]

@@ -147,7 +147,7 @@ def read_query(raw: bytes, kind: type[T]) -> T:
                     suggested_action="Known here: " + (", ".join(sorted(known)) or "none") + ".",
                 )
             case Shape.LIST:
-                values.setdefault(name, []).append(value)
+                values.setdefault(name, []).extend(value.split(","))
             case Shape.PAIRS:
                 key, text = _pair(name, value)
                 values.setdefault(name, {})[key] = text
@@ -164,7 +164,7 @@ def read_query(raw: bytes, kind: type[T]) -> T:
 
 
 class Shape(Enum):
-    """How a parameter is sent: once, or once per item, which for a mapping is `key:value`."""
+    """How a parameter is sent: once; a list by commas or once per item; a mapping by `key:value`."""
 
     ONE = auto()
     LIST = auto()

@@ -1,0 +1,61 @@
+"""The README's first use works as it is pasted."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.fiscus_process import clean_environment, fiscus_server
+
+README = Path(__file__).parents[2] / "README.md"
+
+pytestmark = pytest.mark.acceptance
+
+
+def block(heading: str, beginning: str) -> str:
+    """The indented block under `heading` that begins with `beginning`, as one would copy it."""
+    section = README.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"(?:^(?:    .*)?\n)+", section, re.MULTILINE)
+    found = [text for text in map(textwrap.dedent, blocks) if text.strip().startswith(beginning)]
+    assert len(found) == 1, (heading, beginning)
+    return found[0]
+
+
+def test_the_curl_lines_reserve_settle_and_report(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path / "server") as server:
+        lines = block("First use: curl", "export KEY=")
+        lines = re.sub(r"export KEY=.*", f"export KEY={server.key}", lines)
+        lines = lines.replace("http://127.0.0.1:3472", server.url)
+        done = subprocess.run(
+            ["bash", "-euc", lines],
+            cwd=tmp_path,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    assert '"allowed":true' in done.stdout
+    assert '"charged":0.0187' in done.stdout
+    assert '"total_cost":0.0187' in done.stdout
+    assert "error_code" not in done.stdout
+
+
+def test_the_python_lines_run_without_a_server(tmp_path: Path) -> None:
+    code = block("First use: Python", "from fiscus import")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == ""
+    assert (tmp_path / "fiscus-data" / "fiscus.db").exists()

@@ -1,0 +1,32 @@
+"""The settings' reference is made from the settings, so it cannot fall behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fiscus.settings import Settings
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+
+HEAD = """# Settings
+
+Each is an environment variable; in Python, `Fiscus.open` takes it by the name without `FISCUS_` in
+lower case. Made from `fiscus/settings.py`.
+
+| variable | default | meaning |
+| --- | --- | --- |
+"""
+
+
+def reference() -> str:
+    """The page as it should be."""
+    rows = [
+        f"| `FISCUS_{name.upper()}` | {'' if one.default is None else f'`{one.default}`'} "
+        f"| {one.description} |\n"
+        for name, one in Settings.model_fields.items()
+    ]
+    return HEAD + "".join(rows)
+
+
+def test_the_reference_names_every_setting_with_its_default_and_meaning() -> None:
+    assert REFERENCE.read_text() == reference(), "write reference() to docs/reference/settings.md"
