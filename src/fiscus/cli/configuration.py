@@ -16,7 +16,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        help="Folder of the SQLite file and keys.  [env: FISCUS_DATA_DIR; default: fiscus-data]",
+        help="Folder of the SQLite file and keys; default FISCUS_DATA_DIR, or fiscus-data.",
     ),
 ]
 

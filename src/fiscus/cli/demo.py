@@ -100,7 +100,8 @@ def _serve_demo(settings: Settings) -> None:
                 soft_wrap=True,
             )
         except CommandError as error:
-            if not stopped.is_set():
+            # a server that is being stopped refuses the rest of the demo
+            if not stopped.wait(timeout=2):
                 show_error(error.message, error.suggested_action)
 
     def keep_key(engine: Engine) -> None:

@@ -27,7 +27,7 @@ app = typer.Typer(
 
 Tenant = Annotated[
     str | None,
-    typer.Option("--tenant", help="Whose keys.  [default: the setting FISCUS_DEFAULT_TENANT]"),
+    typer.Option("--tenant", help="Whose keys; default FISCUS_DEFAULT_TENANT, or default."),
 ]
 
 
@@ -106,14 +106,9 @@ def list_keys(tenant: Tenant = None, data_dir: DataDir = None, as_json: JsonFlag
             state = f"[red]revoked {_when(key.revoked_at)}[/]"
         elif key.expires_at is not None:
             state = f"expire{'d' if key.expires_at <= now else 's'} {_when(key.expires_at)}"
-        table.add_row(
-            key.key_id,
-            f"{escape(key.hint)}…",
-            escape(key.name),
-            ", ".join(key.roles),
-            _when(key.created_at),
-            state,
-        )
+        begins, name = f"{escape(key.hint)}…", escape(key.name)
+        roles = ", ".join(key.roles)
+        table.add_row(key.key_id, begins, name, roles, _when(key.created_at), state)
     if keys:
         out.print(table)
     else:

@@ -18,10 +18,10 @@ from fiscus.settings import Settings
 def serve(
     host: Annotated[
         str | None,
-        typer.Option(help="Address to listen on.  [env: FISCUS_HOST; default: 127.0.0.1]"),
+        typer.Option(help="Address to listen on; default FISCUS_HOST, or 127.0.0.1."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="TCP port to listen on.  [env: FISCUS_PORT; default: 3472]")
+        int | None, typer.Option(help="TCP port to listen on; default FISCUS_PORT, or 3472.")
     ] = None,
     data_dir: DataDir = None,
     workers: Annotated[

@@ -1,0 +1,117 @@
+"""Decisions without the store: only what every matching budget allows, and only when journaled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiscus.budgets.calls import CheckAnswer
+from fiscus.budgets.model import Budget
+from fiscus.errors import ServiceUnavailable
+from fiscus.ledger.commands import Check, Expire, Outcome
+from fiscus.ledger.definitions import DefinitionCache
+from fiscus.ledger.degraded import DegradedDecisions
+from fiscus.ledger.port import Definitions
+from fiscus.operations import Operation
+from fiscus.tenants import TenantSettings
+from tests.unit.budgets_for_rules import NOW, make_budget
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "degraded.jsonl"
+
+
+def check(**fields: Any) -> Check:
+    operation = Operation(**{"tenant_id": "t", "resource_type": "llm", "project_id": "p", **fields})
+    return Check(
+        operation=operation,
+        operation_id="op",
+        estimate=1,  # type: ignore[arg-type]
+        currency=None,
+        reserve=True,
+        ttl_seconds=60,
+        now=NOW,
+    )
+
+
+def decide(journal: Path, *budgets: Budget, command: Check | Expire | None = None) -> Outcome:
+    cache = DefinitionCache()
+    cache.get("t").apply(Definitions(1, TenantSettings(), list(budgets), []))
+    return DegradedDecisions(cache, journal).decide(command or check())
+
+
+def allowed(outcome: Outcome) -> bool:
+    if isinstance(outcome, CheckAnswer):
+        assert outcome.allowed
+        assert outcome.degraded
+        assert outcome.reservation_id is None
+        return True
+    assert isinstance(outcome, ServiceUnavailable)
+    assert outcome.retry_after_seconds == 1
+    return False
+
+
+ALLOW = {"on_store_failure": "allow"}
+
+
+def test_what_every_matching_budget_allows_passes_and_is_written_down(journal: Path) -> None:
+    assert allowed(decide(journal, make_budget("a", **ALLOW), make_budget("b", **ALLOW)))
+    (line,) = journal.read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["tenant_id"] == "t"
+    assert entry["project_id"] == "p"
+    assert entry["operation_id"] == "op"
+    assert entry["estimated_cost"] == "1"
+    assert entry["at"] == "2026-03-10T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    "budgets",
+    [
+        [],
+        [make_budget("a")],
+        [make_budget("a", **ALLOW), make_budget("b")],
+        [make_budget("a", **ALLOW, frozen=True)],
+        [make_budget("a", **ALLOW, allocated_to_id="q")],
+        [make_budget("a", **ALLOW, start_date="2026-04-01")],
+    ],
+    ids=["none", "deny", "one denies", "frozen", "not met", "not begun"],
+)
+def test_anything_else_is_unavailable_and_leaves_no_line(
+    journal: Path, budgets: list[Budget]
+) -> None:
+    assert not allowed(decide(journal, *budgets))
+    assert not journal.exists()
+
+
+def test_a_budget_that_is_not_met_does_not_stand_in_the_way(journal: Path) -> None:
+    other = make_budget("b", allocated_to_id="q")
+    assert allowed(decide(journal, make_budget("a", **ALLOW), other))
+
+
+def test_only_checks_can_pass(journal: Path) -> None:
+    command = Expire(tenant_id="t", now=NOW)
+    assert not allowed(decide(journal, make_budget("a", **ALLOW), command=command))
+
+
+def test_a_tenant_whose_definitions_are_not_known_is_refused(journal: Path) -> None:
+    cache = DefinitionCache()
+    assert not allowed(DegradedDecisions(cache, journal).decide(check()))
+    cache.get("t")  # asked for, never read from the store
+    assert not allowed(DegradedDecisions(cache, journal).decide(check()))
+
+
+def test_what_cannot_be_journaled_is_refused(tmp_path: Path) -> None:
+    nowhere = tmp_path / "missing" / "degraded.jsonl"
+    assert not allowed(decide(nowhere, make_budget("a", **ALLOW)))
+
+
+def test_a_floating_budget_is_heard_too(journal: Path) -> None:
+    denying = make_budget("b", period_type="rolling")
+    assert not allowed(decide(journal, make_budget("a", **ALLOW), denying))
+    allowing = make_budget("b", period_type="rolling", **ALLOW)
+    assert allowed(decide(journal, allowing))

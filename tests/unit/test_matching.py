@@ -1,0 +1,154 @@
+"""Which budgets an operation meets: by the ids it gives, its filters, and nothing inferred."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiscus.budgets.matching import BudgetIndex, PreparedBudget
+from fiscus.budgets.model import Budget
+from fiscus.operations import Operation
+from tests.unit.budgets_for_rules import NOW, make_budget
+
+OPERATION = Operation("t", "llm", "p", "u", None, "gateway", {"team": "red", "tier": "1"})
+
+
+def met(operation: Operation, *budgets: Budget) -> set[tuple[str, str]]:
+    return {
+        (prepared.budget.budget_id, scope_id)
+        for prepared, scope_id in BudgetIndex(budgets).matches(operation)
+    }
+
+
+def test_every_scope_the_operation_names_is_met_and_no_other() -> None:
+    budgets = [
+        make_budget("tenant", allocated_to_type="tenant", allocated_to_id="t"),
+        make_budget("p", allocated_to_id="p"),
+        make_budget("q", allocated_to_id="q"),
+        make_budget("u", allocated_to_type="user", allocated_to_id="u"),
+        make_budget("f", allocated_to_type="feature", allocated_to_id="f"),
+        make_budget("user named p", allocated_to_type="user", allocated_to_id="p"),
+    ]
+    assert met(OPERATION, *budgets) == {("tenant", "t"), ("p", "p"), ("u", "u")}
+    assert met(Operation("t", "llm"), *budgets) == {("tenant", "t")}
+
+
+def test_a_template_is_met_under_the_operations_own_id() -> None:
+    every = make_budget("every", allocated_to_id="*")
+    assert met(OPERATION, every) == {("every", "p")}
+    assert met(OPERATION._replace(project_id="other"), every) == {("every", "other")}
+    assert met(OPERATION._replace(project_id=None), every) == set()
+
+
+@pytest.mark.parametrize(
+    ("filters", "counts"),
+    [
+        ({}, True),
+        ({"resource_types": ["llm", "gpu"]}, True),
+        ({"resource_types": ["LLM"]}, False),
+        ({"resource_types": ["ll"]}, False),
+        ({"service_names": ["gateway"]}, True),
+        ({"service_names": ["batch"]}, False),
+        ({"tags": {"team": "red"}}, True),
+        ({"tags": {"team": "red", "tier": "1"}}, True),
+        ({"tags": {"team": "blue"}}, False),
+        ({"tags": {"team": "red", "region": "eu"}}, False),
+        ({"tags": {"missing": ""}}, False),
+        ({"resource_types": ["llm"], "service_names": ["batch"]}, False),
+        ({"resource_types": ["llm"], "service_names": ["gateway"], "tags": {"tier": "1"}}, True),
+    ],
+)
+def test_all_filters_must_let_an_operation_in(filters: dict[str, Any], counts: bool) -> None:
+    assert bool(met(OPERATION, make_budget(filters=filters))) == counts
+
+
+def test_an_operation_lacking_the_attribute_does_not_match() -> None:
+    by_service = make_budget(filters={"service_names": ["gateway"]})
+    assert met(OPERATION._replace(service_name=None), by_service) == set()
+    by_tag = make_budget(filters={"tags": {"team": "red"}})
+    assert met(OPERATION._replace(tags={}), by_tag) == set()
+
+
+def test_a_new_version_takes_the_place_of_the_old_one_also_in_another_scope() -> None:
+    index = BudgetIndex([make_budget("b", allocated_to_id="p")])
+    index.put(make_budget("b", allocated_to_id="q"))
+    assert len(index) == 1
+    assert index.matches(OPERATION) == []
+    index.put(make_budget("b", "99"))
+    ((prepared, _),) = index.matches(OPERATION)
+    assert prepared.budget.budget_amount == 99
+    index.remove("b")
+    index.remove("b")
+    assert (len(index), index.matches(OPERATION), index.get("b")) == (0, [], None)
+
+
+budgets = st.builds(
+    make_budget,
+    st.sampled_from(["b1", "b2", "b3", "b4", "b5"]),
+    allocated_to_type=st.sampled_from(["project", "user", "feature"]),
+    allocated_to_id=st.sampled_from(["a", "b", "*"]),
+)
+ids = st.sampled_from([None, "a", "b", "c"])
+
+
+@given(st.lists(st.tuples(st.booleans(), budgets), max_size=20), ids, ids, ids)
+def test_the_index_finds_what_looking_at_every_budget_finds(
+    changes: list[tuple[bool, Budget]], project: str | None, user: str | None, feature: str | None
+) -> None:
+    index = BudgetIndex()
+    live: dict[str, Budget] = {}
+    for removed, budget in changes:
+        if removed:
+            index.remove(budget.budget_id)
+            live.pop(budget.budget_id, None)
+        else:
+            index.put(budget)
+            live[budget.budget_id] = budget
+    given = {"project": project, "user": user, "feature": feature}
+    expected = {
+        (one.budget_id, given[one.allocated_to_type])
+        for one in live.values()
+        if given[one.allocated_to_type] is not None
+        and one.allocated_to_id in {"*", given[one.allocated_to_type]}
+    }
+    operation = Operation("t", "llm", project, user, feature)
+    found = [(prepared.budget.budget_id, scope) for prepared, scope in index.matches(operation)]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_a_period_found_before_is_not_answered_for_another_time() -> None:
+    prepared = PreparedBudget(make_budget(period_type="daily", timezone="Europe/Berlin"))
+    moments = [NOW + timedelta(hours=6 * n) for n in range(40)]
+    for moment in [*moments, *reversed(moments), *moments[::7]]:
+        period = prepared.period_at(moment)
+        assert period is not None
+        assert period.start <= moment < period.end
+        assert prepared.blank("p", period).key.period_start == period.start
+
+
+def test_outside_its_dates_a_budget_has_no_period() -> None:
+    prepared = PreparedBudget(make_budget(start_date="2026-03-05", end_date="2026-03-20"))
+    assert prepared.period_at(datetime(2026, 3, 4, 23, 59, tzinfo=UTC)) is None
+    period = prepared.period_at(NOW)
+    assert period is not None
+    assert (period.start.day, period.end.day) == (5, 20)
+    assert prepared.period_at(datetime(2026, 3, 20, tzinfo=UTC)) is None
+    assert prepared.period_after(period) is None
+
+
+def test_a_floating_budget_counts_from_the_local_day_of_its_first_charge() -> None:
+    floating = PreparedBudget(
+        make_budget(period_type="rolling", rolling_days=7, timezone="Pacific/Kiritimati")
+    )
+    assert floating.floats
+    assert floating.anchor_for(NOW) == date(2026, 3, 11)
+    period = floating.period_at(NOW + timedelta(days=8), date(2026, 3, 11))
+    assert period is not None
+    assert period.start == datetime(2026, 3, 17, 10, tzinfo=UTC)
+    fixed = make_budget(period_type="rolling", start_date="2026-03-01")
+    assert not PreparedBudget(fixed).floats
