@@ -24,7 +24,6 @@ from fiscus.budgets.calls import (
     Utilization,
 )
 from fiscus.budgets.model import Budget, BudgetSpec
-from fiscus.budgets.port import BudgetFilter
 from fiscus.client.blocking import BlockingApi
 from fiscus.clock import Clock
 from fiscus.costs.calls import (
@@ -34,7 +33,6 @@ from fiscus.costs.calls import (
     RecordRequest,
 )
 from fiscus.costs.model import CostRecord
-from fiscus.costs.port import CostFilter
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.costs.reports import build_report
 from fiscus.engine import Engine
@@ -58,7 +56,7 @@ from fiscus.ledger.requests import (
 from fiscus.paging import Page
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings
-from fiscus.tenants import Tenant, TenantSettings, TenantSpec
+from fiscus.tenants import Tenant, TenantSpec
 from fiscus.wiring import open_engine
 
 T = TypeVar("T")
@@ -172,30 +170,13 @@ class _EngineBackend:
         return self._run(record_batch_command(request, tenant_id, self._now(), key))
 
     async def records(self, query: CostQuery) -> Page[CostRecord]:
-        if query.start is not None and query.end is not None and query.start >= query.end:
-            raise ValidationError(
-                "start is not before end", field="start", suggested_action="Give an earlier start."
-            )
-        wanted = CostFilter(
-            start=query.start,
-            end=query.end,
-            resource_type=query.resource_type,
-            service_name=query.service_name,
-            region=query.region,
-            project_id=query.project_id,
-            user_id=query.user_id,
-            feature_id=query.feature_id,
-            charge_category=query.charge_category,
-            currency=query.currency,
-            operation_id=query.operation_id,
-            reservation_id=query.reservation_id,
-            tags=tuple(query.tags.items()),
+        return self._engine.costs.list(
+            self._tenant(query.tenant_id), query.wanted(), query.wanted_page()
         )
-        return self._engine.costs.list(self._tenant(query.tenant_id), wanted, query.wanted_page())
 
     async def report(self, request: ReportRequest) -> Report:
         engine, tenant_id = self._engine, self._tenant(request.tenant_id)
-        settings = self._tenant_settings(tenant_id)
+        settings = engine.tenants.settings(tenant_id)
         return build_report(request, engine.costs, engine.rates, settings, tenant_id, self._now())
 
     # -- definitions
@@ -214,15 +195,9 @@ class _EngineBackend:
         return _view(self._engine.budgets.get(self._tenant(tenant_id), found))
 
     async def budgets(self, query: BudgetQuery) -> Page[Budget]:
-        wanted = BudgetFilter(
-            allocated_to_type=query.allocated_to_type,
-            allocated_to_id=query.allocated_to_id,
-            period_type=query.period_type,
-            enforcement_action=query.enforcement_action,
-            currency=query.currency,
-            name_contains=query.name_contains,
+        return self._engine.budgets.list(
+            self._tenant(query.tenant_id), query.wanted(), query.wanted_page()
         )
-        return self._engine.budgets.list(self._tenant(query.tenant_id), wanted, query.wanted_page())
 
     async def replace_budget(self, budget_id: str, spec: BudgetSpec) -> BudgetView:
         replaced = self._engine.budgets.replace(
@@ -283,19 +258,6 @@ class _EngineBackend:
 
     def _tenant(self, named: str | None) -> str:
         return self._default_tenant if named is None else named
-
-    def _tenant_settings(self, tenant_id: str) -> TenantSettings:
-        """What holds for a tenant, also for one nothing was ever set for."""
-        try:
-            tenant = self._engine.tenants.get(tenant_id)
-        except NotFound:
-            return TenantSettings()
-        return TenantSettings(
-            currency=tenant.currency,
-            timezone=tenant.timezone,
-            require_budget=tenant.require_budget,
-            rollup_tags=tenant.rollup_tags,
-        )
 
 
 def _view(budget: Budget) -> BudgetView:

@@ -54,6 +54,10 @@ class Tenant(Struct, frozen=True, kw_only=True):
 
 
 class TenantStore(Protocol):
+    def settings(self, tenant_id: str) -> TenantSettings:
+        """What holds for a tenant; the defaults for one nothing was ever set for."""
+        ...
+
     def get(self, tenant_id: str) -> Tenant:
         """Raises `NotFound` for a tenant nothing was ever set for."""
         ...

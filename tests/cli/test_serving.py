@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.fiscus_process import ADMIN_KEY, fiscus_server
+from tests.fiscus_process import ADMIN_KEY, clean_environment, fiscus_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +104,27 @@ def test_killed_process_is_replaced_and_all_stop_together(
         assert victim not in serving_processes(server.process.pid)
         assert server.stop() == 0
         wait_until(lambda: not Path(f"/proc/{survivor}").exists())
+
+
+@pytest.mark.postgres
+def test_worker_apart_leads_and_stops_with_status_0(tmp_path: Path, postgres_url: str) -> None:
+    log = tmp_path / "worker.log"
+    with log.open("wb") as file:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "fiscus", "worker"],
+            env=clean_environment(FISCUS_DATABASE_URL=postgres_url, FISCUS_DATA_DIR=str(tmp_path)),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until(lambda: "worker_leads" in log.read_text())
+        worker.terminate()
+        assert worker.wait(30) == 0
+        assert "worker_stopped" in log.read_text()
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def serving_processes(supervisor: int) -> list[int]:

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from tests import servers
 from tests.servers import PostgresServer
@@ -28,7 +28,7 @@ class OwnPostgres:
         self._password = "own-postgres"
         self._data = servers._make_cluster(self._home, self._binaries, self._user, self._password)
         self._port = servers._free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
         self._log: IO[bytes] = (self._home / "server.log").open("wb")
 
     @property
@@ -39,17 +39,17 @@ class OwnPostgres:
 
     def start(self) -> None:
         """Start the server and wait until it answers, recovered."""
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [self._binaries / "postgres", "-D", self._data, "-p", str(self._port)],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             cwd=self._data,
-            **servers._as(self._user),
+            **cast("dict[str, Any]", servers._as(self._user)),
         )
         deadline = time.monotonic() + WAIT_SECONDS
         while not servers._answers(self.server.url):
-            assert self._process.poll() is None, (self._home / "server.log").read_text()
+            assert process.poll() is None, (self._home / "server.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

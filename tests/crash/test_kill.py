@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.crash.clients import Clients, Request, check_body, record_body
@@ -98,18 +99,18 @@ def test_holds_that_ran_out_during_a_crash_are_freed(server: ServerProcess, url:
         assert held["allowed"]
     server.kill()
     server.start()
-    wait = threading.Event()
     with server.client() as client:
-        for number in range(100):
-            answer = Request("/budgets/check", f"again-{number}", body).send(client)
-            assert answer is not None
-            if answer["allowed"]:
-                break
-            wait.wait(0.05)
-        assert answer["allowed"]
+        assert any(_is_admitted(client, f"again-{number}", body) for number in range(100))
     books = read_books(url, TENANT)
     assert books.reservations[held["reservation_id"]].status == "expired"
     assert books.faults() == []
+
+
+def _is_admitted(client: httpx.Client, key: str, body: dict[str, Any]) -> bool:
+    """Whether a check is; one that is not leaves the hold a moment more to run out."""
+    answer = Request("/budgets/check", key, body).send(client)
+    assert answer is not None
+    return answer["allowed"] or threading.Event().wait(0.05)
 
 
 @pytest.mark.postgres

@@ -72,7 +72,7 @@ async def test_a_wrong_line_is_an_error_in_its_place(client: AppClient) -> None:
     codes = {one["line"]: one["error"]["error_code"] for one in lines if "error" in one}
     assert codes == {
         2: "VALIDATION_ERROR",
-        5: "VALIDATION_ERROR",
+        5: "FORBIDDEN",
         6: "VALIDATION_ERROR",
         7: "PAYLOAD_TOO_LARGE",
         8: "NOT_FOUND",

@@ -29,7 +29,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, CheckRequest, SettleAnswer
+from fiscus.budgets.calls import (
+    CheckAnswer,
+    CheckBatchAnswer,
+    CheckRequest,
+    ReservationView,
+    SettleAnswer,
+)
 from fiscus.budgets.model import Budget
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordAnswer, RecordRequest
@@ -456,9 +462,10 @@ def _compare_one(command: Command, outcome: Any, expected: Expected) -> None:
             )
     if isinstance(outcome, CheckAnswer):
         _compare_check(command, outcome, expected)
-    elif expected.status is not None:
-        status = getattr(outcome, "status", None) or outcome.reservation_status
-        assert status == expected.status, (command, outcome, expected)
+    elif isinstance(outcome, SettleAnswer) and expected.status is not None:
+        assert outcome.reservation_status == expected.status, (command, outcome, expected)
+    elif isinstance(outcome, ReservationView) and expected.status is not None:
+        assert outcome.status == expected.status, (command, outcome, expected)
 
 
 def _compare_check(command: Command, outcome: CheckAnswer, expected: Expected) -> None:

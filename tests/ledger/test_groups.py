@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import fiscus.ledger.group
 from fiscus.budgets.calls import CheckAnswer, SettleRequest
@@ -99,22 +100,20 @@ def test_a_command_that_breaks_half_way_has_changed_nothing(
     assert read_books(store_url, desk.tenant_id).faults() == []
 
 
-@pytest.mark.postgres
 def test_a_value_the_store_refuses_fails_its_own_command_only(desk: Desk, store_url: str) -> None:
     budget = desk.budget("10")
-    outcomes = desk.outcomes(
-        [
-            desk.record_command("1"),
-            desk.record_command("2", usage={"note": "a\x00b"}, tags={"t": "\x00"}),
-            desk.record_command("4"),
-        ]
-    )
-    assert isinstance(outcomes[0], RecordAnswer)
-    assert isinstance(outcomes[2], RecordAnswer)
-    kept = sum(
-        4 if n == 2 else n + 1 for n, one in enumerate(outcomes) if isinstance(one, RecordAnswer)
-    )
-    assert desk.used(budget) == (str(kept), "0")
+    good = [desk.record_command("1"), desk.record_command("4")]
+    # no request can carry a NUL this far; PostgreSQL refuses it, SQLite does not
+    operation = good[0].cost.operation._replace(resource_type="\x00")
+    bad = replace(good[0], cost=replace(good[0].cost, operation=operation))
+    first, refused, last = desk.outcomes([good[0], bad, good[1]])
+    assert isinstance(first, RecordAnswer)
+    assert isinstance(last, RecordAnswer)
+    if store_url.startswith("sqlite"):
+        assert desk.used(budget) == ("6", "0")
+    else:
+        assert isinstance(refused, InternalError)
+        assert desk.used(budget) == ("5", "0")
     assert read_books(store_url, desk.tenant_id).faults() == []
 
 

@@ -232,7 +232,7 @@ def test_over_n_checks_the_share_is_admitted(budget: object, used: Decimal, n: i
         decision = decide([demand], reserve=True)
         admitted += decision.allowed
         demand = replace(demand, balance=decision.balances[0])
-        wanted = Fraction(share(budget, used)) * n
+    wanted = Fraction(share(budget, used)) * n
     assert floor(wanted) <= admitted <= ceil(wanted)
 
 

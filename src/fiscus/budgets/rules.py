@@ -21,6 +21,7 @@ from fiscus.money import (
     ZERO,
     add,
     multiply,
+    plain,
     ratio,
     round_down,
     round_half_even,
@@ -138,7 +139,7 @@ def _hold(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
         balance.tenant_id,
         balance.period_end,
         balance.spent,
-        add(balance.reserved, amount),
+        plain(add(balance.reserved, amount)),
         balance.throttle_credit,
     )
 
@@ -273,9 +274,9 @@ def throttle_fits_at(now: datetime, throttle: ThrottleShare) -> datetime:
 
 def free(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
     """`balance` with a hold of `amount` given back."""
-    return replace(balance, reserved=subtract(balance.reserved, amount))
+    return replace(balance, reserved=plain(subtract(balance.reserved, amount)))
 
 
 def charge(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
     """`balance` with `amount` spent. Never refused: money spent is spent."""
-    return replace(balance, spent=add(balance.spent, amount))
+    return replace(balance, spent=plain(add(balance.spent, amount)))

@@ -36,7 +36,9 @@ def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")] = "command line",
     role: Annotated[
         list[Role] | None,
-        typer.Option("--role", help="May be given several times; default: service."),
+        typer.Option(
+            "--role", metavar="ROLE", help=f"Repeatable; default service. One of {', '.join(Role)}."
+        ),
     ] = None,
     tenant: Tenant = None,
     expires_in_days: Annotated[

@@ -35,10 +35,11 @@ from fiscus.budgets.calls import (
     SettleAnswer,
     SettleRequest,
 )
+from fiscus.budgets.refusals import refusal
 from fiscus.client.backend import Operations
-from fiscus.client.refusals import allowed_without_decision, refusal
 from fiscus.client.same_operation import covers, scope_ids
 from fiscus.client.settlements import LEFT_TO_PARENT, Settlement, recorded_by, settled_by
+from fiscus.client.unreachable import allowed_without_decision
 from fiscus.client.usage import merge_details
 from fiscus.costs.calls import RecordAnswer, RecordRequest
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError

@@ -11,7 +11,6 @@ from msgspec.structs import asdict, replace
 from fiscus.access.model import Action
 from fiscus.budgets.calls import BudgetView, ReservationView, Utilization
 from fiscus.budgets.model import Budget, BudgetSpec
-from fiscus.budgets.port import BudgetFilter, ReservationFilter
 from fiscus.errors import ValidationError
 from fiscus.http.answers import BudgetPage, ReservationPage
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
@@ -73,18 +72,10 @@ async def create_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
 
 async def list_budgets(call: Call[BudgetQuery, NoBody]) -> Response:
     query = call.query
-    wanted = BudgetFilter(
-        allocated_to_type=query.allocated_to_type,
-        allocated_to_id=query.allocated_to_id,
-        period_type=query.period_type,
-        enforcement_action=query.enforcement_action,
-        currency=query.currency,
-        name_contains=query.name_contains,
-    )
     page = await call.run(
         call.engine.budgets.list,
         call.principal.tenant_for(query.tenant_id),
-        wanted,
+        query.wanted(),
         query.wanted_page(),
     )
     return json_reply(
@@ -162,18 +153,10 @@ async def get_utilization(call: Call[UtilizationQuery, NoBody]) -> Response:
 
 async def list_reservations(call: Call[ReservationQuery, NoBody]) -> Response:
     query = call.query
-    wanted = ReservationFilter(
-        status=query.status,
-        budget_id=query.budget_id,
-        project_id=query.project_id,
-        user_id=query.user_id,
-        feature_id=query.feature_id,
-        operation_id=query.operation_id,
-    )
     page = await call.run(
         call.engine.reservations.list,
         call.principal.tenant_for(query.tenant_id),
-        wanted,
+        query.wanted(),
         query.wanted_page(),
     )
     return json_reply(

@@ -9,42 +9,20 @@ from msgspec.structs import asdict, replace
 
 from fiscus.access.model import Action
 from fiscus.costs.csv import report_csv
-from fiscus.costs.port import CostFilter
 from fiscus.costs.report_model import Report, ReportFormat, ReportRequest
 from fiscus.costs.reports import build_report
-from fiscus.errors import NotFound, ValidationError
 from fiscus.http.answers import CostRecordView, RecordPage
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import CostQuery, NoQuery, TenantQuery
 from fiscus.http.stream import NDJSON, StreamLine, stream_records
-from fiscus.tenants import TenantSettings
 
 
 async def list_records(call: Call[CostQuery, NoBody]) -> Response:
     query = call.query
-    if query.start is not None and query.end is not None and query.start >= query.end:
-        raise ValidationError(
-            "start is not before end", field="start", suggested_action="Send an earlier start."
-        )
-    wanted = CostFilter(
-        start=query.start,
-        end=query.end,
-        resource_type=query.resource_type,
-        service_name=query.service_name,
-        region=query.region,
-        project_id=query.project_id,
-        user_id=query.user_id,
-        feature_id=query.feature_id,
-        charge_category=query.charge_category,
-        currency=query.currency,
-        operation_id=query.operation_id,
-        reservation_id=query.reservation_id,
-        tags=tuple(query.tags.items()),
-    )
     page = await call.run(
         call.engine.costs.list,
         call.principal.tenant_for(query.tenant_id),
-        wanted,
+        query.wanted(),
         query.wanted_page(),
     )
     return json_reply(
@@ -78,7 +56,12 @@ async def _report(call: Call[Any, Any], request: ReportRequest) -> Response:
     def work() -> bytes | Report:
         engine = call.engine
         report = build_report(
-            request, engine.costs, engine.rates, _settings(call, tenant_id), tenant_id, call.now
+            request,
+            engine.costs,
+            engine.rates,
+            engine.tenants.settings(tenant_id),
+            tenant_id,
+            call.now,
         )
         return report_csv(report).encode() if as_csv else report
 
@@ -90,20 +73,6 @@ async def _report(call: Call[Any, Any], request: ReportRequest) -> Response:
             headers={"Content-Disposition": 'attachment; filename="costs.csv"'},
         )
     return json_reply(replace(result, correlation_id=call.correlation_id))
-
-
-def _settings(call: Call[Any, Any], tenant_id: str) -> TenantSettings:
-    """The tenant's settings, or what holds for a tenant nothing was ever set for."""
-    try:
-        tenant = call.engine.tenants.get(tenant_id)
-    except NotFound:
-        return TenantSettings()
-    return TenantSettings(
-        currency=tenant.currency,
-        timezone=tenant.timezone,
-        require_budget=tenant.require_budget,
-        rollup_tags=tenant.rollup_tags,
-    )
 
 
 _REPORT_DESCRIPTION: Final = (

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fiscus.access.model import Action, Principal
@@ -30,6 +30,7 @@ from fiscus.budgets.calls import (
     SettleAnswer,
     SettleRequest,
 )
+from fiscus.budgets.refusals import refusal
 from fiscus.costs.calls import (
     RecordAnswer,
     RecordBatchAnswer,
@@ -38,11 +39,9 @@ from fiscus.costs.calls import (
 )
 from fiscus.engine import Engine
 from fiscus.errors import (
-    BudgetExceeded,
     FiscusError,
     InternalError,
     NotFound,
-    RateLimitViolated,
     Refused,
     ValidationError,
 )
@@ -104,7 +103,8 @@ def _check(call: Call) -> Command:
 
 
 def _check_batch(call: Call) -> Command:
-    tenant_id = call.principal.tenant_for(call.body.checks[0].tenant_id)
+    tenants = [call.principal.tenant_for(check.tenant_id) for check in call.body.checks]
+    tenant_id = tenants[0]
     return check_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
 
 
@@ -375,23 +375,8 @@ def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
 
 
 def _refusal(outcome: object) -> Refused:
-    """A denial as an error, for proxies that go by the status alone."""
-    denied = outcome
+    """The first denial as an error, for proxies that go by the status alone."""
     if isinstance(outcome, CheckBatchAnswer):
-        denied = next(one for one in outcome.results if not one.allowed)
-    assert isinstance(denied, CheckAnswer)
-    details: dict[str, object] = asdict(denied)
-    if denied.throttle is not None:
-        return RateLimitViolated(
-            denied.message,
-            answer=outcome,
-            details=details,
-            suggested_action="Try again after the time in Retry-After.",
-            retry_after_seconds=max(1, -(-denied.throttle.retry_after_ms // 1000)),
-        )
-    return BudgetExceeded(
-        denied.message,
-        answer=outcome,
-        details=details,
-        suggested_action="Lower the estimate to max_allowed_cost, or wait until fits_at.",
-    )
+        return refusal(next(one for one in outcome.results if not one.allowed))
+    assert isinstance(outcome, CheckAnswer)
+    return refusal(outcome)

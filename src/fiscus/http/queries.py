@@ -13,7 +13,9 @@ from msgspec import Meta, Struct, field
 
 from fiscus.budgets.model import EnforcementAction, ReservationStatus
 from fiscus.budgets.periods import PeriodType
+from fiscus.budgets.port import BudgetFilter, ReservationFilter
 from fiscus.costs.model import ChargeCategory
+from fiscus.costs.port import CostFilter
 from fiscus.errors import ValidationError
 from fiscus.paging import MAX_PAGE, MAX_PAGE_SIZE, PageRequest, page_request
 from fiscus.scopes import ScopeType
@@ -69,6 +71,16 @@ class BudgetQuery(PageQuery, frozen=True, kw_only=True):
         Name | None, Meta(description="Only budgets whose name contains this.")
     ] = None
 
+    def wanted(self) -> BudgetFilter:
+        return BudgetFilter(
+            allocated_to_type=self.allocated_to_type,
+            allocated_to_id=self.allocated_to_id,
+            period_type=self.period_type,
+            enforcement_action=self.enforcement_action,
+            currency=self.currency,
+            name_contains=self.name_contains,
+        )
+
 
 class DeleteBudgetQuery(TenantQuery, frozen=True, kw_only=True):
     force: Annotated[
@@ -91,6 +103,16 @@ class ReservationQuery(PageQuery, frozen=True, kw_only=True):
     user_id: Annotated[Id | None, Meta(description="Only of this user.")] = None
     feature_id: Annotated[Id | None, Meta(description="Only of this feature.")] = None
     operation_id: Annotated[Id | None, Meta(description="Only of this operation.")] = None
+
+    def wanted(self) -> ReservationFilter:
+        return ReservationFilter(
+            status=self.status,
+            budget_id=self.budget_id,
+            project_id=self.project_id,
+            user_id=self.user_id,
+            feature_id=self.feature_id,
+            operation_id=self.operation_id,
+        )
 
 
 class CostQuery(PageQuery, frozen=True, kw_only=True):
@@ -117,6 +139,28 @@ class CostQuery(PageQuery, frozen=True, kw_only=True):
         dict[str, str],
         Meta(max_length=10, description="`key:value`, once per tag; only costs with all of them."),
     ] = field(default_factory=dict[str, str])
+
+    def wanted(self) -> CostFilter:
+        """Raises `ValidationError` when the range is empty."""
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValidationError(
+                "start is not before end", field="start", suggested_action="Send an earlier start."
+            )
+        return CostFilter(
+            start=self.start,
+            end=self.end,
+            resource_type=self.resource_type,
+            service_name=self.service_name,
+            region=self.region,
+            project_id=self.project_id,
+            user_id=self.user_id,
+            feature_id=self.feature_id,
+            charge_category=self.charge_category,
+            currency=self.currency,
+            operation_id=self.operation_id,
+            reservation_id=self.reservation_id,
+            tags=tuple(self.tags.items()),
+        )
 
 
 def read_query(raw: bytes, kind: type[T]) -> T:
@@ -164,7 +208,7 @@ def read_query(raw: bytes, kind: type[T]) -> T:
 
 
 class Shape(Enum):
-    """How a parameter is sent: once; a list by commas or once per item; a mapping by `key:value`."""
+    """How a parameter is sent: once; a list with commas or repeated; a mapping as `key:value`."""
 
     ONE = auto()
     LIST = auto()

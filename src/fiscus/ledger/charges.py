@@ -289,7 +289,7 @@ def _charged_line(
         exchange_rate_date=rate.as_of,
         spent=balance.spent,
         reserved=balance.reserved,
-        remaining=subtract(budget.budget_amount, used),
+        remaining=plain(subtract(budget.budget_amount, used)),
         utilization_ratio=ratio(used, budget.budget_amount),
         period_start=matched.period.start,
     )

@@ -232,7 +232,7 @@ def _line(
         amount=budget.budget_amount,
         spent=balance.spent,
         reserved=balance.reserved,
-        remaining=subtract(budget.budget_amount, used),
+        remaining=plain(subtract(budget.budget_amount, used)),
         utilization_ratio=ratio(used, budget.budget_amount),
         enforcement_action=budget.enforcement_action,
         decision=verdict.decision,

@@ -50,7 +50,7 @@ class DegradedDecisions:
         matches = [
             prepared.budget
             for prepared, _ in known.budgets.matches(command.operation)
-            if not prepared.floats and prepared.period_at(command.now) is not None
+            if prepared.period_at(command.now) is not None
         ]
         return bool(matches) and all(
             budget.on_store_failure is OnStoreFailure.ALLOW and not budget.frozen

@@ -187,14 +187,14 @@ class Ledger:
             started = perf_counter()
             try:
                 outcomes = self._runner.run(commands)
-            except StoreUnavailable as error:
-                log.warning("store_unavailable", commands=len(commands), reason=str(error))
+            except Exception as error:
+                if isinstance(error, StoreUnavailable):
+                    log.warning("store_unavailable", commands=len(commands), reason=str(error))
+                else:
+                    log.exception("group_failed", commands=len(commands))
                 self._breaker.failed(self._clock.now())
                 if self.observer is not None:
                     self.observer.group_failed(len(commands))
-            except Exception:
-                log.exception("group_failed", commands=len(commands))
-                self._breaker.failed(self._clock.now())
             else:
                 self._breaker.succeeded(now)
                 if self.observer is not None:

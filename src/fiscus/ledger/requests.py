@@ -12,7 +12,13 @@ from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.clock import require_aware
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.costs.model import MAY_BE_NEGATIVE
-from fiscus.errors import CostCalculationError, FiscusError, PayloadTooLarge, ValidationError
+from fiscus.errors import (
+    CostCalculationError,
+    FiscusError,
+    Forbidden,
+    PayloadTooLarge,
+    ValidationError,
+)
 from fiscus.idempotency import idempotency
 from fiscus.ledger.commands import (
     Check,
@@ -199,10 +205,10 @@ def record_item(body: bytes, tenant_id: str, now: datetime) -> Record:
     """One record of a batch or a stream, from its JSON."""
     item = decode(body, RecordRequest)
     if item.tenant_id is not None and item.tenant_id != tenant_id:
-        raise ValidationError(
-            "All records of a batch must be of one tenant",
-            field="tenant_id",
-            suggested_action="Send one batch per tenant.",
+        raise Forbidden(
+            "This record names another tenant than the rest of its batch",
+            details={"field": "tenant_id"},
+            suggested_action="Send one batch per tenant, with a credential of that tenant.",
         )
     return record_command(item, tenant_id, now)
 
@@ -339,14 +345,14 @@ def _quantity(given: Decimal | None) -> Decimal | None:
 def _timestamp(given: datetime | None, now: datetime) -> datetime:
     if given is None:
         return now
-    moment = require_aware(given, "timestamp").astimezone(now.tzinfo)
+    moment = require_aware(given, "timestamp")
     if not now - OLDEST <= moment <= now + MAX_CLOCK_SKEW:
         raise ValidationError(
             "timestamp is in the future or more than 30 years ago",
             field="timestamp",
             suggested_action="Send when the cost arose.",
         )
-    return moment
+    return moment.astimezone(now.tzinfo)  # only now: at the ends of time it has no UTC
 
 
 def _too_many(field: str, count: int, most: int) -> PayloadTooLarge:

@@ -35,6 +35,10 @@ class SqlTenants:
             )
         return _tenant(row)
 
+    def settings(self, tenant_id: str) -> TenantSettings:
+        with self._database.read(tenant_id) as connection:
+            return settings_of(connection, tenant_id)
+
     def put(
         self, tenant_id: str, spec: TenantSpec, *, expected_version: int | None, now: datetime
     ) -> Tenant:

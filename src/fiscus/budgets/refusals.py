@@ -1,0 +1,26 @@
+"""A denied check as an error, for callers that asked for refusals to be errors."""
+
+from __future__ import annotations
+
+from msgspec.structs import asdict
+
+from fiscus.budgets.calls import CheckAnswer
+from fiscus.errors import BudgetExceeded, RateLimitViolated, Refused
+
+
+def refusal(answer: CheckAnswer) -> Refused:
+    """`BudgetExceeded`, or `RateLimitViolated` when a throttled budget says when to come back."""
+    if answer.throttle is not None:
+        return RateLimitViolated(
+            answer.message,
+            answer=answer,
+            details=asdict(answer),
+            suggested_action="Try again after retry_after_seconds.",
+            retry_after_seconds=max(1, -(-answer.throttle.retry_after_ms // 1000)),
+        )
+    return BudgetExceeded(
+        answer.message,
+        answer=answer,
+        details=asdict(answer),
+        suggested_action="Lower the estimate to max_allowed_cost, or wait until fits_at.",
+    )
