@@ -191,6 +191,7 @@ class Desk:
         ledger = self.engine.ledger
         gate, sink = Gate(), FutureSink()
         ledger.submit(Expire(tenant_id=f"{self.tenant_id}-gate", now=NEVER), gate, None)
+        ledger.wake()
         try:
             assert gate.entered.wait(WAIT_SECONDS)
             waiting: list[Future[Outcome]] = []

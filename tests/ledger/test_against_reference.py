@@ -506,7 +506,7 @@ def _run(url: str, *, examples: int) -> None:
 
 
 def test_histories_on_sqlite_are_those_of_the_reference(tmp_path: Path) -> None:
-    _run(f"sqlite:///{tmp_path / 'fiscus.db'}", examples=1000 if LONG else 25)
+    _run(f"sqlite:///{tmp_path / 'fiscus.db'}", examples=3000 if LONG else 120)
 
 
 @pytest.mark.postgres
@@ -515,6 +515,6 @@ def test_histories_on_postgresql_are_those_of_the_reference(
 ) -> None:
     url = fresh_database(postgres_server)
     try:
-        _run(url, examples=200 if LONG else 6)
+        _run(url, examples=300 if LONG else 25)
     finally:
         drop_database(postgres_server, url)

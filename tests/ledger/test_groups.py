@@ -42,6 +42,7 @@ class Busy:
     def __init__(self, ledger: Ledger) -> None:
         self._gate = Gate()
         ledger.submit(Expire(tenant_id="gate", now=NEVER), self._gate, None)
+        ledger.wake()
         assert self._gate.entered.wait(WAIT_SECONDS)
 
     def release(self) -> None:
@@ -51,6 +52,7 @@ class Busy:
 def submit(ledger: Ledger, command: Command) -> Future[Outcome]:
     future: Future[Outcome] = Future()
     ledger.submit(command, FutureSink(), future)
+    ledger.wake()
     return future
 
 

@@ -52,7 +52,7 @@ class Needs(Struct):
 class Loaded(Struct):
     """What the store found. Reservations and balances are locked until the transaction ends.
 
-    Balances include those the loaded reservations hold on.
+    Balances include those the loaded reservations hold on, operations those they are named by.
     """
 
     versions: dict[str, int]

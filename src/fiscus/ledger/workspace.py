@@ -64,6 +64,11 @@ class Workspace:
         """Start deciding on what the store gave."""
         self._transaction = transaction
         self._loaded = loaded
+        self.needs.operations.update(
+            (reservation.tenant_id, reservation.operation_id)
+            for reservation in loaded.reservations.values()
+            if reservation.operation_id is not None
+        )
 
     def tenant(self, tenant_id: str) -> TenantDefinitions:
         return self._definitions.get(tenant_id)

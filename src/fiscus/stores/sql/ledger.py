@@ -13,7 +13,14 @@ from datetime import datetime
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
 from fiscus.budgets.rules import Hold
 from fiscus.idempotency import IdempotencyKey
-from fiscus.ledger.port import Changes, Definitions, GroupConflict, Loaded, Needs
+from fiscus.ledger.port import (
+    Changes,
+    Definitions,
+    GroupConflict,
+    Loaded,
+    Needs,
+    OperationKey,
+)
 from fiscus.stores.sql import ledger_read as read
 from fiscus.stores.sql import ledger_write as write
 from fiscus.stores.sql.bulk import Row, Statement
@@ -69,30 +76,34 @@ class SqlLedgerTransaction:
         if ids:
             reading.append(Statement(read.RESERVATIONS, read.RESERVATION_ID, ids))
             reading.append(Statement(read.LINES, read.RESERVATION_ID, ids))
-            balance_rows = None
         else:
             reading += self._lock_statements(needs.balances)
-        results = iter(driver.run(reading))
-        versions = dict.fromkeys(needs.tenants, 0) | {row[0]: row[1] for row in next(results)}
-        answers = self._reader.answers(next(results)) if needs.idempotency else {}
+        results = driver.run(reading)
+        ahead = iter(results)
+        versions = dict.fromkeys(needs.tenants, 0) | {row[0]: row[1] for row in next(ahead)}
+        answers = self._reader.answers(next(ahead)) if needs.idempotency else {}
         self._stale_answers = list(answers)
-        operations = self._reader.operations(next(results)) if needs.operations else {}
-        anchors = self._reader.anchors(next(results)) if needs.anchors else {}
+        operations = self._reader.operations(next(ahead)) if needs.operations else {}
+        anchors = self._reader.anchors(next(ahead)) if needs.anchors else {}
         reservations: dict[str, Reservation] = {}
+        balances = needs.balances
         if ids:
-            reservations = self._reader.reservations(next(results), next(results))
+            reservations = self._reader.reservations(next(ahead), next(ahead))
             balances = needs.balances | self._held(reservations)
-            balance_rows = driver.run(self._lock_statements(balances))[-1] if balances else []
-        else:
-            balances = needs.balances
-            balance_rows = list(results)[-1] if balances else []
+            named = _named_operations(reservations) - needs.operations
+            statements = self._lock_statements(balances)
+            if named:
+                statements.insert(0, Statement(read.OPERATIONS, read.OPERATION_KEY, list(named)))
+            results = driver.run(statements) if statements else []
+            if named:
+                operations |= self._reader.operations(results[0])
         return Loaded(
             versions=versions,
             idempotency=answers,
             operations=operations,
             anchors=anchors,
             reservations=reservations,
-            balances=self._locked(balance_rows, balances),
+            balances=self._locked(results[-1] if balances else [], balances),
         )
 
     def _lock_statements(self, balances: dict[BalanceKey, BudgetBalance]) -> list[Statement]:
@@ -162,3 +173,12 @@ class SqlLedgerTransaction:
 
     def rollback(self) -> None:
         self._driver.rollback()
+
+
+def _named_operations(reservations: dict[str, Reservation]) -> set[OperationKey]:
+    """The operations that settling these reservations would record."""
+    return {
+        (reservation.tenant_id, reservation.operation_id)
+        for reservation in reservations.values()
+        if reservation.operation_id is not None
+    }
