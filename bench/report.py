@@ -11,12 +11,13 @@ import msgspec
 
 from bench import workload
 from bench.machine import Machine
-from bench.samples import Comparison
+from bench.samples import Comparison, Sample, middle
 from bench.suite import Plan, Result
 
 _HEAD: Final = (
     "benchmark",
     "database",
+    "contestant",
     "requests/s",
     "operations/s",
     "p50 ms",
@@ -40,20 +41,11 @@ _RATIO_HEAD: Final = (
 
 
 def table(results: Sequence[Result]) -> str:
-    """What was measured, then each ratio with its target."""
+    """What was measured, the yardsticks beside it, then each ratio with its target."""
     measured = [
-        (
-            result.name,
-            result.database,
-            _figure(result.fiscus.requests_per_second),
-            _figure(result.fiscus.operations_per_second),
-            f"{result.fiscus.p50_ms:.1f}",
-            f"{result.fiscus.p95_ms:.1f}",
-            f"{result.fiscus.p99_ms:.1f}",
-            "?" if result.fiscus.cpu_us is None else _figure(result.fiscus.cpu_us),
-            "?" if result.peak_memory_bytes is None else f"{result.peak_memory_bytes / 2**20:.0f}",
-        )
+        _measured(result, contestant, middle(samples))
         for result in results
+        for contestant, samples in reversed(result.samples.items())
     ]
     ratios = [
         (result.name, result.database, *_ratio(comparison))
@@ -94,6 +86,23 @@ def write(folder: Path, result: Result, machine: Machine, plan: Plan) -> Path:
     return path
 
 
+def _measured(result: Result, contestant: str, sample: Sample) -> tuple[str, ...]:
+    """One line of the first table; for hand-written SQL a request is a group."""
+    peak = result.peak_memory_bytes
+    return (
+        result.name,
+        result.database,
+        contestant,
+        _figure(sample.requests_per_second),
+        _figure(sample.operations_per_second),
+        f"{sample.p50_ms:.1f}",
+        f"{sample.p95_ms:.1f}",
+        f"{sample.p99_ms:.1f}",
+        "?" if sample.cpu_us is None else f"{sample.cpu_us:.1f}",
+        "" if contestant != "fiscus" else "?" if peak is None else f"{peak / 2**20:.0f}",
+    )
+
+
 def _ratio(comparison: Comparison) -> tuple[str, ...]:
     met = {True: "yes", False: "NO", None: "-"}[comparison.met]
     return (
@@ -118,10 +127,7 @@ def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Numbers to the right, words to the left."""
     lines = [head, *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(head))]
-    words = [
-        all(not row[index][:1].isdigit() and row[index] != "?" for row in rows)
-        for index in range(len(head))
-    ]
+    words = [not any(row[index][:1].isdigit() for row in rows) for index in range(len(head))]
 
     def shown(line: Sequence[str]) -> str:
         return "  ".join(

@@ -1,4 +1,4 @@
-"""The README's first use works as it is pasted."""
+"""The README's first use and the tutorial work as they are pasted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fiscus_process import clean_environment, fiscus_server
+from tests.fiscus_process import FiscusProcess, clean_environment, fiscus_server
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+TUTORIAL = ROOT / "docs" / "tutorial" / "README.md"
 
 pytestmark = pytest.mark.acceptance
 
@@ -26,24 +28,43 @@ def block(heading: str, beginning: str) -> str:
     return found[0]
 
 
+def run_lines(lines: str, server: FiscusProcess, folder: Path) -> str:
+    """Run pasted lines against `server`; what they printed."""
+    lines = re.sub(r"export KEY=.*", f"export KEY={server.key}", lines)
+    lines = lines.replace("http://127.0.0.1:3472", server.url)
+    done = subprocess.run(
+        ["bash", "-euc", lines],
+        cwd=folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    pasted = [line[4:] for line in TUTORIAL.read_text().splitlines() if line.startswith("    ")]
+    lines = "\n".join(line for line in pasted if line != "fiscus serve")
+    with fiscus_server(tmp_path / "server") as server:
+        printed = run_lines(lines, server, tmp_path)
+    assert "error_code" not in printed
+    assert printed.count('"allowed":true') == 1
+    assert '"max_allowed_cost":0.4,' in printed
+    assert '"charged":0.25' in printed
+    assert '"total_cost":0.25' in printed
+    assert '"roles":["service"]' in printed
+
+
 def test_the_curl_lines_reserve_settle_and_report(tmp_path: Path) -> None:
     with fiscus_server(tmp_path / "server") as server:
         lines = block("First use: curl", "export KEY=")
-        lines = re.sub(r"export KEY=.*", f"export KEY={server.key}", lines)
-        lines = lines.replace("http://127.0.0.1:3472", server.url)
-        done = subprocess.run(
-            ["bash", "-euc", lines],
-            cwd=tmp_path,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    assert '"allowed":true' in done.stdout
-    assert '"charged":0.0187' in done.stdout
-    assert '"total_cost":0.0187' in done.stdout
-    assert "error_code" not in done.stdout
+        printed = run_lines(lines, server, tmp_path)
+    assert '"allowed":true' in printed
+    assert '"charged":0.0187' in printed
+    assert '"total_cost":0.0187' in printed
+    assert "error_code" not in printed
 
 
 def test_the_python_lines_run_without_a_server(tmp_path: Path) -> None:

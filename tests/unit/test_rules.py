@@ -263,6 +263,19 @@ def test_no_accumulator_moves_when_another_budget_denies() -> None:
     assert decision.balances == [demand.balance for demand in given]
 
 
+def test_a_throttle_that_lets_pass_does_not_move_when_another_denies() -> None:
+    lets_pass = make_budget("a", "100", enforcement_action="throttle")
+    denies = make_budget("b", "200", enforcement_action="throttle")
+    given = [
+        make_demand(lets_pass, "0", spent="100", credit="0.95"),
+        make_demand(denies, "0", spent="190", credit="0.1"),
+    ]
+    decision = decide(given, reserve=True)
+    assert [one.decision for one in decision.verdicts] == ["allow", "throttle"]
+    assert decision.balances[0] == given[0].balance
+    assert decision.balances[1].throttle_credit == Decimal("0.1") + Decimal("0.325")
+
+
 def test_of_two_throttles_each_makes_progress() -> None:
     budgets = [
         make_budget(name, "100", enforcement_action="throttle", throttle={"floor": "0.25"})

@@ -110,6 +110,7 @@ def serve_process(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import socket
 import time
@@ -11,6 +13,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 import structlog
+from prometheus_client import multiprocess
 
 from fiscus.cli.serving import GRACE_SECONDS, leave, on_signals, serve_child
 from fiscus.settings import Settings
@@ -42,6 +45,7 @@ class Supervisor:
     def run(self) -> None:
         """Keep the processes running; leaves by `SystemExit(0)` on SIGTERM or SIGINT."""
         on_signals(leave)
+        self._share_metrics()
         try:
             for bound in self._sockets:
                 self._children.append(_Child(bound, self._start(bound), time.monotonic()))
@@ -53,6 +57,13 @@ class Supervisor:
         finally:
             on_signals(signal.SIG_IGN)
             self._stop()
+
+    def _share_metrics(self) -> None:
+        """Let every process show the sums over all: prometheus-client does it through a folder."""
+        folder = self._settings.data_dir / "metrics"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.absolute())
 
     def _start(self, bound: socket.socket) -> SpawnProcess:
         process = get_context("spawn").Process(
@@ -73,6 +84,8 @@ class Supervisor:
             exit_code=child.process.exitcode,
             starts_again_in_seconds=wait,
         )
+        if child.process.pid is not None:
+            multiprocess.mark_process_dead(child.process.pid)  # pyright: ignore[reportUnknownMemberType]
         child.process.close()
         time.sleep(wait)
         child.process = self._start(child.socket)

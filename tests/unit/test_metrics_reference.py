@@ -1,0 +1,36 @@
+"""The metrics' reference is made from the metrics, so it cannot fall behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from fiscus.http.metrics import Metrics
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+
+HEAD = """# Metrics
+
+`GET /budget/v1/metrics`, in Prometheus' text format, for the roles `platform_admin` and
+`system_architect`. With several workers it shows the sums over all of them. Latencies have the buckets
+1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `fiscus/http/metrics.py`.
+
+| metric | type | meaning |
+| --- | --- | --- |
+"""
+
+
+def reference() -> str:
+    """The page as it should be."""
+    families = text_string_to_metric_families(Metrics().render().decode())
+    rows = sorted(
+        f"| `{one.name}` | {one.type} | {one.documentation} |\n"
+        for one in families
+        if not one.name.endswith("_created")
+    )
+    return HEAD + "".join(rows)
+
+
+def test_the_reference_names_every_metric_with_its_meaning() -> None:
+    assert REFERENCE.read_text() == reference(), "write reference() to docs/reference/metrics.md"
