@@ -107,6 +107,23 @@ def test_killed_process_is_replaced_and_all_stop_together(
 
 
 @pytest.mark.postgres
+def test_metrics_of_several_processes_are_their_sums(tmp_path: Path, postgres_url: str) -> None:
+    with fiscus_server(
+        tmp_path,
+        command=("serve", "--workers", "2"),
+        env={"FISCUS_DATABASE_URL": postgres_url},
+    ) as server:
+        headers = {"X-API-Key": server.key}
+        body = {"resource_type": "llm", "estimated_cost": 1}
+        base = f"{server.url}/budget/v1"
+        for _ in range(20):  # a connection each, so that both processes answer some
+            httpx.post(f"{base}/budgets/check", json=body, headers=headers).raise_for_status()
+        shown = httpx.get(f"{base}/metrics", headers=headers).raise_for_status().text
+    counted = [line for line in shown.splitlines() if "fiscus_check_duration_seconds_count" in line]
+    assert [float(line.rsplit(" ", 1)[1]) for line in counted] == [20.0]
+
+
+@pytest.mark.postgres
 def test_worker_apart_leads_and_stops_with_status_0(tmp_path: Path, postgres_url: str) -> None:
     log = tmp_path / "worker.log"
     with log.open("wb") as file:

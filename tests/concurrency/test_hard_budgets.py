@@ -87,7 +87,14 @@ def run_processes(given: dict[str, Any]) -> list[dict[str, Any]]:
     given = {**given, "threads": THREADS, "count": COUNT}
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.concurrency.load", json.dumps(given)],
+            [
+                sys.executable,
+                "-X",
+                "faulthandler",
+                "-m",
+                "tests.concurrency.load",
+                json.dumps(given),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
