@@ -104,6 +104,9 @@ def build_page(
     )
 
 
+_read_cursor: Final = msgspec.json.Decoder(Cursor).decode
+
+
 def _token(cursor: Cursor) -> str:
     raw = msgspec.json.encode(cursor)
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
@@ -112,7 +115,7 @@ def _token(cursor: Cursor) -> str:
 def _read_token(token: str) -> Cursor:
     try:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-        cursor = msgspec.json.decode(raw, type=Cursor)
+        cursor = _read_cursor(raw)
     except (binascii.Error, ValueError, RecursionError, msgspec.DecodeError):
         raise _bad("page_token", "was not made by this list") from None
     if not 1 <= len(cursor.values) <= 4 or not all(

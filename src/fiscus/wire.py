@@ -8,6 +8,7 @@ numbers with exactly the stored digits.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
@@ -79,10 +80,21 @@ def _read_custom(kind: type, value: object) -> object:
     raise NotImplementedError(kind)
 
 
+# msgspec works a type out at its first use, and threads that do so at once crash the process.
+_working_out: Final = threading.Lock()
+
+
 @cache
 def decoder_for(kind: type[T]) -> msgspec.json.Decoder[T]:
-    """The exact decoder of `kind`; made once."""
-    return msgspec.json.Decoder(kind, dec_hook=_read_custom, float_hook=Decimal)
+    """The exact decoder of `kind`; made once. Safe to ask for from any thread."""
+    with _working_out:
+        return msgspec.json.Decoder(kind, dec_hook=_read_custom, float_hook=Decimal)
+
+
+def worked_out(kind: type[T]) -> type[T]:
+    """`kind` itself, safe for `msgspec.convert` in any thread."""
+    decoder_for(kind)
+    return kind
 
 
 def _write_custom(value: object) -> object:
@@ -129,7 +141,7 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
     """
     given = {name: value for name, value in values.items() if value is not None}
     try:
-        return msgspec.convert(given, kind, dec_hook=_read_custom)
+        return msgspec.convert(given, worked_out(kind), dec_hook=_read_custom)
     except msgspec.ValidationError as error:
         raise explain(error) from None
 
@@ -184,4 +196,5 @@ __all__ = [
     "encode_canonical",
     "explain",
     "item_error",
+    "worked_out",
 ]

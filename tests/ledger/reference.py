@@ -235,7 +235,7 @@ class Reference:
     def all_or_nothing(
         self, decide: Callable[[], list[Expected]], look: Callable[[int], Expected]
     ) -> list[Expected]:
-        """Run checks; unless every one is allowed, put everything back and only look."""
+        """Run checks; unless every one is allowed, put holds back and only look."""
         before_uses = {key: Use(**vars(use)) for key, use in self.uses.items()}
         before = list(self.reservations)
         statuses = [(one, one.status) for one in before]
@@ -243,6 +243,19 @@ class Reference:
         results = decide()
         if all(one.allowed for one in results):
             return results
+        # a throttle's accumulator stands, or the same batch would be refused for ever
+        throttled = {
+            budget_id
+            for one in results
+            if not one.allowed
+            for budget_id, word in one.decisions.items()
+            if word == "throttle"
+        }
+        for key, use in self.uses.items():
+            if key[0] in throttled and key in before_uses:
+                before_uses[key].credit = use.credit
+            elif key[0] in throttled:
+                before_uses[key] = Use(credit=use.credit)
         self.uses = before_uses
         self.reservations = before
         for one, status in statuses:

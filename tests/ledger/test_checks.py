@@ -249,6 +249,15 @@ def test_all_or_nothing_reserves_nothing_unless_every_check_is_allowed(desk: Des
     assert desk.used(budget) == ("0", "10")
 
 
+def test_a_batch_refused_by_a_throttle_passes_in_the_end(desk: Desk) -> None:
+    desk.budget("100", enforcement_action="throttle")
+    desk.record("90")
+    checks = [check_request("0"), check_request("0")]
+    answers = [desk.check_batch(checks, all_or_nothing=True).allowed for _ in range(20)]
+    assert True in answers
+    assert False in answers
+
+
 def test_an_invalid_check_rejects_its_batch_by_its_place(desk: Desk) -> None:
     budget = desk.budget("10")
     with pytest.raises(ValidationError) as caught:

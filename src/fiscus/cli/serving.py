@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 
 import uvicorn
 
+from fiscus.cli.joined_writes import JoinedWritesProtocol
 from fiscus.cli.logs import configure_logs
 from fiscus.cli.terminal import CommandError
 from fiscus.engine import Engine
@@ -24,6 +25,7 @@ from fiscus.worker import Worker
 GRACE_SECONDS: Final = 10
 """How long requests in hand may take after the server was told to stop."""
 BACKLOG: Final = 2048
+GC_THRESHOLDS: Final = (50_000, 50, 100)
 
 
 def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
@@ -74,9 +76,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            # what is there now stays: the collector need not look at it again
+            # what is there now stays: the collector need not look at it again, and a group's
+            # many small objects should not send it looking while they are all in use
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
             self._on_listening()
 
 
@@ -106,7 +110,7 @@ def serve_process(
             thread = worker.start()
         config = uvicorn.Config(
             create_app(engine),
-            http="httptools",
+            http=JoinedWritesProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

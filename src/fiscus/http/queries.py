@@ -19,7 +19,7 @@ from fiscus.costs.port import CostFilter
 from fiscus.errors import ValidationError
 from fiscus.paging import MAX_PAGE, MAX_PAGE_SIZE, PageRequest, page_request
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label, Name, explain
+from fiscus.wire import Currency, Id, Label, Name, explain, worked_out
 
 T = TypeVar("T", bound=Struct)
 
@@ -202,7 +202,7 @@ def read_query(raw: bytes, kind: type[T]) -> T:
                     )
                 values[name] = value
     try:
-        return msgspec.convert(values, kind, strict=False)
+        return msgspec.convert(values, worked_out(kind), strict=False)
     except msgspec.ValidationError as error:
         raise explain(error) from None
 

@@ -24,7 +24,7 @@ from fiscus.access.model import Principal, Role
 from fiscus.errors import Unauthorized, ValidationError
 from fiscus.http.jwks import Jwks
 from fiscus.settings import Settings
-from fiscus.wire import Id
+from fiscus.wire import Id, worked_out
 
 MIN_SECRET_BYTES: Final = 32
 MIN_RSA_BITS: Final = 2048
@@ -197,7 +197,7 @@ class _Claims(Struct, frozen=True):
 def _principal(claims: Mapping[str, Any]) -> Principal:
     """Roles that Fiscus does not know are another service's, and count for nothing."""
     try:
-        said = msgspec.convert(claims, _Claims)
+        said = msgspec.convert(claims, worked_out(_Claims))
     except msgspec.ValidationError as error:
         raise refused(f"The token's claims are not as they must be: {error}") from None
     roles = frozenset(_KNOWN_ROLES[name] for name in said.roles if name in _KNOWN_ROLES)

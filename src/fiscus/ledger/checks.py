@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from fiscus.budgets.calls import BudgetLine, CheckAnswer, CheckBatchAnswer, ThrottleAnswer
 from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import (
+    BalanceKey,
     BudgetBalance,
     Reservation,
     ReservationLine,
@@ -320,3 +321,24 @@ def look_again(workspace: Workspace, check: Check) -> CheckAnswer:
 
 def batch_answer(results: list[CheckAnswer]) -> CheckBatchAnswer:
     return CheckBatchAnswer(allowed=all(result.allowed for result in results), results=results)
+
+
+def throttle_credits(workspace: Workspace, results: list[CheckAnswer]) -> dict[BalanceKey, Decimal]:
+    """The accumulators of the budgets that throttled one of `results`."""
+    keys = [
+        BalanceKey(line.budget_id, line.scope["id"], line.period_start)
+        for result in results
+        if not result.allowed
+        for line in result.budgets
+        if line.decision == THROTTLE
+    ]
+    balances = [workspace.held_balance(key) for key in keys]
+    return {balance.key: balance.throttle_credit for balance in balances if balance is not None}
+
+
+def keep_throttle_credits(workspace: Workspace, kept: dict[BalanceKey, Decimal]) -> None:
+    """Let the accumulators stand although a batch was undone, or it would be refused for ever."""
+    for key, credit in kept.items():
+        balance = workspace.held_balance(key)
+        if balance is not None:
+            workspace.put_balance(replace(balance, throttle_credit=credit))

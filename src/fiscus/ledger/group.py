@@ -27,9 +27,11 @@ from fiscus.ledger.charges import (
 from fiscus.ledger.checks import (
     apply_check,
     batch_answer,
+    keep_throttle_credits,
     look_again,
     plan_check,
     plan_check_batch,
+    throttle_credits,
 )
 from fiscus.ledger.commands import (
     Answer,
@@ -233,7 +235,9 @@ def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> CheckBatchA
         results.append(outcome)
     answer = batch_answer(results)
     if command.all_or_nothing and not answer.allowed:
+        kept = throttle_credits(workspace, results)
         workspace.undo(mark)
+        keep_throttle_credits(workspace, kept)
         results = [
             look_again(workspace, check) if result.allowed else result
             for check, result in zip(command.checks, results, strict=True)

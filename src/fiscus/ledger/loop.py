@@ -137,8 +137,8 @@ class Ledger:
         try:
             return future.result(timeout=self.deadline_seconds)
         except TimeoutError:
-            future.cancel()
-            return late()
+            # One that was not begun never happens, so each budget's failure policy may answer.
+            return self.without_store(command) if future.cancel() else late()
 
     def without_store(self, command: Command) -> Outcome:
         """What each budget's failure policy says to a command that was never begun."""

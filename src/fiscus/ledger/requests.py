@@ -196,8 +196,8 @@ class _Named(msgspec.Struct, frozen=True):
 def named_tenant(record: msgspec.Raw) -> str | None:
     """The tenant a record of a batch names, before the record is checked."""
     try:
-        return msgspec.json.decode(record, type=_Named).tenant_id
-    except msgspec.DecodeError:
+        return decode(bytes(record), _Named).tenant_id
+    except ValidationError:
         return None
 
 

@@ -52,6 +52,8 @@ def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    # Statements of many rows keep a journal to undo themselves by; it need not be a file.
+    connection.execute("PRAGMA temp_store = MEMORY")
     connection.create_function("decimal_add", 2, decimal_add, deterministic=True)
     # The stub knows aggregates of integers only.
     connection.create_aggregate("decimal_sum", 1, DecimalSum)  # pyright: ignore[reportArgumentType]
