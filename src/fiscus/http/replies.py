@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from itertools import takewhile
 from typing import Final
 
 from fiscus.ledger.commands import Command, Outcome
@@ -34,7 +34,8 @@ class LoopReplies:
     def __init__(self, ledger: Ledger, loop: asyncio.AbstractEventLoop) -> None:
         self._ledger = ledger
         self._loop = loop
-        self._deadlines: deque[_Waiting] = deque()
+        self._waiting: dict[_Waiting, None] = {}
+        """Those not answered yet, in order of arrival and so of their deadlines."""
         self._sweeping = False
         self._waking = False
 
@@ -47,14 +48,16 @@ class LoopReplies:
         if not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake)
-        self._deadlines.append(waiting)
+        self._waiting[waiting] = None
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(_SWEEP_SECONDS, self._sweep)
         return waiting.future
 
-    def deliver(self, outcomes: list[tuple[_Waiting, Outcome]]) -> None:
-        self._loop.call_soon_threadsafe(_resolve, outcomes)
+    def deliver(self, outcomes: list[tuple[_Waiting, Outcome]]) -> bool:
+        """Wake the loop once for all of a group; the ledger stands back until it was answered."""
+        self._loop.call_soon_threadsafe(self._resolve, outcomes)
+        return True
 
     def is_waiting(self, token: _Waiting) -> bool:
         if token.future.done():
@@ -62,27 +65,29 @@ class LoopReplies:
         token.begun = True
         return True
 
+    def _resolve(self, outcomes: list[tuple[_Waiting, Outcome]]) -> None:
+        for waiting, outcome in outcomes:
+            self._answer(waiting, outcome)
+        # The coroutines answer first, then the loop looks for new requests, then wakes the ledger.
+        self._loop.call_soon(self._loop.call_soon, self._ledger.wake)
+
     def _wake(self) -> None:
         """Wake the ledger once the requests that had arrived are read: no wait, one group."""
         self._waking = False
         self._ledger.wake()
 
     def _sweep(self) -> None:
-        """Answer those whose deadline passed; deadlines are in order of arrival."""
+        """Answer those whose deadline passed."""
         now = self._loop.time()
-        deadlines = self._deadlines
-        while deadlines and (deadlines[0].future.done() or deadlines[0].deadline <= now):
-            waiting = deadlines.popleft()
-            if not waiting.future.done():
-                outcome = late() if waiting.begun else self._ledger.without_store(waiting.command)
-                waiting.future.set_result(outcome)
-        if deadlines:
+        for waiting in list(takewhile(lambda one: one.deadline <= now, self._waiting)):
+            outcome = late() if waiting.begun else self._ledger.without_store(waiting.command)
+            self._answer(waiting, outcome)
+        if self._waiting:
             self._loop.call_later(_SWEEP_SECONDS, self._sweep)
         else:
             self._sweeping = False
 
-
-def _resolve(outcomes: list[tuple[_Waiting, Outcome]]) -> None:
-    for waiting, outcome in outcomes:
+    def _answer(self, waiting: _Waiting, outcome: Outcome) -> None:
+        self._waiting.pop(waiting, None)
         if not waiting.future.done():
             waiting.future.set_result(outcome)

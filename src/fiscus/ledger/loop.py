@@ -25,11 +25,16 @@ from fiscus.ledger.port import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
+_YIELD_SECONDS: Final = 0.02
+"""The longest the ledger stands back for an event loop that it gave outcomes to."""
+
 
 class Sink(Protocol):
     """Where outcomes go. `deliver` is called once per group, on the ledger's thread."""
 
-    def deliver(self, outcomes: list[tuple[Any, Outcome]]) -> None: ...
+    def deliver(self, outcomes: list[tuple[Any, Outcome]]) -> bool:
+        """Hand the outcomes on; whether the sink will `wake` the ledger when that is done."""
+        ...
 
     def is_waiting(self, token: Any) -> bool:
         """Whether anybody still waits for `token`; if not, its command is not begun."""
@@ -39,9 +44,10 @@ class Sink(Protocol):
 class FutureSink:
     """Outcomes to `concurrent.futures.Future`s, for callers in threads."""
 
-    def deliver(self, outcomes: list[tuple[Future[Outcome], Outcome]]) -> None:
+    def deliver(self, outcomes: list[tuple[Future[Outcome], Outcome]]) -> bool:
         for future, outcome in outcomes:
             future.set_result(outcome)
+        return False
 
     def is_waiting(self, token: Future[Outcome]) -> bool:
         return token.set_running_or_notify_cancel()
@@ -156,7 +162,12 @@ class Ledger:
         while True:
             group = self._take()
             if group:
-                self._answer(group, self._decide([command for command, _, _ in group]))
+                outcomes = self._decide([command for command, _, _ in group])
+                # set before the outcomes are delivered, so that the wake that follows is not lost
+                self._sleeping = True
+                if self._answer(group, outcomes) and not self._closing:
+                    self._arrived.acquire(timeout=_YIELD_SECONDS)
+                self._sleeping = False
             elif self._closing and not self._queue:
                 return
             else:
@@ -202,7 +213,9 @@ class Ledger:
                 return outcomes
         return [self._degraded.decide(command) for command in commands]
 
-    def _answer(self, group: list[tuple[Command, Sink, Any]], outcomes: Sequence[Outcome]) -> None:
+    def _answer(self, group: list[tuple[Command, Sink, Any]], outcomes: Sequence[Outcome]) -> bool:
+        """Deliver a group's outcomes; whether a sink will wake the ledger when it is done."""
+        will_wake = False
         by_sink: dict[int, tuple[Sink, list[tuple[Any, Outcome]]]] = {}
         for (_, sink, token), outcome in zip(group, outcomes, strict=True):
             entry = by_sink.get(id(sink))
@@ -212,10 +225,11 @@ class Ledger:
                 entry[1].append((token, outcome))
         for sink, pairs in by_sink.values():
             try:
-                sink.deliver(pairs)
+                will_wake = sink.deliver(pairs) or will_wake
             except Exception:
                 # A caller's loop may be gone; that must not stop the ledger.
                 log.exception("outcomes_not_delivered", count=len(pairs))
+        return will_wake
 
 
 def late() -> ServiceUnavailable:
