@@ -13,8 +13,8 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 HEAD = """# Metrics
 
 `GET /budget/v1/metrics`, in Prometheus' text format, for the roles `platform_admin` and
-`system_architect`. With several workers it shows the sums over all of them. Latencies have the buckets
-1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `fiscus/http/metrics.py`.
+`system_architect`. With several workers it shows the sums over all of them. Latencies have the
+buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `fiscus/http/metrics.py`.
 
 | metric | type | meaning |
 | --- | --- | --- |
