@@ -23,6 +23,7 @@ _TEN: Final = Decimal(10)
 # NUMERIC(38, 12) holds 26 digits before the point.
 LIMIT: Final = Decimal("1e26")
 
+NOT_A_NUMBER: Final = "is not a decimal number"
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _MAX_TEXT = 80
@@ -48,7 +49,7 @@ def parse_amount(value: object, field: str) -> Decimal:
     """
     if isinstance(value, str):
         if len(value) > _MAX_TEXT or _NUMBER.fullmatch(value) is None:
-            raise _bad(field, "is not a decimal number")
+            raise _bad(field, NOT_A_NUMBER)
         number = Decimal(value)
     elif isinstance(value, Decimal):
         number = value
@@ -132,6 +133,7 @@ def _bad(field: str, what: str) -> ValidationError:
 __all__ = [
     "EXACT",
     "LIMIT",
+    "NOT_A_NUMBER",
     "QUANTUM",
     "ZERO",
     "Amount",

@@ -7,6 +7,7 @@ numbers with exactly the stored digits.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from fiscus.errors import FiscusError, ValidationError
-from fiscus.money import Amount, parse_amount
+from fiscus.money import NOT_A_NUMBER, Amount, parse_amount
 
 T = TypeVar("T")
 
@@ -123,7 +124,23 @@ def decode(body: bytes | str, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise explain(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise not_json(error) from None
+        raise (_wrong_number(body, kind) or not_json(error)) from None
+
+
+def _wrong_number(body: bytes | str, kind: type[Any]) -> ValidationError | None:
+    """The error that names the field whose number is a bare NaN or Infinity, if that is it.
+
+    They are no JSON, but Python's and JavaScript's encoders write them.
+    """
+    try:
+        values = json.loads(body, parse_float=Decimal, parse_constant=str)
+        msgspec.convert(values, worked_out(kind), dec_hook=_read_custom)
+    except msgspec.ValidationError as error:
+        explained = explain(error)
+        return explained if NOT_A_NUMBER in explained.message else None
+    except (ValueError, RecursionError):
+        return None
+    return None
 
 
 def decode_any(body: bytes | str) -> Any:

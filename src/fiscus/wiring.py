@@ -62,6 +62,8 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
         pool_size=settings.database_pool_size,
     )
     rates = EcbRates(settings.exchange_rates_file)
+    if settings.exchange_rates_file is not None:
+        rates.load()  # a file that cannot be read is told now, not with the first foreign cost
     definitions = DefinitionCache()
     ledger_store = database.ledger_store()
     ledger = Ledger(

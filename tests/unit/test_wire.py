@@ -89,8 +89,10 @@ def test_an_amount_is_written_as_a_number_and_an_integer_without_exponent() -> N
     ],
 )
 def test_a_number_that_is_no_amount_is_refused_by_name(number: str) -> None:
-    assert refused(check_body(estimated_cost=number)) in {"estimated_cost", "body"}
-    assert refused(f'{{"actual_cost":{number}}}', SettleRequest) in {"actual_cost", "body"}
+    field = "body" if number == "1_0" else "estimated_cost"
+    assert refused(check_body(estimated_cost=number)) == field
+    field = "body" if number == "1_0" else "actual_cost"
+    assert refused(f'{{"actual_cost":{number}}}', SettleRequest) == field
 
 
 def test_the_noise_of_a_clients_float_is_rounded_once() -> None:
