@@ -127,6 +127,29 @@ class CheckAnswer(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
+def allowed_without_store(message: str) -> CheckAnswer:
+    """The answer to a check that is let through undecided; it holds nothing."""
+    return CheckAnswer(
+        allowed=True,
+        budget_id=None,
+        remaining_budget=None,
+        utilization_ratio=None,
+        enforcement_action=None,
+        message=message,
+        reservation_id=None,
+        reservation_status=None,
+        expires_at=None,
+        requires_approval=False,
+        approval_id=None,
+        throttle=None,
+        max_allowed_cost=None,
+        fits_at=None,
+        budgets=[],
+        receipt_id=None,
+        degraded=True,
+    )
+
+
 class CheckBatchAnswer(Struct, frozen=True, kw_only=True):
     allowed: Annotated[bool, Meta(description="Whether every check is allowed.")]
     results: list[CheckAnswer]

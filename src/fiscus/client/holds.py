@@ -34,12 +34,12 @@ from fiscus.budgets.calls import (
     ReleaseRequest,
     SettleAnswer,
     SettleRequest,
+    allowed_without_store,
 )
 from fiscus.budgets.refusals import refusal
 from fiscus.client.backend import Operations
 from fiscus.client.same_operation import covers, scope_ids
 from fiscus.client.settlements import LEFT_TO_PARENT, Settlement, recorded_by, settled_by
-from fiscus.client.unreachable import allowed_without_decision
 from fiscus.client.usage import merge_details
 from fiscus.costs.calls import RecordAnswer, RecordRequest
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError
@@ -198,7 +198,9 @@ class Hold:
             if not self._allow_unreachable:
                 raise
             log.warning("operation allowed although Fiscus cannot decide: %s", error.message)
-            answer = allowed_without_decision(error)
+            answer = allowed_without_store(
+                f"Allowed without a decision, as on_unreachable says: {error.message}"
+            )
         except FiscusError:
             raise
         except BaseException:

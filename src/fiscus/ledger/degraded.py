@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Final
 
 import structlog
 
-from fiscus.budgets.calls import CheckAnswer
+from fiscus.budgets.calls import allowed_without_store
 from fiscus.budgets.model import OnStoreFailure
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
@@ -21,6 +22,8 @@ from fiscus.ledger.definitions import DefinitionCache
 from fiscus.wire import encode_canonical
 
 log = structlog.get_logger(__name__)
+
+_MEANWHILE: Final = "The store cannot be reached; the matching budgets allow operations meanwhile."
 
 
 class DegradedDecisions:
@@ -36,7 +39,7 @@ class DegradedDecisions:
         """Allow a check that may pass without the store; anything else is unavailable."""
         if isinstance(command, Check) and self._may_pass(command) and self._write(command):
             self.allowed_count += 1
-            return _allowed(command)
+            return allowed_without_store(_MEANWHILE)
         return ServiceUnavailable(
             "The store cannot be reached; nothing was decided or changed",
             suggested_action="Try again after the time in Retry-After, with the same key.",
@@ -81,25 +84,3 @@ class DegradedDecisions:
             log.exception("degraded_decision_not_journaled", path=str(self._journal))
             return False
         return True
-
-
-def _allowed(command: Check) -> CheckAnswer:
-    return CheckAnswer(
-        allowed=True,
-        budget_id=None,
-        remaining_budget=None,
-        utilization_ratio=None,
-        enforcement_action=None,
-        message="The store cannot be reached; the matching budgets allow operations meanwhile.",
-        reservation_id=None,
-        reservation_status=None,
-        expires_at=None,
-        requires_approval=False,
-        approval_id=None,
-        throttle=None,
-        max_allowed_cost=None,
-        fits_at=None,
-        budgets=[],
-        receipt_id=None,
-        degraded=True,
-    )
