@@ -10,8 +10,9 @@ INPUTS := $(shell cat requirements/runtime.lock requirements/dev.lock pyproject.
 RUNTIME := $(VENV)/.runtime-$(INPUTS)
 DEV := $(VENV)/.dev-$(INPUTS)
 
-# `make test PYTEST_ARGS="-n 2 -k budgets"`
+# `make test PYTEST_ARGS="-k budgets -x"`, `make test TEST_WORKERS=0` for one process
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 RUN_ARGS ?=
 BENCH_ARGS ?=
 
@@ -28,7 +29,7 @@ run: $(RUNTIME) ## start Fiscus with a demo tenant on http://127.0.0.1:3472
 	@$(VENV)/bin/fiscus demo --serve $(RUN_ARGS)
 
 test: $(DEV) ## all tests, on SQLite and on a real PostgreSQL, with coverage
-	@$(PY) -m pytest --cov --cov-report=term $(PYTEST_ARGS) || { code=$$?; \
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS) || { code=$$?; \
 	  if [ $$code -eq 5 ]; then echo "make test: pytest ran no test, which is a failure" >&2; fi; exit $$code; }
 
 test-long: $(DEV) ## the same with many more generated examples
