@@ -251,6 +251,15 @@ def test_ending_a_program_gives_the_money_back(server: RunningServer, tenant: st
 # -- Ctrl-C in a blocking program
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Ctrl-C raises `KeyboardInterrupt`, also where the tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_a_block_gives_the_money_back(server: RunningServer, tenant: str) -> None:
     with Client(server.url, server.key, tenant=tenant) as client:
         budget = client.create_budget(**BUDGET)
@@ -259,6 +268,7 @@ def test_ctrl_c_in_a_block_gives_the_money_back(server: RunningServer, tenant: s
         assert client.utilization(budget.budget_id).periods[0].reserved == 0
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_while_reserving_leaves_nothing_held(
     server: RunningServer, faulty: Faulty, tenant: str
 ) -> None:
@@ -276,6 +286,7 @@ def test_ctrl_c_while_reserving_leaves_nothing_held(
         assert len({one.key for one in faulty.of("/check")}) == 1
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_an_interrupted_reserve_that_cannot_be_undone_says_so(
     server: RunningServer, faulty: Faulty, tenant: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -323,8 +323,8 @@ def batch_answer(results: list[CheckAnswer]) -> CheckBatchAnswer:
     return CheckBatchAnswer(allowed=all(result.allowed for result in results), results=results)
 
 
-def throttle_credits(workspace: Workspace, results: list[CheckAnswer]) -> dict[BalanceKey, Decimal]:
-    """The accumulators of the budgets that throttled one of `results`."""
+def throttled_balances(workspace: Workspace, results: list[CheckAnswer]) -> list[BudgetBalance]:
+    """The balances of the budgets that throttled one of `results`, as they stand."""
     keys = [
         BalanceKey(line.budget_id, line.scope["id"], line.period_start)
         for result in results
@@ -333,12 +333,13 @@ def throttle_credits(workspace: Workspace, results: list[CheckAnswer]) -> dict[B
         if line.decision == THROTTLE
     ]
     balances = [workspace.held_balance(key) for key in keys]
-    return {balance.key: balance.throttle_credit for balance in balances if balance is not None}
+    return [balance for balance in balances if balance is not None]
 
 
-def keep_throttle_credits(workspace: Workspace, kept: dict[BalanceKey, Decimal]) -> None:
+def keep_throttle_credits(workspace: Workspace, throttled: list[BudgetBalance]) -> None:
     """Let the accumulators stand although a batch was undone, or it would be refused for ever."""
-    for key, credit in kept.items():
-        balance = workspace.held_balance(key)
-        if balance is not None:
-            workspace.put_balance(replace(balance, throttle_credit=credit))
+    for one in throttled:
+        blank = BudgetBalance(one.key, one.tenant_id, one.period_end)
+        workspace.put_balance(
+            replace(workspace.balance(blank), throttle_credit=one.throttle_credit)
+        )

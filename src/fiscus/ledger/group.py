@@ -31,7 +31,7 @@ from fiscus.ledger.checks import (
     look_again,
     plan_check,
     plan_check_batch,
-    throttle_credits,
+    throttled_balances,
 )
 from fiscus.ledger.commands import (
     Answer,
@@ -235,9 +235,9 @@ def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> CheckBatchA
         results.append(outcome)
     answer = batch_answer(results)
     if command.all_or_nothing and not answer.allowed:
-        kept = throttle_credits(workspace, results)
+        throttled = throttled_balances(workspace, results)
         workspace.undo(mark)
-        keep_throttle_credits(workspace, kept)
+        keep_throttle_credits(workspace, throttled)
         results = [
             look_again(workspace, check) if result.allowed else result
             for check, result in zip(command.checks, results, strict=True)

@@ -183,17 +183,14 @@ class Workspace:
 
     def due(self, tenant_id: str, now: datetime) -> list[Reservation]:
         """The tenant's reservations of the group that are pending and due at `now`."""
-        changed = self.changes.changed_reservations
+        changes = self.changes
+        known = self._loaded.reservations | changes.new_reservations | changes.changed_reservations
         return [
             reservation
-            for reservation in (
-                *self._loaded.reservations.values(),
-                *self.changes.new_reservations.values(),
-            )
+            for reservation in known.values()
             if reservation.status is ReservationStatus.PENDING
             and reservation.expires_at <= now
             and reservation.tenant_id == tenant_id
-            and reservation.reservation_id not in changed
         ]
 
     def holds_on(self, key: BalanceKey, tenant_id: str) -> list[Hold]:
