@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fiscus.cli import main
+from fiscus.cli import main, terminal
 from tests.fiscus_process import FiscusProcess, fiscus_server
 
 
@@ -39,7 +39,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         if name.startswith("FISCUS_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("FISCUS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("COLUMNS", "100")
+    for console in (terminal.out, terminal.notes):
+        monkeypatch.setattr(console, "_width", 100)
 
     def run_one(*arguments: str, **settings: str) -> Done:
         for name, value in settings.items():
