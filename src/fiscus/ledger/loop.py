@@ -199,6 +199,7 @@ class Ledger:
             try:
                 outcomes = self._runner.run(commands)
             except Exception as error:
+                # Whatever it was: nothing of the group is promised, and the thread must go on.
                 if isinstance(error, StoreUnavailable):
                     log.warning("store_unavailable", commands=len(commands), reason=str(error))
                 else:
