@@ -1,0 +1,1 @@
+"""Rate limits: policies, four algorithms as pure functions, and the limiter that applies them."""

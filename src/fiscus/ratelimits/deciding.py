@@ -1,0 +1,70 @@
+"""Several rules decided as one: a request is taken from all of their counters or from none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from fiscus.ratelimits import draining, fixed_window, leaky_bucket, sliding_window_log, token_bucket
+from fiscus.ratelimits.draining import Level
+from fiscus.ratelimits.fixed_window import Window
+from fiscus.ratelimits.rules import Algorithm, Decide, Rule, Verdict
+from fiscus.ratelimits.sliding_window_log import Log
+
+State = Level | Window | Log
+"""What a counter holds; a counter that was never used, or is unused again, is None."""
+
+DECIDE: Final[dict[Algorithm, Decide]] = {
+    Algorithm.TOKEN_BUCKET: token_bucket.decide,
+    Algorithm.LEAKY_BUCKET: leaky_bucket.decide,
+    Algorithm.FIXED_WINDOW: fixed_window.decide,
+    Algorithm.SLIDING_WINDOW_LOG: sliding_window_log.decide,
+}
+
+_ADJUST: Final[dict[Algorithm, Callable[[Rule, Any, int, int], State | None]]] = {
+    Algorithm.TOKEN_BUCKET: draining.adjust,
+    Algorithm.LEAKY_BUCKET: draining.adjust,
+    Algorithm.FIXED_WINDOW: fixed_window.adjust,
+    Algorithm.SLIDING_WINDOW_LOG: sliding_window_log.adjust,
+}
+
+
+def decide_together(
+    rules: Sequence[Rule],
+    states: Sequence[State | None],
+    count: int,
+    priority: int,
+    now_us: int,
+) -> tuple[bool, list[Verdict]]:
+    """Whether `count` requests are admitted, and what each rule says.
+
+    A rule that denies denies all, unless it only shadows; then no counter is charged, and the rules
+    that had room say what is left of it. A shadow rule without room is not charged either: it
+    counts what would have been admitted. `priority` is an index of `PRIORITIES`.
+    """
+    verdicts: list[Verdict] = []
+    admitted = True
+    for rule, state in zip(rules, states, strict=True):
+        verdict = DECIDE[rule[0]](rule, state, count, rule[3][priority], now_us)
+        verdicts.append(verdict)
+        if not verdict.allowed and not rule[6]:
+            admitted = False
+    if not admitted:
+        for index, rule in enumerate(rules):
+            if verdicts[index].allowed:
+                verdicts[index] = DECIDE[rule[0]](rule, states[index], 0, rule[3][priority], now_us)
+    return admitted, verdicts
+
+
+def adjusted(rule: Rule, state: State | None, count: int, now_us: int) -> State | None:
+    """A counter after a charge was corrected by `count` requests; never below zero use."""
+    return _ADJUST[rule.algorithm](rule, state, count, now_us)
+
+
+def unused_from_us(state: State) -> int:
+    """From when on a counter is as if it had never been used, whatever its rule is by then."""
+    if isinstance(state, Level):
+        return draining.empty_us(state)
+    if isinstance(state, Window):
+        return state.end_us
+    return sliding_window_log.empty_us(state)

@@ -1,0 +1,185 @@
+"""The effective limit: what a policy's limit is at a moment.
+
+    floor(limit x time of day x usage pattern) + emergency capacity, at least 1
+
+Exact: multipliers are decimals, the product is floored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_FLOOR, Decimal
+from typing import Final, NamedTuple
+
+from fiscus.money import EXACT
+from fiscus.ratelimits.model import (
+    CalendarUnit,
+    Emergency,
+    HourRange,
+    Policy,
+    PolicyState,
+    UsagePattern,
+)
+from fiscus.ratelimits.rules import FAR_US, MAX_LOG_LIMIT, Algorithm, Rule, make_rule
+from fiscus.zones import day_start, month_start, zone_of
+
+HOURS_OF_WEEK: Final = 168
+MIN_WEEKS: Final = 2
+"""Weeks of use that must be known before a usage pattern says anything."""
+
+_ONE: Final = Decimal(1)
+_MINUTE_US: Final = 60_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_US: Final = 1_000_000
+
+NOMINAL_SECONDS: Final[dict[CalendarUnit, int]] = {
+    CalendarUnit.HOUR: 3600,
+    CalendarUnit.DAY: 86_400,
+    CalendarUnit.WEEK: 7 * 86_400,
+    CalendarUnit.MONTH: 31 * 86_400,
+}
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds since the Unix epoch, exact."""
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def from_us(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
+
+
+class RuleAt(NamedTuple):
+    """A policy's rule, and the stretch of time `[from_us, until_us)` in which it holds."""
+
+    rule: Rule
+    from_us: int
+    until_us: int
+
+
+def rule_at(state: PolicyState, now: datetime) -> RuleAt:
+    """The rule that a policy is at `now`."""
+    policy = state.policy
+    limit = effective_limit(state, now)
+    now_us = to_us(now)
+    begins, ends = 0, FAR_US
+    if policy.overrides.time_of_day or policy.overrides.usage_pattern is not None:
+        # hours begin on whole minutes in every zone of our time
+        begins = now_us // _MINUTE_US * _MINUTE_US
+        ends = begins + _MINUTE_US
+    for emergency in state.emergencies:
+        for edge in (to_us(emergency.starts_at), to_us(emergency.effective_until)):
+            if edge <= now_us:
+                begins = max(begins, edge)
+            else:
+                ends = min(ends, edge)
+    window_ends: tuple[int, ...] = ()
+    if policy.calendar is not None:
+        window_ends = calendar_ends(policy.calendar, policy.timezone, now)
+        begins, ends = max(begins, window_ends[0]), min(ends, window_ends[1])
+    rule = make_rule(
+        policy.algorithm,
+        limit,
+        policy.time_window_seconds * _SECONDS_US,
+        burst=policy.burst_capacity,
+        shadow=policy.shadow,
+        window_ends=window_ends,
+    )
+    return RuleAt(rule, begins, ends)
+
+
+def effective_limit(state: PolicyState, now: datetime) -> int:
+    """The limit per window at `now`, without burst."""
+    policy = state.policy
+    overrides = policy.overrides
+    limit = policy.limit_value
+    if overrides.time_of_day or overrides.usage_pattern is not None:
+        local = now.astimezone(zone_of(policy.timezone))
+        factor = EXACT.multiply(
+            _of_hour(overrides.time_of_day, local.hour),
+            _of_pattern(overrides.usage_pattern, state.hourly_load, local),
+        )
+        product = EXACT.multiply(Decimal(limit), factor)
+        limit = int(product.to_integral_value(rounding=ROUND_FLOOR))
+    for emergency in state.emergencies:
+        if emergency.starts_at <= now < emergency.effective_until:
+            limit += emergency.additional_capacity
+    if policy.algorithm is Algorithm.SLIDING_WINDOW_LOG:
+        limit = min(limit, MAX_LOG_LIMIT)
+    return max(1, limit)
+
+
+def greatest_limit(policy: Policy, emergency: int = 0) -> int:
+    """The most that the effective limit can come to, for checking that it can be counted."""
+    highest = max((hours.multiplier for hours in policy.overrides.time_of_day), default=_ONE)
+    factor = max(_ONE, highest)
+    if policy.overrides.usage_pattern is not None:
+        factor = EXACT.multiply(factor, policy.overrides.usage_pattern.max_multiplier)
+    product = EXACT.multiply(Decimal(policy.limit_value), max(_ONE, factor))
+    return int(product.to_integral_value(rounding=ROUND_FLOOR)) + emergency
+
+
+def is_within(hours: HourRange, hour: int) -> bool:
+    """Whether a local hour lies in a range; one that ends before it begins crosses midnight."""
+    if hours.from_hour < hours.to_hour:
+        return hours.from_hour <= hour < hours.to_hour
+    return hour >= hours.from_hour or hour < hours.to_hour
+
+
+def calendar_ends(unit: CalendarUnit, timezone: str, now: datetime) -> tuple[int, ...]:
+    """The ends of the calendar windows before, around and after `now`, in microseconds."""
+    if unit is CalendarUnit.HOUR:
+        return _hour_ends(timezone, now)
+    day = now.astimezone(zone_of(timezone)).toordinal()
+    edges: Sequence[int]
+    if unit is CalendarUnit.DAY:
+        edges = range(day - 1, day + 4)
+    elif unit is CalendarUnit.WEEK:
+        monday = day - (day - 1) % 7
+        edges = range(monday - 7, monday + 28, 7)
+    else:
+        local = now.astimezone(zone_of(timezone))
+        month = local.year * 12 + local.month - 1
+        edges = [month_start(one) for one in range(month - 1, month + 4)]
+    ends = [to_us(day_start(edge, timezone)) for edge in edges]
+    now_us = to_us(now)
+    # the last edge that has passed is the end of the window before
+    before = max(index for index, end in enumerate(ends) if end <= now_us)
+    return tuple(ends[before : before + 3])
+
+
+def _hour_ends(timezone: str, now: datetime) -> tuple[int, ...]:
+    """Hours that begin at whole local hours; a zone's offset is taken as it is at `now`."""
+    offset = now.astimezone(zone_of(timezone)).utcoffset() or timedelta()
+    hour = timedelta(hours=1)
+    local = now - _EPOCH + offset
+    begin = to_us(_EPOCH + local // hour * hour - offset)
+    return begin, begin + 3_600_000_000, begin + 7_200_000_000
+
+
+def _of_hour(ranges: list[HourRange], hour: int) -> Decimal:
+    for hours in ranges:
+        if is_within(hours, hour):
+            return hours.multiplier
+    return _ONE
+
+
+def _of_pattern(
+    pattern: UsagePattern | None, hourly_load: tuple[int, ...], local: datetime
+) -> Decimal:
+    total = sum(hourly_load)
+    if pattern is None or total == 0:
+        return _ONE
+    load = hourly_load[local.weekday() * 24 + local.hour]
+    # usual load of this hour over the average one, to 12 places
+    usual = EXACT.divide(Decimal(load * HOURS_OF_WEEK), Decimal(total)).quantize(
+        Decimal("1e-12"), context=EXACT
+    )
+    return min(max(usual, pattern.min_multiplier), pattern.max_multiplier)
+
+
+def still_hold(emergencies: Sequence[Emergency], now: datetime) -> tuple[Emergency, ...]:
+    """Those that hold now or will, or would once approved."""
+    return tuple(one for one in emergencies if now < one.ends_at)

@@ -1,0 +1,63 @@
+"""What the limiter needs of a store of counters. Policies have their port in `policy_port`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from fiscus.ratelimits.rules import Rule, Verdict
+
+
+class CountersUnavailable(Exception):
+    """The store of the counters cannot answer in time; nothing is known of what it did."""
+
+
+class Take(Struct, frozen=True, gc=False):
+    """One request for counters of one tenant, decided by all of its rules or by none."""
+
+    tenant_id: str
+    keys: tuple[str, ...]
+    """The counters, one per rule."""
+    rules: tuple[Rule, ...]
+    count: int
+    """Requests to take; 0 only looks."""
+    priority: int
+    """An index of `rules.PRIORITIES`."""
+    gated: bool = False
+    """Only decided when the take before it, of the same tenant, was admitted."""
+
+
+class Taken(Struct, frozen=True, gc=False):
+    """What became of a take."""
+
+    admitted: bool
+    verdicts: list[Verdict]
+    """One per rule; their `state` is only filled in by stores in this process."""
+
+
+class CounterStore(Protocol):
+    """Counters of keys. Each take is one atomic step; they are decided in order."""
+
+    def decide_all(self, takes: Sequence[Take], now_us: int | None) -> list[Taken | None]:
+        """Decide every take; None for a gated one that was not reached.
+
+        `now_us` is microseconds since the Unix epoch; None: the store's own clock. Raises
+        `CountersUnavailable`.
+        """
+        ...
+
+    def adjust(self, take: Take, now_us: int | None) -> list[Verdict]:
+        """Correct a charge by `take.count` requests, which may be negative, on all of its counters.
+
+        Never below zero use, and never refused. What a look at each says afterwards. Raises
+        `CountersUnavailable`.
+        """
+        ...
+
+    def forget(self, tenant_id: str, keys: Sequence[str]) -> None:
+        """Make counters unused. Raises `CountersUnavailable`."""
+        ...
+
+    def close(self) -> None: ...

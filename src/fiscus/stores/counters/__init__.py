@@ -1,0 +1,1 @@
+"""Counters of rate limits: in this process, and in Redis or Valkey."""
