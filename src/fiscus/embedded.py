@@ -57,7 +57,7 @@ from fiscus.paging import Page
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings
 from fiscus.tenants import Tenant, TenantSpec
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from fiscus.access.model import Role
 from fiscus.clock import ManualClock
 from fiscus.ids import uuid7
 from fiscus.settings import Settings
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 from tests.client.apis import Awaited, Bench, RunningServer, keep_key, open_async, serving
 
 if TYPE_CHECKING:

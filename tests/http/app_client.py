@@ -15,7 +15,7 @@ from fiscus.http.app import create_app
 from fiscus.http.metrics import Metrics
 from fiscus.ids import uuid7
 from fiscus.settings import Settings
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fiscus.settings import Settings
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 from tests.http.app_client import open_app
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import uvicorn
 from fiscus.access.model import Role
 from fiscus.http.app import create_app
 from fiscus.settings import Settings
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 from tests.http.app_client import keep_key
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ from fiscus.paging import PageRequest
 from fiscus.settings import Settings
 from fiscus.tenants import TenantSpec
 from fiscus.wire import convert
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from fiscus.ledger.loop import value
 from fiscus.ledger.requests import check_command, record_command, settle_command
 from fiscus.settings import Settings
 from fiscus.wire import convert
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 

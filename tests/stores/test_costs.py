@@ -44,7 +44,7 @@ from fiscus.stores.sql.costs import SqlCosts
 from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSettings, TenantSpec
 from fiscus.wire import convert
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 
 if TYPE_CHECKING:
     pass

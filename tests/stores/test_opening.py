@@ -21,7 +21,7 @@ from fiscus.paging import PageRequest
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.maintenance import SqlMaintenance
-from fiscus.wiring import ensure_admin_key
+from fiscus.wiring.engine import ensure_admin_key
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import Tenant
 

@@ -28,7 +28,7 @@ from fiscus.stores.sql.paging import (
     slice_of,
     time_value,
 )
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 from tests.stores.conftest import DATABASES, Tenant
 
 List = Callable[[PageRequest], Page[Any]]

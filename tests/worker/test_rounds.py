@@ -20,7 +20,7 @@ from fiscus.ledger.requests import check_command
 from fiscus.paging import PageRequest
 from fiscus.settings import Settings
 from fiscus.wire import convert
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]

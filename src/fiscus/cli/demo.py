@@ -79,7 +79,7 @@ def demo(
 def _serve_demo(settings: Settings) -> None:
     from fiscus.cli.serve import address_of
     from fiscus.cli.serving import listen, serve_process
-    from fiscus.wiring import ensure_admin_key
+    from fiscus.wiring.engine import ensure_admin_key
 
     started = time.perf_counter()
     key = _demo_key(settings)

@@ -22,7 +22,7 @@ from fiscus.errors import FiscusError
 from fiscus.settings import Settings
 
 if TYPE_CHECKING:
-    from fiscus.wiring import DatabaseFacts
+    from fiscus.wiring.engine import DatabaseFacts
 
 MAX_SKEW_SECONDS: Final = 2.0
 LITTLE_SPACE_BYTES: Final = 1 << 30
@@ -168,7 +168,7 @@ def _is_open_to_all(folder: Path, path: Path) -> bool:
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    from fiscus.wiring import diagnose_database, migration_status
+    from fiscus.wiring.engine import diagnose_database, migration_status
 
     try:
         facts = diagnose_database(settings)

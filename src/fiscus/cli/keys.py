@@ -135,7 +135,7 @@ def revoke(
 
 @contextmanager
 def _engine(data_dir: DataDir) -> Generator[Engine]:
-    from fiscus.wiring import open_engine
+    from fiscus.wiring.engine import open_engine
 
     engine = open_engine(read_settings(data_dir=data_dir))
     try:

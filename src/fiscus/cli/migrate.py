@@ -25,7 +25,7 @@ def up(
     as_json: JsonFlag = False,
 ) -> None:
     """Bring the tables up to a revision. `serve` does this by itself when its login may."""
-    from fiscus.wiring import migrate_up
+    from fiscus.wiring.engine import migrate_up
 
     settings = read_settings(data_dir=data_dir)
     migrate_up(settings, revision)
@@ -42,7 +42,7 @@ def down(
     as_json: JsonFlag = False,
 ) -> None:
     """Take the tables down to a revision. What only the newer ones can hold is lost."""
-    from fiscus.wiring import migrate_down
+    from fiscus.wiring.engine import migrate_down
 
     settings = read_settings(data_dir=data_dir)
     if not yes:
@@ -60,7 +60,7 @@ def status(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
 
 
 def _show(settings: Settings, *, as_json: bool) -> None:
-    from fiscus.wiring import migration_status
+    from fiscus.wiring.engine import migration_status
 
     revisions = migration_status(settings)
     missing = sum(not one.applied for one in revisions)

@@ -41,7 +41,7 @@ def serve(
     """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
     from fiscus.cli.serving import listen, serve_process
     from fiscus.cli.supervisor import Supervisor
-    from fiscus.wiring import ensure_admin_key, open_engine
+    from fiscus.wiring.engine import ensure_admin_key, open_engine
 
     settings = read_settings(host=host, port=port, data_dir=data_dir)
     if workers > 1 and settings.resolved_database_url.startswith("sqlite"):

@@ -19,7 +19,7 @@ from fiscus.cli.logs import configure_logs
 from fiscus.cli.terminal import CommandError
 from fiscus.engine import Engine
 from fiscus.settings import Settings
-from fiscus.wiring import open_engine
+from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker
 
 GRACE_SECONDS: Final = 10

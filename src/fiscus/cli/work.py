@@ -16,7 +16,7 @@ def worker(data_dir: DataDir = None) -> None:
     import signal
 
     from fiscus.cli.serving import leave, on_signals
-    from fiscus.wiring import open_engine
+    from fiscus.wiring.engine import open_engine
     from fiscus.worker import Worker
 
     settings = read_settings(data_dir=data_dir)

@@ -1,4 +1,4 @@
-"""Joins settings, stores, rates and the ledger into an `Engine`: the only place that knows all."""
+"""Joins settings, stores, rates, the ledger and the limiter into an `Engine`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Joins stores to domains and edges: the only place that knows both."""
