@@ -35,7 +35,8 @@ from fiscus.costs.calls import (
 from fiscus.engine import Engine
 from fiscus.ledger import requests
 from fiscus.ledger.commands import Check, Command, Expire, Expired, Outcome, Record
-from fiscus.ledger.loop import FutureSink, value
+from fiscus.groups import FutureSink
+from fiscus.ledger.loop import value
 from fiscus.paging import PageRequest
 from fiscus.settings import Settings
 from fiscus.tenants import TenantSpec

@@ -18,7 +18,8 @@ from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import InternalError, NotFound, ServiceUnavailable
 from fiscus.ledger.commands import Command, Expire, Outcome, Record
-from fiscus.ledger.loop import FutureSink, Ledger
+from fiscus.groups import FutureSink
+from fiscus.ledger.loop import Ledger
 from fiscus.ledger.requests import settle_command
 from fiscus.ledger.workspace import Workspace
 from fiscus.wire import convert

@@ -53,7 +53,7 @@ from fiscus.http.problems import render_problem
 from fiscus.http.refusals import note_refusal
 from fiscus.http.replies import LoopReplies
 from fiscus.ids import is_uuid
-from fiscus.ledger.commands import Command
+from fiscus.ledger.commands import Command, Outcome
 from fiscus.ledger.requests import (
     check_batch_command,
     check_command,
@@ -236,7 +236,7 @@ class DecisionLane:
         self._authenticator = authenticator
         self._metrics = metrics
         self._rest = rest
-        self._replies: LoopReplies | None = None
+        self._replies: LoopReplies[Command, Outcome] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -335,7 +335,7 @@ class DecisionLane:
         )
         await send({"type": "http.response.body", "body": payload})
 
-    def _replies_here(self) -> LoopReplies:
+    def _replies_here(self) -> LoopReplies[Command, Outcome]:
         if self._replies is None:
             self._replies = LoopReplies(self._ledger, asyncio.get_running_loop())
         return self._replies

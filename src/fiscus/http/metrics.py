@@ -30,7 +30,7 @@ RECORDING: Final = frozenset({"record", "record_batch", "record_stream", "settle
 
 
 class Metrics:
-    """The metrics of one process, in a registry of their own; a `ledger.loop.LedgerObserver`.
+    """The metrics of one process, in a registry of their own; a `groups.GroupObserver`.
 
     With `PROMETHEUS_MULTIPROC_DIR` set before Fiscus is imported, what is shown are the sums over
     all worker processes that share that folder.

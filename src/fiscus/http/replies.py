@@ -1,93 +1,103 @@
-"""Outcomes of the ledger for coroutines: one wake-up of the event loop per group."""
+"""Outcomes of a group loop for coroutines: one wake-up of the event loop per group."""
 
 from __future__ import annotations
 
 import asyncio
 from itertools import takewhile
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from fiscus.ledger.commands import Command, Outcome
-from fiscus.ledger.loop import Ledger, late
+from fiscus.groups import GroupLoop
+
+C = TypeVar("C")
+R = TypeVar("R")
 
 _SWEEP_SECONDS: Final = 0.05
+"""How often deadlines are looked at, at most; of short ones, twice in each."""
 
 
-class _Waiting:
+class _Waiting(Generic[C, R]):
     """One coroutine's command: not begun, begun, or answered."""
 
     __slots__ = ("begun", "command", "deadline", "future")
 
-    def __init__(self, command: Command, future: asyncio.Future[Outcome], deadline: float) -> None:
+    def __init__(self, command: C, future: asyncio.Future[R], deadline: float) -> None:
         self.command = command
         self.future = future
         self.deadline = deadline
         self.begun = False
 
 
-class LoopReplies:
-    """Submits commands for coroutines of one event loop; a `ledger.loop.Sink`.
+class LoopReplies(Generic[C, R]):
+    """Submits commands for coroutines of one event loop; a `groups.Sink`.
 
-    A command whose deadline passes is answered by each budget's failure policy when the ledger had
-    not begun it, which then never happens; else as unavailable, since it may still be committed.
+    A command whose deadline passes is answered `without_store` when it was not begun, which then
+    never happens; else as `late`, since it may still be done.
     """
 
-    def __init__(self, ledger: Ledger, loop: asyncio.AbstractEventLoop) -> None:
-        self._ledger = ledger
+    def __init__(self, group_loop: GroupLoop[C, R], loop: asyncio.AbstractEventLoop) -> None:
+        self._group_loop = group_loop
         self._loop = loop
-        self._waiting: dict[_Waiting, None] = {}
+        self._waiting: dict[_Waiting[C, R], None] = {}
         """Those not answered yet, in order of arrival and so of their deadlines."""
+        self._sweep_seconds = min(_SWEEP_SECONDS, group_loop.deadline_seconds / 2)
         self._sweeping = False
         self._waking = False
 
-    def execute(self, command: Command) -> asyncio.Future[Outcome]:
+    def execute(self, command: C) -> asyncio.Future[R]:
         """The outcome to come. Raises `ServiceUnavailable` when the queue is full."""
-        waiting = _Waiting(
-            command, self._loop.create_future(), self._loop.time() + self._ledger.deadline_seconds
+        waiting = _Waiting[C, R](
+            command,
+            self._loop.create_future(),
+            self._loop.time() + self._group_loop.deadline_seconds,
         )
-        self._ledger.submit(command, self, waiting)
+        self._group_loop.submit(command, self, waiting)
         if not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake)
         self._waiting[waiting] = None
         if not self._sweeping:
             self._sweeping = True
-            self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+            self._loop.call_later(self._sweep_seconds, self._sweep)
         return waiting.future
 
-    def deliver(self, outcomes: list[tuple[_Waiting, Outcome]]) -> bool:
-        """Wake the loop once for all of a group; the ledger stands back until it was answered."""
+    def deliver(self, outcomes: list[tuple[_Waiting[C, R], R]]) -> bool:
+        """Wake the loop once for all of a group; the group loop stands back until then."""
         self._loop.call_soon_threadsafe(self._resolve, outcomes)
         return True
 
-    def is_waiting(self, token: _Waiting) -> bool:
+    def is_waiting(self, token: _Waiting[C, R]) -> bool:
         if token.future.done():
             return False
         token.begun = True
         return True
 
-    def _resolve(self, outcomes: list[tuple[_Waiting, Outcome]]) -> None:
+    def _resolve(self, outcomes: list[tuple[_Waiting[C, R], R]]) -> None:
         for waiting, outcome in outcomes:
             self._answer(waiting, outcome)
-        # The coroutines answer first, then the loop looks for new requests, then wakes the ledger.
-        self._loop.call_soon(self._loop.call_soon, self._ledger.wake)
+        # The coroutines answer first, then the loop looks for new requests, then wakes the other.
+        self._loop.call_soon(self._loop.call_soon, self._group_loop.wake)
 
     def _wake(self) -> None:
-        """Wake the ledger once the requests that had arrived are read: no wait, one group."""
+        """Wake the group loop once the requests that had arrived are read: no wait, one group."""
         self._waking = False
-        self._ledger.wake()
+        self._group_loop.wake()
 
     def _sweep(self) -> None:
         """Answer those whose deadline passed."""
         now = self._loop.time()
+        group_loop = self._group_loop
         for waiting in list(takewhile(lambda one: one.deadline <= now, self._waiting)):
-            outcome = late() if waiting.begun else self._ledger.without_store(waiting.command)
-            self._answer(waiting, outcome)
+            command = waiting.command
+            self._answer(
+                waiting,
+                group_loop.late(command) if waiting.begun else group_loop.without_store(command),
+            )
         if self._waiting:
-            self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+            self._loop.call_later(self._sweep_seconds, self._sweep)
         else:
             self._sweeping = False
 
-    def _answer(self, waiting: _Waiting, outcome: Outcome) -> None:
+    def _answer(self, waiting: _Waiting[C, R], outcome: R) -> None:
         self._waiting.pop(waiting, None)
         if not waiting.future.done():
             waiting.future.set_result(outcome)
