@@ -40,6 +40,9 @@ class Taken(Struct, frozen=True, gc=False):
 class CounterStore(Protocol):
     """Counters of keys. Each take is one atomic step; they are decided in order."""
 
+    immediate: bool
+    """Whether it decides in microseconds, in this process, and is never unavailable."""
+
     def decide_all(self, takes: Sequence[Take], now_us: int | None) -> list[Taken | None]:
         """Decide every take; None for a gated one that was not reached.
 
@@ -58,6 +61,10 @@ class CounterStore(Protocol):
 
     def forget(self, tenant_id: str, keys: Sequence[str]) -> None:
         """Make counters unused. Raises `CountersUnavailable`."""
+        ...
+
+    def sweep(self, now_us: int) -> int:
+        """Forget counters that are unused, where that is not done by itself; how many."""
         ...
 
     def close(self) -> None: ...

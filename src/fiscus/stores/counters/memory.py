@@ -26,6 +26,8 @@ _STEP_KEYS: Final = 192
 class MemoryCounters:
     """A `ratelimits.port.CounterStore`. `now_us` must be given: the caller's clock is the clock."""
 
+    immediate = True
+
     def __init__(self) -> None:
         self._states: dict[str, State] = {}
         self._lock = threading.Lock()

@@ -1,0 +1,135 @@
+"""From what the counters said to the answer of a check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
+from fiscus.ratelimits.limits import from_us
+from fiscus.ratelimits.matching import Applied
+from fiscus.ratelimits.rules import Rule, Verdict
+
+NONE_APPLIES: Final = RateLimitCheckAnswer(
+    allowed=True,
+    remaining_requests=None,
+    limit_value=None,
+    policy_id=None,
+    retry_after=0,
+    retry_after_ms=0,
+    reset_time=None,
+    delay_ms=0,
+    message="No policy applies",
+    policies=[],
+    degraded=False,
+)
+
+
+def seconds_up(us: int | None) -> int | None:
+    """Whole seconds, rounded up; None stays never."""
+    return None if us is None else -(-us // 1_000_000)
+
+
+def check_answer(
+    admitted: bool,
+    policies: Sequence[Applied],
+    rules: Sequence[Rule],
+    verdicts: Sequence[Verdict],
+    count: int,
+    priority: int,
+    *,
+    degraded: bool = False,
+) -> RateLimitCheckAnswer:
+    """The answer to a check; the sequences are in the order of the policies' ids.
+
+    The deciding policy is the one that denies with the longest wait, else the one with the least
+    left; of equals, the one with the least id. Shadow policies decide nothing.
+    """
+    if not policies:
+        return NONE_APPLIES
+    lines: list[PolicyLine] = []
+    deciding = -1
+    remaining = delay_ms = 0
+    for index, verdict in enumerate(verdicts):
+        rule = rules[index]
+        lines.append(_line(policies[index], rule, verdict, priority))
+        if rule.shadow:
+            continue
+        delay_ms = max(delay_ms, verdict.delay_ms)
+        if deciding < 0:
+            deciding, remaining = index, verdict.remaining
+            continue
+        if _decides(verdict, verdicts[deciding]):
+            deciding = index
+        remaining = min(remaining, verdict.remaining)
+    if deciding < 0:
+        return RateLimitCheckAnswer(
+            allowed=True,
+            remaining_requests=None,
+            limit_value=None,
+            policy_id=None,
+            retry_after=0,
+            retry_after_ms=0,
+            reset_time=None,
+            delay_ms=0,
+            message="Allowed: the policies that apply only shadow",
+            policies=lines,
+            degraded=degraded,
+        )
+    verdict, rule = verdicts[deciding], rules[deciding]
+    wait_us = 0 if admitted else verdict.wait_us
+    return RateLimitCheckAnswer(
+        allowed=admitted,
+        remaining_requests=remaining,
+        limit_value=rule.limit,
+        policy_id=lines[deciding].policy_id,
+        retry_after=seconds_up(wait_us),
+        retry_after_ms=None if wait_us is None else -(-wait_us // 1000),
+        reset_time=lines[deciding].reset_time,
+        delay_ms=delay_ms if admitted else 0,
+        message="Allowed" if admitted else _why(rule, verdict, count, rule.ceilings[priority]),
+        policies=lines,
+        degraded=degraded,
+    )
+
+
+def _decides(one: Verdict, other: Verdict) -> bool:
+    """Whether `one` decides rather than `other`, which comes first by id."""
+    if one.allowed != other.allowed:
+        return not one.allowed
+    if one.allowed:
+        return one.remaining < other.remaining
+    if one.wait_us is None or other.wait_us is None:
+        return one.wait_us is None and other.wait_us is not None
+    return one.wait_us > other.wait_us
+
+
+def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> PolicyLine:
+    if verdict.allowed:
+        decision = "allow"
+    else:
+        decision = "shadow_deny" if rule.shadow else "deny"
+    return PolicyLine(
+        policy_id=applied.policy.state.policy.policy_id,
+        decision=decision,
+        algorithm=rule.algorithm,
+        limit_value=rule.limit,
+        time_window_seconds=rule.window_us // 1_000_000,
+        ceiling=rule.ceilings[priority],
+        remaining_requests=verdict.remaining,
+        retry_after=seconds_up(verdict.wait_us),
+        reset_time=from_us(verdict.reset_us),
+    )
+
+
+def _why(rule: Rule, verdict: Verdict, count: int, ceiling: int) -> str:
+    limit = f"{rule.limit} per {rule.window_us // 1_000_000} s"
+    if verdict.wait_us is None:
+        return (
+            f"Denied: {count} at once can never pass a limit of {limit}; "
+            f"at most {ceiling} can be in use"
+        )
+    return (
+        f"Denied: {count} asked for, {verdict.remaining} left of {limit}; "
+        f"try again in {seconds_up(verdict.wait_us)} s"
+    )

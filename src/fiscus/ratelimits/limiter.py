@@ -1,0 +1,444 @@
+"""The limiter: checks of requests against policies, with counters behind a port.
+
+Counters in this process decide at once. Counters in Redis are asked by one thread, for all checks
+that wait, in one round trip; when they do not answer in time, each policy says what then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from fiscus.breaker import BreakerState, CircuitBreaker
+from fiscus.clock import Clock
+from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable
+from fiscus.groups import GroupLoop
+from fiscus.ratelimits.answers import check_answer
+from fiscus.ratelimits.calls import (
+    AdjustRequest,
+    CounterView,
+    RateLimitBatchAnswer,
+    RateLimitBatchRequest,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.degraded import DegradedTakes
+from fiscus.ratelimits.limits import from_us, to_us
+from fiscus.ratelimits.matching import Applied, Caller, LivePolicy, applied
+from fiscus.ratelimits.model import PolicyState
+from fiscus.ratelimits.policies import PolicyCache, PolicySource
+from fiscus.ratelimits.policy_port import UsageRow, UsageStore
+from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
+from fiscus.ratelimits.rules import PRIORITIES, Priority, Rule
+from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
+
+log = structlog.get_logger(__name__)
+
+_RANK: Final = {priority: index for index, priority in enumerate(PRIORITIES)}
+_NORMAL: Final = _RANK[Priority.NORMAL]
+_REFRESH_SECONDS: Final = 1.0
+_FLUSH_EVERY: Final = 5
+"""Refreshes between two writes of what was counted."""
+
+Takes = tuple[Take, ...]
+Outcome = list[Taken | None] | None
+"""What became of takes; None when the counters cannot be reached."""
+
+
+class CounterLoop(GroupLoop[Takes, Outcome]):
+    """Takes of many callers, decided by a remote store in one round trip per group."""
+
+    def __init__(self, counters: CounterStore, clock: Clock, timeout_seconds: float) -> None:
+        self._counters = counters
+        super().__init__(
+            "counters",
+            self._decide,
+            clock,
+            CircuitBreaker(failure_ratio=0.3, window_seconds=60),
+            expected_failure=CountersUnavailable,
+            max_group=512,
+            max_queue=20_000,
+            deadline_seconds=timeout_seconds,
+        )
+
+    def without_store(self, command: Takes) -> Outcome:
+        return None
+
+    def late(self, command: Takes) -> Outcome:
+        return None
+
+    def weight(self, command: Takes) -> int:
+        return len(command)
+
+    def _decide(self, group: list[Takes]) -> list[Outcome]:
+        decided = self._counters.decide_all([take for takes in group for take in takes], None)
+        outcomes: list[Outcome] = []
+        start = 0
+        for takes in group:
+            outcomes.append(decided[start : start + len(takes)])
+            start += len(takes)
+        return outcomes
+
+
+class Prepared(Struct, frozen=True, gc=False):
+    """A check whose policies are known and whose counters are not asked yet."""
+
+    policies: tuple[Applied, ...]
+    take: Take
+
+
+class Limiter:
+    """Checks against the policies of `policies`, whose counters are in `counters`.
+
+    `stand_in` is counters in this process, for policies that count `local` while those elsewhere
+    cannot be reached; counters that are `immediate` need none. `usage` is told, some seconds later,
+    what was seen. `timeout_seconds` is how long a check waits for counters elsewhere. With
+    `virtual_time` the times that callers pass are the counters' clock; else counters elsewhere go
+    by their server's. Call `start` for the work in the background.
+    """
+
+    def __init__(
+        self,
+        policies: PolicySource,
+        counters: CounterStore,
+        clock: Clock,
+        *,
+        stand_in: CounterStore | None = None,
+        usage: UsageStore | None = None,
+        timeout_seconds: float = 0.01,
+        virtual_time: bool = False,
+    ) -> None:
+        self.immediate: Final = counters.immediate or virtual_time
+        """Checks are decided on the caller's thread, which never waits for others."""
+        self.degraded_checks = 0
+        """Checks answered without their counters, since the start."""
+        self.loop: Final = None if self.immediate else CounterLoop(counters, clock, timeout_seconds)
+        self._counters = counters
+        self._clock = clock
+        self._cache = PolicyCache(policies)
+        self._degraded = DegradedTakes(counters if stand_in is None else stand_in)
+        self._usage = usage
+        self._tally = UsageTally()
+        self._unwritten: list[UsageRow] = []
+        self._flushing = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- checks
+
+    def check(
+        self,
+        request: RateLimitCheckRequest,
+        tenant_id: str,
+        now: datetime,
+        *,
+        key_id: str | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> RateLimitCheckAnswer:
+        """Decide one check. `priority` is the highest that the caller may claim.
+
+        Raises `Forbidden` for a higher one, and `ServiceUnavailable` when the tenant's policies are
+        not known and cannot be read.
+        """
+        now_us = to_us(now)
+        prepared = self.prepare(request, tenant_id, now, now_us, key_id, priority)
+        outcome = self.decide((prepared.take,), now_us)
+        return self.answer(prepared, None if outcome is None else outcome[0], now_us)
+
+    def check_batch(
+        self,
+        request: RateLimitBatchRequest,
+        tenant_ids: Sequence[str],
+        now: datetime,
+        *,
+        key_id: str | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> RateLimitBatchAnswer:
+        """Decide checks in order, each for itself; `tenant_ids` are theirs, one by one."""
+        now_us = to_us(now)
+        prepared = [
+            self.prepare(check, tenant_id, now, now_us, key_id, priority)
+            for check, tenant_id in zip(request.checks, tenant_ids, strict=True)
+        ]
+        outcome = self.decide(tuple(one.take for one in prepared), now_us)
+        return self.answer_batch(prepared, outcome, now_us)
+
+    def check_together(
+        self,
+        requests: Sequence[RateLimitCheckRequest],
+        tenant_id: str,
+        now: datetime,
+        *,
+        key_id: str | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> list[RateLimitCheckAnswer]:
+        """Decide several requests of a tenant as one: all are taken, or none.
+
+        A counter that several of them name is taken from once, by the largest. The answers of
+        requests that have room are `allowed` also when another is not; then nothing was taken.
+        """
+        now_us = to_us(now)
+        prepared = [
+            self.prepare(request, tenant_id, now, now_us, key_id, priority) for request in requests
+        ]
+        joined = _joined([one.take for one in prepared])
+        outcome = self.decide((joined,), now_us)
+        taken = None if outcome is None else outcome[0]
+        if taken is None:
+            return [self.answer(one, None, now_us) for one in prepared]
+        by_key = dict(zip(joined.keys, taken.verdicts, strict=True))
+        answers: list[RateLimitCheckAnswer] = []
+        for one in prepared:
+            verdicts = [by_key[key] for key in one.take.keys]
+            room = all(
+                verdict.allowed or rule.shadow
+                for verdict, rule in zip(verdicts, one.take.rules, strict=True)
+            )
+            answers.append(self.answer(one, Taken(room, verdicts), now_us))
+        return answers
+
+    def adjust(
+        self,
+        request: AdjustRequest,
+        tenant_id: str,
+        now: datetime,
+        *,
+        key_id: str | None = None,
+    ) -> RateLimitCheckAnswer:
+        """Correct a charge after the fact; what is left afterwards.
+
+        Raises `ServiceUnavailable` when the counters cannot be reached: nothing is corrected.
+        """
+        now_us = to_us(now)
+        policies = self._matching(request, tenant_id, now, now_us, key_id)
+        take = _take(policies, tenant_id, request.resource_key, request.request_count, now_us)
+        try:
+            verdicts = self._counters.adjust(take, self._counters_now(now_us))
+        except CountersUnavailable as error:
+            raise unavailable() from error
+        return check_answer(True, policies, take.rules, verdicts, 0, _NORMAL)
+
+    # -- single counters
+
+    def counter(
+        self, state: PolicyState, scope_id: str, resource_key: str | None, now: datetime
+    ) -> CounterView:
+        """A look at one counter of a policy. Raises `ServiceUnavailable`."""
+        now_us = to_us(now)
+        policies = (applied(LivePolicy(state, now), scope_id),)
+        take = _take(policies, state.policy.tenant_id, resource_key, 0, now_us)
+        outcome = self.decide((take,), now_us)
+        if outcome is None or outcome[0] is None:
+            raise unavailable()
+        verdict = outcome[0].verdicts[0]
+        return CounterView(
+            scope_id=scope_id,
+            resource_key=resource_key,
+            limit_value=take.rules[0].limit,
+            remaining_requests=verdict.remaining,
+            reset_time=from_us(verdict.reset_us),
+        )
+
+    def forget(self, state: PolicyState, scope_id: str, resource_key: str | None) -> None:
+        """Make one counter unused. Raises `ServiceUnavailable`."""
+        one = applied(LivePolicy(state, self._clock.now()), scope_id)
+        try:
+            self._counters.forget(state.policy.tenant_id, [one.key(resource_key)])
+        except CountersUnavailable as error:
+            raise unavailable() from error
+
+    # -- policies and usage
+
+    def changed(self, tenant_id: str) -> None:
+        """Policies of the tenant changed: read them again before its next check."""
+        self._cache.changed(tenant_id)
+
+    def is_ready(self, tenant_id: str, now_us: int) -> bool:
+        """Whether `prepare` answers without waiting for the database."""
+        return self._cache.is_ready(tenant_id, now_us)
+
+    def read_policies(self, tenant_id: str, now: datetime) -> None:
+        """Read a tenant's policies, so that `prepare` need not wait. Raises
+        `ServiceUnavailable`."""
+        self._cache.read(tenant_id, now)
+
+    def flush_usage(self) -> None:
+        """Write what was counted so far. Raises `ServiceUnavailable`; nothing is lost then."""
+        if self._usage is None:
+            return
+        with self._flushing:
+            self._unwritten += self._tally.take()
+            del self._unwritten[:-MAX_ROWS]
+            if self._unwritten:
+                self._usage.add(self._unwritten)
+                self._unwritten = []
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        return BreakerState.CLOSED if self.loop is None else self.loop.breaker_state
+
+    # -- the steps of a check, for edges that await the counters
+
+    def prepare(
+        self,
+        request: RateLimitCheckRequest,
+        tenant_id: str,
+        now: datetime,
+        now_us: int,
+        key_id: str | None,
+        highest: Priority,
+    ) -> Prepared:
+        """Find the policies of a check and their counters. Errors as of `check`."""
+        rank = _RANK[highest if request.priority is None else request.priority]
+        if rank < _RANK[highest]:
+            raise Forbidden(
+                f"This credential may claim at most priority {highest}",
+                details={"field": "priority"},
+                suggested_action=f"Send priority {highest} or lower, or leave it out.",
+            )
+        policies = self._matching(request, tenant_id, now, now_us, key_id)
+        take = _take(policies, tenant_id, request.resource_key, request.request_count, now_us, rank)
+        return Prepared(policies, take)
+
+    def decide(self, takes: Takes, now_us: int) -> Outcome:
+        """Ask the counters; may wait for them when they are not `immediate`."""
+        if self.loop is not None:
+            return self.loop.execute(takes)
+        try:
+            return self._counters.decide_all(takes, now_us)
+        except CountersUnavailable as error:  # of counters elsewhere, in virtual time
+            raise unavailable() from error
+
+    def answer(self, prepared: Prepared, taken: Taken | None, now_us: int) -> RateLimitCheckAnswer:
+        """The answer to a check, counted; without counters, by each policy's failure policy."""
+        take = prepared.take
+        policies = prepared.policies
+        degraded = taken is None
+        if taken is None:
+            self.degraded_checks += 1
+            failure = [one.policy.state.policy.on_store_failure for one in policies]
+            taken = self._degraded.decide(take, failure, now_us)
+        if self._usage is not None and policies:
+            self._tally.count(
+                policies, take.rules, taken.verdicts, take.count, taken.admitted, now_us
+            )
+        return check_answer(
+            taken.admitted,
+            policies,
+            take.rules,
+            taken.verdicts,
+            take.count,
+            take.priority,
+            degraded=degraded,
+        )
+
+    def answer_batch(
+        self, prepared: Sequence[Prepared], outcome: Outcome, now_us: int
+    ) -> RateLimitBatchAnswer:
+        results = [
+            self.answer(one, None if outcome is None else outcome[index], now_us)
+            for index, one in enumerate(prepared)
+        ]
+        return RateLimitBatchAnswer(allowed=all(one.allowed for one in results), results=results)
+
+    # -- life
+
+    def start(self) -> None:
+        """Refresh policies and write usage in a thread of its own, until `close`."""
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._housekeeping, name="fiscus-limiter", daemon=True
+            )
+            self._thread.start()
+
+    def close(self) -> None:
+        """Write what was counted and stop. The counters are closed by who opened them."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self.loop is not None:
+            self.loop.close()
+        try:
+            self.flush_usage()
+        except ServiceUnavailable as error:
+            log.warning("usage_not_written", rows=len(self._unwritten), reason=error.message)
+
+    def _housekeeping(self) -> None:
+        rounds = 0
+        while not self._stop.wait(_REFRESH_SECONDS):
+            rounds += 1
+            try:
+                self._cache.refresh()
+                if rounds % _FLUSH_EVERY == 0:
+                    self._counters.sweep(to_us(self._clock.now()))
+                    self.flush_usage()
+            except FiscusError as error:
+                log.warning("limiter_housekeeping_failed", reason=error.message)
+            except Exception:
+                log.exception("limiter_housekeeping_failed")
+
+    def _counters_now(self, now_us: int) -> int | None:
+        return now_us if self.immediate else None
+
+    def _matching(
+        self,
+        request: RateLimitCheckRequest | AdjustRequest,
+        tenant_id: str,
+        now: datetime,
+        now_us: int,
+        key_id: str | None,
+    ) -> tuple[Applied, ...]:
+        caller = Caller(
+            tenant_id,
+            request.resource_type,
+            request.project_id,
+            request.user_id,
+            request.feature_id,
+            key_id if request.api_key_id is None else request.api_key_id,
+        )
+        return self._cache.matching(caller, now, now_us)
+
+
+def unavailable() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The counters of rate limits cannot be reached",
+        suggested_action="Try again after the time in Retry-After.",
+        retry_after_seconds=1,
+    )
+
+
+def _take(
+    policies: tuple[Applied, ...],
+    tenant_id: str,
+    resource_key: str | None,
+    count: int,
+    now_us: int,
+    priority: int = _NORMAL,
+) -> Take:
+    return Take(
+        tenant_id,
+        tuple([one.key(resource_key) for one in policies]),
+        tuple([one.policy.rule_now(now_us) for one in policies]),
+        count,
+        priority,
+    )
+
+
+def _joined(takes: Sequence[Take]) -> Take:
+    """One take of all their counters, each once."""
+    rules: dict[str, Rule] = {}
+    for take in takes:
+        rules.update(zip(take.keys, take.rules, strict=True))
+    return replace(
+        takes[0],
+        keys=tuple(rules),
+        rules=tuple(rules.values()),
+        count=max(take.count for take in takes),
+    )

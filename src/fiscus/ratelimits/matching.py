@@ -1,0 +1,128 @@
+"""Which policies apply to an operation, without looking at the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from fiscus.ratelimits.limits import from_us, rule_at
+from fiscus.ratelimits.model import PolicyScope, PolicyState
+from fiscus.ratelimits.rules import Rule
+from fiscus.scopes import EVERY
+
+
+class Caller(NamedTuple):
+    """The ids that policies are matched by; None where the caller gave none."""
+
+    tenant_id: str
+    resource_type: str
+    project_id: str | None = None
+    user_id: str | None = None
+    feature_id: str | None = None
+    api_key_id: str | None = None
+
+
+_SCOPES: Final = (
+    (PolicyScope.TENANT, 0),
+    (PolicyScope.PROJECT, 2),
+    (PolicyScope.USER, 3),
+    (PolicyScope.FEATURE, 4),
+    (PolicyScope.API_KEY, 5),
+)
+"""Each scope type with its place in a `Caller`."""
+
+
+class LivePolicy:
+    """A policy with the rule that it is at present."""
+
+    __slots__ = ("_from_us", "_until_us", "rule", "state")
+
+    def __init__(self, state: PolicyState, now: datetime) -> None:
+        self.state: Final = state
+        self.rule, self._from_us, self._until_us = rule_at(state, now)
+
+    def rule_now(self, now_us: int) -> Rule:
+        if not self._from_us <= now_us < self._until_us:
+            self.rule, self._from_us, self._until_us = rule_at(self.state, from_us(now_us))
+        return self.rule
+
+
+class Applied(NamedTuple):
+    """A policy that applies to an operation, for one of the operation's ids."""
+
+    policy: LivePolicy
+    scope_id: str
+    counters: str
+    """What the keys of its counters for this id begin with."""
+
+    def key(self, resource_key: str | None) -> str:
+        """The counter of a resource key. None is a key of its own."""
+        return self.counters if resource_key is None else f"{self.counters}:{resource_key}"
+
+
+def applied(policy: LivePolicy, scope_id: str) -> Applied:
+    """A policy for one id. Another algorithm, or generation, has other counters."""
+    state = policy.state
+    definition = state.policy
+    counters = f"{definition.policy_id}.{state.generation}.{definition.algorithm}:{scope_id}"
+    # ids may contain colons; the length tells where the id ends and a resource key begins
+    return Applied(policy, scope_id, f"{counters}.{len(scope_id)}")
+
+
+class _ByResource:
+    """The policies of one scope, by resource type."""
+
+    __slots__ = ("exact", "prefixes")
+
+    def __init__(self) -> None:
+        self.exact: dict[str, list[LivePolicy]] = {}
+        self.prefixes: dict[int, dict[str, list[LivePolicy]]] = {}
+        """By the length of the prefix, so that many prefixes cost no more than their lengths."""
+
+    def add(self, policy: LivePolicy) -> None:
+        pattern = policy.state.policy.resource_type
+        if pattern.endswith("*"):
+            prefix = pattern[:-1]
+            same_length = self.prefixes.setdefault(len(prefix), {})
+            same_length.setdefault(prefix, []).append(policy)
+        else:
+            self.exact.setdefault(pattern, []).append(policy)
+
+    def matching(self, resource_type: str) -> Iterator[LivePolicy]:
+        yield from self.exact.get(resource_type, ())
+        for length, prefixes in self.prefixes.items():
+            if length <= len(resource_type):
+                yield from prefixes.get(resource_type[:length], ())
+
+
+class PolicyIndex:
+    """The live policies of a tenant."""
+
+    def __init__(self, states: Iterable[PolicyState], now: datetime) -> None:
+        self._scopes: dict[tuple[PolicyScope, str], _ByResource] = {}
+        for state in states:
+            key = (state.policy.scope_type, state.policy.scope_id)
+            by_resource = self._scopes.get(key)
+            if by_resource is None:
+                by_resource = self._scopes[key] = _ByResource()
+            by_resource.add(LivePolicy(state, now))
+
+    def matching(self, caller: Caller) -> tuple[Applied, ...]:
+        """Every policy that applies, in the order of their ids."""
+        if not self._scopes:
+            return ()
+        found: list[Applied] = []
+        for scope_type, place in _SCOPES:
+            scope_id = caller[place]
+            if scope_id is None:
+                continue
+            for wanted in (scope_id, EVERY):
+                by_resource = self._scopes.get((scope_type, wanted))
+                if by_resource is not None:
+                    found += [
+                        applied(policy, scope_id)
+                        for policy in by_resource.matching(caller.resource_type)
+                    ]
+        found.sort(key=lambda one: one.policy.state.policy.policy_id)
+        return tuple(found)

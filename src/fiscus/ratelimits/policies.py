@@ -1,0 +1,125 @@
+"""Policies in memory: what each tenant's are, fresh within seconds wherever they were changed.
+
+A process that changes a policy says so (`changed`), and the next check here reads it again. What
+other processes changed is found by asking for the versions of the tenants' definitions, which
+`refresh` does about once a second, beside the checks; an entry lives 300 s at most all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+from fiscus.errors import ServiceUnavailable
+from fiscus.ratelimits.limits import to_us
+from fiscus.ratelimits.matching import Applied, Caller, PolicyIndex
+from fiscus.ratelimits.policy_port import TenantPolicies
+
+KEEP_US: Final = 300_000_000
+MAX_TENANTS: Final = 20_000
+MAX_CALLERS: Final = 65_536
+_TRIES: Final = 3
+
+
+class PolicySource(Protocol):
+    """Where policies come from; a `policy_port.PolicyStore` is one."""
+
+    def live(self, tenant_id: str, now: datetime) -> TenantPolicies:
+        """Everything the limiter needs of a tenant; raises `ServiceUnavailable`."""
+        ...
+
+    def versions(self, tenant_ids: Sequence[str]) -> dict[str, int]:
+        """The versions of the tenants' definitions; raises `ServiceUnavailable`."""
+        ...
+
+
+class _Tenant:
+    __slots__ = ("index", "read_us", "stale", "version")
+
+    def __init__(self, version: int, index: PolicyIndex, read_us: int) -> None:
+        self.version = version
+        self.index = index
+        self.read_us = read_us
+        self.stale = False
+
+
+class PolicyCache:
+    """The policies of the tenants used of late. Safe in any thread."""
+
+    def __init__(self, source: PolicySource) -> None:
+        self._source = source
+        self._tenants: dict[str, _Tenant] = {}
+        self._callers: dict[Caller, tuple[_Tenant, tuple[Applied, ...]]] = {}
+        self._changes = 0
+        self._lock = threading.Lock()
+
+    def is_ready(self, tenant_id: str, now_us: int) -> bool:
+        """Whether `matching` answers without waiting for the database."""
+        tenant = self._tenants.get(tenant_id)
+        return tenant is not None and not tenant.stale and 0 <= now_us - tenant.read_us < KEEP_US
+
+    def matching(self, caller: Caller, now: datetime, now_us: int) -> tuple[Applied, ...]:
+        """Every policy that applies, in the order of their ids.
+
+        Reads the tenant's policies when they are not known; policies that are known but old are
+        used on while the database cannot be reached, and without any, `ServiceUnavailable` is
+        raised.
+        """
+        tenant = self._tenants.get(caller[0])
+        if tenant is None or tenant.stale or not 0 <= now_us - tenant.read_us < KEEP_US:
+            tenant = self.read(caller[0], now)
+        known = self._callers.get(caller)
+        if known is not None and known[0] is tenant:
+            return known[1]
+        found = tenant.index.matching(caller)
+        self._remember(caller, tenant, found)
+        return found
+
+    def read(self, tenant_id: str, now: datetime) -> _Tenant:
+        """Read a tenant's policies from their source. Errors as of `matching`."""
+        tries = 0
+        while True:
+            tries += 1
+            changes = self._changes
+            try:
+                live = self._source.live(tenant_id, now)
+            except ServiceUnavailable:
+                known = self._tenants.get(tenant_id)
+                if known is None:
+                    raise
+                return known
+            tenant = _Tenant(live.version, PolicyIndex(live.policies, now), to_us(now))
+            with self._lock:
+                # a change that was told while we read may not be in what we read
+                tenant.stale = changes != self._changes
+                if tenant_id not in self._tenants and len(self._tenants) >= MAX_TENANTS:
+                    del self._tenants[next(iter(self._tenants))]
+                self._tenants[tenant_id] = tenant
+            if not tenant.stale or tries >= _TRIES:
+                return tenant
+
+    def changed(self, tenant_id: str) -> None:
+        """Read the tenant's policies again before the next check."""
+        with self._lock:
+            self._changes += 1
+            tenant = self._tenants.get(tenant_id)
+            if tenant is not None:
+                tenant.stale = True
+
+    def refresh(self) -> None:
+        """Find tenants whose definitions changed elsewhere. Raises `ServiceUnavailable`."""
+        known = {tenant_id: tenant.version for tenant_id, tenant in self._tenants.copy().items()}
+        if not known:
+            return
+        versions = self._source.versions(list(known))
+        for tenant_id, version in known.items():
+            if versions.get(tenant_id, 0) != version:
+                self.changed(tenant_id)
+
+    def _remember(self, caller: Caller, tenant: _Tenant, found: tuple[Applied, ...]) -> None:
+        with self._lock:
+            while len(self._callers) >= MAX_CALLERS:
+                del self._callers[next(iter(self._callers))]
+            self._callers[caller] = (tenant, found)

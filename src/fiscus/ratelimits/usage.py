@@ -1,0 +1,96 @@
+"""What was seen of each policy, counted in memory and written behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from fiscus.ratelimits.calls import UsageWindow
+from fiscus.ratelimits.limits import from_us
+from fiscus.ratelimits.matching import Applied
+from fiscus.ratelimits.policy_port import UsageRow
+from fiscus.ratelimits.rules import Rule, Verdict
+
+_SHORTEST_US: Final = 60_000_000
+_LONGEST_US: Final = 3_600_000_000
+MAX_ROWS: Final = 200_000
+"""Rows held while the database cannot be reached; beyond them the oldest are given up."""
+
+
+class _Tally:
+    """One policy for one scope in one window."""
+
+    __slots__ = ("admitted", "checks", "denied", "shadow_denied")
+
+    def __init__(self) -> None:
+        self.checks = self.admitted = self.denied = self.shadow_denied = 0
+
+
+_Key = tuple[str, str, str, int, int]
+"""Tenant, policy, scope id, and the window's start and length in microseconds."""
+
+
+class UsageTally:
+    """Counts of this process since the last `take`. Safe in any thread.
+
+    A window is the policy's own, but at least a minute and at most an hour long, so that the hours
+    of a week can be told apart.
+    """
+
+    def __init__(self) -> None:
+        self._tallies: dict[_Key, _Tally] = {}
+        self._lock = threading.Lock()
+
+    def count(
+        self,
+        policies: Sequence[Applied],
+        rules: Sequence[Rule],
+        verdicts: Sequence[Verdict],
+        count: int,
+        admitted: bool,
+        now_us: int,
+    ) -> None:
+        with self._lock:
+            for applied, rule, verdict in zip(policies, rules, verdicts, strict=True):
+                length_us = min(_LONGEST_US, max(_SHORTEST_US, rule.window_us))
+                definition = applied.policy.state.policy
+                key = (
+                    definition.tenant_id,
+                    definition.policy_id,
+                    applied.scope_id,
+                    now_us - now_us % length_us,
+                    length_us,
+                )
+                tally = self._tallies.get(key)
+                if tally is None:
+                    tally = self._tallies[key] = _Tally()
+                tally.checks += 1
+                if not verdict.allowed:
+                    if rule.shadow:
+                        tally.shadow_denied += count
+                    else:
+                        tally.denied += count
+                if admitted:
+                    tally.admitted += count
+
+    def take(self) -> list[UsageRow]:
+        """Everything counted so far, which begins again at nothing."""
+        with self._lock:
+            tallies, self._tallies = self._tallies, {}
+        return [
+            UsageRow(
+                tenant_id,
+                policy_id,
+                UsageWindow(
+                    scope_id=scope_id,
+                    window_start=from_us(start_us),
+                    window_end=from_us(start_us + length_us),
+                    checks=tally.checks,
+                    admitted=tally.admitted,
+                    denied=tally.denied,
+                    shadow_denied=tally.shadow_denied,
+                ),
+            )
+            for (tenant_id, policy_id, scope_id, start_us, length_us), tally in tallies.items()
+        ]
