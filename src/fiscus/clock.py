@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from fiscus.errors import ValidationError
+
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
@@ -46,3 +49,14 @@ def require_aware(moment: datetime, field: str) -> datetime:
             suggested_action="Send an RFC 3339 time with an offset, such as 2026-01-31T09:00:00Z.",
         )
     return moment
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds since the Unix epoch, exact; `moment` is aware."""
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def from_us(us: int) -> datetime:
+    """The moment so many microseconds after the Unix epoch, in UTC."""
+    return EPOCH + timedelta(microseconds=us)

@@ -1,4 +1,4 @@
-"""Fiscus without an edge: the ledger, the stores behind their ports, the clock and the rates.
+"""Fiscus without an edge: ledger, limiter, the stores behind their ports, the clock and the rates.
 
 `wiring.open_engine` makes one; the HTTP server, the command line, the worker and `Fiscus.open` use
 it.
@@ -6,18 +6,27 @@ it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from fiscus.access.port import ApiKeyStore
 from fiscus.budgets.port import BudgetStore, ReservationStore
 from fiscus.clock import Clock
 from fiscus.costs.fx import Rates
 from fiscus.costs.port import CostStore
+from fiscus.errors import Conflict
 from fiscus.ledger.loop import Ledger
+from fiscus.ratelimits.limiter import Limiter
+from fiscus.ratelimits.policy_port import PolicyStore, UsageStore
+from fiscus.ratelimits.port import CounterStore
 from fiscus.settings import Settings
 from fiscus.tenants import TenantStore
+
+
+_CLAIM_SECONDS: Final = 5.0
+_CLAIM_TRY_SECONDS: Final = 0.25
 
 
 class StoreProbe(Protocol):
@@ -50,6 +59,10 @@ class Maintenance(Protocol):
         """Whether this process is (or became) the one that does the background work."""
         ...
 
+    def claim_counters(self) -> bool:
+        """Whether this process is (or became) the only one that counts rate limits by itself."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -64,11 +77,37 @@ class Engine:
     tenants: TenantStore
     api_keys: ApiKeyStore
     costs: CostStore
+    policies: PolicyStore
+    usage: UsageStore
+    counters: CounterStore
+    limiter: Limiter
     store: StoreProbe
     maintenance: Maintenance
     close_stores: Callable[[], None]
 
+    def claim_counters(self) -> None:
+        """Count rate limits in this process and no other, when they are counted in process.
+
+        Raises `Conflict` when another process on the same data counts them: each would admit the
+        whole limit.
+        """
+        if not self.counters.immediate:
+            return
+        waited = 0.0
+        while not self.maintenance.claim_counters():
+            # one that was killed a moment ago may still seem to be there
+            if waited >= _CLAIM_SECONDS:
+                raise Conflict(
+                    "Another process counts rate limits on this data",
+                    suggested_action="Set FISCUS_REDIS_URL for all of them, so that they count "
+                    "together in Redis or Valkey.",
+                )
+            time.sleep(_CLAIM_TRY_SECONDS)
+            waited += _CLAIM_TRY_SECONDS
+
     def close(self) -> None:
-        """Commit what waits in the ledger, then close the stores."""
+        """Commit what waits in the ledger, write what was counted, then close the stores."""
         self.ledger.close()
+        self.limiter.close()
+        self.counters.close()
         self.close_stores()

@@ -17,7 +17,7 @@ class FiscusError(Exception):
     """
 
     code: ClassVar[str] = "INTERNAL_ERROR"
-    retriable: ClassVar[bool] = False
+    retriable: bool = False
 
     def __init__(
         self,

@@ -29,6 +29,15 @@ class Settings(BaseSettings):
         description="As database_url, for the owner of the tables, when the application's own "
         "login is not it.",
     )
+    redis_url: str | None = Field(
+        None,
+        description="Redis or Valkey that holds the counters of rate limits: redis://, rediss://, "
+        "redis+sentinel://host,host/service or redis+cluster://host,host. Default: in this "
+        "process, which then is the only one.",
+    )
+    counters_timeout_seconds: float = Field(
+        0.01, gt=0, le=10, description="How long a check waits for counters in Redis."
+    )
     sqlite_synchronous: Literal["FULL", "NORMAL", "OFF"] = Field(
         "FULL",
         description="FULL: a commit survives a power cut. NORMAL: it survives a crash of Fiscus.",
@@ -51,6 +60,40 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         2_000_000, ge=1_000, description="Largest request body, in bytes; streams are not limited."
     )
+    api_limit_tenant: int = Field(
+        1000, ge=0, le=1_000_000_000, description="Calls a minute of a tenant; 0: no limit."
+    )
+    api_limit_user: int = Field(
+        100, ge=0, le=1_000_000_000, description="Calls a minute of a token's subject; 0: no limit."
+    )
+    api_limit_api_key: int = Field(
+        5000, ge=0, le=1_000_000_000, description="Calls a minute of an API key; 0: no limit."
+    )
+    api_limit_budget_checks: int = Field(
+        20_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Budget checks a minute of a tenant, batches counted once; 0: no limit.",
+    )
+    api_limit_rate_limit_checks: int = Field(
+        50_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Rate-limit checks a minute of a tenant, batches counted once; 0: no limit.",
+    )
+    api_limit_cost_records: int = Field(
+        10_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Calls a minute of a tenant that record costs, batches and streams counted "
+        "once; 0: no limit.",
+    )
+    api_limit_reports: int = Field(
+        100, ge=0, le=1_000_000_000, description="Reports a minute of a tenant; 0: no limit."
+    )
+    rate_limit_usage_days: int = Field(
+        90, ge=30, le=3660, description="How long the use of rate limits is kept, for reports."
+    )
     jwt_secret: SecretStr | None = Field(
         None, description="Secret of HS256 tokens; at least 32 bytes."
     )
@@ -60,6 +103,15 @@ class Settings(BaseSettings):
     jwt_jwks_url: str | None = Field(None, description="JWKS URL of RS256, ES256 or EdDSA tokens.")
     jwt_issuer: str | None = Field(None, description="Required `iss` claim, when set.")
     jwt_audience: str | None = Field(None, description="Required `aud` claim, when set.")
+    grpc_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="TCP port of Envoy's rate limit service; none: it is not served.",
+    )
+    envoy_mapping_file: Path | None = Field(
+        None, description="YAML or JSON file: which check a descriptor of Envoy's stands for."
+    )
     exchange_rates_file: Path | None = Field(
         None, description="A newer eurofxref-hist.zip of the European Central Bank."
     )

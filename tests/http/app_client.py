@@ -68,6 +68,12 @@ class AppClient:
         assert reply.status_code == 201, reply.text
         return reply.json()
 
+    async def make_policy(self, **fields: Any) -> dict[str, Any]:
+        key = fields.pop("key", "")
+        reply = await self.post("/rate-limits", {**POLICY, **fields}, key=key)
+        assert reply.status_code == 201, reply.text
+        return reply.json()
+
 
 BUDGET = {
     "budget_name": "Search",
@@ -75,6 +81,13 @@ BUDGET = {
     "period_type": "monthly",
     "allocated_to_type": "project",
     "allocated_to_id": "search",
+}
+POLICY = {
+    "scope_type": "user",
+    "scope_id": "*",
+    "resource_type": "llm",
+    "limit_value": 5,
+    "time_window_seconds": 60,
 }
 
 

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import BASE_PATH, DECISIONS
 from fiscus.http.examples import PATH_IDS, QUERIES, REQUESTS
@@ -47,6 +48,19 @@ ORDER: Final = [
     "list_api_keys",
     "revoke_api_key",
     "delete_budget",
+    "create_policy",
+    "list_policies",
+    "get_policy",
+    "rate_limit_check",
+    "rate_limit_check_batch",
+    "adjust_rate_limits",
+    "get_policy_usage",
+    "add_emergency",
+    "approve_emergency",
+    "reset_policy",
+    "replace_policy",
+    "get_policy_version",
+    "delete_policy",
 ]
 
 FILE: Final = Path(__file__).parents[2] / "src" / "fiscus" / "http" / "examples.json"
@@ -71,8 +85,15 @@ async def run_examples(client: AppClient) -> dict[str, Any]:
         method, path, body, status = known[operation]
         url = BASE_PATH + re.sub(r"{(\w+)}", lambda match: ids[match[1]], path)
         sent = {"content": body} if isinstance(body, str) else {"json": body}
+        if operation == "get_policy_usage":
+            client.engine.limiter.flush_usage()
         reply = await client.send(
-            method, url, params=QUERIES.get(operation), **({} if body is None else sent)
+            method,
+            url,
+            # not by the one who asked for it
+            key=client.make_key(Role.SYSTEM_ARCHITECT) if operation == "approve_emergency" else "",
+            params=QUERIES.get(operation),
+            **({} if body is None else sent),
         )
         assert reply.status_code == status, (operation, reply.text)
         if operation == "stream_records":
@@ -102,6 +123,10 @@ def _remember(operation: str, answer: Any, ids: dict[str, str]) -> None:
             ids["other"] = answer["results"][0]["reservation_id"]
         case "create_api_key":
             ids["key_id"] = answer["key_id"]
+        case "create_policy":
+            ids["policy_id"] = answer["policy_id"]
+        case "add_emergency":
+            ids["emergency_id"] = answer["emergency_id"]
 
 
 async def _capture() -> None:
@@ -140,6 +165,8 @@ async def _capture() -> None:
         "reservation_id": answers["check"]["reservation_id"],
         "record_id": answers["settle"]["record_id"],
         "key_id": answers["create_api_key"]["key_id"],
+        "policy_id": answers["create_policy"]["policy_id"],
+        "emergency_id": answers["add_emergency"]["emergency_id"],
     }
     FILE.write_text(json.dumps(examples, indent=2, ensure_ascii=False) + "\n", "utf-8")
 

@@ -9,6 +9,8 @@ import anyio
 import pytest
 
 from fiscus.access.model import Role
+from fiscus.http.auth import Authenticator
+from fiscus.settings import Settings
 from tests.http.app_client import API, NOON
 
 if TYPE_CHECKING:
@@ -31,6 +33,18 @@ async def test_a_new_key_works_and_is_never_shown_again(client: AppClient) -> No
     listed = await client.get("/api-keys")
     assert made["api_key"] not in listed.text
     assert made["key_id"] in listed.text
+
+
+async def test_a_key_may_claim_the_priority_it_was_made_with(client: AppClient) -> None:
+    assert (await client.post("/api-keys", SPEC)).json()["highest_priority"] == "normal"
+    made = (await client.post("/api-keys", {**SPEC, "highest_priority": "high"})).json()
+    assert made["highest_priority"] == "high"
+    door = Authenticator(client.engine.api_keys, Settings())
+    caller = await door.authenticate({b"x-api-key": made["api_key"].encode()}, NOON)
+    assert caller.highest_priority == "high"
+    refused = await client.post("/api-keys", {**SPEC, "highest_priority": "urgent"})
+    assert refused.status_code == 400
+    assert refused.json()["details"] == {"field": "highest_priority"}
 
 
 async def test_a_revoked_key_is_refused_at_once(client: AppClient) -> None:

@@ -35,3 +35,13 @@ async def test_tenants_do_not_see_each_other(tmp_path: Path, postgres_url: str) 
         assert (await client.get(path, key=ours)).status_code == 404
         assert (await client.delete(path, key=ours)).status_code == 404
         assert (await client.get("/budgets", key=ours)).json()["budgets"] == []
+        policy = await client.make_policy(key=theirs)
+        path = f"/rate-limits/{policy['policy_id']}"
+        check = {"resource_type": "llm", "user_id": "ada"}
+        for key, status, policy_id in ((theirs, 200, policy["policy_id"]), (ours, 404, None)):
+            answer = (await client.post("/rate-limits/check", check, key=key)).json()
+            assert answer["policy_id"] == policy_id
+            assert (await client.get(path, key=key)).status_code == status
+            assert (await client.get(f"{path}/usage", key=key)).status_code == status
+        assert (await client.delete(f"{path}?force=true", key=ours)).status_code == 404
+        assert (await client.get("/rate-limits", key=ours)).json()["policies"] == []

@@ -71,6 +71,12 @@ def test_a_good_token_speaks_for_its_subject_tenant_and_known_roles() -> None:
     assert expires_at == NOON + timedelta(hours=1)
 
 
+def test_a_token_says_the_highest_priority_it_may_claim() -> None:
+    assert by_secret().verify(token(CLAIMS), NOON).principal.highest_priority == "normal"
+    claims = CLAIMS | {"highest_priority": "critical"}
+    assert by_secret().verify(token(claims), NOON).principal.highest_priority == "critical"
+
+
 @pytest.mark.parametrize(
     ("make", "algorithm"),
     [
@@ -109,6 +115,9 @@ def test_a_public_key_is_read_from_its_path_too(tmp_path: Path) -> None:
         (CLAIMS | {"tenant_id": None}, "tenant_id"),
         (CLAIMS | {"roles": "auditor"}, "roles"),
         (CLAIMS | {"roles": [1]}, "roles"),
+        (CLAIMS | {"highest_priority": "urgent"}, "highest_priority"),
+        (CLAIMS | {"highest_priority": None}, "highest_priority"),
+        (CLAIMS | {"highest_priority": 1}, "highest_priority"),
     ],
 )
 def test_wrong_claims_are_refused(claims: dict[str, Any], says: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from fiscus.engine import Engine
 from fiscus.ledger.loop import value
 from fiscus.ledger.requests import check_command, record_command, settle_command
 from fiscus.settings import Settings
+from fiscus.stores.sql import migrate
+from fiscus.stores.sql.database import Database
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
 
@@ -104,3 +108,25 @@ class Tenant:
 @pytest.fixture
 def acme(engine: Engine, tenant: str) -> Tenant:
     return Tenant(engine, tenant)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated database, for stores that are tested without an engine."""
+    migrate.upgrade(database_url)
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+def in_threads(count: int, work: Callable[[], object]) -> None:
+    """Run `work` in so many threads that begin together; raises the first error of any."""
+    together = threading.Barrier(count)
+
+    def run() -> None:
+        together.wait()
+        work()
+
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(run) for _ in range(count)]:
+            done.result(60)

@@ -181,10 +181,24 @@ def test_a_page_by_token_is_found_by_index_and_not_sorted(tmp_path: Path) -> Non
             ],
             [time_value(moment), "u"],
         ),
+        "ix_rate_limit_policies_newest": (
+            t.rate_limit_policies,
+            [SortKey(t.rate_limit_policies.c.policy_id, parse_uuid)],
+            [one],
+        ),
+        "ix_rate_limit_usage_newest": (
+            t.rate_limit_usage,
+            [
+                SortKey(t.rate_limit_usage.c.window_start, parse_time),
+                SortKey(t.rate_limit_usage.c.scope_id, parse_scope_id),
+            ],
+            [time_value(moment), "u"],
+        ),
     }
+    of_a_definition = {t.budget_periods: "budget_id", t.rate_limit_usage: "policy_id"}
     with engine.connect() as connection:
         for index, (table, order, values) in cases.items():
-            first = table.c.budget_id if table is t.budget_periods else table.c.tenant_id
+            first = table.c[of_a_definition.get(table, "tenant_id")]
             query = slice_of(
                 sa.select(table).where(first == one), order, PageRequest(cursor=Cursor(values))
             )

@@ -26,7 +26,11 @@ MAY_UPDATE = {
     "cost_rollups",
     "idempotency_keys",
     "api_keys",
+    "rate_limit_policies",
+    "rate_limit_emergencies",
+    "rate_limit_usage",
 }
+MAY_DELETE = {"idempotency_keys", "rate_limit_usage"}
 
 
 class Secured(NamedTuple):
@@ -148,12 +152,12 @@ def test_another_tenants_rows_cannot_be_changed(app: psycopg.Connection[Any], ta
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_only_kept_answers_can_be_deleted_and_only_ones_own(
+def test_only_kept_answers_and_usage_can_be_deleted_and_only_ones_own(
     app: psycopg.Connection[Any], table: str
 ) -> None:
     _see(app, "a")
     delete = sql.SQL("DELETE FROM {} WHERE tenant_id = 'b'").format(sql.Identifier(table))
-    if table == "idempotency_keys":
+    if table in MAY_DELETE:
         assert app.execute(delete).rowcount == 0
     else:
         with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):

@@ -14,6 +14,7 @@ from fiscus.errors import Conflict, IdempotencyConflict, NotFound, ValidationErr
 from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ids import uuid7
 from fiscus.paging import PageRequest
+from fiscus.priorities import Priority
 from fiscus.tenants import TenantSpec
 from tests.stores.conftest import Tenant
 
@@ -93,6 +94,15 @@ def test_a_key_is_found_by_its_hash_alone(acme: Tenant) -> None:
     keys.create(key, digest)
     assert keys.find(digest) == key
     assert keys.get(acme.tenant_id, key.key_id) == key
+
+
+def test_a_key_keeps_the_highest_priority_it_may_claim(acme: Tenant) -> None:
+    keys, digest = acme.engine.api_keys, hash_key(uuid7())
+    assert a_key(acme).highest_priority is Priority.NORMAL
+    keys.create(a_key(acme, highest_priority=Priority.CRITICAL), digest)
+    found = keys.find(digest)
+    assert found is not None
+    assert found.highest_priority is Priority.CRITICAL
 
 
 def test_a_secret_is_kept_once_whosever_it_is(acme: Tenant) -> None:

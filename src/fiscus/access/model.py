@@ -11,6 +11,7 @@ from typing import Annotated, Final, NamedTuple
 from msgspec import Meta, Struct
 
 from fiscus.errors import Forbidden, ValidationError
+from fiscus.priorities import Priority
 from fiscus.wire import Id, Name
 
 
@@ -33,6 +34,9 @@ class Action(StrEnum):
     VIEW_RESERVATIONS = "view reservations"
     VIEW_COSTS = "view costs"
     EXPORT_COSTS = "export costs"
+    VIEW_RATE_LIMITS = "view rate limits"
+    CHANGE_RATE_LIMITS = "change rate limits"
+    GRANT_EMERGENCIES = "grant emergency capacity"
     MANAGE_KEYS = "manage API keys"
     VIEW_TENANT = "view tenant settings"
     CHANGE_TENANT = "change tenant settings"
@@ -50,6 +54,9 @@ ALLOWED: Final[dict[Action, frozenset[Role]]] = {
         {_R.TENANT_USER, _R.TENANT_ADMIN, _R.FINANCIAL_CONTROLLER, _R.AUDITOR}
     ),
     Action.EXPORT_COSTS: frozenset({_R.TENANT_ADMIN, _R.FINANCIAL_CONTROLLER}),
+    Action.VIEW_RATE_LIMITS: frozenset({_R.TENANT_ADMIN, _R.SYSTEM_ARCHITECT, _R.AUDITOR}),
+    Action.CHANGE_RATE_LIMITS: frozenset({_R.TENANT_ADMIN, _R.SYSTEM_ARCHITECT}),
+    Action.GRANT_EMERGENCIES: frozenset({_R.SYSTEM_ARCHITECT}),
     Action.MANAGE_KEYS: frozenset({_R.TENANT_ADMIN}),
     Action.VIEW_TENANT: frozenset({_R.TENANT_ADMIN}),
     Action.CHANGE_TENANT: frozenset({_R.TENANT_ADMIN}),
@@ -62,6 +69,10 @@ class Principal(NamedTuple):
     subject: str
     tenant_id: str
     roles: frozenset[Role]
+    highest_priority: Priority = Priority.NORMAL
+    """The most important that its requests may claim to be."""
+    key_id: str | None = None
+    """The API key it is; None for a token."""
 
     @property
     def is_platform_admin(self) -> bool:
@@ -93,11 +104,18 @@ class Principal(NamedTuple):
             )
 
 
+HighestPriority = Annotated[
+    Priority,
+    Meta(description="The most important that its rate-limit checks may claim to be."),
+]
+
+
 class ApiKeySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body that makes an API key."""
 
     name: Annotated[Name, Meta(description="What it is for.")]
     roles: Annotated[list[Role], Meta(min_length=1, max_length=10)]
+    highest_priority: HighestPriority = Priority.NORMAL
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     expires_at: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
@@ -117,6 +135,7 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    highest_priority: HighestPriority = Priority.NORMAL
 
 
 class NewApiKey(ApiKey, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from fiscus.cli.terminal import JsonFlag, facts, new_table, notes, out, print_js
 from fiscus.engine import Engine
 from fiscus.ids import uuid7
 from fiscus.paging import MAX_PAGE_SIZE, page_request
+from fiscus.priorities import Priority
 from fiscus.scopes import parse_id
 from fiscus.wire import convert
 
@@ -40,6 +41,14 @@ def create(
             "--role", metavar="ROLE", help=f"Repeatable; default service. One of {', '.join(Role)}."
         ),
     ] = None,
+    highest_priority: Annotated[
+        str,
+        typer.Option(
+            metavar="PRIORITY",
+            help="The most important that its rate-limit checks may claim to be: "
+            f"{', '.join(Priority)}.",
+        ),
+    ] = Priority.NORMAL,
     tenant: Tenant = None,
     expires_in_days: Annotated[
         int | None, typer.Option(min=1, max=36_500, help="When it stops working; default never.")
@@ -51,7 +60,14 @@ def create(
     with _engine(data_dir) as engine:
         now = engine.clock.now()
         tenant_id = _tenant(engine, tenant)
-        spec = convert({"name": name, "roles": role or [Role.SERVICE]}, ApiKeySpec)
+        spec = convert(
+            {
+                "name": name,
+                "roles": role or [Role.SERVICE],
+                "highest_priority": highest_priority,
+            },
+            ApiKeySpec,
+        )
         secret = new_key()
         made = engine.api_keys.create(
             ApiKey(
@@ -64,6 +80,7 @@ def create(
                 created_at=now,
                 expires_at=None if expires_in_days is None else now + timedelta(expires_in_days),
                 revoked_at=None,
+                highest_priority=spec.highest_priority,
             ),
             hash_key(secret),
         )
@@ -76,6 +93,7 @@ def create(
                 ("API key", f"[bold]{secret}[/]"),
                 ("tenant", made.tenant_id),
                 ("roles", ", ".join(made.roles)),
+                ("highest priority", made.highest_priority),
                 ("key id", made.key_id),
                 ("expires", _when(made.expires_at, "never")),
             ]

@@ -11,6 +11,7 @@ from fiscus.budgets.calls import ReservationView
 from fiscus.budgets.model import Budget
 from fiscus.costs.model import CostRecord
 from fiscus.paging import Pagination
+from fiscus.ratelimits.calls import PolicyView
 
 
 class BudgetPage(Struct, frozen=True, kw_only=True):
@@ -25,6 +26,14 @@ class ReservationPage(Struct, frozen=True, kw_only=True):
     """A page of reservations, newest first."""
 
     reservations: list[ReservationView]
+    pagination: Pagination
+    correlation_id: str
+
+
+class PolicyPage(Struct, frozen=True, kw_only=True):
+    """A page of policies, newest first."""
+
+    policies: list[PolicyView]
     pagination: Pagination
     correlation_id: str
 

@@ -14,12 +14,15 @@ from starlette.types import ASGIApp
 
 from fiscus.engine import Engine
 from fiscus.errors import NotFound, ValidationError
-from fiscus.http import budgets, costs, keys, tenants
+from fiscus.http import budgets, costs, counters, keys, policies, tenants
+from fiscus.http.api_limits import ApiLimits
 from fiscus.http.auth import Authenticator
-from fiscus.http.decisions import BASE_PATH, DECISIONS, DecisionLane
+from fiscus.http.decisions import BASE_PATH, DECISIONS
 from fiscus.http.docs import docs_router
 from fiscus.http.edge import Edge
 from fiscus.http.endpoints import Endpoint, Server, problem_reply, run_endpoint
+from fiscus.http.lane import DecisionLane
+from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
 from fiscus.http.openapi import build_document
 from fiscus.http.probes import probes_router
@@ -27,6 +30,8 @@ from fiscus.http.probes import probes_router
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *budgets.ENDPOINTS,
     *costs.ENDPOINTS,
+    *policies.ENDPOINTS,
+    *counters.ENDPOINTS,
     *keys.ENDPOINTS,
     *tenants.ENDPOINTS,
 )
@@ -47,12 +52,15 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> ASGIApp:
     setting that is unfit.
     """
     metrics = Metrics() if metrics is None else metrics
-    metrics.watch(engine.ledger)
+    metrics.watch(engine.ledger, engine.limiter)
     authenticator = Authenticator(engine.api_keys, engine.settings)
-    server = Server(engine, authenticator, metrics)
+    limiter = LoopLimiter(engine.limiter)
+    api_limits = ApiLimits(engine.settings, limiter)
+    server = Server(engine, authenticator, api_limits, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+        engine.limiter.start()
         yield
         server.closing = True
 
@@ -68,7 +76,8 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> ASGIApp:
     app.include_router(probes_router(server))
     app.include_router(probes_router(server, BASE_PATH))
     app.include_router(_endpoints_router(server))
-    return DecisionLane(engine, authenticator, metrics, Edge(app, metrics))
+    rest = Edge(app, metrics)
+    return DecisionLane(engine, authenticator, limiter, api_limits, metrics, rest)
 
 
 @cache

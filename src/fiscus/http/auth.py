@@ -15,18 +15,16 @@ from typing import Final, NamedTuple
 import anyio
 import anyio.to_thread
 
+from fiscus.access.keys import good_key, good_until, principal_of
 from fiscus.access.model import KEY_PREFIX, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
 from fiscus.settings import Settings
 
-KEEP_KEY: Final = timedelta(seconds=10)
-"""How long a key that another process revoked may still be taken here."""
 KEEP_TOKEN: Final = timedelta(minutes=5)
 MAX_CACHED: Final = 10_000
 MAX_LOOKUPS: Final = 1000
-MAX_KEY_BYTES: Final = 512
 
 
 class _Known(NamedTuple):
@@ -94,7 +92,7 @@ class Authenticator:
         revocations = self._revocations
         check = self._verify if _is_token(credential) else self._find
         known = await anyio.to_thread.run_sync(
-            partial(check, credential, digest, now), limiter=self._threads
+            partial(check, credential, now), limiter=self._threads
         )
         if revocations == self._revocations:
             while len(self._known) >= MAX_CACHED:
@@ -107,21 +105,11 @@ class Authenticator:
         if not lookup.cancelled():
             lookup.exception()  # seen here too, for when every caller has hung up
 
-    def _find(self, credential: str, digest: str, now: datetime) -> _Known:
-        if len(credential) > MAX_KEY_BYTES:
-            raise refused("The API key is not valid")
-        key = self._api_keys.find(digest)
-        if key is None:
-            raise refused("The API key is not valid")
-        if key.revoked_at is not None:
-            raise refused("The API key was revoked", action="Send another API key.")
-        if key.expires_at is not None and key.expires_at <= now:
-            raise refused("The API key has expired", action="Send another API key.")
-        until = now + KEEP_KEY if key.expires_at is None else min(now + KEEP_KEY, key.expires_at)
-        principal = Principal(f"api_key:{key.key_id}", key.tenant_id, frozenset(key.roles))
-        return _Known(principal, now, until, key.key_id)
+    def _find(self, credential: str, now: datetime) -> _Known:
+        key = good_key(self._api_keys, credential, now)
+        return _Known(principal_of(key), now, good_until(key, now), key.key_id)
 
-    def _verify(self, credential: str, _digest: str, now: datetime) -> _Known:
+    def _verify(self, credential: str, now: datetime) -> _Known:
         verified = self._tokens.verify(credential.encode(), now)
         return _Known(verified.principal, now, min(verified.expires_at, now + KEEP_TOKEN), None)
 

@@ -53,6 +53,16 @@ def expected_version(call: Call[Any, Any], in_body: int | None) -> int | None:
     return version
 
 
+def refuse_if_match(call: Call[Any, Any]) -> None:
+    """Raises `ValidationError` when a deletion carries `If-Match`, which would have no effect."""
+    if "if-match" in call.request.headers:
+        raise ValidationError(
+            "If-Match is not taken when deleting",
+            field="If-Match",
+            suggested_action="Leave If-Match out; force=false already protects what is in use.",
+        )
+
+
 def etag(version: int) -> dict[str, str]:
     return {"ETag": f'"{version}"'}
 
@@ -93,15 +103,8 @@ async def get_budget(call: Call[TenantQuery, NoBody]) -> Response:
 
 async def get_budget_version(call: Call[TenantQuery, NoBody]) -> Response:
     tenant_id = call.principal.tenant_for(call.query.tenant_id)
-    number: str = call.request.path_params["version"]
-    if not number.isascii() or not number.isdigit() or not 1 <= len(number) <= 9 or number == "0":
-        raise ValidationError(
-            "version is not a positive whole number",
-            field="version",
-            suggested_action="Send a version between 1 and the budget's current one.",
-        )
     budget_id = call.path_id("budget_id", "budget")
-    budget = await call.run(call.engine.budgets.get, tenant_id, budget_id, int(number))
+    budget = await call.run(call.engine.budgets.get, tenant_id, budget_id, call.path_version())
     return _budget(budget, call)
 
 
@@ -121,12 +124,7 @@ async def replace_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
 
 async def delete_budget(call: Call[DeleteBudgetQuery, NoBody]) -> Response:
     tenant_id = call.principal.tenant_for(call.query.tenant_id)
-    if "if-match" in call.request.headers:
-        raise ValidationError(
-            "If-Match is not taken when deleting",
-            field="If-Match",
-            suggested_action="Leave If-Match out; force=false already protects a budget in use.",
-        )
+    refuse_if_match(call)
     await call.run(
         call.engine.budgets.delete,
         tenant_id,

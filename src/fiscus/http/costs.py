@@ -12,6 +12,7 @@ from fiscus.costs.csv import report_csv
 from fiscus.costs.report_model import Report, ReportFormat, ReportRequest
 from fiscus.costs.reports import build_report
 from fiscus.http.answers import CostRecordView, RecordPage
+from fiscus.http.api_limits import ApiLimit
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import CostQuery, NoQuery, TenantQuery
 from fiscus.http.stream import NDJSON, StreamLine, stream_records
@@ -130,6 +131,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     ),
     Endpoint(
         operation="get_report",
+        limited_as=ApiLimit.REPORTS,
         method="GET",
         path="/cost-tracking/reports",
         tag="Reports",
@@ -144,6 +146,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     ),
     Endpoint(
         operation="make_report",
+        limited_as=ApiLimit.REPORTS,
         method="POST",
         path="/cost-tracking/reports",
         tag="Reports",

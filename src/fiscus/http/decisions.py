@@ -1,22 +1,13 @@
-"""The fast lane: the endpoints that decide and record, straight from ASGI to the ledger.
-
-Each is a row of `DECISIONS`, from which both the routing here and the OpenAPI document are made.
-Authentication, correlation ids, metrics and error bodies are those of the other endpoints.
-"""
+"""The endpoints that decide and record: a table, from which the fast lane and OpenAPI are made."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-import structlog
 from msgspec import Struct
-from msgspec.structs import replace
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fiscus.access.model import Action, Principal
 from fiscus.budgets.calls import (
@@ -30,30 +21,14 @@ from fiscus.budgets.calls import (
     SettleAnswer,
     SettleRequest,
 )
-from fiscus.budgets.refusals import refusal
 from fiscus.costs.calls import (
     RecordAnswer,
     RecordBatchAnswer,
     RecordBatchRequest,
     RecordRequest,
 )
-from fiscus.engine import Engine
-from fiscus.errors import (
-    FiscusError,
-    InternalError,
-    NotFound,
-    Refused,
-    ValidationError,
-)
-from fiscus.http.auth import Authenticator
-from fiscus.http.body import read_body
-from fiscus.http.correlation import correlation_id_of
-from fiscus.http.metrics import Metrics
-from fiscus.http.problems import render_problem
-from fiscus.http.refusals import note_refusal
-from fiscus.http.replies import LoopReplies
-from fiscus.ids import is_uuid
-from fiscus.ledger.commands import Command, Outcome
+from fiscus.http.api_limits import ApiLimit
+from fiscus.ledger.commands import Command
 from fiscus.ledger.requests import (
     check_batch_command,
     check_command,
@@ -64,9 +39,12 @@ from fiscus.ledger.requests import (
     release_command,
     settle_command,
 )
-from fiscus.wire import decode, encode
-
-log = structlog.get_logger(__name__)
+from fiscus.ratelimits.calls import (
+    RateLimitBatchAnswer,
+    RateLimitBatchRequest,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
 
 BASE_PATH: Final = "/budget/v1"
 
@@ -90,11 +68,19 @@ class Decision:
     summary: str
     request: type[Struct]
     answer: type[Struct]
-    command: Callable[[Call], Command]
+    command: Callable[[Call], Command] | None
+    """What the ledger is to do; None: the limiter decides."""
     example: dict[str, Any]
     status: int = 200
     may_enforce: bool = False
+    limited_as: ApiLimit | None = None
+    """Which of the API's own limits holds for it, besides the general ones."""
     action: Action = Action.OPERATE
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether it takes an idempotency key."""
+        return self.command is not None
 
 
 def _check(call: Call) -> Command:
@@ -148,6 +134,11 @@ _RECORD_EXAMPLE: Final[dict[str, Any]] = {
     "project_id": "search",
     "usage": {"input_tokens": 812, "output_tokens": 164},
 }
+_LIMIT_EXAMPLE: Final[dict[str, Any]] = {
+    "resource_type": "api",
+    "user_id": "u-17",
+    "resource_key": "203.0.113.7",
+}
 
 DECISIONS: Final = (
     Decision(
@@ -159,6 +150,7 @@ DECISIONS: Final = (
         _check,
         _CHECK_EXAMPLE,
         may_enforce=True,
+        limited_as=ApiLimit.BUDGET_CHECKS,
     ),
     Decision(
         "check_batch",
@@ -169,6 +161,7 @@ DECISIONS: Final = (
         _check_batch,
         {"checks": [_CHECK_EXAMPLE, {**_CHECK_EXAMPLE, "user_id": "u-18"}]},
         may_enforce=True,
+        limited_as=ApiLimit.BUDGET_CHECKS,
     ),
     Decision(
         "settle",
@@ -206,6 +199,7 @@ DECISIONS: Final = (
         _record,
         _RECORD_EXAMPLE,
         status=202,
+        limited_as=ApiLimit.COST_RECORDS,
     ),
     Decision(
         "record_batch",
@@ -216,167 +210,28 @@ DECISIONS: Final = (
         _record_batch,
         {"records": [_RECORD_EXAMPLE, {**_RECORD_EXAMPLE, "cost_amount": 0.0042}]},
         status=202,
+        limited_as=ApiLimit.COST_RECORDS,
+    ),
+    Decision(
+        "rate_limit_check",
+        "/rate-limits/check",
+        "May so many requests be made now? Taken from every policy that applies, or from none",
+        RateLimitCheckRequest,
+        RateLimitCheckAnswer,
+        None,
+        _LIMIT_EXAMPLE,
+        may_enforce=True,
+        limited_as=ApiLimit.RATE_LIMIT_CHECKS,
+    ),
+    Decision(
+        "rate_limit_check_batch",
+        "/rate-limits/check/batch",
+        "Up to 500 checks of rate limits, each for itself",
+        RateLimitBatchRequest,
+        RateLimitBatchAnswer,
+        None,
+        {"checks": [_LIMIT_EXAMPLE, {**_LIMIT_EXAMPLE, "request_count": 3}]},
+        may_enforce=True,
+        limited_as=ApiLimit.RATE_LIMIT_CHECKS,
     ),
 )
-
-_RESERVATIONS: Final = f"{BASE_PATH}/budgets/reservations/"
-_EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
-_ON_RESERVATION: Final = {one.path.rsplit("/", 1)[1]: one for one in DECISIONS if "{" in one.path}
-
-
-class DecisionLane:
-    """An ASGI layer that answers the decision endpoints and passes on everything else."""
-
-    def __init__(
-        self, engine: Engine, authenticator: Authenticator, metrics: Metrics, rest: ASGIApp
-    ) -> None:
-        self._clock = engine.clock
-        self._ledger = engine.ledger
-        self._max_body_bytes = engine.settings.max_body_bytes
-        self._authenticator = authenticator
-        self._metrics = metrics
-        self._rest = rest
-        self._replies: LoopReplies[Command, Outcome] | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            found = _EXACT.get(path)
-            if found is not None:
-                return await self._answer(found, "", scope, receive, send)
-            if path.startswith(_RESERVATIONS):
-                reservation_id, _, verb = path[len(_RESERVATIONS) :].partition("/")
-                found = _ON_RESERVATION.get(verb)
-                if found is not None:
-                    return await self._answer(found, reservation_id, scope, receive, send)
-        return await self._rest(scope, receive, send)
-
-    async def _answer(
-        self,
-        decision: Decision,
-        reservation_id: str,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        started = perf_counter()
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        correlation_id = correlation_id_of(headers)
-        principal: Principal | None = None
-        tenant_id: str | None = None
-        try:
-            now = self._clock.now()
-            principal = self._authenticator.cached(headers, now)
-            if principal is None:
-                principal = await self._authenticator.authenticate(headers, now)
-            tenant_id = principal.tenant_id
-            principal.require(decision.action)
-            enforce = _wants_enforcement(decision, scope["query_string"])
-            body = await read_body(headers, receive, self._max_body_bytes)
-            if decision.request is ReleaseRequest and not body:
-                body = b"{}"
-            command = decision.command(
-                Call(
-                    decode(body, decision.request),
-                    principal,
-                    _as_id(reservation_id),
-                    now,
-                    _idempotency_key(headers),
-                )
-            )
-            tenant_id = command.tenant_id
-            outcome = await self._replies_here().execute(command)
-            if isinstance(outcome, FiscusError):
-                raise outcome
-            allowed = getattr(outcome, "allowed", True)
-            if isinstance(outcome, CheckAnswer | CheckBatchAnswer):
-                self._metrics.checked(outcome)
-            if enforce and not allowed:
-                raise _refusal(outcome)
-            status, extra = decision.status, _NO_HEADERS
-            payload = encode(replace(outcome, correlation_id=correlation_id))
-            content_type = b"application/json"
-            word = "allowed" if allowed else "denied"
-        except FiscusError as error:
-            status, extra, payload = render_problem(
-                error, correlation_id=correlation_id, tenant_id=tenant_id, instance=scope["path"]
-            )
-            content_type = b"application/problem+json"
-            word = "denied" if isinstance(error, Refused) else "error"
-            note_refusal(
-                error,
-                self._metrics,
-                principal=principal,
-                path=scope["path"],
-                correlation_id=correlation_id,
-            )
-        except Exception:
-            log.exception("request_failed", path=scope["path"], correlation_id=correlation_id)
-            status, extra, payload = render_problem(
-                InternalError("The request failed"),
-                correlation_id=correlation_id,
-                tenant_id=tenant_id,
-                instance=scope["path"],
-            )
-            content_type = b"application/problem+json"
-            word = "error"
-        self._metrics.decided(decision.operation, word, perf_counter() - started)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    (b"content-type", content_type),
-                    (b"content-length", b"%d" % len(payload)),
-                    (b"x-correlation-id", correlation_id.encode()),
-                    *extra,
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": payload})
-
-    def _replies_here(self) -> LoopReplies[Command, Outcome]:
-        if self._replies is None:
-            self._replies = LoopReplies(self._ledger, asyncio.get_running_loop())
-        return self._replies
-
-
-_NO_HEADERS: Final[list[tuple[bytes, bytes]]] = []
-
-
-def _wants_enforcement(decision: Decision, query: bytes) -> bool:
-    if not query:
-        return False
-    if decision.may_enforce and query in {b"enforce=true", b"enforce=false"}:
-        return query == b"enforce=true"
-    field = query.split(b"=", 1)[0].decode("ascii", "replace")
-    raise ValidationError(
-        f"{field} is not a query parameter of this endpoint, or has no such value",
-        field=field,
-        suggested_action="Only enforce=true and enforce=false are known, on checks."
-        if decision.may_enforce
-        else "Send no query parameters.",
-    )
-
-
-def _as_id(reservation_id: str) -> str:
-    if reservation_id and not is_uuid(reservation_id):
-        raise NotFound(
-            f"No reservation {reservation_id[:64]!r} exists",
-            details={"reservation_id": reservation_id[:64]},
-            suggested_action="Use the reservation_id that the check answered.",
-        )
-    return reservation_id
-
-
-def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
-    raw = headers.get(b"x-idempotency-key") or headers.get(b"idempotency-key")
-    return None if raw is None else raw.decode("latin-1")
-
-
-def _refusal(outcome: object) -> Refused:
-    """The first denial as an error, for proxies that go by the status alone."""
-    if isinstance(outcome, CheckBatchAnswer):
-        return refusal(next(one for one in outcome.results if not one.allowed))
-    assert isinstance(outcome, CheckAnswer)
-    return refusal(outcome)

@@ -19,12 +19,14 @@ from fastapi import Request, Response
 from msgspec import Struct
 
 from fiscus.access.model import Action, Principal
+from fiscus.clock import to_us
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, InternalError, NotFound, ValidationError
+from fiscus.http.api_limits import ApiLimit, ApiLimitExceeded, ApiLimits
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.metrics import Metrics
-from fiscus.http.problems import PROBLEM_JSON, render_problem
+from fiscus.http.problems import PROBLEM_JSON, Headers, render_problem
 from fiscus.http.queries import NoQuery, read_query
 from fiscus.http.refusals import note_refusal
 from fiscus.idempotency import Idempotency, idempotency
@@ -47,9 +49,16 @@ class NoBody(Struct, frozen=True):
 class Server:
     """What every call has at hand. `closing` is set when the server begins to stop."""
 
-    def __init__(self, engine: Engine, authenticator: Authenticator, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        authenticator: Authenticator,
+        api_limits: ApiLimits,
+        metrics: Metrics,
+    ) -> None:
         self.engine: Final = engine
         self.authenticator: Final = authenticator
+        self.api_limits: Final = api_limits
         self.metrics: Final = metrics
         self.closing = False
         self._threads: dict[str, anyio.CapacityLimiter] = {}
@@ -87,19 +96,39 @@ class Call(Generic[Q, B]):
         """Run a store's function in a thread."""
         return await self.server.in_thread(partial(work, *args, **kwargs))
 
-    def path_id(self, name: str, what: str) -> str:
-        """A UUID of the path. Raises `NotFound` for anything else: there can be no such thing."""
+    def path_id(self, name: str, what: str, shown_by: str | None = None) -> str:
+        """A UUID of the path. Raises `NotFound` for anything else: there can be no such thing.
+
+        `shown_by`, where such ids are to be seen, is by default the list of them.
+        """
         given: str = self.request.path_params[name]
         if not is_uuid(given):
             raise NotFound(
                 f"No {what} {given[:64]!r} exists",
                 details={name: given[:64]},
-                suggested_action=f"Use an id that the list of {what}s shows.",
+                suggested_action=f"Use an id that {shown_by or f'the list of {what}s'} shows.",
             )
         return given
 
-    def idempotency(self, tenant_id: str, operation: str) -> Idempotency | None:
-        """The key of the header, for creations; None when there is none."""
+    def path_version(self) -> int:
+        """The version of the path. Raises `ValidationError`."""
+        number: str = self.request.path_params["version"]
+        is_number = number.isascii() and number.isdigit() and len(number) <= 9
+        if not is_number or int(number) == 0:
+            raise ValidationError(
+                "version is not a positive whole number",
+                field="version",
+                suggested_action="Send a version between 1 and the current one.",
+            )
+        return int(number)
+
+    def idempotency(
+        self, tenant_id: str, operation: str, of: str | None = None
+    ) -> Idempotency | None:
+        """The key of the header, for creations; None when there is none.
+
+        `of` is an id of the path that the body does not repeat.
+        """
         headers = self.request.headers
         given, short = headers.get("x-idempotency-key"), headers.get("idempotency-key")
         if given is not None and short is not None and given != short:
@@ -111,7 +140,8 @@ class Call(Generic[Q, B]):
         key = given if given is not None else short
         if key is None:
             return None
-        return idempotency(tenant_id, operation, key, self.body, self.now + KEEP_CREATIONS)
+        body = self.body if of is None else (of, self.body)
+        return idempotency(tenant_id, operation, key, body, self.now + KEEP_CREATIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +172,8 @@ class Endpoint(Generic[Q, B]):
     content_types: tuple[str, ...] = ("application/json",)
     streams: bool = False
     """Whether the handler reads the body itself, as NDJSON of any length."""
+    limited_as: ApiLimit | None = None
+    """Which of the API's own limits holds for it, besides the general ones."""
     path_notes: dict[str, str] = field(default_factory=dict[str, str])
     """What each id in the path is."""
 
@@ -151,6 +183,7 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
     correlation_id: str = request.scope["state"]["correlation_id"]
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
     principal: Principal | None = None
+    limits: Headers = []
     try:
         now = server.engine.clock.now()
         principal = server.authenticator.cached(headers, now)
@@ -158,17 +191,22 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
             principal = await server.authenticator.authenticate(headers, now)
         structlog.contextvars.bind_contextvars(tenant_id=principal.tenant_id)
         principal.require(endpoint.action)
+        limits = await server.api_limits.admit(principal, endpoint.limited_as, to_us(now))
         query = read_query(request.scope["query_string"], endpoint.query)
         if endpoint.request is NoBody or endpoint.streams:
             body = endpoint.request()
         else:
             limit = server.engine.settings.max_body_bytes
             body = decode(await read_body(headers, request.receive, limit), endpoint.request)
-        return await endpoint.handler(
+        reply = await endpoint.handler(
             Call(server, principal, now, correlation_id, query, body, request)
         )
+        reply.raw_headers.extend(limits)
+        return reply
     except FiscusError as error:
         failure = error
+        if isinstance(error, ApiLimitExceeded):
+            limits = error.headers
         note_refusal(
             error,
             server.metrics,
@@ -181,9 +219,11 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         failure = InternalError(
             "The request failed", suggested_action="Report it with the correlation_id."
         )
-    return problem_reply(
+    reply = problem_reply(
         failure, request, tenant_id=None if principal is None else principal.tenant_id
     )
+    reply.raw_headers.extend(limits)
+    return reply
 
 
 def problem_reply(

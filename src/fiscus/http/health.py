@@ -13,6 +13,7 @@ from fiscus.engine import Engine
 from fiscus.errors import FiscusError
 from fiscus.http.answers import Dependency, HealthAnswer
 from fiscus.http.endpoints import Server
+from fiscus.ratelimits.port import CountersUnavailable
 
 VERSION: Final = version("fiscus")
 UP: Final = "UP"
@@ -62,7 +63,13 @@ def health_of(engine: Engine, correlation_id: str) -> HealthAnswer:
 
 
 def _dependencies(engine: Engine) -> list[Dependency]:
-    return [_store(engine), _ledger(engine), _disk(engine), _rates(engine)]
+    return [
+        _store(engine),
+        _ledger(engine),
+        _counters(engine),
+        _disk(engine),
+        _rates(engine),
+    ]
 
 
 def _summary(dependencies: list[Dependency], correlation_id: str) -> HealthAnswer:
@@ -105,6 +112,19 @@ def _ledger(engine: Engine) -> Dependency:
     waiting, most = ledger.queue_depth, engine.settings.ledger_max_queue
     status = DEGRADED if waiting >= most * FULL_QUEUE_RATIO else UP
     return _dependency("ledger", status, f"{waiting} of at most {most} operations wait")
+
+
+def _counters(engine: Engine) -> Dependency:
+    """Counters that cannot be reached degrade Fiscus: each policy says what happens then."""
+    if engine.counters.immediate:
+        return _dependency("counters", UP, "rate limits are counted in this process")
+    try:
+        latency_ms = round(engine.counters.ping_ms(), 3)
+    except CountersUnavailable as error:
+        return _dependency("counters", DEGRADED, f"Redis cannot be reached: {error}")
+    if engine.limiter.breaker_state is not BreakerState.CLOSED:
+        return _dependency("counters", DEGRADED, "the breaker is open", latency_ms)
+    return _dependency("counters", UP, "Redis answers", latency_ms)
 
 
 def _disk(engine: Engine) -> Dependency:

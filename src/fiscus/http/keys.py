@@ -47,6 +47,7 @@ async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
         created_at=call.now,
         expires_at=spec.expires_at,
         revoked_at=None,
+        highest_priority=spec.highest_priority,
     )
     kept = await call.run(
         call.engine.api_keys.create,

@@ -19,6 +19,8 @@ from prometheus_client import (
 from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.ledger.loop import Ledger
+from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
+from fiscus.ratelimits.limiter import Limiter
 
 LATENCY_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
 GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -26,7 +28,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 disable_created_metrics()  # they would double the series and nobody reads them
 
 RECORDING: Final = frozenset({"record", "record_batch", "record_stream", "settle"})
-"""Operations whose latency is that of recording; the others' is that of checking."""
+LIMITING: Final = frozenset({"rate_limit_check", "rate_limit_check_batch"})
+"""Operations whose latency is that of recording, or of rate limits; the others' is of checking."""
 
 
 class Metrics:
@@ -49,6 +52,13 @@ class Metrics:
         self._records = Histogram(
             "fiscus_record_duration_seconds",
             "Time to answer that a cost is recorded, over HTTP.",
+            ("operation", "outcome"),
+            buckets=LATENCY_SECONDS,
+            registry=registry,
+        )
+        self._limits = Histogram(
+            "fiscus_rate_limit_duration_seconds",
+            "Time to answer a check of rate limits, over HTTP.",
             ("operation", "outcome"),
             buckets=LATENCY_SECONDS,
             registry=registry,
@@ -98,6 +108,33 @@ class Metrics:
             "Operations allowed without the store, by the budgets' own failure policy.",
             registry=registry,
         )
+        self._violations = Counter(
+            "fiscus_rate_limit_violations",
+            "Checks of rate limits that were denied, by the algorithm of the deciding policy.",
+            ("algorithm",),
+            registry=registry,
+        )
+        self._degraded_limits = Counter(
+            "fiscus_rate_limit_degraded_answers",
+            "Checks of rate limits answered without their counters, by the policies' own rule.",
+            registry=registry,
+        )
+        self._counter_round_trips = Histogram(
+            "fiscus_counters_duration_seconds",
+            "Time of one round trip to counters in Redis.",
+            buckets=LATENCY_SECONDS,
+            registry=registry,
+        )
+        self._counter_errors = Counter(
+            "fiscus_counters_errors", "Round trips that Redis did not answer.", registry=registry
+        )
+        self._counters_breaker = Gauge(
+            "fiscus_counters_breaker_state",
+            "1 for the state the breaker before Redis is in.",
+            ("state",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._access_denied = Counter(
             "fiscus_access_denied",
             "Calls refused for their credential (401), or their role or tenant (403).",
@@ -113,6 +150,7 @@ class Metrics:
         self._decided: dict[tuple[str, str], Callable[[float], None]] = {}
         self._denied: dict[str, Callable[[], None]] = {}
         self._ledger: Ledger | None = None
+        self._limiter: Limiter | None = None
 
     # -- told by the edge
 
@@ -120,7 +158,11 @@ class Metrics:
         """A decision endpoint answered: `allowed`, `denied` or `error`."""
         observe = self._decided.get((operation, outcome))
         if observe is None:
-            family = self._records if operation in RECORDING else self._checks
+            family = self._checks
+            if operation in RECORDING:
+                family = self._records
+            elif operation in LIMITING:
+                family = self._limits
             observe = family.labels(operation, outcome).observe
             self._decided[operation, outcome] = observe
         observe(seconds)
@@ -139,6 +181,16 @@ class Metrics:
                     increase = self._denied[action] = self._denials.labels(action).inc
                 increase()
 
+    def limited(self, answer: RateLimitCheckAnswer | RateLimitBatchAnswer) -> None:
+        """Rate limits were checked: count the denied and the degraded checks."""
+        answers = answer.results if isinstance(answer, RateLimitBatchAnswer) else (answer,)
+        for one in answers:
+            if one.degraded:
+                self._degraded_limits.inc()
+            if not one.allowed:
+                deciding = next(line for line in one.policies if line.policy_id == one.policy_id)
+                self._violations.labels(str(deciding.algorithm)).inc()
+
     def access_denied(self, reason: str) -> None:
         """`reason`: `credential`, `role` or `tenant`."""
         self._access_denied.labels(reason).inc()
@@ -146,13 +198,24 @@ class Metrics:
     def requested(self, method: str, route: str, status: int) -> None:
         self._requests.labels(method, route, str(status)).inc()
 
+    def counters_answered(self, seconds: float) -> None:
+        """Counters elsewhere answered a group of checks."""
+        self._counter_round_trips.observe(seconds)
+
+    def counters_failed(self) -> None:
+        """Counters elsewhere did not answer."""
+        self._counter_errors.inc()
+
     # -- told by the ledger, on its thread
 
-    def watch(self, ledger: Ledger) -> None:
-        """Be told by `ledger` about its groups, and show its queue and breaker."""
+    def watch(self, ledger: Ledger, limiter: Limiter) -> None:
+        """Be told by `ledger` and `limiter` about their groups; show their queue and breakers."""
         self._ledger = ledger
+        self._limiter = limiter
         ledger.observer = self
-        self._look_at_ledger()
+        if limiter.loop is not None:
+            limiter.loop.observer = _CountersObserver(self)
+        self._look_at_stores()
 
     def group_committed(self, size: int, seconds: float) -> None:
         self._commits.observe(seconds)
@@ -163,25 +226,39 @@ class Metrics:
     def group_failed(self, size: int) -> None:
         self._store_errors.inc()
         self._store_error_commands.inc(size)
-        self._look_at_ledger()
+        self._look_at_stores()
 
     # -- shown
 
     def render(self) -> bytes:
         """Everything, as Prometheus reads it."""
-        self._look_at_ledger()
+        self._look_at_stores()
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             together = CollectorRegistry()
             multiprocess.MultiProcessCollector(together)
             return generate_latest(together)
         return generate_latest(self._registry)
 
-    def _look_at_ledger(self) -> None:
-        if self._ledger is None:
+    def _look_at_stores(self) -> None:
+        if self._ledger is None or self._limiter is None:
             return
         self._queue_depth.set(self._ledger.queue_depth)
         for state in BreakerState:
             self._breaker.labels(str(state)).set(state is self._ledger.breaker_state)
+            self._counters_breaker.labels(str(state)).set(state is self._limiter.breaker_state)
+
+
+class _CountersObserver:
+    """A `groups.GroupObserver` of the loop before Redis."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def group_committed(self, size: int, seconds: float) -> None:
+        self._metrics.counters_answered(seconds)
+
+    def group_failed(self, size: int) -> None:
+        self._metrics.counters_failed()
 
 
 __all__ = ["CONTENT_TYPE", "Metrics"]

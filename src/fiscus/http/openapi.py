@@ -13,6 +13,7 @@ from msgspec import Struct
 from fiscus.access.model import ALLOWED, Action
 from fiscus.costs.calls import RecordRequest
 from fiscus.http.answers import HealthAnswer, ProbeAnswer
+from fiscus.http.api_limits import ApiLimit
 from fiscus.http.decisions import BASE_PATH, DECISIONS, Decision
 from fiscus.http.descriptions import ABOUT, ERROR_EXAMPLES, FIELDS, TAGS
 from fiscus.http.endpoints import Endpoint, NoBody
@@ -30,6 +31,7 @@ EVERYWHERE: Final = (
     "VALIDATION_ERROR",
     "UNAUTHORIZED",
     "FORBIDDEN",
+    "RATE_LIMIT_VIOLATED",
     "INTERNAL_ERROR",
     "SERVICE_UNAVAILABLE",
 )
@@ -43,6 +45,8 @@ _OF_DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "extend": ("NOT_FOUND", "CONFLICT"),
     "record": ("NOT_FOUND", "CONFLICT", "COST_CALCULATION_ERROR"),
     "record_batch": (),
+    "rate_limit_check": (),
+    "rate_limit_check_batch": (),
 }
 _REF: Final = "#/components/schemas/{name}"
 _OWN_LINE: Final = re.compile(r"\s*\n\s*")
@@ -181,9 +185,10 @@ def _as_on_the_wire(schema: Any) -> Any:
 
 def _decision(decision: Decision, schemas: _Schemas) -> Json:
     parameters = [_path_parameter(name) for name in re.findall(r"{(\w+)}", decision.path)]
-    codes = [*_OF_DECISIONS[decision.operation], "IDEMPOTENCY_CONFLICT", "PAYLOAD_TOO_LARGE"]
+    codes = [*_OF_DECISIONS[decision.operation], "PAYLOAD_TOO_LARGE"]
     if decision.may_enforce:
-        codes += ["BUDGET_EXCEEDED", "RATE_LIMIT_VIOLATED"]
+        if decision.limited_as is ApiLimit.BUDGET_CHECKS:
+            codes.append("BUDGET_EXCEEDED")
         parameters.append(
             {
                 "name": "enforce",
@@ -193,10 +198,13 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
                 "schema": {"type": "boolean", "default": False},
             }
         )
-    parameters += [_IDEMPOTENCY_KEY, _CORRELATION_ID]
+    if decision.is_idempotent:
+        codes.append("IDEMPOTENCY_CONFLICT")
+        parameters.append(_IDEMPOTENCY_KEY)
+    parameters.append(_CORRELATION_ID)
     return {
         "operationId": decision.operation,
-        "tags": ["Costs" if decision.path.startswith("/cost") else "Decisions"],
+        "tags": [_tag(decision.path)],
         "summary": decision.summary,
         "description": _who_may(decision.action),
         "parameters": parameters,
@@ -208,6 +216,12 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
             **_errors((*EVERYWHERE, *codes), schemas),
         },
     }
+
+
+def _tag(path: str) -> str:
+    if path.startswith("/cost"):
+        return "Costs"
+    return "Rate limits" if path.startswith("/rate-limits") else "Decisions"
 
 
 def _endpoint(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> Json:

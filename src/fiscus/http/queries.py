@@ -18,12 +18,17 @@ from fiscus.costs.model import ChargeCategory
 from fiscus.costs.port import CostFilter
 from fiscus.errors import ValidationError
 from fiscus.paging import MAX_PAGE, MAX_PAGE_SIZE, PageRequest, page_request
+from fiscus.ratelimits.calls import ResourceKey
+from fiscus.ratelimits.model import PolicyScope
+from fiscus.ratelimits.policy_port import PolicyFilter
+from fiscus.ratelimits.rules import Algorithm
 from fiscus.scopes import ScopeType
 from fiscus.wire import Currency, Id, Label, Name, explain, worked_out
 
 T = TypeVar("T", bound=Struct)
 
 MAX_PARAMETERS: Final = 100
+MAX_VERSION: Final = 999_999_999
 
 _Page = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 _PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)]
@@ -161,6 +166,49 @@ class CostQuery(PageQuery, frozen=True, kw_only=True):
             reservation_id=self.reservation_id,
             tags=tuple(self.tags.items()),
         )
+
+
+class PolicyListQuery(PageQuery, frozen=True, kw_only=True):
+    scope_type: Annotated[
+        PolicyScope | None, Meta(description="Only policies for this type of scope.")
+    ] = None
+    scope_id: Annotated[
+        _ScopeId | None, Meta(description="Only policies for this scope; `*`: those for every id.")
+    ] = None
+    resource_type: Annotated[
+        Label | None,
+        Meta(description="Only policies with exactly this resource type, with its `*` if any."),
+    ] = None
+    algorithm: Annotated[Algorithm | None, Meta(description="Only policies of this algorithm.")] = (
+        None
+    )
+    shadow: Annotated[
+        bool | None, Meta(description="Only policies that shadow, or only those that do not.")
+    ] = None
+
+    def wanted(self) -> PolicyFilter:
+        return PolicyFilter(
+            scope_type=self.scope_type,
+            scope_id=self.scope_id,
+            resource_type=self.resource_type,
+            algorithm=self.algorithm,
+            shadow=self.shadow,
+        )
+
+
+class DeletePolicyQuery(TenantQuery, frozen=True, kw_only=True):
+    force: Annotated[bool, Meta(description="Also while the policy is in use.")] = False
+
+
+class PolicyUsageQuery(PageQuery, frozen=True, kw_only=True):
+    scope_id: Annotated[
+        Id | None,
+        Meta(description="Only the use of this scope; of a `*` policy, the counter to look at."),
+    ] = None
+    resource_key: Annotated[
+        ResourceKey | None,
+        Meta(description="Key of the counter to look at; default the one without a key."),
+    ] = None
 
 
 def read_query(raw: bytes, kind: type[T]) -> T:

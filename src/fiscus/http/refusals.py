@@ -23,7 +23,7 @@ def note_refusal(
     if isinstance(error, Unauthorized):
         reason = "credential"
     elif isinstance(error, Forbidden):
-        reason = "role" if "required_roles" in error.details else "tenant"
+        reason = "tenant" if error.details.get("field") == "tenant_id" else "role"
     else:
         return
     metrics.access_denied(reason)

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 from fiscus.access.model import Principal, Role
 from fiscus.errors import Unauthorized, ValidationError
 from fiscus.http.jwks import Jwks
+from fiscus.priorities import Priority
 from fiscus.settings import Settings
 from fiscus.wire import Id, worked_out
 
@@ -192,6 +193,7 @@ class _Claims(Struct, frozen=True):
     sub: Annotated[str, Meta(min_length=1, max_length=256)]
     tenant_id: Id
     roles: list[str]
+    highest_priority: Priority = Priority.NORMAL
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:
@@ -201,7 +203,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     except msgspec.ValidationError as error:
         raise refused(f"The token's claims are not as they must be: {error}") from None
     roles = frozenset(_KNOWN_ROLES[name] for name in said.roles if name in _KNOWN_ROLES)
-    return Principal(said.sub, said.tenant_id, roles)
+    return Principal(said.sub, said.tenant_id, roles, said.highest_priority)
 
 
 __all__ = ["MIN_SECRET_BYTES", "TokenVerifier", "Verified", "refused"]

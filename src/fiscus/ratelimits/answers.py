@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from fiscus.clock import from_us
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
-from fiscus.ratelimits.limits import from_us
 from fiscus.ratelimits.matching import Applied
 from fiscus.ratelimits.rules import Rule, Verdict
 
@@ -40,13 +40,11 @@ def check_answer(
     *,
     degraded: bool = False,
 ) -> RateLimitCheckAnswer:
-    """The answer to a check; the sequences are in the order of the policies' ids.
+    """The answer to a check that policies apply to; all sequences are in the order of their ids.
 
     The deciding policy is the one that denies with the longest wait, else the one with the least
     left; of equals, the one with the least id. Shadow policies decide nothing.
     """
-    if not policies:
-        return NONE_APPLIES
     lines: list[PolicyLine] = []
     deciding = -1
     remaining = delay_ms = 0

@@ -11,8 +11,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from fiscus.paging import Pagination
+from fiscus.priorities import Priority
 from fiscus.ratelimits.model import Emergency, Policy
-from fiscus.ratelimits.rules import MAX_LIMIT, Algorithm, Priority
+from fiscus.ratelimits.rules import MAX_LIMIT, Algorithm
 from fiscus.wire import NO_NUL, Id, Label
 
 ResourceKey = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fiscus.ratelimits import draining, fixed_window, leaky_bucket, sliding_window_log, token_bucket
 from fiscus.ratelimits.draining import Level
@@ -29,6 +29,19 @@ _ADJUST: Final[dict[Algorithm, Callable[[Rule, Any, int, int], State | None]]] =
 }
 
 
+class Step(NamedTuple):
+    """A rule made ready to be decided for requests of one priority."""
+
+    decide: Decide
+    rule: Rule
+    ceiling: int
+
+
+def steps_of(rules: Sequence[Rule], priority: int) -> tuple[Step, ...]:
+    """`priority` is an index of `PRIORITIES`."""
+    return tuple([Step(DECIDE[rule[0]], rule, rule[3][priority]) for rule in rules])
+
+
 def decide_together(
     rules: Sequence[Rule],
     states: Sequence[State | None],
@@ -42,18 +55,33 @@ def decide_together(
     that had room say what is left of it. A shadow rule without room is not charged either: it
     counts what would have been admitted. `priority` is an index of `PRIORITIES`.
     """
+    return decide_steps(steps_of(rules, priority), states, count, now_us)
+
+
+def decide_steps(
+    steps: Sequence[Step], states: Sequence[State | None], count: int, now_us: int
+) -> tuple[bool, list[Verdict]]:
+    """As `decide_together`, for rules that are decided often."""
     verdicts: list[Verdict] = []
     admitted = True
-    for rule, state in zip(rules, states, strict=True):
-        verdict = DECIDE[rule[0]](rule, state, count, rule[3][priority], now_us)
+    for (decide, rule, ceiling), state in zip(steps, states, strict=True):
+        verdict = decide(rule, state, count, ceiling, now_us)
         verdicts.append(verdict)
-        if not verdict.allowed and not rule[6]:
+        if not verdict.allowed and not rule.shadow:
             admitted = False
-    if not admitted:
-        for index, rule in enumerate(rules):
-            if verdicts[index].allowed:
-                verdicts[index] = DECIDE[rule[0]](rule, states[index], 0, rule[3][priority], now_us)
-    return admitted, verdicts
+    return admitted, verdicts if admitted else _nothing_taken(steps, states, verdicts, now_us)
+
+
+def _nothing_taken(
+    steps: Sequence[Step],
+    states: Sequence[State | None],
+    verdicts: Sequence[Verdict],
+    now_us: int,
+) -> list[Verdict]:
+    return [
+        step.decide(step.rule, state, 0, step.ceiling, now_us) if verdict.allowed else verdict
+        for step, state, verdict in zip(steps, states, verdicts, strict=True)
+    ]
 
 
 def adjusted(rule: Rule, state: State | None, count: int, now_us: int) -> State | None:

@@ -8,9 +8,13 @@ the same.
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 from fiscus.ratelimits.rules import FAR_US, MAX_WHOLE, Rate, Rule, Verdict
+
+_FAR_MS: Final = FAR_US // 1000
 
 
 class Level(Struct, frozen=True, gc=False):
@@ -24,7 +28,7 @@ class Level(Struct, frozen=True, gc=False):
 
 
 def decide(
-    rule: Rule, state: Level | None, count: int, ceiling: int, now_us: int, *, shaped: bool
+    rule: Rule, state: Level | None, count: int, ceiling: int, now_us: int, *, shaped: bool = False
 ) -> Verdict:
     """May `count` more requests be taken without the level passing `ceiling`?
 
@@ -34,29 +38,32 @@ def decide(
     rate = rule.rate
     drain, scale, unit_us = rate.drain, rate.scale, rate.unit_us
     if state is None:
-        at, level = now_us // unit_us, 0
+        at_us, level = now_us - now_us % unit_us, 0
     else:
         if state.rate is not rate and state.rate != rate:
             state = rebased(state, rate, now_us)
-        at, level = state.at_us // unit_us, state.level
-        elapsed = now_us // unit_us - at
+        at_us, level = state.at_us, state.level
+        elapsed = (now_us - at_us) // unit_us
         if elapsed > 0:
-            at += elapsed
-            level = max(0, level - elapsed * drain)
-    remaining = max(0, (ceiling * scale - level) // scale)
+            at_us += elapsed * unit_us
+            drained = elapsed * drain
+            level = level - drained if drained < level else 0
+    room = ceiling * scale - level
+    remaining = room // scale if room > 0 else 0
     if count <= remaining:
-        delay_ms = -(-level * unit_us // (drain * 1000)) if shaped else 0
+        delay_ms = 0
+        if shaped and level:
+            delay_ms = min(_FAR_MS, -(-level * unit_us // (drain * 1000)))
         if count:
             level += count * scale
-            state = Level(at * unit_us, level, rate)
-        reset_us = max(now_us, _later(at, -(-level // drain), unit_us))
+            state = Level(at_us, level, rate)
+        reset_us = _reset_us(at_us, level, rate, now_us)
         return Verdict(True, remaining - count, 0, reset_us, delay_ms, state)
     wait_us = None
     if count <= ceiling:
         over = level - (ceiling - count) * scale
-        wait_us = _later(at, -(-over // drain), unit_us) - now_us
-    reset_us = max(now_us, _later(at, -(-level // drain), unit_us))
-    return Verdict(False, remaining, wait_us, reset_us, 0, state)
+        wait_us = _later(at_us, -(-over // drain), unit_us) - now_us
+    return Verdict(False, remaining, wait_us, _reset_us(at_us, level, rate, now_us), 0, state)
 
 
 def adjust(rule: Rule, state: Level | None, count: int, now_us: int) -> Level | None:
@@ -75,27 +82,37 @@ def adjust(rule: Rule, state: Level | None, count: int, now_us: int) -> Level | 
 def rebased(state: Level, rate: Rate, now_us: int) -> Level:
     """The same use under another rate: the old one holds until `now_us`, the new one from then on.
 
-    A part of a unit rounds up, in the limit's favour, and so does the moment.
+    A part of a unit rounds up, in the limit's favour, and so does the moment. An empty level is as
+    if it had been forgotten.
     """
     at_us, level = _drained(state, now_us)
+    at_us = max(at_us, now_us)
+    at_us = (-(-at_us // rate.unit_us) if level else at_us // rate.unit_us) * rate.unit_us
     level = -(-level * rate.scale // state.rate.scale)
-    at_us = -(-max(at_us, now_us) // rate.unit_us) * rate.unit_us
     return Level(at_us, min(level, MAX_WHOLE // rate.scale * rate.scale), rate)
 
 
 def empty_us(state: Level) -> int:
     """When the bucket is empty again if nobody comes; the counter can be forgotten then."""
     rate = state.rate
-    return _later(state.at_us // rate.unit_us, -(-state.level // rate.drain), rate.unit_us)
+    return _later(state.at_us, -(-state.level // rate.drain), rate.unit_us)
 
 
 def _drained(state: Level, now_us: int) -> tuple[int, int]:
     unit_us = state.rate.unit_us
-    elapsed = now_us // unit_us - state.at_us // unit_us
+    elapsed = (now_us - state.at_us) // unit_us
     if elapsed <= 0:
         return state.at_us, state.level
     return state.at_us + elapsed * unit_us, max(0, state.level - elapsed * state.rate.drain)
 
 
-def _later(at: int, units: int, unit_us: int) -> int:
-    return min(FAR_US, (at + units) * unit_us)
+def _reset_us(at_us: int, level: int, rate: Rate, now_us: int) -> int:
+    """When a level is empty; not before now, though now may be in the middle of a unit."""
+    reset_us = at_us - (-level // rate.drain) * rate.unit_us
+    if now_us < reset_us < FAR_US:  # nearly always, and cheaper than to ask `min` and `max`
+        return reset_us
+    return max(now_us, min(FAR_US, reset_us))
+
+
+def _later(at_us: int, units: int, unit_us: int) -> int:
+    return min(FAR_US, at_us + units * unit_us)

@@ -26,14 +26,15 @@ def decide(rule: Rule, state: Window | None, count: int, ceiling: int, now_us: i
     A denied request, and one of 0, use nothing. A clock that goes back stays in the window it had
     reached. When the length of the window changes, what was used counts in the present window.
     """
-    at_us = now_us if state is None else max(now_us, state.at_us)
-    end_us = window_end(rule, at_us)
+    at_us = now_us if state is None or state.at_us < now_us else state.at_us
+    window_us = rule.window_us
+    end_us = window_end(rule, at_us) if rule.window_ends else (at_us // window_us + 1) * window_us
     used = 0
     if state is not None and at_us < state.end_us:
         used = state.used
         if state.end_us != end_us:
             state = Window(at_us, end_us, used)
-    remaining = max(0, ceiling - used)
+    remaining = ceiling - used if used < ceiling else 0
     if count <= remaining:
         if count:
             used += count

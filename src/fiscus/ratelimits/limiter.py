@@ -16,10 +16,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fiscus.breaker import BreakerState, CircuitBreaker
-from fiscus.clock import Clock
+from fiscus.clock import Clock, from_us, to_us
 from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable
 from fiscus.groups import GroupLoop
-from fiscus.ratelimits.answers import check_answer
+from fiscus.priorities import PRIORITIES, Priority
+from fiscus.ratelimits.answers import NONE_APPLIES, check_answer
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     CounterView,
@@ -29,13 +30,12 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckRequest,
 )
 from fiscus.ratelimits.degraded import DegradedTakes
-from fiscus.ratelimits.limits import from_us, to_us
 from fiscus.ratelimits.matching import Applied, Caller, LivePolicy, applied
-from fiscus.ratelimits.model import PolicyState
+from fiscus.ratelimits.model import OnCountersFailure, PolicyState
 from fiscus.ratelimits.policies import PolicyCache, PolicySource
 from fiscus.ratelimits.policy_port import UsageRow, UsageStore
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
-from fiscus.ratelimits.rules import PRIORITIES, Priority, Rule
+from fiscus.ratelimits.rules import Rule
 from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
 
 log = structlog.get_logger(__name__)
@@ -315,16 +315,23 @@ class Limiter:
         except CountersUnavailable as error:  # of counters elsewhere, in virtual time
             raise unavailable() from error
 
+    def decide_here(self, take: Take, now_us: int) -> Taken:
+        """Decide by counters of this process, while those elsewhere cannot be reached."""
+        failure = (OnCountersFailure.LOCAL,) * len(take.rules)
+        return self._degraded.decide(take, failure, now_us)
+
     def answer(self, prepared: Prepared, taken: Taken | None, now_us: int) -> RateLimitCheckAnswer:
         """The answer to a check, counted; without counters, by each policy's failure policy."""
         take = prepared.take
         policies = prepared.policies
         degraded = taken is None
+        if not policies:
+            return NONE_APPLIES
         if taken is None:
             self.degraded_checks += 1
             failure = [one.policy.state.policy.on_store_failure for one in policies]
             taken = self._degraded.decide(take, failure, now_us)
-        if self._usage is not None and policies:
+        if self._usage is not None:
             self._tally.count(
                 policies, take.rules, taken.verdicts, take.count, taken.admitted, now_us
             )
@@ -375,7 +382,7 @@ class Limiter:
         while not self._stop.wait(_REFRESH_SECONDS):
             rounds += 1
             try:
-                self._cache.refresh()
+                self._cache.refresh(self._clock.now())
                 if rounds % _FLUSH_EVERY == 0:
                     self._counters.sweep(to_us(self._clock.now()))
                     self.flush_usage()

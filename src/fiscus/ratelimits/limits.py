@@ -8,10 +8,11 @@ Exact: multipliers are decimals, the product is floored once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
 from typing import Final, NamedTuple
 
+from fiscus.clock import EPOCH, to_us
 from fiscus.money import EXACT
 from fiscus.ratelimits.model import (
     CalendarUnit,
@@ -30,7 +31,6 @@ MIN_WEEKS: Final = 2
 
 _ONE: Final = Decimal(1)
 _MINUTE_US: Final = 60_000_000
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_US: Final = 1_000_000
 
 NOMINAL_SECONDS: Final[dict[CalendarUnit, int]] = {
@@ -39,16 +39,6 @@ NOMINAL_SECONDS: Final[dict[CalendarUnit, int]] = {
     CalendarUnit.WEEK: 7 * 86_400,
     CalendarUnit.MONTH: 31 * 86_400,
 }
-
-
-def to_us(moment: datetime) -> int:
-    """Microseconds since the Unix epoch, exact."""
-    since = moment - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def from_us(us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)
 
 
 class RuleAt(NamedTuple):
@@ -154,8 +144,8 @@ def _hour_ends(timezone: str, now: datetime) -> tuple[int, ...]:
     """Hours that begin at whole local hours; a zone's offset is taken as it is at `now`."""
     offset = now.astimezone(zone_of(timezone)).utcoffset() or timedelta()
     hour = timedelta(hours=1)
-    local = now - _EPOCH + offset
-    begin = to_us(_EPOCH + local // hour * hour - offset)
+    local = now - EPOCH + offset
+    begin = to_us(EPOCH + local // hour * hour - offset)
     return begin, begin + 3_600_000_000, begin + 7_200_000_000
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from fiscus.ratelimits.limits import from_us, rule_at
+from fiscus.clock import from_us
+from fiscus.ratelimits.limits import rule_at
 from fiscus.ratelimits.model import PolicyScope, PolicyState
 from fiscus.ratelimits.rules import Rule
 from fiscus.scopes import EVERY

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
+from fiscus.clock import to_us
 from fiscus.errors import ServiceUnavailable
-from fiscus.ratelimits.limits import to_us
 from fiscus.ratelimits.matching import Applied, Caller, PolicyIndex
 from fiscus.ratelimits.policy_port import TenantPolicies
 
@@ -108,15 +108,18 @@ class PolicyCache:
             if tenant is not None:
                 tenant.stale = True
 
-    def refresh(self) -> None:
-        """Find tenants whose definitions changed elsewhere. Raises `ServiceUnavailable`."""
+    def refresh(self, now: datetime) -> None:
+        """Read again the policies of tenants whose definitions changed elsewhere.
+
+        Checks go on with what is known meanwhile. Raises `ServiceUnavailable`.
+        """
         known = {tenant_id: tenant.version for tenant_id, tenant in self._tenants.copy().items()}
         if not known:
             return
         versions = self._source.versions(list(known))
         for tenant_id, version in known.items():
             if versions.get(tenant_id, 0) != version:
-                self.changed(tenant_id)
+                self.read(tenant_id, now)
 
     def _remember(self, caller: Caller, tenant: _Tenant, found: tuple[Applied, ...]) -> None:
         with self._lock:

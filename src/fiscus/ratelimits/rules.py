@@ -36,18 +36,6 @@ class Algorithm(StrEnum):
     SLIDING_WINDOW_LOG = "sliding_window_log"
 
 
-class Priority(StrEnum):
-    """How important a request is: it scales the ceiling that the request is held to."""
-
-    CRITICAL = "critical"
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
-
-
-PRIORITIES: Final = tuple(Priority)
-"""From the most important; the order of `Rule.ceilings`."""
-
 _CEILINGS: Final = ((2, 1), (3, 2), (1, 1), (1, 2))
 """Numerator and denominator of each priority's share of the capacity."""
 

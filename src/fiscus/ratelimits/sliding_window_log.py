@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from fiscus.ratelimits.rules import Rule, Verdict
+from fiscus.ratelimits.rules import MAX_WHOLE, Rule, Verdict
 
 _COMPACT: Final = 64
 """Forgotten hits that are carried along before the log is copied without them."""
@@ -74,6 +74,7 @@ def adjust(rule: Rule, state: Log | None, count: int, now_us: int) -> Log | None
     at_us = now_us if state is None else max(now_us, state.at_us)
     first, used = (0, 0) if state is None else _live(state, state.window_us, at_us)
     if count > 0:
+        count = min(count, MAX_WHOLE - used)
         return _with_hit(state, first, used + count, at_us, rule.window_us, count)
     if state is None:
         return None

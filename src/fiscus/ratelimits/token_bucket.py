@@ -8,11 +8,9 @@ the refill.
 
 from __future__ import annotations
 
+from typing import Final
+
 from fiscus.ratelimits import draining
-from fiscus.ratelimits.draining import Level
-from fiscus.ratelimits.rules import Rule, Verdict
 
-
-def decide(rule: Rule, state: Level | None, count: int, ceiling: int, now_us: int) -> Verdict:
-    """Take `count` tokens, or none; see `draining.decide`."""
-    return draining.decide(rule, state, count, ceiling, now_us, shaped=False)
+decide: Final = draining.decide
+"""Take `count` tokens, or none."""

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from fiscus.clock import from_us
 from fiscus.ratelimits.calls import UsageWindow
-from fiscus.ratelimits.limits import from_us
 from fiscus.ratelimits.matching import Applied
 from fiscus.ratelimits.policy_port import UsageRow
 from fiscus.ratelimits.rules import Rule, Verdict

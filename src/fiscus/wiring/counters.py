@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from fiscus.ratelimits.port import CounterStore
+from fiscus.ratelimits.rules import Rule
+
+if TYPE_CHECKING:
+    from fiscus.stores.counters.joint import JointCounters
 
 
 def open_counters(redis_url: str | None, *, timeout_seconds: float = 0.01) -> CounterStore:
@@ -19,4 +26,11 @@ def open_counters(redis_url: str | None, *, timeout_seconds: float = 0.01) -> Co
     return RedisCounters(redis_url, timeout_seconds=timeout_seconds)
 
 
-__all__ = ["open_counters"]
+def joint_counters(rules: Sequence[Rule]) -> JointCounters:
+    """Counters in this process for keys that are always decided by `rules`."""
+    from fiscus.stores.counters.joint import JointCounters
+
+    return JointCounters(rules)
+
+
+__all__ = ["joint_counters", "open_counters"]

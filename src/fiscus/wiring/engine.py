@@ -26,6 +26,7 @@ from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.loop import Ledger
 from fiscus.paging import PageRequest
+from fiscus.ratelimits.limiter import Limiter
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
@@ -36,8 +37,11 @@ from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.diagnosis import DatabaseFacts, diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
 from fiscus.stores.sql.migrate import Revision
+from fiscus.stores.sql.policies import SqlPolicies
+from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
 from fiscus.stores.sql.reservations import SqlReservations
 from fiscus.stores.sql.tenants import SqlTenants
+from fiscus.wiring.counters import open_counters
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +79,16 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
         deadline_seconds=settings.ledger_deadline_seconds,
     )
     maintenance = SqlMaintenance(database, clock)
+    policies, usage = SqlPolicies(database), SqlRateLimitUsage(database)
+    counters = open_counters(settings.redis_url, timeout_seconds=settings.counters_timeout_seconds)
+    limiter = Limiter(
+        policies,
+        counters,
+        clock,
+        stand_in=open_counters(None),
+        usage=usage,
+        timeout_seconds=settings.counters_timeout_seconds,
+    )
 
     def close_stores() -> None:
         maintenance.close()
@@ -91,6 +105,10 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
         tenants=SqlTenants(database),
         api_keys=SqlApiKeys(database),
         costs=SqlCosts(database),
+        policies=policies,
+        usage=usage,
+        counters=counters,
+        limiter=limiter,
         store=SqlProbe(database),
         maintenance=maintenance,
         close_stores=close_stores,

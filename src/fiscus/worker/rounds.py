@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 EXPIRE_SECONDS: Final = 2
 PARTITIONS_SECONDS: Final = 3600
 ANSWERS_SECONDS: Final = 300
+LEARN_SECONDS: Final = 3600
+USAGE_SECONDS: Final = 3600
 LEAD_SECONDS: Final = 5
 """How often a process that does not lead asks whether it may."""
 
@@ -45,6 +47,8 @@ class Worker:
             Job("expire_reservations", EXPIRE_SECONDS, self._expire_reservations),
             Job("prepare_partitions", PARTITIONS_SECONDS, self._prepare_partitions),
             Job("drop_expired_answers", ANSWERS_SECONDS, self._drop_expired_answers),
+            Job("learn_usage_patterns", LEARN_SECONDS, engine.usage.learn),
+            Job("drop_old_usage", USAGE_SECONDS, self._drop_old_usage),
         )
         self._due: dict[str, datetime] = {}
         self._leads = False
@@ -128,3 +132,7 @@ class Worker:
 
     def _drop_expired_answers(self, _now: datetime) -> int:
         return self._engine.maintenance.drop_expired_answers()
+
+    def _drop_old_usage(self, now: datetime) -> int:
+        days = self._engine.settings.rate_limit_usage_days
+        return self._engine.usage.drop_before(now - timedelta(days=days))

@@ -14,6 +14,7 @@ from fiscus.errors import Conflict, NotFound
 from fiscus.idempotency import Idempotency
 from fiscus.ids import is_uuid
 from fiscus.paging import Page, PageRequest
+from fiscus.priorities import Priority
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.idempotency import keep_answer, stored_answer
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
@@ -116,6 +117,7 @@ def _columns(key: ApiKey) -> dict[str, Any]:
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
+        "highest_priority": key.highest_priority.value,
     }
 
 
@@ -134,4 +136,5 @@ def _key(row: Row[Any]) -> ApiKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        highest_priority=Priority(row.highest_priority),
     )

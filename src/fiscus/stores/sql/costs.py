@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Row
 
+from fiscus.clock import EPOCH, to_us
 from fiscus.costs.model import ChargeCategory, CostFlag, CostRecord
 from fiscus.costs.port import DIMENSIONS, TAG_PREFIX, CostFilter, CostSum, Stretch, SumQuery
 from fiscus.costs.rollups import RollupSum, quarter_hours_within
@@ -22,17 +23,15 @@ from fiscus.ids import is_uuid
 from fiscus.money import plain
 from fiscus.paging import Page, PageRequest, build_page
 from fiscus.scopes import ScopeType
+from fiscus.stores.sql.column_types import UtcTime
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.paging import SortKey, parse_time, parse_uuid, slice_of, time_value
 from fiscus.stores.sql.tables import (
-    EPOCH,
-    UtcTime,
     cost_operations,
     cost_records,
     cost_rollups,
     cost_series,
     reservations,
-    to_us,
 )
 from fiscus.wire import decode_any, encode
 from fiscus.zones import FAR_FUTURE

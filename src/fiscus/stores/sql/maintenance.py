@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import psycopg
 import sqlalchemy as sa
@@ -12,10 +13,12 @@ from sqlalchemy.engine import Connection
 from fiscus.clock import Clock
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.migrate import revisions_of
+from fiscus.stores.sql.sqlite import lock_file
 from fiscus.stores.sql.tables import idempotency_keys
 
 MONTHS_AHEAD: Final = 3
 _LEADER_LOCK: Final = 0x6669736375730002
+_COUNTING_LOCK: Final = 0x6669736375730003
 _BATCH: Final = 1000
 
 
@@ -43,7 +46,9 @@ class SqlMaintenance:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._leading: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._leading = _ProcessLock(_LEADER_LOCK)
+        self._counting = _ProcessLock(_COUNTING_LOCK)
+        self._counting_file: IO[bytes] | None = None
 
     def prepare_partitions(self) -> list[str]:
         if self._database.is_sqlite:
@@ -79,27 +84,54 @@ class SqlMaintenance:
         """As the port says. On PostgreSQL leading lasts as long as one connection of its own."""
         if self._database.is_sqlite:
             return True
-        if self._leading is not None:
+        return self._leading.try_hold(self._database)
+
+    def claim_counters(self) -> bool:
+        """As the port says: by a lock that ends with the process, however it ends."""
+        if not self._database.is_sqlite:
+            return self._counting.try_hold(self._database)
+        if self._counting_file is None:
+            self._counting_file = lock_file(Path(f"{self._database.sqlite_path}-counters"))
+        return self._counting_file is not None
+
+    def close(self) -> None:
+        """Stop leading, and counting."""
+        self._leading.let_go()
+        self._counting.let_go()
+        if self._counting_file is not None:
+            self._counting_file.close()
+            self._counting_file = None
+
+
+class _ProcessLock:
+    """An advisory lock of PostgreSQL, held as long as one connection of its own."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    def try_hold(self, database: Database) -> bool:
+        """Whether this process holds the lock, or could take it just now."""
+        if self._connection is not None:
             try:
-                self._leading.execute("SELECT 1")
+                self._connection.execute("SELECT 1")
             except psycopg.Error:
-                self.close()
+                self.let_go()
             else:
                 return True
         try:
-            connection = self._database.connect_psycopg()
+            connection = database.connect_psycopg()
         except psycopg.OperationalError:
             return False
         connection.autocommit = True
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LEADER_LOCK]).fetchone()
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", [self._number]).fetchone()
         if row is None or not row[0]:
             connection.close()
             return False
-        self._leading = connection
+        self._connection = connection
         return True
 
-    def close(self) -> None:
-        """Stop leading."""
-        if self._leading is not None:
-            self._leading.close()
-            self._leading = None
+    def let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

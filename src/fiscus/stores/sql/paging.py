@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from fiscus.clock import from_us, to_us
 from fiscus.errors import ValidationError
 from fiscus.ids import is_uuid
 from fiscus.paging import Cursor, Page, PageRequest, build_page
 from fiscus.scopes import parse_id
-from fiscus.stores.sql.tables import from_us, to_us
 
 T = TypeVar("T")
 

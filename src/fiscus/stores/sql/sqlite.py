@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 import threading
 from collections import deque
 from collections.abc import Collection, Generator, Sequence
@@ -11,14 +12,14 @@ from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 
+from fiscus.clock import from_us, to_us
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
 from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import Row, Statement
-from fiscus.stores.sql.tables import from_us, to_us
 
 BUSY_TIMEOUT_MS: Final = 5_000
 # A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
@@ -57,6 +58,24 @@ def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.create_function("decimal_add", 2, decimal_add, deterministic=True)
     # The stub knows aggregates of integers only.
     connection.create_aggregate("decimal_sum", 1, DecimalSum)  # pyright: ignore[reportArgumentType]
+
+
+def lock_file(path: Path) -> IO[bytes] | None:
+    """A file locked for this process until it is closed; None when another process has it."""
+    file = path.open("ab")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 class WriteTurn:

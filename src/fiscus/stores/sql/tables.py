@@ -6,10 +6,6 @@ since 1970. Every table with tenant rows has `tenant_id`, which row-level securi
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import Any, Final
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -18,102 +14,13 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    Numeric,
     PrimaryKeyConstraint,
     String,
     Table,
     Text,
-    Uuid,
 )
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator, TypeEngine
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def to_us(moment: datetime) -> int:
-    """Microseconds since 1970, as SQLite stores times."""
-    since = moment - EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def from_us(us: int) -> datetime:
-    return EPOCH + timedelta(microseconds=us)
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """An aware moment, in UTC."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
-        return dialect.type_descriptor(BigInteger())
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        if value is None or dialect.name == "postgresql":
-            return value
-        return to_us(value)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None or isinstance(value, datetime):
-            return value
-        return from_us(value)
-
-
-class ExactAmount(TypeDecorator[Decimal]):
-    """A decimal with 12 places; `digits` in all."""
-
-    impl = Text
-    cache_ok = True
-
-    def __init__(self, digits: int = 38) -> None:
-        super().__init__()
-        self.digits = digits
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(Numeric(self.digits, 12))
-        return dialect.type_descriptor(Text())
-
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        if value is None or dialect.name == "postgresql":
-            return value
-        return format(value, "f")
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        return value if value is None or isinstance(value, Decimal) else Decimal(value)
-
-
-class ExactRate(TypeDecorator[Decimal]):
-    """An exchange rate with all its digits."""
-
-    impl = Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(Numeric())
-        return dialect.type_descriptor(Text())
-
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        return value if value is None or dialect.name == "postgresql" else format(value, "f")
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        return value if value is None or isinstance(value, Decimal) else Decimal(value)
-
-
-def _id() -> TypeEngine[str]:
-    return String(36).with_variant(Uuid(as_uuid=False), "postgresql")
-
-
-AMOUNT: Final = ExactAmount(38)
-# Sums and converted amounts may have more digits than one amount that came in.
-SUM: Final = ExactAmount(60)
-SCOPE_ID: Final = String(128)
+from fiscus.stores.sql.column_types import AMOUNT, SCOPE_ID, SUM, ExactRate, UtcTime, uuid_type
 
 metadata = MetaData(
     naming_convention={
@@ -140,7 +47,7 @@ tenants = Table(
 budgets = Table(
     "budgets",
     metadata,
-    Column("budget_id", _id(), primary_key=True),
+    Column("budget_id", uuid_type(), primary_key=True),
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("version", Integer, nullable=False),
     # The tenant's definitions_version of the last change: caches read what is newer than theirs.
@@ -164,7 +71,7 @@ budgets = Table(
 budget_versions = Table(
     "budget_versions",
     metadata,
-    Column("budget_id", _id(), nullable=False),
+    Column("budget_id", uuid_type(), nullable=False),
     Column("version", Integer, nullable=False),
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("definition", Text, nullable=False),
@@ -176,7 +83,7 @@ budget_versions = Table(
 budget_periods = Table(
     "budget_periods",
     metadata,
-    Column("budget_id", _id(), nullable=False),
+    Column("budget_id", uuid_type(), nullable=False),
     Column("scope_id", SCOPE_ID, nullable=False),
     Column("period_start", UtcTime, nullable=False),
     Column("tenant_id", SCOPE_ID, nullable=False),
@@ -193,7 +100,7 @@ budget_periods = Table(
 budget_anchors = Table(
     "budget_anchors",
     metadata,
-    Column("budget_id", _id(), nullable=False),
+    Column("budget_id", uuid_type(), nullable=False),
     Column("scope_id", SCOPE_ID, nullable=False),
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("anchor", Date, nullable=False),
@@ -203,7 +110,7 @@ budget_anchors = Table(
 reservations = Table(
     "reservations",
     metadata,
-    Column("reservation_id", _id(), primary_key=True),
+    Column("reservation_id", uuid_type(), primary_key=True),
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("status", String(8), nullable=False),
     Column("resource_type", Text, nullable=False),
@@ -217,7 +124,7 @@ reservations = Table(
     Column("operation_id", SCOPE_ID),
     Column("created_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime, nullable=False),
-    Column("record_id", _id()),
+    Column("record_id", uuid_type()),
     Column("actual_cost", AMOUNT),
     Column("settlement", Text),
     sqlite_with_rowid=False,
@@ -241,8 +148,8 @@ Index(
 reservation_lines = Table(
     "reservation_lines",
     metadata,
-    Column("reservation_id", _id(), nullable=False),
-    Column("budget_id", _id(), nullable=False),
+    Column("reservation_id", uuid_type(), nullable=False),
+    Column("budget_id", uuid_type(), nullable=False),
     Column("scope_id", SCOPE_ID, nullable=False),
     Column("period_start", UtcTime, nullable=False),
     Column("tenant_id", SCOPE_ID, nullable=False),
@@ -256,7 +163,7 @@ reservation_lines = Table(
 cost_records = Table(
     "cost_records",
     metadata,
-    Column("record_id", _id(), nullable=False),
+    Column("record_id", uuid_type(), nullable=False),
     Column("timestamp", UtcTime, nullable=False),
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("recorded_at", UtcTime, nullable=False),
@@ -277,7 +184,7 @@ cost_records = Table(
     Column("region", Text),
     Column("tags", Text),
     Column("flags", Text),
-    Column("reservation_id", _id()),
+    Column("reservation_id", uuid_type()),
     Column("operation_id", SCOPE_ID),
     # PostgreSQL partitions by month of `timestamp`, so the key must contain it.
     PrimaryKeyConstraint("record_id", "timestamp"),
@@ -290,7 +197,7 @@ cost_operations = Table(
     metadata,
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("operation_id", SCOPE_ID, nullable=False),
-    Column("record_id", _id(), nullable=False),
+    Column("record_id", uuid_type(), nullable=False),
     Column("recorded_at", UtcTime, nullable=False),
     Column("timestamp", UtcTime, nullable=False),
     Column("cost_amount", AMOUNT, nullable=False),
@@ -347,7 +254,7 @@ idempotency_keys = Table(
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("key_id", _id(), primary_key=True),
+    Column("key_id", uuid_type(), primary_key=True),
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("name", String(200), nullable=False),
     Column("key_hash", String(64), nullable=False, unique=True),
@@ -357,5 +264,81 @@ api_keys = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
     Column("revoked_at", UtcTime),
+    Column("highest_priority", String(16), nullable=False, server_default="normal"),
     Index("ix_api_keys_newest", "tenant_id", "key_id"),
+)
+
+rate_limit_policies = Table(
+    "rate_limit_policies",
+    metadata,
+    Column("policy_id", uuid_type(), primary_key=True),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("version", Integer, nullable=False),
+    # Part of the counters' keys: those of an earlier generation are never looked at again.
+    Column("generation", Integer, nullable=False),
+    Column("scope_type", String(16), nullable=False),
+    Column("scope_id", SCOPE_ID, nullable=False),
+    Column("resource_type", Text, nullable=False),
+    Column("algorithm", String(32), nullable=False),
+    Column("shadow", Boolean, nullable=False),
+    # The whole definition as canonical JSON; the columns above are for lists and filters.
+    Column("definition", Text, nullable=False),
+    # Whether the limit follows the usual load, a JSON array; learned up to that moment.
+    Column("follows_usage", Boolean, nullable=False),
+    Column("hourly_load", Text),
+    Column("learned_until", UtcTime),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("reset_at", UtcTime),
+    Column("reset_by", String(256)),
+    Column("deleted_at", UtcTime),
+    Index("ix_rate_limit_policies_newest", "tenant_id", "policy_id"),
+)
+
+rate_limit_policy_versions = Table(
+    "rate_limit_policy_versions",
+    metadata,
+    Column("policy_id", uuid_type(), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("definition", Text, nullable=False),
+    Column("changed_by", String(256), nullable=False),
+    Column("changed_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("policy_id", "version"),
+)
+
+rate_limit_emergencies = Table(
+    "rate_limit_emergencies",
+    metadata,
+    Column("emergency_id", uuid_type(), primary_key=True),
+    Column("policy_id", uuid_type(), nullable=False),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("additional_capacity", BigInteger, nullable=False),
+    Column("reason", String(500), nullable=False),
+    Column("requested_by", String(256), nullable=False),
+    Column("starts_at", UtcTime, nullable=False),
+    Column("ends_at", UtcTime, nullable=False),
+    Column("approved_by", String(256)),
+    Column("approved_at", UtcTime),
+    Index(None, "tenant_id", "ends_at"),
+    Index(None, "policy_id", "ends_at"),
+)
+
+rate_limit_usage = Table(
+    "rate_limit_usage",
+    metadata,
+    Column("policy_id", uuid_type(), nullable=False),
+    Column("scope_id", SCOPE_ID, nullable=False),
+    Column("window_start", UtcTime, nullable=False),
+    Column("tenant_id", SCOPE_ID, nullable=False),
+    Column("window_end", UtcTime, nullable=False),
+    Column("checks", BigInteger, nullable=False),
+    Column("admitted", BigInteger, nullable=False),
+    Column("denied", BigInteger, nullable=False),
+    Column("shadow_denied", BigInteger, nullable=False),
+    PrimaryKeyConstraint("policy_id", "scope_id", "window_start"),
+    # What is added later changes none of their columns.
+    Index("ix_rate_limit_usage_newest", "policy_id", "window_start", "scope_id"),
+    Index(None, "window_end"),
+    sqlite_with_rowid=False,
 )

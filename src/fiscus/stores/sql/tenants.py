@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -101,6 +102,12 @@ def next_definitions_version(connection: Connection, tenant_id: str, now: dateti
         _insert(connection, tenant_id, TenantSettings(), now)
         return 1
     return version
+
+
+def definitions_versions(connection: Connection, tenant_ids: Sequence[str]) -> dict[str, int]:
+    """The versions of the tenants' definitions; without those that nothing was defined for."""
+    query = sa.select(t.c.tenant_id, t.c.definitions_version).where(t.c.tenant_id.in_(tenant_ids))
+    return {row.tenant_id: row.definitions_version for row in connection.execute(query)}
 
 
 def stale_version(kind: str, name: str, current: int) -> Conflict:

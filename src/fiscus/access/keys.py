@@ -1,0 +1,53 @@
+"""API keys that callers send: which are good, and who calls with them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from fiscus.access.model import ApiKey, Principal, hash_key
+from fiscus.access.port import ApiKeyStore
+from fiscus.errors import Unauthorized
+
+KEEP_KEY: Final = timedelta(seconds=10)
+"""How long a key that another process revoked may still be taken here."""
+MAX_KEY_LENGTH: Final = 512
+
+
+def good_key(api_keys: ApiKeyStore, secret: str, now: datetime) -> ApiKey:
+    """The key whose secret was sent.
+
+    Raises `Unauthorized` when there is none or it is no longer good, and `ServiceUnavailable` when
+    the store cannot be asked.
+    """
+    key = api_keys.find(hash_key(secret)) if len(secret) <= MAX_KEY_LENGTH else None
+    if key is None:
+        raise _refused("The API key is not valid", "Send a valid token or API key.")
+    if key.revoked_at is not None:
+        raise _refused("The API key was revoked", "Send another API key.")
+    if key.expires_at is not None and key.expires_at <= now:
+        raise _refused("The API key has expired", "Send another API key.")
+    return key
+
+
+def good_until(key: ApiKey, now: datetime) -> datetime:
+    """Until when a key that is good at `now` may be taken without asking the store again."""
+    until = now + KEEP_KEY
+    return until if key.expires_at is None else min(until, key.expires_at)
+
+
+def principal_of(key: ApiKey) -> Principal:
+    return Principal(
+        f"api_key:{key.key_id}",
+        key.tenant_id,
+        frozenset(key.roles),
+        key.highest_priority,
+        key.key_id,
+    )
+
+
+def _refused(message: str, action: str) -> Unauthorized:
+    return Unauthorized(message, suggested_action=action)
+
+
+__all__ = ["KEEP_KEY", "MAX_KEY_LENGTH", "good_key", "good_until", "principal_of"]

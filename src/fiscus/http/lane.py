@@ -1,0 +1,316 @@
+"""The fast lane: the endpoints that decide and record, straight from ASGI to ledger and limiter.
+
+Authentication, correlation ids, metrics and error bodies are those of the other endpoints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, Final
+
+import structlog
+from msgspec.structs import replace
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fiscus.access.model import Principal
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, ReleaseRequest
+from fiscus.budgets.refusals import refusal as budget_refusal
+from fiscus.clock import to_us
+from fiscus.engine import Engine
+from fiscus.errors import (
+    FiscusError,
+    InternalError,
+    NotFound,
+    PayloadTooLarge,
+    Refused,
+    ValidationError,
+)
+from fiscus.http.api_limits import ApiLimitExceeded, ApiLimits
+from fiscus.http.auth import Authenticator
+from fiscus.http.body import read_body
+from fiscus.http.correlation import correlation_id_of
+from fiscus.http.decisions import BASE_PATH, DECISIONS, Call, Decision
+from fiscus.http.limiting import LoopLimiter
+from fiscus.http.metrics import Metrics
+from fiscus.http.problems import Headers, render_problem
+from fiscus.http.refusals import note_refusal
+from fiscus.http.replies import LoopReplies
+from fiscus.ids import is_uuid
+from fiscus.ledger.commands import Command, Outcome
+from fiscus.ratelimits.calls import (
+    RateLimitBatchAnswer,
+    RateLimitBatchRequest,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.headers import rate_limit_headers
+from fiscus.ratelimits.limiter import Prepared
+from fiscus.ratelimits.port import Take
+from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
+from fiscus.wire import decode, encode
+
+log = structlog.get_logger(__name__)
+
+MAX_RATE_LIMIT_CHECKS: Final = 500
+_RESERVATIONS: Final = f"{BASE_PATH}/budgets/reservations/"
+_EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
+_ON_RESERVATION: Final = {one.path.rsplit("/", 1)[1]: one for one in DECISIONS if "{" in one.path}
+
+
+class DecisionLane:
+    """An ASGI layer that answers the decision endpoints and passes on everything else."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        authenticator: Authenticator,
+        limiter: LoopLimiter,
+        api_limits: ApiLimits,
+        metrics: Metrics,
+        rest: ASGIApp,
+    ) -> None:
+        self._clock = engine.clock
+        self._ledger = engine.ledger
+        self._limiter = engine.limiter
+        self._max_body_bytes = engine.settings.max_body_bytes
+        self._authenticator = authenticator
+        self._loop_limiter = limiter
+        self._api_limits = api_limits
+        self._metrics = metrics
+        self._rest = rest
+        self._replies: LoopReplies[Command, Outcome] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path: str = scope["path"]
+            found = _EXACT.get(path)
+            if found is not None:
+                return await self._answer(found, "", scope, receive, send)
+            if path.startswith(_RESERVATIONS):
+                reservation_id, _, verb = path[len(_RESERVATIONS) :].partition("/")
+                found = _ON_RESERVATION.get(verb)
+                if found is not None:
+                    return await self._answer(found, reservation_id, scope, receive, send)
+        return await self._rest(scope, receive, send)
+
+    async def _answer(
+        self,
+        decision: Decision,
+        reservation_id: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        started = perf_counter()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        correlation_id = correlation_id_of(headers)
+        principal: Principal | None = None
+        tenant_id: str | None = None
+        extra: Headers = []
+        try:
+            now = self._clock.now()
+            principal = self._authenticator.cached(headers, now)
+            if principal is None:
+                principal = await self._authenticator.authenticate(headers, now)
+            tenant_id = principal.tenant_id
+            principal.require(decision.action)
+            enforce = _wants_enforcement(decision, scope["query_string"])
+            now_us = to_us(now)
+            # a check whose counters are elsewhere asks for its own and the API's at once, below
+            at_once = decision.command is None and not self._limiter.immediate
+            if not at_once:
+                extra = await self._api_limits.admit(principal, decision.limited_as, now_us)
+            body = await read_body(headers, receive, self._max_body_bytes)
+            if decision.request is ReleaseRequest and not body:
+                body = b"{}"
+            call = Call(
+                decode(body, decision.request),
+                principal,
+                _as_id(reservation_id),
+                now,
+                _idempotency_key(headers),
+            )
+            gate = self._api_limits.take(principal, decision.limited_as) if at_once else None
+            tenant_id, outcome, told = await self._outcome(decision, call, now_us, gate)
+            extra = told or extra
+            allowed = getattr(outcome, "allowed", True)
+            if enforce and not allowed:
+                raise _refusal(outcome)
+            status = decision.status
+            payload = encode(replace(outcome, correlation_id=correlation_id))
+            content_type = b"application/json"
+            word = "allowed" if allowed else "denied"
+        except FiscusError as error:
+            if isinstance(error, ApiLimitExceeded):
+                extra = error.headers
+            status, more, payload = render_problem(
+                error, correlation_id=correlation_id, tenant_id=tenant_id, instance=scope["path"]
+            )
+            extra = [one for one in extra if one[0] != b"retry-after"] + more
+            content_type = b"application/problem+json"
+            word = "denied" if isinstance(error, Refused) else "error"
+            note_refusal(
+                error,
+                self._metrics,
+                principal=principal,
+                path=scope["path"],
+                correlation_id=correlation_id,
+            )
+        except Exception:
+            log.exception("request_failed", path=scope["path"], correlation_id=correlation_id)
+            status, extra, payload = render_problem(
+                InternalError("The request failed"),
+                correlation_id=correlation_id,
+                tenant_id=tenant_id,
+                instance=scope["path"],
+            )
+            content_type = b"application/problem+json"
+            word = "error"
+        self._metrics.decided(decision.operation, word, perf_counter() - started)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", content_type),
+                    (b"content-length", b"%d" % len(payload)),
+                    (b"x-correlation-id", correlation_id.encode()),
+                    *extra,
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": payload})
+
+    async def _outcome(
+        self, decision: Decision, call: Call, now_us: int, gate: Take | None
+    ) -> tuple[str, Any, Headers]:
+        """The tenant that a call was for, its answer, and headers that tell of it.
+
+        `gate` is one of the API's own limits that is not decided yet.
+        """
+        if decision.command is None:
+            answer, told = await self._limit(call, now_us, gate)
+            self._metrics.limited(answer)
+            return call.principal.tenant_id, answer, told
+        command = decision.command(call)
+        outcome = await self._replies_here().execute(command)
+        if isinstance(outcome, FiscusError):
+            raise outcome
+        if isinstance(outcome, CheckAnswer | CheckBatchAnswer):
+            self._metrics.checked(outcome)
+        return command.tenant_id, outcome, _NO_HEADERS
+
+    async def _limit(
+        self, call: Call, now_us: int, gate: Take | None
+    ) -> tuple[RateLimitCheckAnswer | RateLimitBatchAnswer, Headers]:
+        """Decide a check of rate limits, or a batch of them; with the headers that tell of it."""
+        if isinstance(call.body, RateLimitBatchRequest):
+            return await self._limit_batch(call, call.body, now_us, gate)
+        one = await self._prepare(call.body, call, now_us)
+        takes: tuple[Take, ...] = (one.take,) if one.policies else ()
+        extra: Headers = []
+        if gate is not None and one.take.tenant_id == gate.tenant_id:
+            takes = (gate, *(replace(take, gated=True) for take in takes))
+        elif gate is not None:
+            extra = await self._admit(gate, now_us)
+            gate = None
+        outcome = await self._loop_limiter.decide(takes, now_us) if takes else None
+        if gate is not None:
+            extra = self._api_limits.judge(gate, None if outcome is None else outcome[0], now_us)
+        taken = outcome[-1] if outcome is not None and one.policies else None
+        answer = self._limiter.answer(one, taken, now_us)
+        return answer, _told(answer, call) or extra
+
+    async def _limit_batch(
+        self, call: Call, batch: RateLimitBatchRequest, now_us: int, gate: Take | None
+    ) -> tuple[RateLimitBatchAnswer, Headers]:
+        extra = [] if gate is None else await self._admit(gate, now_us)
+        if len(batch.checks) > MAX_RATE_LIMIT_CHECKS:
+            raise PayloadTooLarge(
+                f"checks has {len(batch.checks)} items; at most {MAX_RATE_LIMIT_CHECKS} are taken",
+                details={"field": "checks", "max_items": MAX_RATE_LIMIT_CHECKS},
+                suggested_action="Send them in several batches.",
+            )
+        prepared = [await self._prepare(check, call, now_us) for check in batch.checks]
+        outcome = await self._loop_limiter.decide(tuple(one.take for one in prepared), now_us)
+        return self._limiter.answer_batch(prepared, outcome, now_us), extra
+
+    async def _admit(self, gate: Take, now_us: int) -> Headers:
+        outcome = await self._loop_limiter.decide((gate,), now_us)
+        return self._api_limits.judge(gate, None if outcome is None else outcome[0], now_us)
+
+    async def _prepare(self, request: RateLimitCheckRequest, call: Call, now_us: int) -> Prepared:
+        principal = call.principal
+        tenant_id = principal.tenant_for(request.tenant_id)
+        if not self._limiter.is_ready(tenant_id, now_us):
+            await self._loop_limiter.ready(tenant_id, call.now, now_us)
+        return self._limiter.prepare(
+            request,
+            tenant_id,
+            call.now,
+            now_us,
+            principal.key_id,
+            principal.highest_priority,
+        )
+
+    def _replies_here(self) -> LoopReplies[Command, Outcome]:
+        if self._replies is None:
+            self._replies = LoopReplies(self._ledger, asyncio.get_running_loop())
+        return self._replies
+
+
+_NO_HEADERS: Final[Headers] = []
+
+
+def _wants_enforcement(decision: Decision, query: bytes) -> bool:
+    if not query:
+        return False
+    if decision.may_enforce and query in {b"enforce=true", b"enforce=false"}:
+        return query == b"enforce=true"
+    field = query.split(b"=", 1)[0].decode("ascii", "replace")
+    raise ValidationError(
+        f"{field} is not a query parameter of this endpoint, or has no such value",
+        field=field,
+        suggested_action="Only enforce=true and enforce=false are known, on checks."
+        if decision.may_enforce
+        else "Send no query parameters.",
+    )
+
+
+def _as_id(reservation_id: str) -> str:
+    if reservation_id and not is_uuid(reservation_id):
+        raise NotFound(
+            f"No reservation {reservation_id[:64]!r} exists",
+            details={"reservation_id": reservation_id[:64]},
+            suggested_action="Use the reservation_id that the check answered.",
+        )
+    return reservation_id
+
+
+def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
+    raw = headers.get(b"x-idempotency-key") or headers.get(b"idempotency-key")
+    return None if raw is None else raw.decode("latin-1")
+
+
+def _told(answer: RateLimitCheckAnswer, call: Call) -> Headers:
+    """The headers of a check's own policies, which a gateway hands on to its client."""
+    return [
+        (name.lower().encode(), text.encode())
+        for name, text in rate_limit_headers(answer, call.now)
+    ]
+
+
+def _refusal(outcome: Any) -> Refused:
+    """The first denial as an error, for proxies that go by the status alone."""
+    if isinstance(outcome, CheckBatchAnswer | RateLimitBatchAnswer):
+        results: Sequence[CheckAnswer | RateLimitCheckAnswer] = outcome.results
+        outcome = next(one for one in results if not one.allowed)
+    if isinstance(outcome, RateLimitCheckAnswer):
+        return rate_limit_refusal(outcome)
+    assert isinstance(outcome, CheckAnswer)
+    return budget_refusal(outcome)
+
+
+__all__ = ["DecisionLane"]

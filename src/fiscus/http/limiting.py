@@ -1,0 +1,61 @@
+"""The limiter as coroutines use it: counters elsewhere are awaited, never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from functools import partial
+
+import anyio.to_thread
+
+from fiscus.http.replies import LoopReplies
+from fiscus.ratelimits.limiter import Limiter, Outcome, Takes
+from fiscus.ratelimits.port import Take, Taken
+
+
+class LoopLimiter:
+    """The limiter for the coroutines of one event loop."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._replies: LoopReplies[Takes, Outcome] | None = None
+        self._reading: dict[str, asyncio.Task[None]] = {}
+
+    async def decide(self, takes: Takes, now_us: int) -> Outcome:
+        """What became of takes; None when the counters cannot be reached in time."""
+        limiter = self._limiter
+        if limiter.loop is None:
+            return limiter.decide(takes, now_us)
+        if self._replies is None:
+            self._replies = LoopReplies(limiter.loop, asyncio.get_running_loop())
+        return await self._replies.execute(takes)
+
+    def decide_here(self, take: Take, now_us: int) -> Taken:
+        """Decide by this process's own counters, while the others cannot be reached."""
+        return self._limiter.decide_here(take, now_us)
+
+    async def ready(self, tenant_id: str, now: datetime, now_us: int) -> None:
+        """Make sure that the tenant's policies are known, so that `Limiter.prepare` need not wait.
+
+        Raises `ServiceUnavailable` when they are not and cannot be read.
+        """
+        if self._limiter.is_ready(tenant_id, now_us):
+            return
+        reading = self._reading.get(tenant_id)
+        if reading is None:
+            reading = asyncio.create_task(self._read(tenant_id, now))
+            self._reading[tenant_id] = reading
+            reading.add_done_callback(partial(self._was_read, tenant_id))
+        # shielded: a caller that hangs up must not fail the others that wait for the same policies
+        await asyncio.shield(reading)
+
+    async def _read(self, tenant_id: str, now: datetime) -> None:
+        await anyio.to_thread.run_sync(partial(self._limiter.read_policies, tenant_id, now))
+
+    def _was_read(self, tenant_id: str, reading: asyncio.Task[None]) -> None:
+        del self._reading[tenant_id]
+        if not reading.cancelled():
+            reading.exception()  # seen here too, for when every caller has hung up
+
+
+__all__ = ["LoopLimiter"]

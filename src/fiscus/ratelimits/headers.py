@@ -1,0 +1,111 @@
+"""The header fields that tell an HTTP client of its rate limits.
+
+`RateLimit-Policy` and `RateLimit` as in draft-ietf-httpapi-ratelimit-headers-10, structured fields
+(RFC 9651) with a line per policy, and the older `X-RateLimit-Limit`, `-Remaining` and `-Reset` of
+the policy that decides. `Retry-After` (RFC 9110) comes with a denial only, and not with one that no
+waiting would help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from fiscus.clock import to_us
+from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
+
+_MOST_LINES: Final = 10
+"""Policies that are told: servers and proxies bound the size of headers."""
+
+
+class HeaderLine(NamedTuple):
+    """What is told of one policy."""
+
+    name: str
+    limit: int
+    window_seconds: int
+    remaining: int
+    reset_seconds: int
+    """From now, rounded up: until it would admit a denied request, else until it is unused."""
+
+
+def rate_limit_headers(answer: RateLimitCheckAnswer, now: datetime) -> list[tuple[str, str]]:
+    """The header fields of an answer made at `now`; none when no policy applies.
+
+    A shadow policy without room is left out: the client is not held to it.
+    """
+    if answer.policy_id is None or answer.reset_time is None:
+        return []
+    now_us = to_us(now)
+    lines = [_line(one, now_us) for one in answer.policies if one.decision != "shadow_deny"]
+    lines.sort(key=lambda line: line.name != answer.policy_id)
+    return headers_of(
+        lines,
+        limit=answer.limit_value or 0,
+        remaining=answer.remaining_requests or 0,
+        reset_epoch_seconds=whole_seconds(to_us(answer.reset_time)),
+        retry_after_seconds=None if answer.allowed else answer.retry_after,
+    )
+
+
+def headers_of(
+    lines: Sequence[HeaderLine],
+    *,
+    limit: int,
+    remaining: int,
+    reset_epoch_seconds: int,
+    retry_after_seconds: int | None,
+) -> list[tuple[str, str]]:
+    """The header fields of `lines`, the policy that decides first.
+
+    `limit`, `remaining` and `reset_epoch_seconds` are of that policy; `retry_after_seconds` is None
+    unless the request was denied.
+    """
+    told = [(sf_string(line.name), line) for line in lines[:_MOST_LINES]]
+    headers = [
+        (
+            "RateLimit-Policy",
+            ", ".join(f"{name};q={line.limit};w={line.window_seconds}" for name, line in told),
+        ),
+        (
+            "RateLimit",
+            ", ".join(f"{name};r={line.remaining};t={line.reset_seconds}" for name, line in told),
+        ),
+        ("X-RateLimit-Limit", str(limit)),
+        ("X-RateLimit-Remaining", str(remaining)),
+        ("X-RateLimit-Reset", str(reset_epoch_seconds)),
+    ]
+    if retry_after_seconds is not None:
+        headers.append(("Retry-After", str(retry_after_seconds)))
+    # a structured field without members is not sent
+    return headers if told else headers[2:]
+
+
+def whole_seconds(us: int) -> int:
+    """Microseconds as seconds, rounded up."""
+    return -(-us // 1_000_000)
+
+
+def sf_string(text: str) -> str:
+    """A String of RFC 9651; what it cannot hold becomes `?`."""
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(one if one.isascii() and one.isprintable() else "?" for one in text)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _line(policy: PolicyLine, now_us: int) -> HeaderLine:
+    reset_seconds = max(0, whole_seconds(to_us(policy.reset_time) - now_us))
+    if policy.decision == "deny" and policy.retry_after is not None:
+        # the draft wants the same moment here as in Retry-After
+        reset_seconds = policy.retry_after
+    return HeaderLine(
+        policy.policy_id,
+        policy.limit_value,
+        policy.time_window_seconds,
+        policy.remaining_requests,
+        reset_seconds,
+    )
+
+
+__all__ = ["HeaderLine", "headers_of", "rate_limit_headers", "sf_string", "whole_seconds"]

@@ -1,0 +1,113 @@
+"""Limits on Fiscus's own API: who is held to which, and what a refused call is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiscus.access.model import Role
+from tests.http.app_client import AppClient, open_app
+
+pytestmark = pytest.mark.anyio
+
+CHECK = {"resource_type": "llm", "estimated_cost": 1}
+RECORD = {"resource_type": "llm", "cost_amount": 1}
+
+
+async def test_every_answer_tells_what_is_left(client: AppClient) -> None:
+    key = client.make_key(Role.TENANT_ADMIN)
+    for reply in (
+        await client.get("/budgets", key=key),
+        await client.get("/budgets/none", key=key),
+        await client.post("/budgets/check", CHECK, key=key),
+        await client.post("/budgets/check", {}, key=key),
+    ):
+        assert '"api-tenant";q=1000;w=60' in reply.headers["RateLimit-Policy"]
+        assert '"api-key";q=5000;w=60' in reply.headers["RateLimit-Policy"]
+        assert reply.headers["X-RateLimit-Limit"] == "1000"
+
+
+async def test_a_tenant_past_its_limit_is_refused_and_told_when(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_tenant=2) as client:
+        key, other = client.make_key(Role.AUDITOR), client.make_key(Role.TENANT_ADMIN)
+        assert (await client.get("/budgets", key=key)).status_code == 200
+        assert (await client.get("/budgets", key=other)).status_code == 200
+        reply = await client.get("/budgets", key=key)
+        assert reply.status_code == 429
+        assert reply.headers.get_list("Retry-After") == ["30"]
+        assert reply.headers["X-RateLimit-Remaining"] == "0"
+        problem = reply.json()
+        assert problem["error_code"] == "RATE_LIMIT_VIOLATED"
+        assert problem["details"]["limit"] == "api-tenant"
+        stranger = client.make_key(Role.AUDITOR, tenant_id="globex")
+        assert (await client.get("/budgets", key=stranger)).status_code == 200
+        client.clock.advance(seconds=30)
+        assert (await client.get("/budgets", key=key)).status_code == 200
+
+
+async def test_a_refused_call_charges_none_of_the_limits(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_api_key=1, api_limit_tenant=10) as client:
+        key = client.make_key(Role.AUDITOR)
+        await client.get("/budgets", key=key)
+        for _ in range(5):
+            assert (await client.get("/budgets", key=key)).status_code == 429
+        other = client.make_key(Role.AUDITOR)
+        reply = await client.get("/budgets", key=other)
+        assert '"api-tenant";r=8' in reply.headers["RateLimit"]
+
+
+async def test_service_keys_and_platform_admins_are_exempt_from_the_general_limits(
+    data_dir: Path,
+) -> None:
+    async with open_app(data_dir, api_limit_tenant=1, api_limit_api_key=1) as client:
+        key = client.make_key(Role.SERVICE)
+        for _ in range(3):
+            assert (await client.post("/budgets/check", CHECK, key=key)).status_code == 200
+            assert (await client.get("/budgets")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "body", "name"),
+    [
+        ("budget_checks", "/budgets/check", CHECK, "api-budget-checks"),
+        ("budget_checks", "/budgets/check/batch", {"checks": [CHECK] * 5}, "api-budget-checks"),
+        ("cost_records", "/cost-tracking/record", RECORD, "api-cost-records"),
+        (
+            "rate_limit_checks",
+            "/rate-limits/check",
+            {"resource_type": "llm"},
+            "api-rate-limit-checks",
+        ),
+    ],
+)
+async def test_each_kind_of_call_has_its_limit_also_for_service_keys(
+    data_dir: Path, setting: str, path: str, body: Any, name: str
+) -> None:
+    async with open_app(data_dir, **{f"api_limit_{setting}": 2}) as client:
+        key = client.make_key(Role.SERVICE)
+        replies = [await client.post(path, body, key=key) for _ in range(3)]
+    assert [one.status_code < 300 for one in replies] == [True, True, False]
+    assert replies[2].json()["details"]["limit"] == name
+
+
+async def test_reports_are_limited_per_tenant(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_reports=1) as client:
+        path = "/cost-tracking/reports?report_type=summary"
+        assert (await client.get(path)).status_code == 200
+        assert (await client.get(path)).status_code == 429
+        assert (await client.get("/budgets")).status_code == 200
+
+
+async def test_a_limit_of_0_is_no_limit(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_tenant=0, api_limit_api_key=0) as client:
+        reply = await client.get("/budgets", key=client.make_key(Role.AUDITOR))
+    assert reply.status_code == 200
+    assert "RateLimit" not in reply.headers
+
+
+async def test_probes_are_not_limited(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_tenant=1) as client:
+        for _ in range(3):
+            assert (await client.send("GET", "/health/live", key=None)).status_code == 200

@@ -1,0 +1,422 @@
+"""The limiter: which policies apply, what is answered, what is counted."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fiscus.clock import ManualClock
+from fiscus.errors import Forbidden, ServiceUnavailable
+from fiscus.priorities import Priority
+from fiscus.ratelimits.calls import (
+    AdjustRequest,
+    RateLimitBatchRequest,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+    UsageWindow,
+)
+from fiscus.ratelimits.limiter import Limiter
+from fiscus.ratelimits.model import PolicyState
+from fiscus.ratelimits.policy_port import UsageRow
+from fiscus.wire import convert
+from fiscus.wiring.counters import open_counters
+from tests.ratelimits.policies import NOON, TENANT, Policies, policy
+
+
+class Desk:
+    """A limiter over counters in process, and a clock."""
+
+    def __init__(self, *states: PolicyState, usage: Any = None) -> None:
+        self.clock = ManualClock(NOON)
+        self.policies = Policies(*states)
+        self.limiter = Limiter(self.policies, open_counters(None), self.clock, usage=usage)
+
+    def check(
+        self, count: int = 1, *, highest: Priority = Priority.NORMAL, **fields: Any
+    ) -> RateLimitCheckAnswer:
+        return self.limiter.check(
+            request(count, **fields), TENANT, self.clock.now(), priority=highest
+        )
+
+    def left(self, **fields: Any) -> int | None:
+        return self.check(0, **fields).remaining_requests
+
+
+def request(count: int = 1, **fields: Any) -> RateLimitCheckRequest:
+    body = {"resource_type": "api", "request_count": count, **fields}
+    return convert(body, RateLimitCheckRequest)
+
+
+# ---------------------------------------------------------------- what applies
+
+
+def test_without_a_policy_everything_passes_and_all_is_null() -> None:
+    answer = Desk().check()
+    assert answer.allowed
+    assert (answer.policy_id, answer.limit_value, answer.remaining_requests) == (None, None, None)
+    assert answer.policies == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "resource_type", "applies"),
+    [
+        ("api", "api", True),
+        ("api", "api.read", False),
+        ("api*", "api.read", True),
+        ("api*", "api", True),
+        ("api.w*", "api.read", False),
+        ("*", "anything", True),
+    ],
+)
+def test_a_policy_applies_by_resource_type_or_its_beginning(
+    pattern: str, resource_type: str, *, applies: bool
+) -> None:
+    desk = Desk(policy(resource_type=pattern))
+    assert bool(desk.check(resource_type=resource_type).policies) is applies
+
+
+@pytest.mark.parametrize(
+    ("scope_type", "field"),
+    [
+        ("project", "project_id"),
+        ("user", "user_id"),
+        ("feature", "feature_id"),
+        ("api_key", "api_key_id"),
+    ],
+)
+def test_a_policy_for_every_id_has_a_counter_for_each(scope_type: str, field: str) -> None:
+    desk = Desk(policy(scope_type=scope_type, scope_id="*", limit_value=1))
+    assert desk.check(**{field: "a"}).allowed
+    assert not desk.check(**{field: "a"}).allowed
+    assert desk.check(**{field: "b"}).allowed
+    assert desk.check().policies == []
+
+
+def test_the_calling_api_key_is_the_default_for_policies_of_api_keys() -> None:
+    desk = Desk(policy(scope_type="api_key", scope_id="k-1", limit_value=1))
+    now = desk.clock.now()
+    assert desk.limiter.check(request(), TENANT, now, key_id="k-1").policies
+    assert not desk.limiter.check(request(), TENANT, now, key_id="k-2").policies
+    assert desk.limiter.check(request(api_key_id="k-1"), TENANT, now, key_id="k-2").policies
+
+
+def test_a_missing_resource_key_is_a_key_of_its_own() -> None:
+    desk = Desk(policy(limit_value=1))
+    assert desk.check().allowed
+    assert desk.check(resource_key="x").allowed
+    assert not desk.check(resource_key="x").allowed
+    assert not desk.check().allowed
+
+
+def test_ids_and_keys_with_colons_do_not_share_a_counter() -> None:
+    desk = Desk(policy(scope_type="user", scope_id="*", limit_value=1))
+    assert desk.check(user_id="a:b", resource_key="c").allowed
+    assert desk.check(user_id="a", resource_key="b:c").allowed
+    assert desk.check(user_id="a:b:c").allowed
+
+
+# ---------------------------------------------------------------- what is decided
+
+
+def test_one_policy_that_denies_denies_all_and_none_is_charged() -> None:
+    minute, hour = policy("a", limit_value=20), policy("b", limit_value=3, time_window_seconds=3600)
+    desk = Desk(minute, hour)
+    for _ in range(3):
+        assert desk.check().allowed
+    answer = desk.check()
+    assert not answer.allowed
+    assert answer.policy_id == "b"
+    assert answer.remaining_requests == 0
+    assert [line.remaining_requests for line in answer.policies] == [17, 0]
+    assert [line.decision for line in answer.policies] == ["allow", "deny"]
+
+
+def test_the_denier_with_the_longest_wait_decides() -> None:
+    desk = Desk(
+        policy("a", limit_value=1, time_window_seconds=10),
+        policy("b", limit_value=1, time_window_seconds=30),
+    )
+    desk.check()
+    answer = desk.check()
+    assert (answer.policy_id, answer.retry_after) == ("b", 30)
+
+
+def test_a_denier_that_never_admits_decides_and_says_so() -> None:
+    desk = Desk(policy("a", limit_value=1), policy("b", limit_value=5))
+    answer = desk.check(2)
+    assert (answer.policy_id, answer.retry_after, answer.retry_after_ms) == ("a", None, None)
+    assert "never" in answer.message
+
+
+def test_of_those_that_allow_the_least_remaining_decides_and_ties_go_by_id() -> None:
+    desk = Desk(policy("b", limit_value=5), policy("a", limit_value=5), policy("c", limit_value=9))
+    assert desk.check().policy_id == "a"
+
+
+def test_retry_after_is_when_this_same_request_passes() -> None:
+    desk = Desk(policy(limit_value=10, time_window_seconds=30))
+    desk.check(10)
+    answer = desk.check(4)
+    assert answer.retry_after == 12
+    desk.clock.advance(seconds=11, milliseconds=999)
+    assert not desk.check(4).allowed
+    desk.clock.advance(milliseconds=1)
+    assert desk.check(4).allowed
+
+
+def test_leaky_bucket_tells_how_long_to_wait_to_send_at_its_rate() -> None:
+    desk = Desk(policy(algorithm="leaky_bucket", limit_value=10, time_window_seconds=60))
+    assert [desk.check().delay_ms for _ in range(3)] == [0, 6000, 12000]
+
+
+def test_a_shadow_policy_counts_and_never_denies() -> None:
+    desk = Desk(policy("a", limit_value=1, shadow=True), policy("b", limit_value=5))
+    desk.check()
+    answer = desk.check()
+    assert answer.allowed
+    assert answer.policy_id == "b"
+    assert answer.remaining_requests == 3
+    assert [line.decision for line in answer.policies] == ["shadow_deny", "allow"]
+
+
+def test_where_all_policies_shadow_nothing_limits() -> None:
+    answer = Desk(policy(limit_value=1, shadow=True)).check(5)
+    assert answer.allowed
+    assert answer.policy_id is None
+    assert answer.policies[0].decision == "shadow_deny"
+
+
+# ---------------------------------------------------------------- priorities
+
+
+def test_priority_scales_the_ceiling_and_not_the_refill() -> None:
+    desk = Desk(policy(limit_value=10, time_window_seconds=10))
+    critical = {"highest": Priority.CRITICAL}
+    assert desk.left(**critical) == 20
+    assert desk.left(priority="high", **critical) == 15
+    assert desk.left(priority="normal", **critical) == 10
+    assert desk.left(priority="low", **critical) == 5
+    assert desk.check(20, **critical).allowed
+    assert not desk.check().allowed
+    desk.clock.advance(seconds=10)
+    assert desk.left(**critical) == 10
+
+
+def test_a_credential_claims_no_more_than_it_may() -> None:
+    desk = Desk(policy())
+    assert desk.check(priority="low").allowed
+    with pytest.raises(Forbidden) as caught:
+        desk.check(priority="high")
+    assert caught.value.details["field"] == "priority"
+
+
+# ---------------------------------------------------------------- changes
+
+
+def test_a_changed_limit_keeps_what_was_used() -> None:
+    desk = Desk(policy("a", limit_value=10))
+    desk.check(8)
+    desk.policies.put(policy("a", limit_value=20))
+    desk.limiter.changed(TENANT)
+    assert desk.left() == 12
+    desk.policies.put(policy("a", limit_value=5))
+    desk.limiter.changed(TENANT)
+    assert desk.left() == 0
+
+
+def test_another_algorithm_or_generation_begins_unused() -> None:
+    desk = Desk(policy("a", limit_value=10))
+    desk.check(8)
+    desk.policies.put(policy("a", limit_value=10, algorithm="fixed_window"))
+    desk.limiter.changed(TENANT)
+    assert desk.left() == 10
+    desk.check(8)
+    desk.policies.put(policy("a", limit_value=10, algorithm="fixed_window", generation=2))
+    desk.limiter.changed(TENANT)
+    assert desk.left() == 10
+
+
+def test_the_limit_follows_the_hour_without_being_told() -> None:
+    night = {"from_hour": 13, "to_hour": 14, "multiplier": 0.5}
+    desk = Desk(policy(limit_value=10, overrides={"time_of_day": [night]}))
+    assert desk.check(0).limit_value == 10
+    desk.clock.advance(hours=1)
+    assert desk.check(0).limit_value == 5
+    desk.clock.advance(hours=1)
+    assert desk.check(0).limit_value == 10
+
+
+def test_calendar_windows_begin_at_local_midnight() -> None:
+    desk = Desk(
+        policy(
+            algorithm="fixed_window",
+            calendar="day",
+            timezone="America/New_York",
+            time_window_seconds=None,
+            limit_value=1,
+        )
+    )
+    desk.check()
+    answer = desk.check()
+    assert answer.retry_after == 17 * 3600  # 12:00 UTC is 07:00 there
+    desk.clock.set(datetime.fromisoformat("2026-03-05T05:00:00+00:00"))
+    assert desk.check().allowed
+
+
+def test_policies_changed_elsewhere_are_found_by_their_version() -> None:
+    desk = Desk(policy("a", limit_value=10))
+    desk.check()
+    desk.policies.put(policy("a", limit_value=3))
+    assert desk.check(0).limit_value == 10
+    desk.limiter._cache.refresh(desk.clock.now())
+    assert desk.check(0).limit_value == 3
+
+
+def test_policies_are_read_again_after_their_time_even_when_nobody_tells() -> None:
+    desk = Desk(policy("a", limit_value=10))
+    desk.check()
+    desk.policies.put(policy("a", limit_value=3))
+    desk.clock.advance(seconds=301)
+    assert desk.check(0).limit_value == 3
+
+
+def test_policies_that_cannot_be_read_again_are_used_on() -> None:
+    desk = Desk(policy("a", limit_value=10))
+    desk.check()
+    desk.policies.unreachable = True
+    desk.limiter.changed(TENANT)
+    assert desk.check(0).limit_value == 10
+
+
+def test_policies_that_were_never_read_are_unavailable() -> None:
+    desk = Desk(policy())
+    desk.policies.unreachable = True
+    with pytest.raises(ServiceUnavailable):
+        desk.check()
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def test_a_batch_is_decided_in_order_each_for_itself() -> None:
+    desk = Desk(policy(limit_value=3))
+    batch = RateLimitBatchRequest(checks=[request(2), request(2), request(1)])
+    answer = desk.limiter.check_batch(batch, [TENANT] * 3, NOON)
+    assert [one.allowed for one in answer.results] == [True, False, True]
+    assert not answer.allowed
+
+
+def test_requests_together_are_taken_all_or_none() -> None:
+    desk = Desk(
+        policy("a", scope_type="user", scope_id="*", limit_value=5),
+        policy("b", scope_type="project", scope_id="*", limit_value=1),
+    )
+    both = [request(user_id="u"), request(project_id="p")]
+    first = desk.limiter.check_together(both, TENANT, NOON)
+    second = desk.limiter.check_together(both, TENANT, NOON)
+    assert [one.allowed for one in first] == [True, True]
+    assert [one.allowed for one in second] == [True, False]
+    assert desk.left(user_id="u") == 4
+
+
+def test_an_adjustment_corrects_what_was_charged_and_never_below_nothing() -> None:
+    desk = Desk(policy(limit_value=100))
+    desk.check(50)
+    give_back = AdjustRequest(resource_type="api", request_count=-20)
+    assert desk.limiter.adjust(give_back, TENANT, NOON).remaining_requests == 70
+    more = AdjustRequest(resource_type="api", request_count=100)
+    assert desk.limiter.adjust(more, TENANT, NOON).remaining_requests == 0
+    desk.clock.advance(seconds=18)  # 130 were in use, 100 a minute drain
+    assert desk.left() == 0
+    desk.clock.advance(seconds=3)
+    assert desk.left() == 5
+    all_back = AdjustRequest(resource_type="api", request_count=-1000)
+    assert desk.limiter.adjust(all_back, TENANT, desk.clock.now()).remaining_requests == 100
+
+
+def test_one_counter_can_be_looked_at_and_forgotten() -> None:
+    state = policy(scope_type="user", scope_id="*", limit_value=10)
+    desk = Desk(state)
+    desk.check(4, user_id="u", resource_key="k")
+    assert desk.limiter.counter(state, "u", "k", NOON).remaining_requests == 6
+    assert desk.limiter.counter(state, "u", None, NOON).remaining_requests == 10
+    desk.limiter.forget(state, "u", "k")
+    assert desk.left(user_id="u", resource_key="k") == 10
+
+
+def test_a_hundred_threads_on_five_a_minute_admit_five() -> None:
+    desk = Desk(policy(limit_value=5))
+    gate = threading.Barrier(100)
+    admitted: list[bool] = []
+
+    def caller() -> None:
+        gate.wait()
+        admitted.append(desk.check().allowed)
+
+    threads = [threading.Thread(target=caller) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert admitted.count(True) == 5
+
+
+# ---------------------------------------------------------------- usage
+
+
+class Usage:
+    """A `UsageStore` that keeps rows, or cannot be reached."""
+
+    def __init__(self) -> None:
+        self.rows: list[UsageRow] = []
+        self.unreachable = False
+
+    def add(self, rows: list[UsageRow]) -> None:
+        if self.unreachable:
+            raise ServiceUnavailable("The store cannot be reached")
+        self.rows += rows
+
+
+def test_usage_is_counted_per_policy_scope_and_window() -> None:
+    usage = Usage()
+    desk = Desk(
+        policy("a", limit_value=3),
+        policy("s", limit_value=1, shadow=True, scope_type="user", scope_id="*"),
+        usage=usage,
+    )
+    for _ in range(4):
+        desk.check(user_id="u")
+    desk.clock.advance(seconds=60)
+    desk.check(2, user_id="u")
+    desk.limiter.flush_usage()
+    seen = {(row.policy_id, row.window.window_start): row.window for row in usage.rows}
+    minute = timedelta(minutes=1)
+    assert seen["a", NOON] == UsageWindow(
+        scope_id=TENANT,
+        window_start=NOON,
+        window_end=NOON + minute,
+        checks=4,
+        admitted=3,
+        denied=1,
+        shadow_denied=0,
+    )
+    assert seen["s", NOON].shadow_denied == 3
+    assert seen["s", NOON].admitted == 3
+    assert seen["a", NOON + minute].admitted == 2
+
+
+def test_usage_that_could_not_be_written_is_written_later() -> None:
+    usage = Usage()
+    desk = Desk(policy(), usage=usage)
+    usage.unreachable = True
+    desk.check()
+    with pytest.raises(ServiceUnavailable):
+        desk.limiter.flush_usage()
+    desk.check()
+    usage.unreachable = False
+    desk.limiter.flush_usage()
+    desk.limiter.flush_usage()
+    assert sum(row.window.checks for row in usage.rows) == 2
