@@ -72,12 +72,12 @@ def test_replay_on_postgresql_spends_half_and_adds_up(
 
 @pytest.mark.postgres
 def test_replay_on_two_processes_spends_half_and_adds_up(
-    tmp_path: Path, trace: Path, postgres_url: str
+    tmp_path: Path, trace: Path, postgres_url: str, valkey_url: str
 ) -> None:
     with fiscus_server(
         tmp_path,
         command=("serve", "--workers", "2"),
-        env={"FISCUS_DATABASE_URL": postgres_url},
+        env={"FISCUS_DATABASE_URL": postgres_url, "FISCUS_REDIS_URL": valkey_url},
     ) as server:
         result = replay(server, trace, "--limit", str(ON_TWO_PROCESSES))
         require_half_used_up(result, ON_TWO_PROCESSES)

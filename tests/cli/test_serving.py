@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.fiscus_process import ADMIN_KEY, clean_environment, fiscus_server
+from tests.fiscus_process import (
+    ADMIN_KEY,
+    clean_environment,
+    fiscus_server,
+    free_port,
+    run_fiscus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +66,29 @@ def test_several_processes_are_refused_on_sqlite(run: Run) -> None:
     assert "PostgreSQL" in done.err
 
 
+def test_several_processes_without_redis_are_refused(run: Run) -> None:
+    done = run(
+        "serve", "--workers", "2", FISCUS_DATABASE_URL="postgresql://nobody@127.0.0.1:9/none"
+    )
+    assert done.status == 1
+    assert "FISCUS_REDIS_URL" in done.err
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_second_server_on_the_same_data_is_refused_without_redis(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    env: dict[str, str] = {}
+    if kind == "postgresql":
+        env["FISCUS_DATABASE_URL"] = request.getfixturevalue("postgres_url")
+    with fiscus_server(tmp_path, env=env):
+        env["FISCUS_DATA_DIR"] = str(tmp_path / "data")
+        done = run_fiscus("serve", "--port", str(free_port()), env=env)
+    assert done.returncode == 1
+    assert "Another process counts rate limits" in done.stderr
+    assert "FISCUS_REDIS_URL" in done.stderr
+
+
 def test_worker_apart_is_refused_on_sqlite(run: Run) -> None:
     done = run("worker")
     assert done.status == 1
@@ -88,12 +117,12 @@ def test_unreachable_database_is_one_line(run: Run) -> None:
 @pytest.mark.postgres
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_killed_process_is_replaced_and_all_stop_together(
-    tmp_path: Path, postgres_url: str
+    tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
     with fiscus_server(
         tmp_path,
         command=("serve", "--workers", "2"),
-        env={"FISCUS_DATABASE_URL": postgres_url},
+        env={"FISCUS_DATABASE_URL": postgres_url, "FISCUS_REDIS_URL": valkey_url},
     ) as server:
         victim, survivor = serving_processes(server.process.pid)
         os.kill(victim, signal.SIGKILL)
@@ -107,11 +136,13 @@ def test_killed_process_is_replaced_and_all_stop_together(
 
 
 @pytest.mark.postgres
-def test_metrics_of_several_processes_are_their_sums(tmp_path: Path, postgres_url: str) -> None:
+def test_metrics_of_several_processes_are_their_sums(
+    tmp_path: Path, postgres_url: str, valkey_url: str
+) -> None:
     with fiscus_server(
         tmp_path,
         command=("serve", "--workers", "2"),
-        env={"FISCUS_DATABASE_URL": postgres_url},
+        env={"FISCUS_DATABASE_URL": postgres_url, "FISCUS_REDIS_URL": valkey_url},
     ) as server:
         headers = {"X-API-Key": server.key}
         body = {"resource_type": "llm", "estimated_cost": 1}

@@ -1,0 +1,83 @@
+"""Lines of a file, of gzip or of standard input, one at a time."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple, cast
+
+from fiscus.cli.terminal import CommandError
+
+MAX_LINE_BYTES: Final = 1 << 20
+
+_GZIP: Final = b"\x1f\x8b"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    """A line without its end; numbers begin at 1."""
+
+    number: int
+    content: bytes
+
+
+class Input:
+    """What a path leads to; `-` is standard input. Gzip is known by its first bytes.
+
+    Raises `CommandError` when it cannot be opened.
+    """
+
+    name: str
+    size_bytes: int | None
+    """As it is stored; None where the end is not known."""
+
+    def __init__(self, path: str) -> None:
+        if path == "-":
+            self.name = "standard input"
+            self.size_bytes = None
+            self._file = cast("io.BufferedReader", sys.stdin.buffer)
+            return
+        self.name = path
+        try:
+            self.size_bytes = Path(path).stat().st_size
+            self._file = Path(path).open("rb")  # noqa: SIM115 - `close` closes it
+        except OSError as error:
+            raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
+
+    def position_bytes(self) -> int:
+        """How much of `size_bytes` has been read."""
+        return self._file.tell()
+
+    def lines(self) -> Iterator[Line]:
+        """All lines but blank ones. Raises `CommandError` naming where reading ends."""
+        number = 0
+        try:
+            content = self._file
+            if content.peek(2).startswith(_GZIP):
+                unpacked = gzip.GzipFile(fileobj=content)
+                content = io.BufferedReader(cast("io.RawIOBase", unpacked), MAX_LINE_BYTES)
+            while line := content.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise CommandError(
+                        f"{self.name}:{number}: the line is longer than {MAX_LINE_BYTES} bytes",
+                        suggested_action="see that every request is on a line of its own.",
+                    )
+                if number == 1:
+                    line = line.removeprefix(_BYTE_ORDER_MARK)
+                line = line.strip()
+                if line:
+                    yield Line(number, line)
+        except (OSError, EOFError, zlib.error) as error:
+            raise CommandError(
+                f"{self.name} cannot be read after line {number}: {error}",
+                suggested_action="see whether it is complete.",
+            ) from None
+
+    def close(self) -> None:
+        if self.size_bytes is not None:
+            self._file.close()
