@@ -23,6 +23,12 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="TCP port to listen on; default FISCUS_PORT, or 3472.")
     ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            help="TCP port of Envoy's rate limit service; default FISCUS_GRPC_PORT, or none."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     workers: Annotated[
         int,
@@ -39,18 +45,24 @@ def serve(
     ] = True,
 ) -> None:
     """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
-    from fiscus.cli.serving import listen, serve_process
+    from fiscus.cli.serving import check_envoy, listen, serve_process
     from fiscus.cli.supervisor import Supervisor
     from fiscus.wiring.engine import ensure_admin_key, open_engine
 
-    settings = read_settings(host=host, port=port, data_dir=data_dir)
+    settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir)
     if workers > 1 and settings.resolved_database_url.startswith("sqlite"):
         raise CommandError(
             "several processes need PostgreSQL: SQLite is written by one",
             suggested_action="set FISCUS_DATABASE_URL=postgresql://user:password@host/name, or "
             "leave --workers out.",
         )
+    if workers > 1 and settings.redis_url is None:
+        raise CommandError(
+            "several processes need Redis or Valkey: each would admit the whole rate limits",
+            suggested_action="set FISCUS_REDIS_URL=redis://host:6379, or leave --workers out.",
+        )
     sockets = listen(settings.host, settings.port, workers)
+    check_envoy(settings)
     admin_key: str | None = None
 
     def prepare(engine: Engine) -> None:
@@ -98,6 +110,8 @@ def show_address(
         else f"PostgreSQL, {workers} {'process' if workers == 1 else 'processes'}"
     )
     rows = [("address", url), ("reference", f"{url}/docs"), ("data", where)]
+    if settings.grpc_port is not None:
+        rows.append(("for Envoy", f"gRPC on {settings.host} port {settings.grpc_port}"))
     if admin_key is not None:
         rows.append(("admin key", f"[bold]{admin_key}[/]"))
     out.print(facts(rows, title=f"Fiscus {version('fiscus')}"))

@@ -8,9 +8,10 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing import connection, parent_process
 from types import FrameType
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvicorn
 
@@ -21,6 +22,11 @@ from fiscus.engine import Engine
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker
+
+if TYPE_CHECKING:  # the packages behind it are an extra
+    from fiscus.envoy.mapping import DescriptorMapping
+    from fiscus.envoy.server import EnvoyServer
+    from fiscus.envoy.service import Observer
 
 GRACE_SECONDS: Final = 10
 """How long requests in hand may take after the server was told to stop."""
@@ -43,7 +49,15 @@ def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     return [_bind(host, port, share=True) for _ in range(count)]
 
 
-def _bind(host: str, port: int, *, share: bool = False) -> socket.socket:
+def check_free(host: str, port: int, option: str) -> None:
+    """Raises `CommandError` naming `option` when the address is taken or is none of this machine.
+
+    For servers that make their own sockets, and make them so that others can share the port.
+    """
+    _bind(host, port, option=option).close()
+
+
+def _bind(host: str, port: int, *, share: bool = False, option: str = "--port") -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -61,7 +75,7 @@ def _bind(host: str, port: int, *, share: bool = False) -> socket.socket:
     except OSError as error:
         raise CommandError(
             f"cannot listen on {host} port {port}: {error.strerror}",
-            suggested_action="see whether another server runs there, or take another --port.",
+            suggested_action=f"see whether another server runs there, or take another {option}.",
         ) from None
     return bound
 
@@ -98,18 +112,25 @@ def serve_process(
     thread of a process.
     """
     from fiscus.http.app import create_app
+    from fiscus.http.metrics import Metrics
 
     on_signals(leave)
     configure_logs(settings)
     engine = open_engine(settings)
     worker = Worker(engine)
     thread: threading.Thread | None = None
+    envoy: EnvoyServer | None = None
+    metrics = Metrics()
     try:
+        engine.claim_counters()
         on_open(engine)
+        if settings.grpc_port is not None:
+            envoy = open_envoy(engine, settings.grpc_port, metrics)
+            envoy.start()
         if with_worker:
             thread = worker.start()
         config = uvicorn.Config(
-            create_app(engine),
+            create_app(engine, metrics),
             http=JoinedWritesProtocol,
             log_config=None,
             access_log=False,
@@ -122,11 +143,60 @@ def serve_process(
     finally:
         # what was accepted is committed, however often somebody presses Ctrl-C
         on_signals(signal.SIG_IGN)
+        if envoy is not None:
+            envoy.stop(GRACE_SECONDS)
         worker.stop()
         if thread is not None:
             thread.join()
         engine.close()
     raise SystemExit(0)
+
+
+def check_envoy(settings: Settings) -> None:
+    """Find out before anything starts whether Envoy's rate limit service can be served.
+
+    Raises `CommandError` for a missing package, a port that is taken or a missing mapping file, and
+    `ValidationError` for what is wrong in that file.
+    """
+    if settings.grpc_port is None:
+        return
+    if any(find_spec(name) is None for name in ("grpc", "envoy")):
+        raise CommandError(
+            "--grpc-port needs the packages grpcio and xds-protos",
+            suggested_action="pip install 'fiscus[envoy]', or leave --grpc-port out.",
+        )
+    _mapping_of(settings)
+    check_free(settings.host, settings.grpc_port, "--grpc-port")
+
+
+def open_envoy(engine: Engine, port: int, observer: Observer) -> EnvoyServer:
+    """Envoy's rate limit service over an engine, not started yet. Raises as `check_envoy` does."""
+    from fiscus.envoy.server import EnvoyServer
+
+    mapping = _mapping_of(engine.settings)
+    try:
+        return EnvoyServer(
+            engine.limiter,
+            engine.api_keys,
+            engine.clock,
+            mapping,
+            observer,
+            host=engine.settings.host,
+            port=port,
+        )
+    except OSError as error:
+        raise CommandError(str(error), suggested_action="take another --grpc-port.") from None
+
+
+def _mapping_of(settings: Settings) -> DescriptorMapping:
+    from fiscus.envoy.mapping import read_mapping
+
+    if settings.envoy_mapping_file is None:
+        raise CommandError(
+            "--grpc-port needs a file that says what Envoy's descriptors stand for",
+            suggested_action="set FISCUS_ENVOY_MAPPING_FILE; see docs/how-to/use-with-envoy.md.",
+        )
+    return read_mapping(settings.envoy_mapping_file)
 
 
 def serve_child(settings: Settings, bound: socket.socket, with_worker: bool) -> None:

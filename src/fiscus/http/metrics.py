@@ -28,7 +28,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 disable_created_metrics()  # they would double the series and nobody reads them
 
 RECORDING: Final = frozenset({"record", "record_batch", "record_stream", "settle"})
-LIMITING: Final = frozenset({"rate_limit_check", "rate_limit_check_batch"})
+LIMITING: Final = frozenset({"rate_limit_check", "rate_limit_check_batch", "envoy_check"})
 """Operations whose latency is that of recording, or of rate limits; the others' is of checking."""
 
 
@@ -58,7 +58,7 @@ class Metrics:
         )
         self._limits = Histogram(
             "fiscus_rate_limit_duration_seconds",
-            "Time to answer a check of rate limits, over HTTP.",
+            "Time to answer a check of rate limits, over HTTP or to Envoy.",
             ("operation", "outcome"),
             buckets=LATENCY_SECONDS,
             registry=registry,

@@ -1,0 +1,61 @@
+"""Who asks: the API key in a call's metadata, known again for some seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from fiscus.access.keys import good_key, good_until, principal_of
+from fiscus.access.model import Action, Principal, hash_key
+from fiscus.access.port import ApiKeyStore
+from fiscus.errors import Unauthorized
+
+METADATA_KEY: Final = "x-api-key"
+MAX_KNOWN: Final = 1000
+
+
+class _Known(NamedTuple):
+    principal: Principal
+    since: datetime
+    until: datetime
+
+
+class Door:
+    """Lets API keys in that may check rate limits. Safe to share among threads."""
+
+    def __init__(self, api_keys: ApiKeyStore) -> None:
+        self._api_keys = api_keys
+        self._known: dict[str, _Known] = {}
+
+    def enter(self, metadata: Iterable[tuple[str, str | bytes]], now: datetime) -> Principal:
+        """The principal of a call. Blocks on the store for a key not seen for some seconds.
+
+        Raises `Unauthorized`, `Forbidden` for a key whose roles may not check, and
+        `ServiceUnavailable` when the store cannot be asked.
+        """
+        secret = _secret(metadata)
+        digest = hash_key(secret)
+        known = self._known.get(digest)
+        if known is None or not known.since <= now < known.until:
+            key = good_key(self._api_keys, secret, now)
+            principal = principal_of(key)
+            principal.require(Action.OPERATE)
+            if len(self._known) >= MAX_KNOWN:
+                # a few keys are used here; this many are somebody's mistake
+                self._known.clear()
+            known = self._known[digest] = _Known(principal, now, good_until(key, now))
+        return known.principal
+
+
+def _secret(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    for key, value in metadata:
+        if key == METADATA_KEY and isinstance(value, str) and value:
+            return value
+    raise Unauthorized(
+        "No API key was sent",
+        suggested_action=f"Send {METADATA_KEY} in initial_metadata of Envoy's grpc_service.",
+    )
+
+
+__all__ = ["METADATA_KEY", "Door"]

@@ -1,0 +1,128 @@
+"""Envoy's requests: from the bytes of a `RateLimitRequest` to what is asked.
+
+Read with the published definitions. Two things these do not give are found in the fields that
+they left over: `is_negative_hits`, which is newer than the generated code, and text that is not
+UTF-8. Envoy passes the bytes of a header on as they are, and a request must not escape its limit
+by a header that cannot be read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+from google.protobuf.wrappers_pb2 import UInt64Value
+
+from fiscus.errors import ValidationError
+from fiscus.ratelimits.rules import MAX_LIMIT
+
+MAX_DESCRIPTORS: Final = 500
+
+# numbers of fields in rls.proto and ratelimit.proto
+_DOMAIN, _DESCRIPTORS, _REQUEST_HITS = 1, 2, 3
+_ENTRIES, _HITS, _IS_NEGATIVE = 1, 3, 4
+_KEY, _VALUE = 1, 2
+
+_KNOWS_NEGATIVE: Final = "is_negative_hits" in RateLimitDescriptor.DESCRIPTOR.fields_by_name
+
+
+class Asked(NamedTuple):
+    """One descriptor: how many requests are taken from, or given back to, what it stands for."""
+
+    entries: tuple[tuple[str, str], ...]
+    hits: int
+    """0 only looks; negative gives back."""
+
+
+class AskedTogether(NamedTuple):
+    domain: str
+    descriptors: list[Asked]
+
+
+def read_request(body: bytes) -> AskedTogether:
+    """What a `RateLimitRequest` asks. Raises `DecodeError` for what is no such message, and
+    `ValidationError` naming the field for one that asks nothing."""
+    try:
+        request = RateLimitRequest.FromString(body)
+    except DecodeError:
+        asked = _read_raw(body)
+    else:
+        # Envoy leaves the number out to say 1; only a descriptor of its own can say 0
+        hits = request.hits_addend or 1
+        asked = AskedTogether(
+            request.domain,
+            [
+                Asked(
+                    tuple([(entry.key, entry.value) for entry in one.entries]),
+                    _signed(
+                        one.hits_addend.value if one.HasField("hits_addend") else hits,
+                        _is_negative(one),
+                    ),
+                )
+                for one in request.descriptors
+            ],
+        )
+    if not asked.domain:
+        raise ValidationError("domain is empty", field="domain")
+    if not 1 <= len(asked.descriptors) <= MAX_DESCRIPTORS:
+        raise ValidationError(
+            f"descriptors must be 1 to {MAX_DESCRIPTORS}, are {len(asked.descriptors)}",
+            field="descriptors",
+        )
+    return asked
+
+
+def _is_negative(descriptor: Any) -> bool:
+    if _KNOWS_NEGATIVE:
+        return descriptor.is_negative_hits
+    return any(one.field_number == _IS_NEGATIVE and one.data for one in UnknownFieldSet(descriptor))
+
+
+def _signed(hits: int, negative: bool) -> int:
+    # more than any limit is as good as any number above it
+    bounded = min(hits, MAX_LIMIT)
+    return -bounded if negative else bounded
+
+
+def _read_raw(body: bytes) -> AskedTogether:
+    """As `read_request`, with bytes that are not UTF-8 shown as `\\xff` in the text."""
+    domain, hits = "", 0
+    descriptors: list[bytes] = []
+    for number, value in _fields(body):
+        if number == _DOMAIN:
+            domain = _text(value)
+        elif number == _DESCRIPTORS:
+            descriptors.append(value)
+        elif number == _REQUEST_HITS:
+            hits = value
+    return AskedTogether(domain, [_read_raw_descriptor(one, hits or 1) for one in descriptors])
+
+
+def _read_raw_descriptor(body: bytes, hits: int) -> Asked:
+    entries: list[tuple[str, str]] = []
+    negative = False
+    for number, value in _fields(body):
+        if number == _ENTRIES:
+            entry = dict(_fields(value))
+            entries.append((_text(entry.get(_KEY, b"")), _text(entry.get(_VALUE, b""))))
+        elif number == _HITS:
+            hits = UInt64Value.FromString(value).value
+        elif number == _IS_NEGATIVE:
+            negative = bool(value)
+    return Asked(tuple(entries), _signed(hits, negative))
+
+
+def _fields(body: bytes) -> list[tuple[int, Any]]:
+    """Numbers and values of a message's fields: to a message without fields, all are unknown."""
+    return [(one.field_number, one.data) for one in UnknownFieldSet(Empty.FromString(body))]
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+__all__ = ["MAX_DESCRIPTORS", "Asked", "AskedTogether", "read_request"]

