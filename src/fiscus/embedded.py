@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import pydantic
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from fiscus.budgets.calls import (
     BudgetView,
@@ -54,6 +54,18 @@ from fiscus.ledger.requests import (
     settle_command,
 )
 from fiscus.paging import Page
+from fiscus.priorities import Priority
+from fiscus.ratelimits.calls import (
+    AdjustRequest,
+    PolicyView,
+    RateLimitBatchAnswer,
+    RateLimitBatchRequest,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.limiter import Limiter
+from fiscus.ratelimits.limits import effective_limit, still_hold
+from fiscus.ratelimits.model import PolicySpec
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings
 from fiscus.tenants import Tenant, TenantSpec
@@ -127,6 +139,8 @@ class _EngineBackend:
     def __init__(self, engine: Engine, tenant: str) -> None:
         self._engine = engine
         self._default_tenant = tenant
+        self._counting = threading.Lock()
+        self._counts = False
 
     # -- decisions and costs
 
@@ -169,6 +183,28 @@ class _EngineBackend:
         tenant_id = self._tenant(request.tenant_id or named_tenant(request.records[0]))
         return self._run(record_batch_command(request, tenant_id, self._now(), key))
 
+    async def check_rate_limit(
+        self, request: RateLimitCheckRequest, *, patience_seconds: float | None = None
+    ) -> RateLimitCheckAnswer:
+        return self._limiter().check(
+            _with_priority(request),
+            self._tenant(request.tenant_id),
+            self._now(),
+            priority=Priority.CRITICAL,
+        )
+
+    async def check_rate_limits(self, request: RateLimitBatchRequest) -> RateLimitBatchAnswer:
+        checks = [_with_priority(one) for one in request.checks]
+        return self._limiter().check_batch(
+            RateLimitBatchRequest(checks=checks),
+            [self._tenant(one.tenant_id) for one in checks],
+            self._now(),
+            priority=Priority.CRITICAL,
+        )
+
+    async def adjust_rate_limit(self, request: AdjustRequest) -> RateLimitCheckAnswer:
+        return self._limiter().adjust(request, self._tenant(request.tenant_id), self._now())
+
     async def records(self, query: CostQuery) -> Page[CostRecord]:
         return self._engine.costs.list(
             self._tenant(query.tenant_id), query.wanted(), query.wanted_page()
@@ -180,6 +216,19 @@ class _EngineBackend:
         return build_report(request, engine.costs, engine.rates, settings, tenant_id, self._now())
 
     # -- definitions
+
+    async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView:
+        tenant_id, now = self._tenant(spec.tenant_id), self._now()
+        once = None
+        if key is not None:
+            once = idempotency(tenant_id, "create_policy", key, spec, now + _KEEP_CREATIONS)
+        state = self._engine.policies.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
+        self._engine.limiter.changed(tenant_id)
+        return PolicyView(
+            **asdict(state.policy),
+            effective_limit=effective_limit(state, now),
+            emergencies=list(still_hold(state.emergencies, now)),
+        )
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
@@ -256,12 +305,31 @@ class _EngineBackend:
     def _now(self) -> datetime:
         return self._engine.clock.now()
 
+    def _limiter(self) -> Limiter:
+        """The limiter, which only one process may count with unless counters are in Redis.
+
+        Raises `Conflict` at the first use when another process counts on the same data.
+        """
+        with self._counting:
+            if not self._counts:
+                self._engine.claim_counters()
+                self._engine.limiter.start()
+                self._counts = True
+        return self._engine.limiter
+
     def _tenant(self, named: str | None) -> str:
         return self._default_tenant if named is None else named
 
 
 def _view(budget: Budget) -> BudgetView:
     return BudgetView(**asdict(budget))
+
+
+def _with_priority(request: RateLimitCheckRequest) -> RateLimitCheckRequest:
+    """The program may claim every priority; `normal` is what it has when it claims none."""
+    if request.priority is not None:
+        return request
+    return replace(request, priority=Priority.NORMAL)
 
 
 def _existing(what: str, given: str) -> str:

@@ -80,3 +80,36 @@ def test_the_python_lines_run_without_a_server(tmp_path: Path) -> None:
     )
     assert done.stdout == ""
     assert (tmp_path / "fiscus-data" / "fiscus.db").exists()
+
+
+def test_the_rate_limit_lines_refuse_the_fourth_and_say_when(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path / "server") as server:
+        printed = run_lines(block("Rate limits", "export KEY="), server, tmp_path)
+    assert printed.count('"allowed":true') == 3
+    refused = printed.split("429 Too Many Requests", 1)[1]
+    for header in ("ratelimit-policy: ", "ratelimit: ", "x-ratelimit-limit: 3", "retry-after: 20"):
+        assert header in refused
+
+
+def test_the_middleware_lines_limit_an_application(tmp_path: Path) -> None:
+    code = block("Rate limits", "from fastapi import")
+    code += """
+import asyncio, httpx
+
+async def ask() -> list[int]:
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as http:
+        return [(await http.get("/answer")).status_code for _ in range(6)]
+
+assert asyncio.run(ask()) == [200] * 5 + [429]
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

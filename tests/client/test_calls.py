@@ -264,6 +264,7 @@ async def test_health_names_what_is_needed(bench: Bench) -> None:
     assert {one.name for one in health.dependencies} == {
         "store",
         "ledger",
+        "counters",
         "disk",
         "exchange_rates",
     }

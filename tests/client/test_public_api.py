@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CALLS = {
-    "budgets", "check", "check_batch", "close", "create_budget", "delete_budget", "extend",
+    "adjust_rate_limit", "budgets", "check", "check_batch", "check_rate_limit",
+    "check_rate_limits", "close", "create_budget", "create_rate_limit", "delete_budget", "extend",
     "get_budget", "get_tenant", "health", "put_tenant", "record", "record_batch", "records",
     "release", "report", "reserve", "settle", "update_budget", "utilization",
 }  # fmt: skip

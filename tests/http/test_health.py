@@ -38,7 +38,7 @@ async def test_probes_need_no_credential_at_the_root_and_under_the_base_path(
 
 async def test_health_looks_at_everything_fiscus_needs(client: AppClient) -> None:
     _, answer, dependencies = await health(client)
-    assert set(dependencies) == {"store", "ledger", "disk", "exchange_rates"}
+    assert set(dependencies) == {"store", "ledger", "counters", "disk", "exchange_rates"}
     assert dependencies["store"]["latency_ms"] > 0
     assert answer["version"]
     assert "fiscus-data" not in str(answer)

@@ -202,9 +202,10 @@ async def test_on_valkey_two_servers_share_the_limit(
 
 
 async def test_on_valkey_the_apis_own_limit_comes_with_the_check(
-    data_dir: Path, valkey_url: str
+    data_dir: Path, valkey_servers: Servers
 ) -> None:
-    async with on_valkey(data_dir, valkey_url, api_limit_rate_limit_checks=3) as client:
+    url = valkey_servers.start().url
+    async with on_valkey(data_dir, url, api_limit_rate_limit_checks=3) as client:
         await client.make_policy(limit_value=2)
         replies = [await client.post("/rate-limits/check", CHECK) for _ in range(4)]
     assert [one.status_code for one in replies] == [200, 200, 200, 429]

@@ -12,7 +12,13 @@ HEAVY = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "psycopg", 
 
 @pytest.mark.parametrize(
     "modules",
-    ["fiscus", "fiscus.budgets, fiscus.ledger", "fiscus.costs, fiscus.access"],
+    [
+        "fiscus",
+        "fiscus.budgets, fiscus.ledger",
+        "fiscus.costs, fiscus.access",
+        "fiscus.limits",
+        "fiscus.limits.in_process, fiscus.limits.in_redis, fiscus.limits.middleware",
+    ],
 )
 def test_importing_the_core_loads_no_framework_and_no_driver(modules: str) -> None:
     script = f"import {modules}, sys; print(*sorted(sys.modules))"
@@ -22,3 +28,13 @@ def test_importing_the_core_loads_no_framework_and_no_driver(modules: str) -> No
     assert done.returncode == 0, done.stderr
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))
+
+
+def test_limits_in_process_need_next_to_nothing() -> None:
+    script = "from fiscus.limits import limit; limit('5/minute').hit(); import sys; "
+    script += "print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded.isdisjoint({*HEAVY, "cryptography", "httpx", "pydantic", "structlog"})

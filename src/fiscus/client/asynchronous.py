@@ -21,12 +21,15 @@ from fiscus.budgets.calls import (
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.client.backend import Backend
 from fiscus.client.fields import (
+    AdjustFields,
     AmountLike,
     BudgetChanges,
     BudgetFields,
     BudgetFilterFields,
     CheckFields,
     CostFilterFields,
+    PolicyFields,
+    RateLimitFields,
     RecordFields,
     ReportFields,
     ReserveFields,
@@ -38,6 +41,7 @@ from fiscus.client.fields import (
 from fiscus.client.requests import (
     change_budget,
     check_batch_request,
+    rate_limit_batch,
     record_batch_request,
     report_request,
 )
@@ -48,6 +52,14 @@ from fiscus.costs.report_model import Report
 from fiscus.http.answers import HealthAnswer
 from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
 from fiscus.paging import Page
+from fiscus.ratelimits.calls import (
+    AdjustRequest,
+    PolicyView,
+    RateLimitBatchAnswer,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.model import PolicySpec
 from fiscus.tenants import Tenant, TenantSpec
 
 
@@ -117,6 +129,31 @@ class AsyncApi:
         """As `BlockingApi.extend`."""
         body = request(ExtendRequest, {"ttl_seconds": ttl_seconds}, tenant or self._tenant)
         return await self._backend.extend(reservation_id, body)
+
+    # -- rate limits
+
+    async def check_rate_limit(
+        self, *, patience_seconds: float | None = None, **operation: Unpack[RateLimitFields]
+    ) -> RateLimitCheckAnswer:
+        """As `BlockingApi.check_rate_limit`."""
+        body = request(RateLimitCheckRequest, operation, self._tenant)
+        return await self._backend.check_rate_limit(body, patience_seconds=patience_seconds)
+
+    async def check_rate_limits(self, checks: Sequence[RateLimitFields]) -> RateLimitBatchAnswer:
+        """As `BlockingApi.check_rate_limits`."""
+        return await self._backend.check_rate_limits(rate_limit_batch(checks, self._tenant))
+
+    async def adjust_rate_limit(self, **correction: Unpack[AdjustFields]) -> RateLimitCheckAnswer:
+        """As `BlockingApi.adjust_rate_limit`."""
+        body = request(AdjustRequest, correction, self._tenant)
+        return await self._backend.adjust_rate_limit(body)
+
+    async def create_rate_limit(
+        self, *, idempotency_key: str | None = None, **policy: Unpack[PolicyFields]
+    ) -> PolicyView:
+        """As `BlockingApi.create_rate_limit`."""
+        body = request(PolicySpec, policy, self._tenant)
+        return await self._backend.create_rate_limit(body, key=idempotency_key)
 
     # -- after it was spent
 

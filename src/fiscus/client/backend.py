@@ -34,6 +34,15 @@ from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.http.answers import HealthAnswer
 from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
 from fiscus.paging import Page
+from fiscus.ratelimits.calls import (
+    AdjustRequest,
+    PolicyView,
+    RateLimitBatchAnswer,
+    RateLimitBatchRequest,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.model import PolicySpec
 from fiscus.tenants import Tenant, TenantSpec
 
 T = TypeVar("T")
@@ -82,6 +91,16 @@ class Backend(Operations, Protocol):
     async def records(self, query: CostQuery) -> Page[CostRecord]: ...
 
     async def report(self, request: ReportRequest) -> Report: ...
+
+    async def check_rate_limit(
+        self, request: RateLimitCheckRequest, *, patience_seconds: float | None = None
+    ) -> RateLimitCheckAnswer: ...
+
+    async def check_rate_limits(self, request: RateLimitBatchRequest) -> RateLimitBatchAnswer: ...
+
+    async def adjust_rate_limit(self, request: AdjustRequest) -> RateLimitCheckAnswer: ...
+
+    async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView: ...
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView: ...
 

@@ -21,12 +21,15 @@ from fiscus.budgets.calls import (
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.client.backend import Backend, run_blocking
 from fiscus.client.fields import (
+    AdjustFields,
     AmountLike,
     BudgetChanges,
     BudgetFields,
     BudgetFilterFields,
     CheckFields,
     CostFilterFields,
+    PolicyFields,
+    RateLimitFields,
     RecordFields,
     ReportFields,
     ReserveFields,
@@ -38,6 +41,7 @@ from fiscus.client.fields import (
 from fiscus.client.requests import (
     change_budget,
     check_batch_request,
+    rate_limit_batch,
     record_batch_request,
     report_request,
 )
@@ -48,6 +52,14 @@ from fiscus.costs.report_model import Report
 from fiscus.http.answers import HealthAnswer
 from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
 from fiscus.paging import Page
+from fiscus.ratelimits.calls import (
+    AdjustRequest,
+    PolicyView,
+    RateLimitBatchAnswer,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.model import PolicySpec
 from fiscus.tenants import Tenant, TenantSpec
 
 
@@ -135,6 +147,54 @@ class BlockingApi:
         """
         body = request(ExtendRequest, {"ttl_seconds": ttl_seconds}, tenant or self._tenant)
         return run_blocking(self._backend.extend(reservation_id, body))
+
+    # -- rate limits
+
+    def check_rate_limit(
+        self, *, patience_seconds: float | None = None, **operation: Unpack[RateLimitFields]
+    ) -> RateLimitCheckAnswer:
+        """May so many requests be made now? Taken from every policy that applies, or from none.
+
+        A denial is an answer (`allowed` is false), not an error. `patience_seconds` bounds the
+        call, its retries included; an answer that was lost is not asked for again.
+
+        >>> answer = client.check_rate_limit(resource_type="api", resource_key="203.0.113.7")
+        >>> if not answer.allowed:
+        ...     print(answer.message, answer.retry_after)
+        """
+        body = request(RateLimitCheckRequest, operation, self._tenant)
+        return run_blocking(self._backend.check_rate_limit(body, patience_seconds=patience_seconds))
+
+    def check_rate_limits(self, checks: Sequence[RateLimitFields]) -> RateLimitBatchAnswer:
+        """Up to 500 checks, decided in order, each for itself.
+
+        >>> client.check_rate_limits([{"resource_type": "api"}, {"resource_type": "export"}])
+        """
+        return run_blocking(self._backend.check_rate_limits(rate_limit_batch(checks, self._tenant)))
+
+    def adjust_rate_limit(self, **correction: Unpack[AdjustFields]) -> RateLimitCheckAnswer:
+        """Correct a charge after the fact; never below zero use. What is left afterwards.
+
+        >>> client.adjust_rate_limit(resource_type="tokens", request_count=actual - estimated)
+        """
+        body = request(AdjustRequest, correction, self._tenant)
+        return run_blocking(self._backend.adjust_rate_limit(body))
+
+    def create_rate_limit(
+        self, *, idempotency_key: str | None = None, **policy: Unpack[PolicyFields]
+    ) -> PolicyView:
+        """A new rate limit.
+
+        >>> client.create_rate_limit(
+        ...     scope_type="user",
+        ...     scope_id="*",
+        ...     resource_type="api",
+        ...     limit_value=100,
+        ...     time_window_seconds=60,
+        ... )
+        """
+        body = request(PolicySpec, policy, self._tenant)
+        return run_blocking(self._backend.create_rate_limit(body, key=idempotency_key))
 
     # -- after it was spent
 

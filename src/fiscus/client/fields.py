@@ -17,6 +17,7 @@ import msgspec
 from fiscus.budgets.model import ApprovalSettings, Filters, Notifications, Throttle
 from fiscus.errors import ValidationError
 from fiscus.money import parse_amount
+from fiscus.ratelimits.model import Overrides
 from fiscus.wire import convert, encode
 
 T = TypeVar("T")
@@ -227,6 +228,44 @@ class ReportFields(Who, total=False):
     timezone: str | None
     compare_previous: bool
     limit: int
+
+
+class RateLimitFields(Who, total=False):
+    """What `check_rate_limit` takes."""
+
+    resource_type: Required[str]
+    request_count: int
+    resource_key: str | None
+    priority: Literal["critical", "high", "normal", "low"] | None
+    api_key_id: str | None
+
+
+class AdjustFields(Who, total=False):
+    """What `adjust_rate_limit` takes."""
+
+    resource_type: Required[str]
+    request_count: Required[int]
+    resource_key: str | None
+    api_key_id: str | None
+
+
+class PolicyFields(TypedDict, total=False):
+    """What `create_rate_limit` takes; nested settings as mappings or as the structs."""
+
+    scope_type: Required[Literal["tenant", "project", "user", "feature", "api_key"]]
+    scope_id: Required[str]
+    resource_type: Required[str]
+    limit_value: Required[int]
+    time_window_seconds: int | None
+    algorithm: Literal["token_bucket", "leaky_bucket", "fixed_window", "sliding_window_log"]
+    burst_capacity: int
+    calendar: Literal["hour", "day", "week", "month"] | None
+    timezone: str | None
+    overrides: Overrides | Mapping[str, Any]
+    shadow: bool
+    on_store_failure: Literal["allow", "deny", "local"]
+    tenant: str | None
+    tenant_id: str | None
 
 
 class TenantFields(TypedDict, total=False):

@@ -47,6 +47,15 @@ from fiscus.http.answers import BudgetPage, HealthAnswer, RecordPage
 from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
 from fiscus.ids import uuid7
 from fiscus.paging import Page
+from fiscus.ratelimits.calls import (
+    AdjustRequest,
+    PolicyView,
+    RateLimitBatchAnswer,
+    RateLimitBatchRequest,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.model import PolicySpec
 from fiscus.tenants import Tenant, TenantSpec
 from fiscus.wire import decode, encode
 
@@ -111,6 +120,27 @@ class HttpBackend:
     ) -> RecordBatchAnswer:
         return await self._post("/cost-tracking/record/batch", request, RecordBatchAnswer, key=key)
 
+    async def check_rate_limit(
+        self, request: RateLimitCheckRequest, *, patience_seconds: float | None = None
+    ) -> RateLimitCheckAnswer:
+        # not sent again when it may have been counted: rate limits know no idempotency keys
+        reply = await self._call(
+            "POST",
+            "/rate-limits/check",
+            body=request,
+            repeatable=False,
+            patience_seconds=patience_seconds,
+        )
+        return _answer(reply, RateLimitCheckAnswer)
+
+    async def check_rate_limits(self, request: RateLimitBatchRequest) -> RateLimitBatchAnswer:
+        reply = await self._call("POST", "/rate-limits/check/batch", body=request, repeatable=False)
+        return _answer(reply, RateLimitBatchAnswer)
+
+    async def adjust_rate_limit(self, request: AdjustRequest) -> RateLimitCheckAnswer:
+        reply = await self._call("POST", "/rate-limits/adjust", body=request, repeatable=False)
+        return _answer(reply, RateLimitCheckAnswer)
+
     async def records(self, query: CostQuery) -> Page[CostRecord]:
         page = await self._get("/cost-tracking/records", RecordPage, query)
         return Page(page.records, page.pagination)
@@ -121,6 +151,9 @@ class HttpBackend:
         return _answer(reply, Report)
 
     # -- definitions
+
+    async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView:
+        return await self._post("/rate-limits", spec, PolicyView, key=key)
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
         return await self._post("/budgets", spec, BudgetView, key=key)

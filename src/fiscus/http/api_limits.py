@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from fiscus.access.model import Principal, Role
 from fiscus.errors import RateLimitViolated
@@ -31,6 +33,18 @@ class ApiLimit(StrEnum):
     RATE_LIMIT_CHECKS = "api-rate-limit-checks"
     COST_RECORDS = "api-cost-records"
     REPORTS = "api-reports"
+
+
+class Admitted(NamedTuple):
+    """A call that was counted, and what its limits said."""
+
+    take: Take
+    taken: Taken
+    now_us: int
+
+    def headers(self) -> Headers:
+        """The header fields that tell what is left."""
+        return _headers(self.take, self.taken, self.now_us, _least(self.taken))
 
 
 class ApiLimits:
@@ -86,24 +100,26 @@ class ApiLimits:
         self._takes[principal, limit] = take
         return take
 
-    async def admit(self, principal: Principal, limit: ApiLimit | None, now_us: int) -> Headers:
-        """Count a call; the header fields that tell what is left.
+    async def admit(
+        self, principal: Principal, limit: ApiLimit | None, now_us: int
+    ) -> Admitted | None:
+        """Count a call; None when no limit holds for it.
 
         Raises `RateLimitViolated` when there is no room.
         """
         take = self.take(principal, limit)
         if take is None:
-            return []
+            return None
         outcome = await self._limiter.decide((take,), now_us)
         taken = None if outcome is None else outcome[0]
         return self.judge(take, taken, now_us)
 
-    def judge(self, take: Take, taken: Taken | None, now_us: int) -> Headers:
+    def judge(self, take: Take, taken: Taken | None, now_us: int) -> Admitted:
         """As `admit`, when the counters were asked; None: they could not be reached."""
         if taken is None:
             taken = self._limiter.decide_here(take, now_us)
         if taken.admitted:
-            return _headers(take, taken, now_us, _least(taken))
+            return Admitted(take, taken, now_us)
         wait_us = max(one.wait_us or 0 for one in taken.verdicts if not one.allowed)
         index = next(
             place
@@ -145,6 +161,21 @@ _UNKNOWN: Final = Take("", (), (), 0, 0)
 """Told apart from None, which is known to be no limit."""
 
 
+def raw_headers(told: Sequence[tuple[str, str]]) -> Headers:
+    """Header fields as ASGI has them."""
+    return [(_raw_name(name), text.encode()) for name, text in told]
+
+
+@lru_cache(maxsize=64)
+def _raw_name(name: str) -> bytes:
+    return name.lower().encode()
+
+
+def headers_left(admitted: Admitted | None) -> Headers:
+    """What is told of a call's limits, if any hold."""
+    return [] if admitted is None else admitted.headers()
+
+
 def _least(taken: Taken) -> int:
     verdicts = taken.verdicts
     if len(verdicts) == 1:
@@ -173,7 +204,7 @@ def _headers(take: Take, taken: Taken, now_us: int, deciding: int) -> Headers:
         reset_epoch_seconds=whole_seconds(verdict.reset_us),
         retry_after_seconds=None,  # comes with the problem
     )
-    return [(name.lower().encode(), text.encode()) for name, text in told]
+    return raw_headers(told)
 
 
 def _until(verdict: Verdict, now_us: int) -> int:
@@ -182,4 +213,4 @@ def _until(verdict: Verdict, now_us: int) -> int:
     return verdict.wait_us
 
 
-__all__ = ["ApiLimit", "ApiLimitExceeded", "ApiLimits"]
+__all__ = ["Admitted", "ApiLimit", "ApiLimitExceeded", "ApiLimits", "headers_left", "raw_headers"]

@@ -22,7 +22,7 @@ from fiscus.access.model import Action, Principal
 from fiscus.clock import to_us
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, InternalError, NotFound, ValidationError
-from fiscus.http.api_limits import ApiLimit, ApiLimitExceeded, ApiLimits
+from fiscus.http.api_limits import ApiLimit, ApiLimitExceeded, ApiLimits, headers_left
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.metrics import Metrics
@@ -191,7 +191,9 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
             principal = await server.authenticator.authenticate(headers, now)
         structlog.contextvars.bind_contextvars(tenant_id=principal.tenant_id)
         principal.require(endpoint.action)
-        limits = await server.api_limits.admit(principal, endpoint.limited_as, to_us(now))
+        limits = headers_left(
+            await server.api_limits.admit(principal, endpoint.limited_as, to_us(now))
+        )
         query = read_query(request.scope["query_string"], endpoint.query)
         if endpoint.request is NoBody or endpoint.streams:
             body = endpoint.request()

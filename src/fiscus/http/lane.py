@@ -27,7 +27,7 @@ from fiscus.errors import (
     Refused,
     ValidationError,
 )
-from fiscus.http.api_limits import ApiLimitExceeded, ApiLimits
+from fiscus.http.api_limits import Admitted, ApiLimitExceeded, ApiLimits, headers_left, raw_headers
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.correlation import correlation_id_of
@@ -36,7 +36,6 @@ from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
 from fiscus.http.problems import Headers, render_problem
 from fiscus.http.refusals import note_refusal
-from fiscus.http.replies import LoopReplies
 from fiscus.ids import is_uuid
 from fiscus.ledger.commands import Command, Outcome
 from fiscus.ratelimits.calls import (
@@ -49,6 +48,7 @@ from fiscus.ratelimits.headers import rate_limit_headers
 from fiscus.ratelimits.limiter import Prepared
 from fiscus.ratelimits.port import Take
 from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
+from fiscus.replies import LoopReplies
 from fiscus.wire import decode, encode
 
 log = structlog.get_logger(__name__)
@@ -108,7 +108,8 @@ class DecisionLane:
         correlation_id = correlation_id_of(headers)
         principal: Principal | None = None
         tenant_id: str | None = None
-        extra: Headers = []
+        admitted: Admitted | None = None
+        told: Headers = []
         try:
             now = self._clock.now()
             principal = self._authenticator.cached(headers, now)
@@ -121,7 +122,7 @@ class DecisionLane:
             # a check whose counters are elsewhere asks for its own and the API's at once, below
             at_once = decision.command is None and not self._limiter.immediate
             if not at_once:
-                extra = await self._api_limits.admit(principal, decision.limited_as, now_us)
+                admitted = await self._api_limits.admit(principal, decision.limited_as, now_us)
             body = await read_body(headers, receive, self._max_body_bytes)
             if decision.request is ReleaseRequest and not body:
                 body = b"{}"
@@ -134,17 +135,17 @@ class DecisionLane:
             )
             gate = self._api_limits.take(principal, decision.limited_as) if at_once else None
             tenant_id, outcome, told = await self._outcome(decision, call, now_us, gate)
-            extra = told or extra
             allowed = getattr(outcome, "allowed", True)
             if enforce and not allowed:
                 raise _refusal(outcome)
             status = decision.status
+            extra = told or headers_left(admitted)
             payload = encode(replace(outcome, correlation_id=correlation_id))
             content_type = b"application/json"
             word = "allowed" if allowed else "denied"
         except FiscusError as error:
-            if isinstance(error, ApiLimitExceeded):
-                extra = error.headers
+            is_own = isinstance(error, ApiLimitExceeded)
+            extra = error.headers if is_own else told or headers_left(admitted)
             status, more, payload = render_problem(
                 error, correlation_id=correlation_id, tenant_id=tenant_id, instance=scope["path"]
             )
@@ -210,23 +211,24 @@ class DecisionLane:
             return await self._limit_batch(call, call.body, now_us, gate)
         one = await self._prepare(call.body, call, now_us)
         takes: tuple[Take, ...] = (one.take,) if one.policies else ()
-        extra: Headers = []
+        admitted: Admitted | None = None
         if gate is not None and one.take.tenant_id == gate.tenant_id:
             takes = (gate, *(replace(take, gated=True) for take in takes))
         elif gate is not None:
-            extra = await self._admit(gate, now_us)
+            admitted = await self._admit(gate, now_us)
             gate = None
         outcome = await self._loop_limiter.decide(takes, now_us) if takes else None
         if gate is not None:
-            extra = self._api_limits.judge(gate, None if outcome is None else outcome[0], now_us)
+            judged = None if outcome is None else outcome[0]
+            admitted = self._api_limits.judge(gate, judged, now_us)
         taken = outcome[-1] if outcome is not None and one.policies else None
         answer = self._limiter.answer(one, taken, now_us)
-        return answer, _told(answer, call) or extra
+        return answer, _told(answer, call) or headers_left(admitted)
 
     async def _limit_batch(
         self, call: Call, batch: RateLimitBatchRequest, now_us: int, gate: Take | None
     ) -> tuple[RateLimitBatchAnswer, Headers]:
-        extra = [] if gate is None else await self._admit(gate, now_us)
+        admitted = None if gate is None else await self._admit(gate, now_us)
         if len(batch.checks) > MAX_RATE_LIMIT_CHECKS:
             raise PayloadTooLarge(
                 f"checks has {len(batch.checks)} items; at most {MAX_RATE_LIMIT_CHECKS} are taken",
@@ -235,9 +237,10 @@ class DecisionLane:
             )
         prepared = [await self._prepare(check, call, now_us) for check in batch.checks]
         outcome = await self._loop_limiter.decide(tuple(one.take for one in prepared), now_us)
-        return self._limiter.answer_batch(prepared, outcome, now_us), extra
+        answer = self._limiter.answer_batch(prepared, outcome, now_us)
+        return answer, headers_left(admitted)
 
-    async def _admit(self, gate: Take, now_us: int) -> Headers:
+    async def _admit(self, gate: Take, now_us: int) -> Admitted:
         outcome = await self._loop_limiter.decide((gate,), now_us)
         return self._api_limits.judge(gate, None if outcome is None else outcome[0], now_us)
 
@@ -296,10 +299,7 @@ def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
 
 def _told(answer: RateLimitCheckAnswer, call: Call) -> Headers:
     """The headers of a check's own policies, which a gateway hands on to its client."""
-    return [
-        (name.lower().encode(), text.encode())
-        for name, text in rate_limit_headers(answer, call.now)
-    ]
+    return raw_headers(rate_limit_headers(answer, call.now))
 
 
 def _refusal(outcome: Any) -> Refused:

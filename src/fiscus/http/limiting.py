@@ -8,9 +8,9 @@ from functools import partial
 
 import anyio.to_thread
 
-from fiscus.http.replies import LoopReplies
 from fiscus.ratelimits.limiter import Limiter, Outcome, Takes
 from fiscus.ratelimits.port import Take, Taken
+from fiscus.replies import LoopReplies
 
 
 class LoopLimiter:

@@ -110,6 +110,7 @@ def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> Poli
     return PolicyLine(
         policy_id=applied.policy.state.policy.policy_id,
         decision=decision,
+        shadow=rule.shadow,
         algorithm=rule.algorithm,
         limit_value=rule.limit,
         time_window_seconds=rule.window_us // 1_000_000,

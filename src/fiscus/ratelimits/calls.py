@@ -60,6 +60,7 @@ class PolicyLine(Struct, frozen=True, kw_only=True):
 
     policy_id: str
     decision: Annotated[str, Meta(description="allow, deny, or shadow_deny.")]
+    shadow: Annotated[bool, Meta(description="It decides and counts, but never denies.")] = False
     algorithm: Algorithm
     limit_value: Annotated[int, Meta(description="The effective limit per window.")]
     time_window_seconds: int

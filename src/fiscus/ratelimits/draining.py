@@ -15,6 +15,8 @@ from msgspec import Struct
 from fiscus.ratelimits.rules import FAR_US, MAX_WHOLE, Rate, Rule, Verdict
 
 _FAR_MS: Final = FAR_US // 1000
+_NEAR_US: Final = _FAR_MS * 1000
+"""Times before this one are told as they are."""
 
 
 class Level(Struct, frozen=True, gc=False):
@@ -50,20 +52,27 @@ def decide(
             level = level - drained if drained < level else 0
     room = ceiling * scale - level
     remaining = room // scale if room > 0 else 0
-    if count <= remaining:
-        delay_ms = 0
+    wait_us: int | None = 0
+    delay_ms = 0
+    allowed = count <= remaining
+    if allowed:
+        remaining -= count
         if shaped and level:
-            delay_ms = min(_FAR_MS, -(-level * unit_us // (drain * 1000)))
+            delay_ms = -(-level * unit_us // (drain * 1000))
         if count:
             level += count * scale
             state = Level(at_us, level, rate)
-        reset_us = _reset_us(at_us, level, rate, now_us)
-        return Verdict(True, remaining - count, 0, reset_us, delay_ms, state)
-    wait_us = None
-    if count <= ceiling:
+    elif count <= ceiling:
         over = level - (ceiling - count) * scale
         wait_us = _later(at_us, -(-over // drain), unit_us) - now_us
-    return Verdict(False, remaining, wait_us, _reset_us(at_us, level, rate, now_us), 0, state)
+    else:
+        wait_us = None
+    reset_us = at_us - (-level // drain) * unit_us
+    if not now_us < reset_us < _NEAR_US:
+        # rare: an empty level in the middle of a unit, or one that drains for centuries
+        reset_us = max(now_us, min(FAR_US, reset_us))
+        delay_ms = min(_FAR_MS, delay_ms)
+    return Verdict(allowed, remaining, wait_us, reset_us, delay_ms, state)
 
 
 def adjust(rule: Rule, state: Level | None, count: int, now_us: int) -> Level | None:
@@ -104,14 +113,6 @@ def _drained(state: Level, now_us: int) -> tuple[int, int]:
     if elapsed <= 0:
         return state.at_us, state.level
     return state.at_us + elapsed * unit_us, max(0, state.level - elapsed * state.rate.drain)
-
-
-def _reset_us(at_us: int, level: int, rate: Rate, now_us: int) -> int:
-    """When a level is empty; not before now, though now may be in the middle of a unit."""
-    reset_us = at_us - (-level // rate.drain) * rate.unit_us
-    if now_us < reset_us < FAR_US:  # nearly always, and cheaper than to ask `min` and `max`
-        return reset_us
-    return max(now_us, min(FAR_US, reset_us))
 
 
 def _later(at_us: int, units: int, unit_us: int) -> int:

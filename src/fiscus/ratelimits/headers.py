@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from fiscus.clock import to_us
@@ -33,13 +34,14 @@ class HeaderLine(NamedTuple):
 def rate_limit_headers(answer: RateLimitCheckAnswer, now: datetime) -> list[tuple[str, str]]:
     """The header fields of an answer made at `now`; none when no policy applies.
 
-    A shadow policy without room is left out: the client is not held to it.
+    Shadow policies are left out: the client is not held to them.
     """
     if answer.policy_id is None or answer.reset_time is None:
         return []
     now_us = to_us(now)
-    lines = [_line(one, now_us) for one in answer.policies if one.decision != "shadow_deny"]
-    lines.sort(key=lambda line: line.name != answer.policy_id)
+    lines = [_line(one, now_us) for one in answer.policies if not one.shadow]
+    if len(lines) > 1:
+        lines.sort(key=lambda line: line.name != answer.policy_id)
     return headers_of(
         lines,
         limit=answer.limit_value or 0,
@@ -66,11 +68,11 @@ def headers_of(
     headers = [
         (
             "RateLimit-Policy",
-            ", ".join(f"{name};q={line.limit};w={line.window_seconds}" for name, line in told),
+            ", ".join([f"{name};q={line.limit};w={line.window_seconds}" for name, line in told]),
         ),
         (
             "RateLimit",
-            ", ".join(f"{name};r={line.remaining};t={line.reset_seconds}" for name, line in told),
+            ", ".join([f"{name};r={line.remaining};t={line.reset_seconds}" for name, line in told]),
         ),
         ("X-RateLimit-Limit", str(limit)),
         ("X-RateLimit-Remaining", str(remaining)),
@@ -87,6 +89,7 @@ def whole_seconds(us: int) -> int:
     return -(-us // 1_000_000)
 
 
+@lru_cache(maxsize=8192)
 def sf_string(text: str) -> str:
     """A String of RFC 9651; what it cannot hold becomes `?`."""
     if not (text.isascii() and text.isprintable()):

@@ -7,10 +7,11 @@ that waits so long before each admitted request sends at the drain rate.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Final
-
 from fiscus.ratelimits import draining
+from fiscus.ratelimits.draining import Level
+from fiscus.ratelimits.rules import Rule, Verdict
 
-decide: Final = partial(draining.decide, shaped=True)
-"""Add `count` to the level, or nothing; tells `delay_ms`."""
+
+def decide(rule: Rule, state: Level | None, count: int, ceiling: int, now_us: int) -> Verdict:
+    """Add `count` to the level, or nothing; see `draining.decide`."""
+    return draining.decide(rule, state, count, ceiling, now_us, shaped=True)

@@ -48,12 +48,13 @@ def decide(rule: Rule, state: Log | None, count: int, ceiling: int, now_us: int)
     window_us = rule.window_us
     at_us, first, used = now_us, 0, 0
     if state is not None:
-        at_us = max(now_us, state.at_us)
+        if state.at_us > now_us:
+            at_us = state.at_us
         first, used = _live(state, state.window_us, at_us)
         if state.window_us != window_us:
             state = Log(at_us, window_us, state.hits, first, state.last, used)
             first, used = _live(state, window_us, at_us)
-    remaining = max(0, ceiling - used)
+    remaining = ceiling - used if used < ceiling else 0
     if count <= remaining:
         if count:
             used += count
@@ -129,4 +130,5 @@ def _when_free(state: Log, first: int, wanted: int) -> int:
 
 
 def _reset(state: Log | None, used: int, now_us: int) -> int:
-    return now_us if state is None or not used else max(now_us, empty_us(state))
+    # a hit that still counts leaves the window after now
+    return now_us if state is None or not used else state.hits[state.last - 2] + state.window_us

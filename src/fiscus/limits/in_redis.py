@@ -1,0 +1,222 @@
+"""Limits whose counters are in Redis or Valkey, for several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Sequence
+from time import time_ns
+from typing import Final
+
+from fiscus.clock import SystemClock
+from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.limits.base import KeyOf, Limit, check_count
+from fiscus.limits.in_process import told_of
+from fiscus.limits.results import LimitResult
+from fiscus.limits.strings import Phrase
+from fiscus.priorities import PRIORITIES, Priority
+from fiscus.ratelimits.degraded import DegradedTakes
+from fiscus.ratelimits.limiter import CounterLoop, Outcome
+from fiscus.ratelimits.model import OnCountersFailure
+from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
+from fiscus.ratelimits.rules import MAX_LIMIT, Rule
+from fiscus.replies import LoopReplies
+from fiscus.wiring.counters import open_counters
+
+_NORMAL: Final = PRIORITIES.index(Priority.NORMAL)
+
+
+_Replies = LoopReplies[tuple[Take, ...], Outcome]
+
+
+class _Connection:
+    """A server's counters, and the thread that asks them for all who wait."""
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        self.users = 0
+        self.counters: Final = _counters(url, timeout_seconds)
+        self.loop: Final = CounterLoop(self.counters, SystemClock(), timeout_seconds)
+        self._here: tuple[asyncio.AbstractEventLoop, _Replies] | None = None
+
+    def replies(self) -> _Replies:
+        """Answers for coroutines of the running event loop."""
+        running = asyncio.get_running_loop()
+        here = self._here
+        if here is None or here[0] is not running:
+            self._here = here = (running, LoopReplies(self.loop, running))
+        return here[1]
+
+    def close(self) -> None:
+        self.loop.close()
+        self.counters.close()
+
+
+def _counters(url: str, timeout_seconds: float) -> CounterStore:
+    try:
+        return open_counters(url, timeout_seconds=timeout_seconds)
+    except ValidationError as error:  # it names the setting that the URL usually comes from
+        raise ValidationError(
+            error.message.replace(error.field, "counters"),
+            field="counters",
+            suggested_action="Give a URL such as redis://127.0.0.1:6379.",
+        ) from None
+
+
+class _Connections:
+    """One connection per server, shared by the limits of this process."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, str, float], _Connection] = {}
+        self._lock = threading.Lock()
+
+    def take(self, url: str, timeout_seconds: float) -> _Connection:
+        # a thread does not survive a fork, so a child has connections of its own
+        key = (os.getpid(), url, timeout_seconds)
+        with self._lock:
+            found = self._open.get(key)
+            if found is None:
+                found = self._open[key] = _Connection(url, timeout_seconds)
+            found.users += 1
+            return found
+
+    def give_back(self, connection: _Connection) -> None:
+        with self._lock:
+            connection.users -= 1
+            if connection.users:
+                return
+            self._open = {key: one for key, one in self._open.items() if one is not connection}
+        connection.close()
+
+
+_CONNECTIONS: Final = _Connections()
+
+
+class RedisLimit(Limit):
+    """Counters shared by all processes that use the same server, name, windows and algorithms."""
+
+    def __init__(
+        self,
+        phrases: Sequence[tuple[Phrase, Rule]],
+        *,
+        url: str,
+        name: str,
+        key: KeyOf | None,
+        on_store_failure: OnCountersFailure,
+        timeout_seconds: float,
+    ) -> None:
+        super().__init__(key)
+        self._name = name
+        self._told = told_of(phrases)
+        self._rules = tuple(rule for _, rule in phrases)
+        self._prefixes = _prefixes(phrases)
+        self._failure = (on_store_failure,) * len(phrases)
+        self._stand_in = open_counters(None)
+        self._degraded = DegradedTakes(self._stand_in)
+        self._url = url
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
+        self._process = 0
+        self._connected()
+
+    def hit(self, key: str = "", count: int = 1) -> LimitResult:
+        check_count(count, 0)
+        take = self._take(key, count)
+        try:
+            outcome = self._connected().loop.execute((take,))
+        except ServiceUnavailable:  # too many wait already
+            outcome = None
+        return self._result(take, outcome)
+
+    async def hit_async(self, key: str = "", count: int = 1) -> LimitResult:
+        check_count(count, 0)
+        take = self._take(key, count)
+        try:
+            outcome = await self._connected().replies().execute((take,))
+        except ServiceUnavailable:  # too many wait already
+            outcome = None
+        return self._result(take, outcome)
+
+    def adjust(self, key: str, count: int) -> LimitResult:
+        check_count(count, -MAX_LIMIT)
+        try:
+            verdicts = self._connected().counters.adjust(self._take(key, count), None)
+        except CountersUnavailable as error:
+            raise _unavailable() from error
+        return LimitResult(True, verdicts, self._told, time_ns() // 1000)
+
+    async def adjust_async(self, key: str, count: int) -> LimitResult:
+        return await asyncio.to_thread(self.adjust, key, count)
+
+    def reset(self, key: str = "") -> None:
+        self._stand_in.forget(self._name, self._keys(key))
+        try:
+            self._connected().counters.forget(self._name, self._keys(key))
+        except CountersUnavailable as error:
+            raise _unavailable() from error
+
+    async def reset_async(self, key: str = "") -> None:
+        await asyncio.to_thread(self.reset, key)
+
+    def close(self) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None and self._process == os.getpid():
+            _CONNECTIONS.give_back(connection)
+
+    def _connected(self) -> _Connection:
+        """This process's connection; after a fork that is another one."""
+        connection = self._connection
+        if connection is not None and self._process == os.getpid():
+            return connection
+        with self._lock:
+            if self._connection is None or self._process != os.getpid():
+                self._connection = _CONNECTIONS.take(self._url, self._timeout_seconds)
+                self._process = os.getpid()
+            return self._connection
+
+    def _result(self, take: Take, outcome: Outcome) -> LimitResult:
+        now_us = time_ns() // 1000
+        taken: Taken | None = None if outcome is None else outcome[0]
+        degraded = taken is None
+        if taken is None:
+            taken = self._degraded.decide(take, self._failure, now_us)
+        return LimitResult(taken.admitted, taken.verdicts, self._told, now_us, degraded)
+
+    def _take(self, key: str, count: int) -> Take:
+        return Take(self._name, self._keys(key), self._rules, count, _NORMAL)
+
+    def _keys(self, key: str) -> tuple[str, ...]:
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            # it would fail the checks of all who share the round trip
+            raise ValidationError(
+                "key is not text: it has half a character",
+                field="key",
+                suggested_action="Decode keys with errors='replace'.",
+            ) from None
+        return tuple([prefix + key for prefix in self._prefixes])
+
+
+def _prefixes(phrases: Sequence[tuple[Phrase, Rule]]) -> tuple[str, ...]:
+    """What comes before a key, per limit: its window, so that another count keeps what was used."""
+    prefixes: list[str] = []
+    for phrase, _ in phrases:
+        prefix = f"{phrase.window_seconds} {phrase.algorithm}/"
+        while prefix in prefixes:
+            prefix = "+" + prefix
+        prefixes.append(prefix)
+    return tuple(prefixes)
+
+
+def _unavailable() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The counters of rate limits cannot be reached",
+        suggested_action="See that Redis runs and can be reached, then try again.",
+        retry_after_seconds=1,
+    )
+
+
+__all__ = ["RedisLimit"]

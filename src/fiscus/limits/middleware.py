@@ -1,0 +1,154 @@
+"""Limits for ASGI applications: FastAPI, Starlette, Litestar, Quart and others."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+from fiscus.errors import RateLimitViolated, ValidationError
+from fiscus.http.correlation import correlation_id_of
+from fiscus.http.problems import PROBLEM_JSON, render_problem
+from fiscus.limits.base import Limit
+from fiscus.limits.decorating import key_text
+from fiscus.limits.opening import limit as make_limit
+from fiscus.limits.requests import RequestHead, Scope
+from fiscus.limits.results import LimitResult
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+KeyOfRequest = Callable[[RequestHead], str | int | None]
+
+
+class RateLimitMiddleware:
+    """Answers 429 to HTTP requests beyond a limit, and tells the limits on every other answer.
+
+    >>> app.add_middleware(RateLimitMiddleware, limit="100/minute", exempt=["/healthz"])
+
+    `limit` is a string or a `Limit`, also one on Redis or on a Fiscus server. `key` gives the key
+    of a request, None when it is not limited; without it that is the client's address, see
+    `RequestHead.client_address`, for which `trusted_proxies` is the number of your own proxies
+    before the application.
+
+    `paths` gives some paths a limit of their own instead, `exempt` are not limited. Both are exact,
+    or a beginning with `*` after it; an exact one counts before the longest beginning, and all
+    paths of one entry share its counters.
+
+    The answer is made before the body is read, as a problem (RFC 9457); so is that of an endpoint
+    whose own limit, such as a decorator, raised `RateLimitViolated`. WebSockets pass.
+    Raises `ValidationError` for arguments that make no sense.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        limit: str | Limit,
+        *,
+        key: KeyOfRequest | None = None,
+        paths: Mapping[str, str | Limit] | None = None,
+        exempt: Sequence[str] = (),
+        trusted_proxies: int = 0,
+    ) -> None:
+        if isinstance(exempt, str):
+            raise _wrong("exempt", "exempt must be a list of paths")
+        if trusted_proxies < 0:
+            raise _wrong("trusted_proxies", "trusted_proxies must be 0 or more")
+        self._app = app
+        self._key_of = _client_address if key is None else key
+        self._trusted_proxies = trusted_proxies
+        own: dict[str, Limit | None] = {path: _limit(one) for path, one in (paths or {}).items()}
+        own.update(dict.fromkeys(exempt))
+        self._limits: Final = _ByPath(_limit(limit), own)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limits.of(scope["path"]) if scope["type"] == "http" else None
+        if limit is None:
+            await self._app(scope, receive, send)
+            return
+        key = key_text(self._key_of(RequestHead(scope, self._trusted_proxies)))
+        if key is None:
+            await self._app(scope, receive, send)
+            return
+        result = await limit.hit_async(key)
+        if not result.allowed:
+            await _refuse(scope, send, result.violation())
+            return
+        headers = _headers(result)
+        begun = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except RateLimitViolated as violation:  # of a limit inside, such as a decorated endpoint
+            if begun:
+                raise
+            await _refuse(scope, send, violation)
+
+
+class _ByPath:
+    """Which limit holds for a path; None: no limit."""
+
+    def __init__(self, general: Limit, own: Mapping[str, Limit | None]) -> None:
+        for path in own:
+            if not path.startswith(("/", "*")) or "*" in path[:-1]:
+                raise _wrong("paths", f"{path!r} is not a path, or a beginning with `*` after it")
+        self._general = general
+        self._exact = {path: one for path, one in own.items() if not path.endswith("*")}
+        beginnings = [(path[:-1], one) for path, one in own.items() if path.endswith("*")]
+        self._beginnings = sorted(beginnings, key=lambda one: -len(one[0]))
+
+    def of(self, path: str) -> Limit | None:
+        if path in self._exact:
+            return self._exact[path]
+        for beginning, limit in self._beginnings:
+            if path.startswith(beginning):
+                return limit
+        return self._general
+
+
+async def _refuse(scope: Scope, send: Send, violation: RateLimitViolated) -> None:
+    correlation_id = correlation_id_of(dict(scope["headers"]))
+    status, headers, body = render_problem(
+        violation,
+        correlation_id=correlation_id,
+        tenant_id=None,
+        instance=scope["path"],
+    )
+    if isinstance(violation.answer, LimitResult):
+        headers = _headers(violation.answer)
+    start = [
+        (b"content-type", PROBLEM_JSON),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-correlation-id", correlation_id.encode("ascii")),
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _headers(result: LimitResult) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower().encode("ascii"), value.encode("ascii")) for name, value in result.headers()
+    ]
+
+
+def _client_address(request: RequestHead) -> str:
+    return request.client_address
+
+
+def _limit(given: str | Limit) -> Limit:
+    return given if isinstance(given, Limit) else make_limit(given)
+
+
+def _wrong(field: str, message: str) -> ValidationError:
+    return ValidationError(message, field=field, suggested_action=f"Correct {field}.")
+
+
+__all__ = ["RateLimitMiddleware"]

@@ -1,0 +1,185 @@
+"""Rate limits mean the same in process and against a server, and as `fiscus.limits` over them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fiscus import (
+    AsyncClient,
+    Client,
+    Fiscus,
+    RateLimitViolated,
+    ServiceUnavailable,
+    ValidationError,
+)
+from fiscus.limits import limit
+from fiscus.ratelimits.calls import PolicyView, RateLimitBatchAnswer, RateLimitCheckAnswer
+
+if TYPE_CHECKING:
+    from tests.client.apis import Bench, RunningServer
+
+pytestmark = pytest.mark.anyio
+
+POLICY: dict[str, Any] = {
+    "scope_type": "user",
+    "scope_id": "*",
+    "resource_type": "api",
+    "limit_value": 2,
+    "time_window_seconds": 60,
+}
+CALL: dict[str, Any] = {"resource_type": "api", "user": "u-17"}
+
+
+async def test_a_policy_admits_its_count_and_a_denial_is_an_answer(bench: Bench) -> None:
+    policy = await bench.api.create_rate_limit(**POLICY, burst_capacity=1)
+    assert type(policy) is PolicyView
+    assert (policy.effective_limit, policy.tenant_id) == (2, bench.tenant)
+    answers = [await bench.api.check_rate_limit(**CALL) for _ in range(4)]
+    assert type(answers[0]) is RateLimitCheckAnswer
+    assert [one.allowed for one in answers] == [True, True, True, False]
+    assert [one.remaining_requests for one in answers] == [2, 1, 0, 0]
+    assert (answers[3].policy_id, answers[3].retry_after) == (policy.policy_id, 30)
+    assert answers[3].reset_time == bench.clock.now() + timedelta(seconds=90)
+    assert (await bench.api.check_rate_limit(**{**CALL, "user": "u-18"})).allowed
+    assert (await bench.api.check_rate_limit(resource_type="other")).policy_id is None
+
+
+async def test_checks_of_a_batch_are_decided_in_order(bench: Bench) -> None:
+    await bench.api.create_rate_limit(**POLICY)
+    answer = await bench.api.check_rate_limits(
+        [{**CALL, "request_count": 2}, CALL, {**CALL, "resource_key": "other"}]
+    )
+    assert type(answer) is RateLimitBatchAnswer
+    assert not answer.allowed
+    assert [one.allowed for one in answer.results] == [True, False, True]
+
+
+async def test_a_charge_is_corrected(bench: Bench) -> None:
+    await bench.api.create_rate_limit(**{**POLICY, "limit_value": 1000})
+    await bench.api.check_rate_limit(**CALL, request_count=900)
+    answer = await bench.api.adjust_rate_limit(**CALL, request_count=-600)
+    assert answer.remaining_requests == 700
+
+
+async def test_a_priority_scales_the_ceiling(bench: Bench) -> None:
+    await bench.api.create_rate_limit(**POLICY)
+    low = await bench.api.check_rate_limit(**CALL, priority="low", request_count=2)
+    assert not low.allowed
+    assert (await bench.api.check_rate_limit(**CALL)).remaining_requests == 1
+
+
+async def test_creating_twice_with_one_key_makes_one_policy(bench: Bench) -> None:
+    one = await bench.api.create_rate_limit(**POLICY, idempotency_key="once")
+    again = await bench.api.create_rate_limit(**POLICY, idempotency_key="once")
+    assert one.policy_id == again.policy_id
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"resource_type": "api", "request_count": -1}, "request_count"),
+        ({"resource_type": "api", "resource_key": ""}, "resource_key"),
+        ({"resource_type": "api", "priority": "urgent"}, "priority"),
+        ({"resource_type": "api", "estimate": 1}, "estimated_cost"),
+    ],
+)
+async def test_a_wrong_field_is_named(bench: Bench, fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        await bench.api.check_rate_limit(**fields)
+    assert field in raised.value.message
+
+
+# -- fiscus.limits over a client
+
+
+async def test_a_limit_over_a_client_is_what_its_policies_say(
+    server: RunningServer, tenant: str
+) -> None:
+    with Client(server.url, server.key, tenant=tenant) as client:
+        policy = client.create_rate_limit(**{**POLICY, "scope_type": "project"})
+        client.create_rate_limit(
+            **{**POLICY, "scope_type": "tenant", "limit_value": 1, "shadow": True}
+        )
+        api = limit(resource="api", client=client, project="search")
+        first = api.hit("a")
+        assert (first.allowed, first.remaining, first.limit) == (True, 1, 2)
+        assert first.name == policy.policy_id
+        assert first.reset_time == server.clock.now() + timedelta(seconds=30)
+        assert dict(first.headers())["X-RateLimit-Remaining"] == "1"
+        denied = [api.hit("a"), api.hit("a")][1]
+        assert not denied
+        assert (denied.retry_after_seconds, denied.retry_after_ms) == (30, 30_000)
+        headers = dict(denied.headers())
+        assert headers["RateLimit-Policy"] == f'"{policy.policy_id}";q=2;w=60'
+        assert headers["RateLimit"] == f'"{policy.policy_id}";r=0;t=30'
+        assert headers["Retry-After"] == "30"
+        assert api.adjust("a", -1).remaining == 1
+        assert api.look("b").remaining == 2
+        assert [api.hit(key).remaining for key in ("x" * 2000, "x" * 2001, "x" * 2000)] == [1, 1, 0]
+        with pytest.raises(ValidationError, match="reset by policy"):
+            api.reset("a")
+        nothing = limit(resource="other", client=client).hit("a")
+        assert nothing.allowed
+        assert (nothing.remaining, nothing.limit, nothing.reset_time) == (None, None, None)
+        assert nothing.headers() == []
+
+
+async def test_a_function_is_limited_by_a_server(server: RunningServer, tenant: str) -> None:
+    async with AsyncClient(server.url, server.key, tenant=tenant) as client:
+        await client.create_rate_limit(**{**POLICY, "scope_type": "tenant", "scope_id": tenant})
+
+        @limit(resource="api", client=client, key=lambda user: user)
+        async def f(user: str) -> str:
+            return user
+
+        assert [await f("a"), await f("a"), await f("b")] == ["a", "a", "b"]
+        with pytest.raises(RateLimitViolated):
+            await f("a")
+        api = limit(resource="api", client=client)
+        assert (await api.adjust_async("a", -1)).remaining == 1
+        with pytest.raises(TypeError, match="_async"):
+            api.hit("a")
+
+
+async def test_a_limit_over_the_engine_in_process_works_in_a_loop(
+    embedded: tuple[Fiscus, Any], tenant: str
+) -> None:
+    fiscus = Fiscus(embedded[0]._backend, tenant)
+    fiscus.create_rate_limit(**POLICY)
+    api = limit(resource="api", client=fiscus, user="u-17")
+    assert (await api.hit_async("a", 2)).remaining == 0
+    assert not await api.hit_async("a")
+    assert (await api.adjust_async("a", -2)).remaining == 2
+
+
+@pytest.mark.parametrize(("policy", "allowed"), [("allow", True), ("deny", False)])
+async def test_without_the_server_the_policy_decides(policy: Any, allowed: bool) -> None:
+    with Client("http://127.0.0.1:9", "key") as client:
+        api = limit(resource="api", client=client, on_store_failure=policy, timeout_seconds=0.2)
+        result = api.hit("a")
+        assert (result.allowed, result.degraded) == (allowed, True)
+        headers = [] if allowed else [("Retry-After", "1")]
+        assert result.headers() == headers
+        with pytest.raises(ServiceUnavailable):
+            client.check_rate_limit(resource_type="api", patience_seconds=0.1)
+    async with AsyncClient("http://127.0.0.1:9", "key") as client:
+        api = limit(resource="api", client=client, on_store_failure=policy, timeout_seconds=0.2)
+        assert (await api.hit_async("a")).allowed is allowed
+
+
+@pytest.mark.parametrize(
+    ("positional", "named"),
+    [
+        ((), {}),
+        (("5/minute",), {"resource": "api"}),
+        ((), {"resource": "api", "on_store_failure": "local"}),
+    ],
+)
+async def test_arguments_that_make_no_sense_with_a_client_are_refused(
+    positional: Any, named: Any
+) -> None:
+    with Client("http://127.0.0.1:9", "key") as client, pytest.raises(ValidationError):
+        limit(*positional, client=client, **named)

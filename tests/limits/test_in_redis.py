@@ -1,0 +1,195 @@
+"""Limits whose counters are in a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fiscus import ServiceUnavailable, ValidationError
+from fiscus.ids import uuid7
+from fiscus.limits import Limit, limit
+from tests.valkey import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.valkey import Servers
+
+PATIENT = 5.0
+"""Seconds to wait for an answer where the test is about what it says."""
+
+
+@pytest.fixture
+def name() -> str:
+    """A limit that no other test uses."""
+    return f"limits-{uuid7()}"
+
+
+@pytest.fixture
+def api(valkey_url: str, name: str) -> Iterator[Limit]:
+    with limit(
+        "5/hour; 6/day fixed_window", counters=valkey_url, name=name, timeout_seconds=PATIENT
+    ) as api:
+        yield api
+
+
+def test_hits_are_counted_together_by_all_who_use_the_name(
+    api: Limit, valkey_url: str, name: str
+) -> None:
+    with limit(
+        "5/hour; 6/day fixed_window", counters=valkey_url, name=name, timeout_seconds=PATIENT
+    ) as other:
+        assert [one.hit("a").remaining for one in (api, other, api, other, api)] == [4, 3, 2, 1, 0]
+        denied = other.hit("a")
+    assert not denied
+    assert denied.name == "5/hour"
+    assert 700 < (denied.retry_after_seconds or 0) <= 720
+    assert not denied.degraded
+    assert api.hit("b")
+
+
+def test_a_changed_count_keeps_what_was_used(api: Limit, valkey_url: str, name: str) -> None:
+    api.hit("a", 3)
+    with limit("10/hour", counters=valkey_url, name=name, timeout_seconds=PATIENT) as raised:
+        assert raised.look("a").remaining == 7
+
+
+def test_a_charge_is_corrected_and_a_key_reset(api: Limit) -> None:
+    api.hit("a", 5)
+    assert api.adjust("a", -2).remaining == 2
+    api.reset("a")
+    assert api.look("a").remaining == 5
+
+
+def test_two_limits_of_one_window_have_counters_of_their_own(valkey_url: str, name: str) -> None:
+    with limit("5/hour; 3/hour", counters=valkey_url, name=name, timeout_seconds=PATIENT) as api:
+        api.hit("a", 2)
+        assert [one.remaining for one in api.look("a").verdicts] == [3, 1]
+
+
+def test_coroutines_wait_without_blocking_their_loop(api: Limit) -> None:
+    async def run() -> list[int | None]:
+        results = await asyncio.gather(*(api.hit_async("a") for _ in range(20)))
+        assert not (await api.look_async("a")).remaining
+        assert (await api.adjust_async("a", -1)).remaining == 1
+        await api.reset_async("a")
+        return [one.remaining for one in results if one]
+
+    assert sorted(asyncio.run(run())) == [0, 1, 2, 3, 4]
+
+
+def test_a_hundred_threads_on_five_an_hour_admit_five(api: Limit) -> None:
+    admitted: list[bool] = []
+    start = threading.Barrier(100)
+
+    def call() -> None:
+        start.wait()
+        admitted.append(api.hit("a").allowed)
+
+    threads = [threading.Thread(target=call) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(admitted)[-6:] == [False, True, True, True, True, True]
+
+
+def _hit_often(url: str, name: str, admitted: multiprocessing.Queue[int]) -> None:
+    with limit("50/hour", counters=url, name=name, timeout_seconds=30) as api:
+        admitted.put(sum(api.hit("a").allowed for _ in range(100)))
+
+
+def test_four_processes_admit_the_limit_together(valkey_url: str, name: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    admitted = spawn.Queue()
+    processes = [
+        spawn.Process(target=_hit_often, args=(valkey_url, name, admitted)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    total = sum(admitted.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(30)
+    assert total == 50
+
+
+# that is how servers which load the application first make their workers
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_of_a_fork_has_connections_of_its_own(api: Limit) -> None:
+    api.hit("a")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 7 if api.hit("a").remaining == 3 else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert api.look("a").remaining == 3
+
+
+def test_half_a_character_is_refused_before_it_is_sent(api: Limit) -> None:
+    with pytest.raises(ValidationError, match="half a character"):
+        api.hit("\ud800")
+
+
+@pytest.mark.parametrize(
+    ("policy", "allowed"),
+    [("local", [True, True, False]), ("allow", [True] * 3), ("deny", [False] * 3)],
+)
+def test_without_the_server_the_policy_decides(
+    valkey_servers: Servers, name: str, policy: str, allowed: list[bool]
+) -> None:
+    server = valkey_servers.start()
+    with limit("2/hour", counters=server.url, name=name, on_store_failure=policy) as api:
+        server.stop()
+        began = time.perf_counter()
+        results = [api.hit("a") for _ in range(3)]
+        assert time.perf_counter() - began < 2
+        assert [one.allowed for one in results] == allowed
+        assert all(one.degraded for one in results)
+        if policy == "deny":
+            assert results[0].retry_after_seconds == 1
+        with pytest.raises(ServiceUnavailable):
+            api.adjust("a", 1)
+        with pytest.raises(ServiceUnavailable):
+            api.reset("a")
+
+        async def in_a_loop() -> bool:
+            return (await api.hit_async("a")).degraded
+
+        assert asyncio.run(in_a_loop())
+
+
+def test_a_server_that_hangs_holds_up_nobody(valkey_servers: Servers, name: str) -> None:
+    server = valkey_servers.start()
+    with limit("2/hour", counters=server.url, name=name, timeout_seconds=0.05) as api:
+        server.pause()
+        try:
+            began = time.perf_counter()
+            assert api.hit("a").degraded
+            assert time.perf_counter() - began < 1
+        finally:
+            server.resume()
+
+
+def test_an_event_loop_that_is_gone_stops_nobody(valkey_servers: Servers, name: str) -> None:
+    server = valkey_servers.start()
+    with limit("9/hour", counters=server.url, name=name, timeout_seconds=0.05) as api:
+
+        async def degraded() -> bool:
+            return (await api.hit_async("a")).degraded
+
+        server.pause()
+        try:
+            assert asyncio.run(degraded())
+        finally:
+            server.resume()
+        wait_until(lambda: not api.hit("b").degraded)
+        wait_until(lambda: not asyncio.run(degraded()))
