@@ -10,6 +10,7 @@ import pytest
 from fiscus import (
     AsyncClient,
     Client,
+    Conflict,
     Fiscus,
     RateLimitViolated,
     ServiceUnavailable,
@@ -19,6 +20,8 @@ from fiscus.limits import limit
 from fiscus.ratelimits.calls import PolicyView, RateLimitBatchAnswer, RateLimitCheckAnswer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.client.apis import Bench, RunningServer
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +186,16 @@ async def test_arguments_that_make_no_sense_with_a_client_are_refused(
 ) -> None:
     with Client("http://127.0.0.1:9", "key") as client, pytest.raises(ValidationError):
         limit(*positional, client=client, **named)
+
+
+def test_a_second_program_on_the_same_data_may_not_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would admit the whole limit; budgets they may share."""
+    monkeypatch.setattr("fiscus.engine._CLAIM_SECONDS", 0)
+    check: dict[str, Any] = {"resource_type": "llm", "user": "ada"}
+    with Fiscus.open(data_dir=tmp_path) as one, Fiscus.open(data_dir=tmp_path) as other:
+        assert one.check_rate_limit(**check).allowed
+        with pytest.raises(Conflict, match="Another process counts"):
+            other.check_rate_limit(**check)
+        assert other.check(resource_type="llm", estimated_cost=1).allowed

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from fiscus.budgets.periods import (
+from fiscus.errors import ValidationError
+from fiscus.periods import (
     FAR_FUTURE,
     MAX_ROLLING_DAYS,
     Period,
@@ -21,7 +22,6 @@ from fiscus.budgets.periods import (
     period_at,
     validate_schedule,
 )
-from fiscus.errors import ValidationError
 
 TICK = timedelta(microseconds=1)
 HOUR = timedelta(hours=1)

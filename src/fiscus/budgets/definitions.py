@@ -7,9 +7,9 @@ from decimal import Decimal
 
 from fiscus.budgets.matching import schedule_of
 from fiscus.budgets.model import Budget, BudgetSpec, Throttle
-from fiscus.budgets.periods import PeriodType, first_anchor, parse_timezone, validate_schedule
 from fiscus.errors import ValidationError
 from fiscus.money import Amount, parse_amount, parse_currency, parse_positive
+from fiscus.periods import PeriodType, first_anchor, parse_timezone, validate_schedule
 from fiscus.scopes import EVERY, ScopeType
 from fiscus.tenants import TenantSettings
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance
-from fiscus.budgets.periods import (
+from fiscus.operations import Operation
+from fiscus.periods import (
     Period,
     PeriodType,
     Schedule,
@@ -17,7 +18,6 @@ from fiscus.budgets.periods import (
     period_after,
     period_at,
 )
-from fiscus.operations import Operation
 from fiscus.scopes import EVERY, ScopeType
 
 

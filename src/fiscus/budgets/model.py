@@ -13,9 +13,9 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct, field
 
-from fiscus.budgets.periods import PeriodType
 from fiscus.money import ZERO, Amount
 from fiscus.operations import Operation
+from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
 from fiscus.wire import Currency, Id, Label, Name, Tags
 

@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol
 
 from fiscus.budgets.calls import ReservationView, Utilization
 from fiscus.budgets.model import Budget, BudgetSpec, EnforcementAction, ReservationStatus
-from fiscus.budgets.periods import PeriodType
 from fiscus.idempotency import Idempotency
 from fiscus.paging import Page, PageRequest
+from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
 
 

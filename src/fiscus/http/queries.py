@@ -12,12 +12,12 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from fiscus.budgets.model import EnforcementAction, ReservationStatus
-from fiscus.budgets.periods import PeriodType
 from fiscus.budgets.port import BudgetFilter, ReservationFilter
 from fiscus.costs.model import ChargeCategory
 from fiscus.costs.port import CostFilter
 from fiscus.errors import ValidationError
 from fiscus.paging import MAX_PAGE, MAX_PAGE_SIZE, PageRequest, page_request
+from fiscus.periods import PeriodType
 from fiscus.ratelimits.calls import ResourceKey
 from fiscus.ratelimits.model import PolicyScope
 from fiscus.ratelimits.policy_port import PolicyFilter

@@ -16,7 +16,6 @@ from fiscus.budgets.model import (
     ReservationLine,
     ReservationStatus,
 )
-from fiscus.budgets.periods import FAR_FUTURE
 from fiscus.budgets.rules import (
     ALLOW,
     DENY,
@@ -41,6 +40,7 @@ from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
 from fiscus.money import ZERO, add, plain, ratio, subtract
+from fiscus.periods import FAR_FUTURE
 
 NO_BUDGET = "No budget matches this operation."
 

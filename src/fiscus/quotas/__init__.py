@@ -1,0 +1,1 @@
+"""Quotas: amounts of a resource per period, taken by consumptions; and how they are shared out."""
