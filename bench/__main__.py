@@ -10,12 +10,12 @@ from typing import Final
 
 from bench import machine, report
 from bench.load import WrkMissing, find_wrk
+from bench.plan import Plan, Result
 from bench.profiling import Profiler, ProfilerMissing
 from bench.servers import Databases, work_folder
-from bench.suite import BENCHMARKS, Plan, Result
+from bench.suite import BENCHMARKS, STORES, select
 
 RESULTS: Final = Path(__file__).with_name("results")
-KINDS: Final = ("sqlite", "postgresql")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,16 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _cannot("--profile needs py-spy on the PATH.", "Install it: `pip install py-spy`.")
     seconds = options.seconds or (1.0 if options.quick else 4.0)
     plan = Plan(rounds=3 if options.quick else 5, seconds=seconds, profiler=profiler)
-    kinds = KINDS if options.database == "both" else (options.database,)
-    names = options.only or list(BENCHMARKS)
+    stores = tuple(options.store or STORES)
     results: list[Result] = []
     with work_folder() as folder:
         facts = machine.describe(folder)
-        for kind in kinds:
-            with Databases(kind, folder) as databases:
-                for name in names:
-                    print(f"{name} on {kind} ...", file=sys.stderr, flush=True)
-                    result = BENCHMARKS[name](databases, plan)
+        for store, benchmarks in select(options.only, stores):
+            with Databases(store, folder) as databases:
+                for name, benchmark in benchmarks:
+                    print(f"{name} on {store} ...", file=sys.stderr, flush=True)
+                    result = benchmark.run(name, databases, plan)
                     results.append(result)
                     if options.results is not None and profiler.folder is None:
                         report.write(options.results, result, facts, plan)
@@ -66,7 +65,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help=f"one benchmark; may be repeated: {', '.join(BENCHMARKS)}",
     )
-    parser.add_argument("--database", choices=(*KINDS, "both"), default="both")
+    parser.add_argument(
+        "--store",
+        action="append",
+        choices=STORES,
+        metavar="STORE",
+        help=f"one store; may be repeated: {', '.join(STORES)}",
+    )
     parser.add_argument("--seconds", type=float, help="length of one run (default 4)")
     parser.add_argument(
         "--quick", action="store_true", help="3 rounds of 1 second; results are not kept"

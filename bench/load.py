@@ -34,7 +34,8 @@ class _Report(msgspec.Struct):
 class Load:
     """Requests of a bodies file to one path of a server, over `connections` at once.
 
-    `operations` is how many one request carries.
+    `operations` is how many one request carries. They are sent with the admin key, or each with
+    the one that stands before its body.
     """
 
     server: Server
@@ -96,5 +97,6 @@ def find_wrk() -> str:
 
 
 def write_bodies(path: Path, bodies: Iterable[bytes]) -> Path:
+    """One body per line, which may have an API key and a tab before it."""
     path.write_bytes(b"\n".join(bodies) + b"\n")
     return path

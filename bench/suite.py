@@ -1,354 +1,63 @@
-"""The benchmarks by name: what is measured, beside which yardsticks, and what is to be reached."""
+"""The benchmarks by name, and the stores that each is measured on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from msgspec import Struct
+from bench import budgets, counters_memory, limits_in_process, limits_on_valkey, policies_scale
+from bench.budgets import CHECK, RECORD
+from bench.limits_http import BATCHED, ONE, SINGLE, TWO, checks
+from bench.plan import Plan, Result
+from bench.servers import Databases
+from fiscus.ratelimits.rules import Algorithm
 
-from bench import workload
-from bench.handwritten import GroupLoop, Writer
-from bench.handwritten_postgres import PostgresWriter
-from bench.handwritten_sqlite import SqliteWriter
-from bench.load import Load, write_bodies
-from bench.profiling import Profiler
-from bench.samples import Comparison, Measure, Sample, Target, compare, interleaved, middle
-from bench.seed import analyze, count, fill
-from bench.servers import Databases, Server, bare_server, fiscus_server
-from bench.workload import BATCH, Item, Place
-
-BASE: Final = "/budget/v1"
-CONNECTIONS: Final = 64
-BATCH_CONNECTIONS: Final = 8
-"""With 100 operations per request, 64 connections would only queue."""
-SINGLES: Final = 20_000
-BATCHES: Final = 400
+DATABASES: Final = ("sqlite", "postgresql")
+COUNTERS: Final = ("memory", "valkey")
+STORES: Final = (*DATABASES, *COUNTERS)
 
 
-class Result(Struct, frozen=True, kw_only=True):
-    """One benchmark on one database."""
+class Benchmark(NamedTuple):
+    """What measures, called with its own name, and where."""
 
-    name: str
-    database: str
-    what: str
-    fiscus: Sample
-    """Medians of the runs."""
-    comparisons: list[Comparison]
-    peak_memory_bytes: int | None
-    answer_bytes: int | None
-    samples: dict[str, list[Sample]]
+    run: Callable[[str, Databases, Plan], Result]
+    stores: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long to measure, and what to profile by."""
-
-    rounds: int
-    seconds: float
-    profiler: Profiler = field(default_factory=Profiler)
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One kind of call: its path, its rows, how hand-written SQL writes them."""
-
-    path: str
-    table: str
-    status: int
-    body: Callable[[Item], bytes]
-    batch_body: Callable[[Sequence[Item]], bytes]
-    write: Callable[[Writer], Callable[[Sequence[Item]], None]]
-
-
-CHECK: Final = Operation(
-    "/budgets/check",
-    "reservations",
-    200,
-    workload.check_body,
-    workload.check_batch_body,
-    lambda writer: writer.check,
-)
-RECORD: Final = Operation(
-    "/cost-tracking/record",
-    "cost_records",
-    202,
-    workload.record_body,
-    workload.record_batch_body,
-    lambda writer: writer.record,
-)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A running Fiscus with its database, and the places of its budgets."""
-
-    server: Server
-    url: str
-    folder: Path
-    places: list[Place]
-
-
-@contextmanager
-def subject(databases: Databases, tenants: int, projects: int) -> Iterator[Subject]:
-    """Fiscus on a new database of `tenants` tenants with `projects` projects each."""
-    folder, url = databases.new()
-    of_tenants = fill(url, tenants, projects)
-    places = [of_tenant[0] for of_tenant in of_tenants]
-    database_url = None if databases.kind == "sqlite" else url
-    with fiscus_server(folder, database_url) as server:
-        for place in places:  # definitions read, periods begun, before anything is measured
-            body = workload.check_batch_body(workload.items([place], 1))
-            _post(server, BASE + "/budgets/check/batch", body)
-        analyze(url)
-        yield Subject(server, url, folder, places)
-
-
-@contextmanager
-def handwritten(databases: Databases, items: Sequence[Item]) -> Iterator[tuple[Writer, list[Item]]]:
-    """A hand-written program on a database of its own, and the items with its budgets' ids."""
-    folder, url = databases.new()
-    places = {of_tenant[0].tenant_id: of_tenant[0] for of_tenant in fill(url, workload.TENANTS, 1)}
-    own = [item._replace(place=places[item.place.tenant_id]) for item in items]
-    if databases.kind == "sqlite":
-        writer: Writer = SqliteWriter(folder / "fiscus.db", own)
-    else:
-        writer = PostgresWriter(url, own)
-    analyze(url)
-    try:
-        yield writer, own
-    finally:
-        writer.close()
-
-
-def single(name: str, operation: Operation, databases: Databases, plan: Plan) -> Result:
-    """One operation per request, beside the bare ASGI app and SQL in groups of `CONNECTIONS`."""
-    with ExitStack() as stack:
-        fiscus = stack.enter_context(subject(databases, workload.TENANTS, 1))
-        items = workload.items(fiscus.places, SINGLES)
-        bodies = write_bodies(fiscus.folder / "bodies", map(operation.body, items))
-        writer, own = stack.enter_context(handwritten(databases, items))
-        sql = GroupLoop(operation.write(writer), workload.groups(own, CONNECTIONS))
-        path = BASE + operation.path
-        load = Load(fiscus.server, path, bodies, CONNECTIONS, 1)
-        bare, answer_bytes = _bare(stack, fiscus, operation, path, bodies)
-        samples = _measure(
-            fiscus,
-            operation,
-            load,
-            {
-                "bare ASGI": Load(bare, path, bodies, CONNECTIONS, 1).run,
-                "hand-written SQL": sql.run,
-            },
-            plan,
-        )
-        target = None
-        if operation is CHECK:
-            target = Target(ratio=0.30 if databases.kind == "sqlite" else 0.20, rule="at least")
-        rate = "requests per second"
-        return Result(
-            name=name,
-            database=databases.kind,
-            what=f"POST {operation.path}, {CONNECTIONS} connections",
-            fiscus=middle(samples["fiscus"]),
-            comparisons=[
-                _by_rate("bare ASGI app", rate, samples, "bare ASGI", target),
-                _by_rate(
-                    f"hand-written SQL, groups of {CONNECTIONS}",
-                    "operations per second",
-                    samples,
-                    "hand-written SQL",
-                ),
-            ],
-            peak_memory_bytes=fiscus.server.peak_memory_bytes(),
-            answer_bytes=answer_bytes,
-            samples=samples,
-        )
-
-
-def batch(name: str, operation: Operation, databases: Databases, plan: Plan) -> Result:
-    """`BATCH` operations per request, beside hand-written SQL in groups as large, and bare ASGI."""
-    with ExitStack() as stack:
-        fiscus = stack.enter_context(subject(databases, workload.TENANTS, 1))
-        batches = workload.batches(fiscus.places, BATCHES)
-        bodies = write_bodies(fiscus.folder / "bodies", map(operation.batch_body, batches))
-        flat = [item for one in batches for item in one]
-        writer, own = stack.enter_context(handwritten(databases, flat))
-        sql = GroupLoop(operation.write(writer), workload.groups(own, BATCH))
-        path = f"{BASE}{operation.path}/batch"
-        load = Load(fiscus.server, path, bodies, BATCH_CONNECTIONS, BATCH)
-        bare, answer_bytes = _bare(stack, fiscus, operation, path, bodies)
-        samples = _measure(
-            fiscus,
-            operation,
-            load,
-            {
-                "hand-written SQL": sql.run,
-                "bare ASGI": Load(bare, path, bodies, BATCH_CONNECTIONS, BATCH).run,
-            },
-            plan,
-        )
-        rate = "operations per second"
-        return Result(
-            name=name,
-            database=databases.kind,
-            what=f"POST {operation.path}/batch of {BATCH}, {BATCH_CONNECTIONS} connections",
-            fiscus=middle(samples["fiscus"]),
-            comparisons=[
-                _by_rate(
-                    f"hand-written SQL, groups of {BATCH}",
-                    rate,
-                    samples,
-                    "hand-written SQL",
-                    Target(ratio=0.6, rule="at least"),
-                ),
-                _by_rate("bare ASGI app", rate, samples, "bare ASGI"),
-            ],
-            peak_memory_bytes=fiscus.server.peak_memory_bytes(),
-            answer_bytes=answer_bytes,
-            samples=samples,
-        )
-
-
-def latency(name: str, databases: Databases, plan: Plan) -> Result:
-    """p95 of single checks, beside one durable group commit of as many checks."""
-    with ExitStack() as stack:
-        fiscus = stack.enter_context(subject(databases, workload.TENANTS, 1))
-        items = workload.items(fiscus.places, SINGLES)
-        bodies = write_bodies(fiscus.folder / "bodies", map(CHECK.body, items))
-        writer, own = stack.enter_context(handwritten(databases, items))
-        sql = GroupLoop(writer.check, workload.groups(own, CONNECTIONS))
-        load = Load(fiscus.server, BASE + CHECK.path, bodies, CONNECTIONS, 1)
-        samples = _measure(fiscus, CHECK, load, {"hand-written SQL": sql.run}, plan)
-        return Result(
-            name=name,
-            database=databases.kind,
-            what=f"POST {CHECK.path}, {CONNECTIONS} connections",
-            fiscus=middle(samples["fiscus"]),
-            comparisons=[
-                compare(
-                    f"one group commit of {CONNECTIONS} checks (median)",
-                    "p95 in milliseconds",
-                    [sample.p95_ms for sample in samples["fiscus"]],
-                    [sample.p50_ms for sample in samples["hand-written SQL"]],
-                    Target(ratio=3.0, rule="at most"),
-                )
-            ],
-            peak_memory_bytes=fiscus.server.peak_memory_bytes(),
-            answer_bytes=None,
-            samples=samples,
-        )
-
-
-FEW_TENANTS: Final = 50
-MANY_PROJECTS: Final = 99
-
-
-def scaling(name: str, databases: Databases, plan: Plan) -> Result:
-    """The same checks with 100 000 budgets and with 100: two servers side by side.
-
-    100 budgets are 50 tenants with one project each; 100 000 are 1 000 tenants with 99. Both get
-    checks of the same 50 tenants' first projects, each matching two budgets.
-    """
-    with ExitStack() as stack:
-        few = stack.enter_context(subject(databases, FEW_TENANTS, 1))
-        many = stack.enter_context(subject(databases, workload.TENANTS, MANY_PROJECTS))
-        items = workload.items(few.places, SINGLES)
-        bodies = write_bodies(few.folder / "bodies", map(CHECK.body, items))
-        path = BASE + CHECK.path
-        samples = _measure(
-            many,
-            CHECK,
-            Load(many.server, path, bodies, CONNECTIONS, 1),
-            {"100 budgets": Load(few.server, path, bodies, CONNECTIONS, 1).run},
-            plan,
-        )
-        return Result(
-            name=name,
-            database=databases.kind,
-            what=f"POST {CHECK.path} with 100 000 budgets, {CONNECTIONS} connections",
-            fiscus=middle(samples["fiscus"]),
-            comparisons=[
-                compare(
-                    "the same with 100 budgets",
-                    "microseconds per check",
-                    [1e6 / sample.operations_per_second for sample in samples["fiscus"]],
-                    [1e6 / sample.operations_per_second for sample in samples["100 budgets"]],
-                    Target(ratio=1.2, rule="at most"),
-                )
-            ],
-            peak_memory_bytes=many.server.peak_memory_bytes(),
-            answer_bytes=None,
-            samples=samples,
-        )
-
-
-BENCHMARKS: Final[dict[str, Callable[[Databases, Plan], Result]]] = {
-    "check-single": partial(single, "check-single", CHECK),
-    "check-batch": partial(batch, "check-batch", CHECK),
-    "record-single": partial(single, "record-single", RECORD),
-    "record-batch": partial(batch, "record-batch", RECORD),
-    "latency": partial(latency, "latency"),
-    "scaling": partial(scaling, "scaling"),
+BENCHMARKS: Final[dict[str, Benchmark]] = {
+    "check-single": Benchmark(partial(budgets.single, CHECK), DATABASES),
+    "check-batch": Benchmark(partial(budgets.batch, CHECK), DATABASES),
+    "record-single": Benchmark(partial(budgets.single, RECORD), DATABASES),
+    "record-batch": Benchmark(partial(budgets.batch, RECORD), DATABASES),
+    "latency": Benchmark(budgets.latency, DATABASES),
+    "scaling": Benchmark(budgets.scaling, DATABASES),
+    "rate-limit-single": Benchmark(partial(checks, SINGLE, ONE, True), COUNTERS),
+    "rate-limit-two": Benchmark(partial(checks, SINGLE, TWO, False), COUNTERS),
+    "rate-limit-batch": Benchmark(partial(checks, BATCHED, ONE, False), COUNTERS),
+    "policies": Benchmark(policies_scale.policies, ("memory",)),
+    "counters-bucket": Benchmark(
+        partial(counters_memory.memory, Algorithm.TOKEN_BUCKET), ("memory",)
+    ),
+    "counters-log": Benchmark(
+        partial(counters_memory.memory, Algorithm.SLIDING_WINDOW_LOG), ("memory",)
+    ),
+    "limit-token-bucket": Benchmark(limits_in_process.token_bucket, ("memory",)),
+    "limit-leaky-bucket": Benchmark(limits_in_process.leaky_bucket, ("memory",)),
+    "limit-fixed-window": Benchmark(limits_in_process.fixed_window, ("memory",)),
+    "limit-sliding-log": Benchmark(limits_in_process.sliding_log, ("memory",)),
+    "limit-five-together": Benchmark(limits_in_process.five_together, ("memory",)),
+    "limit-callers-window": Benchmark(limits_on_valkey.fixed_window, ("valkey",)),
+    "limit-callers-bucket": Benchmark(limits_on_valkey.token_bucket, ("valkey",)),
 }
 
 
-def _measure(
-    fiscus: Subject, operation: Operation, load: Load, others: dict[str, Measure], plan: Plan
-) -> dict[str, list[Sample]]:
-    """Interleaved samples, after which every acknowledged operation must be in the database."""
-    before = count(fiscus.url, operation.table)
-    sent = 0
-
-    def run(seconds: float) -> Sample:
-        nonlocal sent
-        with plan.profiler.watching(fiscus.server.pid, seconds):
-            sample = load.run(seconds)
-        sent += sample.operations
-        return sample
-
-    samples = interleaved({**others, "fiscus": run}, rounds=plan.rounds, seconds=plan.seconds)
-    kept = count(fiscus.url, operation.table) - before
-    # a run's end cuts off requests that the server still answers
-    unanswered = (plan.rounds + 1) * load.connections * load.operations
-    if not sent <= kept <= sent + unanswered:
-        raise RuntimeError(f"{sent} operations were acknowledged, {kept} are in {operation.table}")
-    return samples
-
-
-def _bare(
-    stack: ExitStack, fiscus: Subject, operation: Operation, path: str, bodies: Path
-) -> tuple[Server, int]:
-    """A bare app that answers what Fiscus does, and how long that answer is."""
-    with bodies.open("rb") as lines:
-        answer = _post(fiscus.server, path, lines.readline())
-    file = fiscus.folder / "answer.json"
-    file.write_bytes(answer)
-    return stack.enter_context(bare_server(file, operation.status)), len(answer)
-
-
-def _post(server: Server, path: str, body: bytes) -> bytes:
-    status, answer = server.post(path, body)
-    if status not in {200, 202} or b'"allowed":false' in answer:
-        raise RuntimeError(f"{path} answered {status}: {answer[:500]!r}")
-    return answer
-
-
-def _by_rate(
-    yardstick: str,
-    measure: str,
-    samples: dict[str, list[Sample]],
-    name: str,
-    target: Target | None = None,
-) -> Comparison:
-    return compare(
-        yardstick,
-        measure,
-        [sample.operations_per_second for sample in samples["fiscus"]],
-        [sample.operations_per_second for sample in samples[name]],
-        target,
-    )
+def select(
+    names: list[str] | None, stores: tuple[str, ...]
+) -> list[tuple[str, list[tuple[str, Benchmark]]]]:
+    """The benchmarks of these names (None: all) on these stores, store by store."""
+    wanted = list(BENCHMARKS) if names is None else names
+    return [
+        (store, [(name, BENCHMARKS[name]) for name in wanted if store in BENCHMARKS[name].stores])
+        for store in stores
+    ]

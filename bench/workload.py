@@ -5,13 +5,15 @@ Everything is drawn from one seed, so that two runs send the same requests in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import accumulate
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 NAME: Final = "zipf-1000"
 SEED: Final = 20_240_611
@@ -60,6 +62,45 @@ def batches(places: Sequence[Place], count: int, *, seed: int = SEED) -> list[li
     return [[_item(random, place) for _ in range(BATCH)] for place in chosen]
 
 
+def keys(count: int, *, seed: int = SEED) -> list[str]:
+    """`count` keys of `TENANTS` clients, drawn as tenants are."""
+    names = [f"client-{number:05d}" for number in range(TENANTS)]
+    return Random(seed).choices(names, cum_weights=_zipf(TENANTS), k=count)
+
+
+def limit_checks(
+    callers: Sequence[T], count: int | None, *, seed: int = SEED
+) -> Iterator[tuple[bytes, T]]:
+    """Bodies of `count` checks of rate limits, and whose each is; None: one of each caller."""
+    random = Random(seed)
+    chosen = (
+        callers
+        if count is None
+        else random.choices(callers, cum_weights=_zipf(len(callers)), k=count)
+    )
+    for caller in chosen:
+        yield _encode(_limit_check(random)), caller
+
+
+def limited_users(
+    tenant_ids: Sequence[str], count: int, *, seed: int = SEED
+) -> Iterator[tuple[str, str]]:
+    """Users and their tenants, of `count` checks."""
+    random = Random(seed)
+    chosen = random.choices(tenant_ids, cum_weights=_zipf(len(tenant_ids)), k=count)
+    for tenant_id in chosen:
+        yield _user(random), tenant_id
+
+
+def limit_batches(
+    callers: Sequence[T], count: int, *, seed: int = SEED
+) -> Iterator[tuple[bytes, T]]:
+    """Bodies of `count` batches of `BATCH` checks of rate limits, and whose each is."""
+    random = Random(seed)
+    for caller in random.choices(callers, cum_weights=_zipf(len(callers)), k=count):
+        yield _encode({"checks": [_limit_check(random) for _ in range(BATCH)]}), caller
+
+
 def groups(found: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Whole groups of `size` consecutive operations."""
     return [found[start : start + size] for start in range(0, len(found) - size + 1, size)]
@@ -104,14 +145,22 @@ def _record(item: Item) -> dict[str, Any]:
     }
 
 
+def _limit_check(random: Random) -> dict[str, Any]:
+    return {"resource_type": "api", "user_id": _user(random)}
+
+
 def _item(random: Random, place: Place) -> Item:
     return Item(
         place,
-        f"u-{random.randrange(USERS):03d}",
+        _user(random),
         random.choice(RESOURCE_TYPES),
         Decimal(random.randrange(1, 100_000)).scaleb(-6),
         random.randrange(1, 8_192),
     )
+
+
+def _user(random: Random) -> str:
+    return f"u-{random.randrange(USERS):03d}"
 
 
 def _zipf(count: int) -> list[float]:

@@ -1,13 +1,14 @@
 -- Sends the bodies of a file, one per line, in turn; reports as one line of JSON.
--- Arguments: the file, the API key.
+-- A line may begin with an API key and a tab. Arguments: the file, the API key of the other lines.
 
 local requests = {}
 local at = 0
 
 function init(args)
-  local headers = { ["Content-Type"] = "application/json", ["X-API-Key"] = args[2] }
-  for body in io.lines(args[1]) do
-    requests[#requests + 1] = wrk.format("POST", nil, headers, body)
+  for line in io.lines(args[1]) do
+    local key, body = line:match("^([^\t]+)\t(.*)$")
+    local headers = { ["Content-Type"] = "application/json", ["X-API-Key"] = key or args[2] }
+    requests[#requests + 1] = wrk.format("POST", nil, headers, body or line)
   end
 end
 

@@ -1,46 +1,76 @@
-"""uvicorn's HTTP protocol with the head and the body of an answer in one write.
+"""uvicorn's HTTP protocol, with the answers of a turn of the event loop written at its end.
 
-uvicorn hands them to the system one after the other; for answers of a kilobyte the second system
-call is a good part of what an answer costs (docs/decisions/0018).
+uvicorn hands an answer's head and its body to the system one after the other, and each answer as
+soon as it is made. Here both are one write, and the writes of a turn follow each other: a client
+that is still awake from the answer before costs the server no wake-up (docs/decisions/0018).
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _HEAD: Final = b"HTTP/1.1 "
 
 
-class _JoiningTransport:
-    """A transport that keeps an answer's head back until its body, or the end of the iteration."""
+class _Turn:
+    """The connections whose answers wait for the end of a turn of the event loop."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
+        self._waiting: list[_JoiningTransport] = []
+
+    def add(self, transport: _JoiningTransport) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._end)
+        self._waiting.append(transport)
+
+    def _end(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for transport in waiting:
+            transport.flush()
+
+
+_TURNS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn]] = WeakKeyDictionary()
+
+
+class _JoiningTransport:
+    """A transport that keeps an answer's head and what comes next until the end of the turn.
+
+    More of a body than that goes out at once, so that memory stays bounded.
+    """
+
+    def __init__(self, transport: asyncio.Transport, turn: _Turn) -> None:
         self._transport = transport
-        self._loop = loop
+        self._turn = turn
         self._head: bytes | None = None
+        self._body: bytes | None = None
 
     def write(self, data: bytes) -> None:
-        head = self._head
-        if head is not None:
-            self._head = None
-            self._transport.write(head + data)
-        elif data.startswith(_HEAD):
+        if self._head is not None and self._body is None:
+            self._body = data
+            return
+        self.flush()
+        if data.startswith(_HEAD):
             self._head = data
-            self._loop.call_soon(self._flush)
+            self._turn.add(self)
         else:
             self._transport.write(data)
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.write(head)
+    def flush(self) -> None:
+        """Write what is kept."""
+        head, body = self._head, self._body
+        if head is None:
+            return
+        self._head = self._body = None
+        if not self._transport.is_closing():
+            self._transport.write(head if body is None else head + body)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -50,5 +80,8 @@ class JoinedWritesProtocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=…)`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        joining: Any = _JoiningTransport(transport, self.loop)
+        turn = _TURNS.get(self.loop)
+        if turn is None:
+            turn = _TURNS[self.loop] = _Turn()
+        joining: Any = _JoiningTransport(transport, turn)
         super().connection_made(joining)
