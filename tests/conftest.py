@@ -1,4 +1,4 @@
-"""What every test may ask for: a clock that stands still, and a real PostgreSQL.
+"""What every test may ask for: a clock that stands still, a real PostgreSQL, a real Valkey.
 
 `FISCUS_TEST_PROFILE=long` (`make test-long`) generates many more examples, new ones at each run.
 """
@@ -22,6 +22,8 @@ from tests.servers import (
     running_postgres,
     stop_postgres,
 )
+from tests.valkey import ENVIRONMENT_VARIABLE as VALKEY_VARIABLE
+from tests.valkey import Servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +96,28 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     url = fresh_database(postgres_server)
     yield url
     drop_database(postgres_server, url)
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """A real Valkey, shared by the tests of one process: make tenants of your own in it."""
+    given = os.environ.get(VALKEY_VARIABLE)
+    if given:
+        yield given
+        return
+    servers = Servers()
+    try:
+        yield servers.start().url
+    finally:
+        servers.close()
+
+
+@pytest.fixture
+def valkey_servers() -> Iterator[Servers]:
+    """Valkey servers of one test, which may stop, pause and break them."""
+    servers = Servers()
+    yield servers
+    servers.close()
 
 
 @pytest.fixture(scope="session")

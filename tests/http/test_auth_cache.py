@@ -124,3 +124,42 @@ async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(
     assert door.cached(key, NOON) is None
     with pytest.raises(Unauthorized, match="revoked"):
         await door.authenticate(key, NOON)
+
+
+async def test_keys_in_use_are_looked_up_again_together_before_their_time(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = authenticator(client)
+    used = [sent(client.make_key(Role.SERVICE)) for _ in range(3)]
+    idle = sent(client.make_key(Role.SERVICE))
+    for key in (*used, idle):
+        await door.authenticate(key, NOON)
+    asked: list[int] = []
+    kind = type(client.engine.api_keys)
+    find_many = kind.find_many
+
+    def counted(store: Any, key_hashes: Any) -> Any:
+        asked.append(len(key_hashes))
+        return find_many(store, key_hashes)
+
+    monkeypatch.setattr(kind, "find_many", counted)
+    for key in used:
+        door.cached(key, NOON + timedelta(seconds=4))
+    door.cached(used[0], NOON + timedelta(seconds=6))
+    assert door._refreshing is not None
+    await door._refreshing
+    assert asked == [3]
+    for key in used:
+        assert door.cached(key, NOON + timedelta(seconds=12)) is not None
+    assert door.cached(idle, NOON + timedelta(seconds=12)) is None
+
+
+async def test_a_key_revoked_elsewhere_is_found_out_by_the_next_look(client: AppClient) -> None:
+    door, key_id = authenticator(client), uuid7()
+    key = sent(client.make_key(Role.SERVICE, key_id=key_id))
+    await door.authenticate(key, NOON)
+    client.engine.api_keys.revoke("acme", key_id, NOON)
+    assert door.cached(key, NOON + timedelta(seconds=6)) is not None
+    assert door._refreshing is not None
+    await door._refreshing
+    assert door.cached(key, NOON + timedelta(seconds=6)) is None

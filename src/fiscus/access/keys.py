@@ -30,6 +30,11 @@ def good_key(api_keys: ApiKeyStore, secret: str, now: datetime) -> ApiKey:
     return key
 
 
+def is_good(key: ApiKey, now: datetime) -> bool:
+    """Whether a key may be taken at `now`."""
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
+
+
 def good_until(key: ApiKey, now: datetime) -> datetime:
     """Until when a key that is good at `now` may be taken without asking the store again."""
     until = now + KEEP_KEY
@@ -50,4 +55,4 @@ def _refused(message: str, action: str) -> Unauthorized:
     return Unauthorized(message, suggested_action=action)
 
 
-__all__ = ["KEEP_KEY", "MAX_KEY_LENGTH", "good_key", "good_until", "principal_of"]
+__all__ = ["KEEP_KEY", "MAX_KEY_LENGTH", "good_key", "good_until", "is_good", "principal_of"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -21,6 +22,10 @@ class ApiKeyStore(Protocol):
 
     def find(self, key_hash: str) -> ApiKey | None:
         """The key with this hash, of any tenant, revoked and expired ones too."""
+        ...
+
+    def find_many(self, key_hashes: Sequence[str]) -> dict[str, ApiKey]:
+        """As `find` for each, by its hash; those that do not exist are left out."""
         ...
 
     def get(self, tenant_id: str, key_id: str) -> ApiKey:

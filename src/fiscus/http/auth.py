@@ -10,34 +10,49 @@ import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import anyio
 import anyio.to_thread
+import structlog
 
-from fiscus.access.keys import good_key, good_until, principal_of
+from fiscus.access.keys import KEEP_KEY, good_key, good_until, is_good, principal_of
 from fiscus.access.model import KEY_PREFIX, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
 from fiscus.settings import Settings
 
+log = structlog.get_logger(__name__)
+
 KEEP_TOKEN: Final = timedelta(minutes=5)
 MAX_CACHED: Final = 10_000
 MAX_LOOKUPS: Final = 1000
 
 
-class _Known(NamedTuple):
-    principal: Principal
-    since: datetime
-    until: datetime
-    key_id: str | None
+class _Known:
+    """A credential that was good at `since`, and is taken until `until`."""
+
+    __slots__ = ("key_id", "principal", "refresh_at", "since", "until", "used")
+
+    def __init__(
+        self, principal: Principal, since: datetime, until: datetime, key_id: str | None
+    ) -> None:
+        self.principal = principal
+        self.since = since
+        self.until = until
+        self.key_id = key_id
+        """The API key it is; None for a token."""
+        self.refresh_at = until if key_id is None else since + KEEP_KEY / 2
+        self.used = False
+        """Whether anybody came with it since it was looked up."""
 
 
 class Authenticator:
     """API keys and tokens, with bounded caches of those that were good; one per event loop.
 
-    Nothing is remembered of a credential that was refused.
+    Nothing is remembered of a credential that was refused. API keys that are in use are looked up
+    again before their time is over, all together, so that their callers never wait for it.
     """
 
     def __init__(self, api_keys: ApiKeyStore, settings: Settings) -> None:
@@ -45,6 +60,7 @@ class Authenticator:
         self._tokens = TokenVerifier(settings)
         self._known: dict[str, _Known] = {}
         self._lookups: dict[str, asyncio.Task[_Known]] = {}
+        self._refreshing: asyncio.Task[None] | None = None
         self._revocations = 0
         self._threads: anyio.CapacityLimiter | None = None
 
@@ -54,9 +70,12 @@ class Authenticator:
         Raises `Unauthorized` when there is no credential.
         """
         known = self._known.get(hash_key(_credential(headers)))
-        if known is not None and known.since <= now < known.until:
-            return known.principal
-        return None
+        if known is None or not known.since <= now < known.until:
+            return None
+        known.used = True
+        if now >= known.refresh_at and self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh(now))
+        return known.principal
 
     async def authenticate(self, headers: Mapping[bytes, bytes], now: datetime) -> Principal:
         """The principal, looked up when it is not known.
@@ -99,6 +118,33 @@ class Authenticator:
                 del self._known[next(iter(self._known))]
             self._known[digest] = known
         return known
+
+    async def _refresh(self, now: datetime) -> None:
+        """Look up the keys again that are in use and half through their time."""
+        due = [
+            digest
+            for digest, known in self._known.items()
+            if known.used and known.key_id is not None and now >= known.refresh_at
+        ]
+        revocations = self._revocations
+        try:
+            found = await anyio.to_thread.run_sync(self._api_keys.find_many, due)
+        except ServiceUnavailable as error:
+            # they are looked up one by one when their time is over
+            log.warning("api_keys_not_refreshed", reason=error.message)
+            return
+        finally:
+            self._refreshing = None
+        if revocations != self._revocations:
+            return
+        for digest in due:
+            key = found.get(digest)
+            if key is not None and is_good(key, now):
+                self._known[digest] = _Known(
+                    principal_of(key), now, good_until(key, now), key.key_id
+                )
+            else:
+                self._known.pop(digest, None)
 
     def _looked_up(self, digest: str, lookup: asyncio.Task[_Known]) -> None:
         del self._lookups[digest]

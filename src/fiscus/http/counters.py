@@ -41,6 +41,8 @@ async def get_policy_usage(call: Call[PolicyUsageQuery, NoBody]) -> Response:
                 counter = call.engine.limiter.counter(state, scope_id, query.resource_key, call.now)
             except ServiceUnavailable:
                 degraded = True
+        # what this process saw is not to be waited for
+        call.engine.limiter.flush_usage(policy_id)
         page = call.engine.usage.windows(
             tenant_id, policy_id, query.wanted_page(), scope_id=query.scope_id
         )

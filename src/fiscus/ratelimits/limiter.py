@@ -43,8 +43,11 @@ log = structlog.get_logger(__name__)
 _RANK: Final = {priority: index for index, priority in enumerate(PRIORITIES)}
 _NORMAL: Final = _RANK[Priority.NORMAL]
 _REFRESH_SECONDS: Final = 1.0
-_FLUSH_EVERY: Final = 5
-"""Refreshes between two writes of what was counted."""
+_SWEEP_EVERY: Final = 10
+_FLUSH_EVERY: Final = 60
+"""Refreshes between two sweeps, and two writes of what was counted: usage is kept by the minute."""
+_FLUSH_ROWS: Final = 500
+_FLUSH_PAUSE_SECONDS: Final = 0.05
 
 Takes = tuple[Take, ...]
 Outcome = list[Taken | None] | None
@@ -97,7 +100,7 @@ class Limiter:
     """Checks against the policies of `policies`, whose counters are in `counters`.
 
     `stand_in` is counters in this process, for policies that count `local` while those elsewhere
-    cannot be reached; counters that are `immediate` need none. `usage` is told, some seconds later,
+    cannot be reached; counters that are `immediate` need none. `usage` is told, a minute later,
     what was seen. `timeout_seconds` is how long a check waits for counters elsewhere. With
     `virtual_time` the times that callers pass are the counters' clock; else counters elsewhere go
     by their server's. Call `start` for the work in the background.
@@ -268,16 +271,12 @@ class Limiter:
         `ServiceUnavailable`."""
         self._cache.read(tenant_id, now)
 
-    def flush_usage(self) -> None:
-        """Write what was counted so far. Raises `ServiceUnavailable`; nothing is lost then."""
-        if self._usage is None:
-            return
-        with self._flushing:
-            self._unwritten += self._tally.take()
-            del self._unwritten[:-MAX_ROWS]
-            if self._unwritten:
-                self._usage.add(self._unwritten)
-                self._unwritten = []
+    def flush_usage(self, policy_id: str | None = None) -> None:
+        """Write what was counted so far, of one policy or of all.
+
+        Raises `ServiceUnavailable`; nothing is lost then.
+        """
+        self._flush(policy_id, pause_seconds=0.0)
 
     @property
     def breaker_state(self) -> BreakerState:
@@ -377,15 +376,29 @@ class Limiter:
         except ServiceUnavailable as error:
             log.warning("usage_not_written", rows=len(self._unwritten), reason=error.message)
 
+    def _flush(self, policy_id: str | None, *, pause_seconds: float) -> None:
+        """Write what was counted in portions, with a pause after each that leaves the interpreter
+        to the checks."""
+        if self._usage is None:
+            return
+        with self._flushing:
+            rows = self._unwritten = (self._unwritten + self._tally.take(policy_id))[-MAX_ROWS:]
+            while rows:
+                self._usage.add(rows[:_FLUSH_ROWS])
+                rows = self._unwritten = rows[_FLUSH_ROWS:]
+                if rows and pause_seconds:
+                    self._stop.wait(pause_seconds)
+
     def _housekeeping(self) -> None:
         rounds = 0
         while not self._stop.wait(_REFRESH_SECONDS):
             rounds += 1
             try:
                 self._cache.refresh(self._clock.now())
-                if rounds % _FLUSH_EVERY == 0:
+                if rounds % _SWEEP_EVERY == 0:
                     self._counters.sweep(to_us(self._clock.now()))
-                    self.flush_usage()
+                if rounds % _FLUSH_EVERY == 0:
+                    self._flush(None, pause_seconds=_FLUSH_PAUSE_SECONDS)
             except FiscusError as error:
                 log.warning("limiter_housekeeping_failed", reason=error.message)
             except Exception:

@@ -74,10 +74,15 @@ class UsageTally:
                 if admitted:
                     tally.admitted += count
 
-    def take(self) -> list[UsageRow]:
-        """Everything counted so far, which begins again at nothing."""
+    def take(self, policy_id: str | None = None) -> list[UsageRow]:
+        """Everything counted so far, or of one policy; it begins again at nothing."""
         with self._lock:
-            tallies, self._tallies = self._tallies, {}
+            tallies = self._tallies
+            if policy_id is None:
+                self._tallies = {}
+            else:
+                wanted = [key for key in tallies if key[1] == policy_id]
+                tallies = {key: tallies.pop(key) for key in wanted}
         return [
             UsageRow(
                 tenant_id,

@@ -22,6 +22,7 @@ from fiscus.stores.sql.tables import api_keys as t
 from fiscus.wire import decode, encode
 
 _ORDER: Final = (SortKey(t.c.key_id, parse_uuid),)
+_AT_ONCE: Final = 500
 
 
 class SqlApiKeys:
@@ -57,6 +58,15 @@ class SqlApiKeys:
         with self._database.read(ALL_TENANTS) as connection:
             row = _first(connection, t.c.key_hash == key_hash)
         return None if row is None else _key(row)
+
+    def find_many(self, key_hashes: Sequence[str]) -> dict[str, ApiKey]:
+        found: dict[str, ApiKey] = {}
+        with self._database.read(ALL_TENANTS) as connection:
+            for start in range(0, len(key_hashes), _AT_ONCE):
+                some = key_hashes[start : start + _AT_ONCE]
+                rows = connection.execute(sa.select(t).where(t.c.key_hash.in_(some)))
+                found.update({row.key_hash: _key(row) for row in rows})
+        return found
 
     def get(self, tenant_id: str, key_id: str) -> ApiKey:
         with self._database.read(tenant_id) as connection:

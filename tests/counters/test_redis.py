@@ -1,0 +1,293 @@
+"""Counters in Valkey: where they are, how long they stay, and that processes share them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from redis import Redis
+
+from fiscus.errors import ValidationError
+from fiscus.ratelimits.port import CountersUnavailable, Take, Taken
+from fiscus.ratelimits.rules import Algorithm, Rule
+from fiscus.stores.counters.redis import RedisCounters
+from tests.counters.histories import NORMAL, SECOND_US, new_tenant, rule
+from tests.valkey import Servers
+
+EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", list(Algorithm))
+
+
+@pytest.fixture
+def store(valkey_url: str) -> Iterator[RedisCounters]:
+    opened = RedisCounters(valkey_url, timeout_seconds=20)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def server(valkey_url: str) -> Iterator[Redis]:
+    client = Redis.from_url(valkey_url, protocol=2)
+    yield client
+    client.close()
+
+
+def take(tenant_id: str, one: Rule, count: int = 1, key: str = "key") -> Take:
+    return Take(tenant_id, (key,), (one,), count, NORMAL)
+
+
+def admitted(results: list[Taken | None]) -> list[bool | None]:
+    return [None if one is None else one.admitted for one in results]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1",
+        "127.0.0.1:6379",
+        "",
+        "redis://127.0.0.1:1/?no_such_option=1",
+        "redis://127.0.0.1:1/?socket_read_size=many",
+        "redis://127.0.0.1:port",
+        "redis+sentinel://127.0.0.1:1",
+        "redis+sentinel://127.0.0.1:1/service/2",
+        "redis+sentinel://127.0.0.1/service",
+        "redis+sentinel://127.0.0.1:1/service?db=one",
+        "redis+sentinel://127.0.0.1:1/service?other=1",
+        "redis+cluster://",
+        "redis+cluster://127.0.0.1:1,",
+        "redis+cluster://127.0.0.1:1/0",
+    ],
+)
+def test_url_that_names_no_server_is_refused_without_connecting(url: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        RedisCounters(url)
+    assert refused.value.field == "FISCUS_REDIS_URL"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:secret/word@host:1",
+        "redis+cluster://user:secret/word@host:1",
+        "redis+sentinel://user:secret?@host:1/service",
+    ],
+)
+def test_refused_url_shows_no_part_of_its_password(url: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        RedisCounters(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1:1/3",
+        "redis://127.0.0.1:1/?db=3",
+        "redis://user:pass%40word@[::1]:1",
+        "rediss://127.0.0.1:1/?ssl_cert_reqs=none",
+        "unix:///nowhere?db=1",
+        "redis+sentinel://user:password@127.0.0.1:1,127.0.0.1:2/service?db=1",
+        "rediss+sentinel://127.0.0.1:1/service",
+        "redis+cluster://user:password@127.0.0.1:1,[::1]:2",
+        "rediss+cluster://127.0.0.1:1",
+    ],
+)
+def test_url_that_names_a_server_connects_only_when_asked(url: str) -> None:
+    RedisCounters(url).close()
+
+
+def test_password_and_database_of_the_url_are_used(valkey_servers: Servers) -> None:
+    server = valkey_servers.start()
+    with closing(server.client()) as client:
+        client.config_set("requirepass", "p@ss")
+    url = f"redis://:p%40ss@127.0.0.1:{server.port}/5"
+    with closing(RedisCounters(url, timeout_seconds=20)) as store:
+        taken = store.decide_all([take("t", rule("token_bucket", 1, 60))], None)
+        assert admitted(taken) == [True]
+        assert store.ping_ms() > 0
+    with closing(Redis(port=server.port, password="p@ss", db=5, protocol=2)) as client:
+        assert client.keys() == [b"fiscus:{t}:key"]
+    with (
+        closing(RedisCounters(server.url, timeout_seconds=20)) as store,
+        pytest.raises(CountersUnavailable, match="Authentication"),
+    ):
+        store.ping_ms()
+
+
+def test_rediss_speaks_tls_and_trusts_only_whom_it_is_told_to(
+    valkey_servers: Servers, tmp_path: Path
+) -> None:
+    server = valkey_servers.start()
+    certificate, key = self_signed(tmp_path)
+    with tls_in_front_of(server.port, certificate, key) as port:
+        for query, trusted in ((f"?ssl_ca_certs={certificate}", True), ("", False)):
+            url = f"rediss://127.0.0.1:{port}/0{query}"
+            with closing(RedisCounters(url, timeout_seconds=5)) as store:
+                if trusted:
+                    assert store.ping_ms() > 0
+                else:
+                    with pytest.raises(CountersUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                        store.ping_ms()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, as files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+@contextmanager
+def tls_in_front_of(port: int, certificate: Path, key: Path) -> Iterator[int]:
+    """A loopback port that speaks TLS for a server that does not."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    class Exchange(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                suppress(OSError),
+                context.wrap_socket(self.request, server_side=True) as client,
+                socket.create_connection(("127.0.0.1", port)) as server,
+            ):
+                # each side waits for the other: one command, then its answer
+                while command := client.recv(65_536):
+                    server.sendall(command)
+                    client.sendall(server.recv(65_536))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Exchange) as front:
+        front.daemon_threads = True
+        serving = threading.Thread(target=front.serve_forever, args=(0.05,))
+        serving.start()
+        yield front.server_address[1]
+        front.shutdown()
+        serving.join()
+
+
+@EVERY_ALGORITHM
+def test_counter_goes_by_itself_a_minute_after_it_is_unused(
+    store: RedisCounters, server: Redis, algorithm: Algorithm
+) -> None:
+    tenant_id = new_tenant()
+    (taken,) = store.decide_all([take(tenant_id, rule(algorithm, 5, 100))], None)
+    assert taken is not None
+    seconds, microseconds = server.time()
+    left_ms = (taken.verdicts[0].reset_us - seconds * SECOND_US - microseconds) / 1000
+    ttl_ms = server.pttl(f"fiscus:{{{tenant_id}}}:key")
+    assert left_ms + 60_000 - 1000 < ttl_ms <= left_ms + 60_000 + 1000
+
+
+def test_times_that_are_given_leave_an_hour_for_those_that_come_late(
+    store: RedisCounters, server: Redis
+) -> None:
+    tenant_id = new_tenant()
+    store.decide_all([take(tenant_id, rule("token_bucket", 1, 10))], 1_000_000)
+    assert 3_600_000 < server.pttl(f"fiscus:{{{tenant_id}}}:key") <= 3_610_000
+
+
+def test_server_tells_the_time_when_none_is_given(store: RedisCounters, server: Redis) -> None:
+    seconds, _ = server.time()
+    (taken,) = store.decide_all([take(new_tenant(), rule("fixed_window", 5, 60))], None)
+    assert taken is not None
+    window = (taken.verdicts[0].reset_us // SECOND_US) - 60
+    assert window <= seconds + 60
+    assert window % 60 == 0
+
+
+def test_tenants_with_the_same_key_have_counters_of_their_own(store: RedisCounters) -> None:
+    one = rule("fixed_window", 1, 3600)
+    group = [take(tenant, one) for tenant in (new_tenant(), new_tenant())]
+    assert admitted(store.decide_all(group * 2, None)) == [True, True, False, False]
+
+
+@EVERY_ALGORITHM
+def test_hundred_threads_on_five_per_minute_admit_exactly_five(
+    store: RedisCounters, algorithm: Algorithm
+) -> None:
+    one = take(new_tenant(), rule(algorithm, 5, 3600))
+    results: list[bool | None] = []
+    threads = [
+        threading.Thread(target=lambda: results.extend(admitted(store.decide_all([one], None))))
+        for _ in range(100)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(results), results.count(True)) == (100, 5)
+
+
+ASK = """
+import sys
+from fiscus.ratelimits.port import Take
+from fiscus.ratelimits.rules import Algorithm, make_rule
+from fiscus.stores.counters.redis import RedisCounters
+
+store = RedisCounters(sys.argv[1], timeout_seconds=20)
+day_us = 86_400_000_000
+rules = tuple(make_rule(one, limit, day_us) for one, limit in zip(Algorithm, (90, 80, 70, 60)))
+take = Take(sys.argv[2], tuple(Algorithm), rules, 1, 2)
+sys.stdin.read(1)
+print(sum(store.decide_all([take], None)[0].admitted for _ in range(50)))
+"""
+
+
+def test_four_processes_admit_exactly_the_limit(store: RedisCounters, valkey_url: str) -> None:
+    tenant_id = new_tenant()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ASK, valkey_url, tenant_id],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b".")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert sum(int(output) for output in outputs) == 60
+    look = take(tenant_id, rule("token_bucket", 90, 86_400), 0, key="token_bucket")
+    (left,) = store.decide_all([look], None)
+    assert left is not None
+    assert 30 <= left.verdicts[0].remaining <= 31
