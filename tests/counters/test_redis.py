@@ -198,9 +198,11 @@ def tls_in_front_of(port: int, certificate: Path, key: Path) -> Iterator[int]:
         front.daemon_threads = True
         serving = threading.Thread(target=front.serve_forever, args=(0.05,))
         serving.start()
-        yield front.server_address[1]
-        front.shutdown()
-        serving.join()
+        try:
+            yield front.server_address[1]
+        finally:
+            front.shutdown()
+            serving.join()
 
 
 @EVERY_ALGORITHM

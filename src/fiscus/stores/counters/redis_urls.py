@@ -80,6 +80,11 @@ def open_servers(url: str, timeout_seconds: float) -> Servers:
         "driver_info": None,
     }
     scheme = urlsplit(url).scheme
+    if scheme.startswith("rediss"):
+        # With TLS a round trip is needed after all: the session tickets that follow the handshake
+        # are read with its answer. Unread, the pool takes them for an answer nobody waits for, and
+        # gives the connection up (redis-py 8.1 with hiredis).
+        options["client_name"] = "fiscus"
     try:
         if scheme in ("redis", "rediss", "unix"):
             return _OneServer(_pool(url, options))
