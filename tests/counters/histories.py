@@ -84,7 +84,7 @@ class PureCounters:
                 continue
             before = [self.states.get(key) for key in take.keys]
             admitted, verdicts = decide_together(
-                take.rules, before, take.count, take.priority, now_us
+                take.rules, before, take.count, take.priority, now_us, take.asks
             )
             for key, verdict in zip(take.keys, verdicts, strict=True):
                 if verdict.state is not None:
@@ -195,8 +195,14 @@ def _takes(draw, keys: list[str], pools: list[list[Rule]], kind: str, *, gated: 
             st.sampled_from([ceiling, 2 * ceiling, MAX_LIMIT]),
         )
     )
+    asks: tuple[tuple[int, int], ...] = ()
     if kind == "adjust":
         count *= draw(st.sampled_from([1, -1]))
+    elif draw(st.booleans()):
+        priorities = st.integers(0, len(PRIORITIES) - 1)
+        asks = tuple(
+            (draw(st.integers(0, max(3, one.ceilings[NORMAL]))), draw(priorities)) for one in rules
+        )
     return Take(
         "",
         tuple(keys[index] for index in chosen),
@@ -204,4 +210,5 @@ def _takes(draw, keys: list[str], pools: list[list[Rule]], kind: str, *, gated: 
         count,
         draw(st.integers(0, len(PRIORITIES) - 1)),
         gated and draw(st.booleans()),
+        asks,
     )

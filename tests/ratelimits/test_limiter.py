@@ -420,3 +420,28 @@ def test_usage_that_could_not_be_written_is_written_later() -> None:
     desk.limiter.flush_usage()
     desk.limiter.flush_usage()
     assert sum(row.window.checks for row in usage.rows) == 2
+
+
+def test_requests_together_ask_each_counter_for_their_own_count() -> None:
+    usage = Usage()
+    desk = Desk(
+        policy("r", resource_type="requests", limit_value=100),
+        policy("t", resource_type="tokens", limit_value=100),
+        usage=usage,
+    )
+    both = [request(1, resource_type="requests"), request(60, resource_type="tokens")]
+    first = desk.limiter.check_together(both, TENANT, NOON)
+    assert [one.remaining_requests for one in first] == [99, 40]
+    second = desk.limiter.check_together(both, TENANT, NOON)
+    assert [one.allowed for one in second] == [True, False]
+    assert [one.remaining_requests for one in second] == [99, 40]
+    desk.limiter.flush_usage()
+    seen = {row.policy_id: row.window for row in usage.rows}
+    assert (seen["r"].admitted, seen["r"].denied) == (1, 0)
+    assert (seen["t"].admitted, seen["t"].denied) == (60, 60)
+
+
+def test_requests_together_need_no_policy() -> None:
+    (answer,) = Desk().limiter.check_together([request()], TENANT, NOON)
+    assert answer.allowed
+    assert answer.policies == []

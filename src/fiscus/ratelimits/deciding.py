@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 from fiscus.ratelimits import draining, fixed_window, leaky_bucket, sliding_window_log, token_bucket
@@ -48,23 +49,31 @@ def decide_together(
     count: int,
     priority: int,
     now_us: int,
+    asks: Sequence[tuple[int, int]] = (),
 ) -> tuple[bool, list[Verdict]]:
     """Whether `count` requests are admitted, and what each rule says.
 
     A rule that denies denies all, unless it only shadows; then no counter is charged, and the rules
     that had room say what is left of it. A shadow rule without room is not charged either: it
-    counts what would have been admitted. `priority` is an index of `PRIORITIES`.
+    counts what would have been admitted. `priority` is an index of `PRIORITIES`. `asks` are count
+    and priority for each rule, where they differ.
     """
-    return decide_steps(steps_of(rules, priority), states, count, now_us)
+    if not asks:
+        return decide_steps(steps_of(rules, priority), states, repeat(count), now_us)
+    steps = [
+        Step(DECIDE[rule.algorithm], rule, rule.ceilings[rank])
+        for rule, (_, rank) in zip(rules, asks, strict=True)
+    ]
+    return decide_steps(steps, states, [one for one, _ in asks], now_us)
 
 
 def decide_steps(
-    steps: Sequence[Step], states: Sequence[State | None], count: int, now_us: int
+    steps: Sequence[Step], states: Sequence[State | None], counts: Iterable[int], now_us: int
 ) -> tuple[bool, list[Verdict]]:
-    """As `decide_together`, for rules that are decided often."""
+    """As `decide_together`, for rules that are decided often; `counts` may go on for ever."""
     verdicts: list[Verdict] = []
     admitted = True
-    for (decide, rule, ceiling), state in zip(steps, states, strict=True):
+    for (decide, rule, ceiling), state, count in zip(steps, states, counts):  # noqa: B905
         verdict = decide(rule, state, count, ceiling, now_us)
         verdicts.append(verdict)
         if not verdict.allowed and not rule.shadow:

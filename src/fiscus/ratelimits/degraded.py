@@ -35,21 +35,27 @@ class DegradedTakes:
             keys=tuple(take.keys[index] for index in local),
             rules=tuple(take.rules[index] for index in local),
             count=0 if denied else take.count,
+            asks=tuple((0 if denied else take.asks[i][0], take.asks[i][1]) for i in local)
+            if take.asks
+            else (),
             gated=False,
         )
         taken = self._stand_in.decide_all([counted], now_us)[0]
         assert taken is not None
+        asks = take.asks or ((take.count, take.priority),) * len(take.rules)
         verdicts = [
-            _uncounted(rule, one, take, now_us)
-            for rule, one in zip(take.rules, failure, strict=True)
+            _uncounted(rule, one, ask, now_us)
+            for rule, one, ask in zip(take.rules, failure, asks, strict=True)
         ]
         for index, verdict in zip(local, taken.verdicts, strict=True):
             verdicts[index] = verdict
         return Taken(taken.admitted and not denied, verdicts)
 
 
-def _uncounted(rule: Rule, failure: OnCountersFailure, take: Take, now_us: int) -> Verdict:
+def _uncounted(
+    rule: Rule, failure: OnCountersFailure, ask: tuple[int, int], now_us: int
+) -> Verdict:
     if failure is OnCountersFailure.DENY:
         return Verdict(False, 0, _RETRY_US, now_us + _RETRY_US, 0, None)
-    ceiling = rule.ceilings[take.priority]
-    return Verdict(True, max(0, ceiling - take.count), 0, now_us, 0, None)
+    count, priority = ask
+    return Verdict(True, max(0, rule.ceilings[priority] - count), 0, now_us, 0, None)

@@ -35,7 +35,7 @@ from fiscus.ratelimits.model import OnCountersFailure, PolicyState
 from fiscus.ratelimits.policies import PolicyCache, PolicySource
 from fiscus.ratelimits.policy_port import UsageRow, UsageStore
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
-from fiscus.ratelimits.rules import Rule
+from fiscus.ratelimits.rules import Rule, Verdict
 from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
 
 log = structlog.get_logger(__name__)
@@ -183,28 +183,25 @@ class Limiter:
     ) -> list[RateLimitCheckAnswer]:
         """Decide several requests of a tenant as one: all are taken, or none.
 
-        A counter that several of them name is taken from once, by the largest. The answers of
-        requests that have room are `allowed` also when another is not; then nothing was taken.
+        A counter that several of them name is taken from once, by the one that asks for the most.
+        The answers of requests that have room are `allowed` also when another is not; then nothing
+        was taken.
         """
         now_us = to_us(now)
         prepared = [
             self.prepare(request, tenant_id, now, now_us, key_id, priority) for request in requests
         ]
-        joined = _joined([one.take for one in prepared])
+        joined, failure = _joined(prepared)
         outcome = self.decide((joined,), now_us)
         taken = None if outcome is None else outcome[0]
+        degraded = taken is None
         if taken is None:
-            return [self.answer(one, None, now_us) for one in prepared]
+            taken = self._degraded.decide(joined, failure, now_us)
         by_key = dict(zip(joined.keys, taken.verdicts, strict=True))
-        answers: list[RateLimitCheckAnswer] = []
-        for one in prepared:
-            verdicts = [by_key[key] for key in one.take.keys]
-            room = all(
-                verdict.allowed or rule.shadow
-                for verdict, rule in zip(verdicts, one.take.rules, strict=True)
-            )
-            answers.append(self.answer(one, Taken(room, verdicts), now_us))
-        return answers
+        return [
+            self._told(one, [by_key[key] for key in one.take.keys], taken, now_us, degraded)
+            for one in prepared
+        ]
 
     def adjust(
         self,
@@ -330,19 +327,7 @@ class Limiter:
             self.degraded_checks += 1
             failure = [one.policy.state.policy.on_store_failure for one in policies]
             taken = self._degraded.decide(take, failure, now_us)
-        if self._usage is not None:
-            self._tally.count(
-                policies, take.rules, taken.verdicts, take.count, taken.admitted, now_us
-            )
-        return check_answer(
-            taken.admitted,
-            policies,
-            take.rules,
-            taken.verdicts,
-            take.count,
-            take.priority,
-            degraded=degraded,
-        )
+        return self._told(prepared, taken.verdicts, taken, now_us, degraded)
 
     def answer_batch(
         self, prepared: Sequence[Prepared], outcome: Outcome, now_us: int
@@ -352,6 +337,28 @@ class Limiter:
             for index, one in enumerate(prepared)
         ]
         return RateLimitBatchAnswer(allowed=all(one.allowed for one in results), results=results)
+
+    def _told(
+        self,
+        prepared: Prepared,
+        verdicts: Sequence[Verdict],
+        taken: Taken,
+        now_us: int,
+        degraded: bool,
+    ) -> RateLimitCheckAnswer:
+        """The answer to a check that was decided, alone or with others, and is counted now."""
+        take, policies = prepared.take, prepared.policies
+        if not policies:
+            return NONE_APPLIES
+        if self._usage is not None:
+            self._tally.count(policies, take.rules, verdicts, take.count, taken.admitted, now_us)
+        admitted = taken.admitted or all(
+            verdict.allowed or rule.shadow
+            for verdict, rule in zip(verdicts, take.rules, strict=True)
+        )
+        return check_answer(
+            admitted, policies, take.rules, verdicts, take.count, take.priority, degraded=degraded
+        )
 
     # -- life
 
@@ -451,14 +458,21 @@ def _take(
     )
 
 
-def _joined(takes: Sequence[Take]) -> Take:
-    """One take of all their counters, each once."""
+def _joined(prepared: Sequence[Prepared]) -> tuple[Take, list[OnCountersFailure]]:
+    """One take of all their counters, each once, and what their policies do without them."""
     rules: dict[str, Rule] = {}
-    for take in takes:
-        rules.update(zip(take.keys, take.rules, strict=True))
-    return replace(
-        takes[0],
+    asks: dict[str, tuple[int, int]] = {}
+    failure: dict[str, OnCountersFailure] = {}
+    for one in prepared:
+        take = one.take
+        for key, rule, policy in zip(take.keys, take.rules, one.policies, strict=True):
+            rules[key] = rule
+            failure[key] = policy.policy.state.policy.on_store_failure
+            asks[key] = max(asks.get(key, (-1, 0)), (take.count, take.priority))
+    joined = replace(
+        prepared[0].take,
         keys=tuple(rules),
         rules=tuple(rules.values()),
-        count=max(take.count for take in takes),
+        asks=tuple(asks.values()),
     )
+    return joined, list(failure.values())

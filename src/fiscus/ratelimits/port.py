@@ -19,7 +19,7 @@ class Take(Struct, frozen=True, gc=False):
 
     tenant_id: str
     keys: tuple[str, ...]
-    """The counters, one per rule."""
+    """The counters, one per rule: names that no other tenant uses, nor another algorithm."""
     rules: tuple[Rule, ...]
     count: int
     """Requests to take; 0 only looks."""
@@ -27,6 +27,8 @@ class Take(Struct, frozen=True, gc=False):
     """An index of `rules.PRIORITIES`."""
     gated: bool = False
     """Only decided when the take before it, of the same tenant, was admitted."""
+    asks: tuple[tuple[int, int], ...] = ()
+    """Count and priority for each counter, where they differ; they replace the ones above."""
 
 
 class Taken(Struct, frozen=True, gc=False):

@@ -7,6 +7,7 @@ key, however many rules there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.deciding import State, adjusted, decide_steps, steps_of, unused_from_us
@@ -38,7 +39,7 @@ class JointCounters(SweptStates[Joint]):
                 if verdict.state is not before[0]:
                     self._states[key] = (verdict.state,)
                 return verdict.allowed or rule.shadow, (verdict,)
-            admitted, verdicts = decide_steps(steps, before, count, now_us)
+            admitted, verdicts = decide_steps(steps, before, repeat(count), now_us)
             after = tuple([verdict.state for verdict in verdicts])
             if after != self._unused:
                 self._states[key] = after

@@ -41,7 +41,9 @@ class MemoryCounters(SweptStates[State]):
             self._takes += len(keys)
             if self._takes >= STEP_TAKES:
                 self._sweep_step(now_us)
-            if len(keys) == 1:  # most requests; the lines below would say the same
+            if (
+                len(keys) == 1 and not take.asks
+            ):  # most requests; the lines below would say the same
                 key, rule = keys[0], rules[0]
                 state = states.get(key)
                 verdict = DECIDE[rule[0]](rule, state, count, rule[3][priority], now_us)
@@ -49,7 +51,7 @@ class MemoryCounters(SweptStates[State]):
                     states[key] = verdict.state
                 return Taken(verdict.allowed or rule[6], [verdict])
             before = [states.get(key) for key in keys]
-            admitted, verdicts = decide_together(rules, before, count, priority, now_us)
+            admitted, verdicts = decide_together(rules, before, count, priority, now_us, take.asks)
             for key, state, verdict in zip(keys, before, verdicts, strict=True):
                 if verdict.state is not state:
                     states[key] = verdict.state

@@ -65,6 +65,11 @@ class RedisCounters:
         self._adjust = _Script("adjust")
 
     def decide_all(self, takes: Sequence[Take], now_us: int | None) -> list[Taken | None]:
+        asking = [take for take in takes if take.keys]
+        if len(asking) < len(takes):
+            # one without counters is admitted, and nothing is to be asked for it
+            decided = iter(self.decide_all(asking, now_us))
+            return [next(decided) if take.keys else Taken(True, []) for take in takes]
         if not takes:
             return []
         if not self._servers.apart:
@@ -137,8 +142,10 @@ class _Script:
             if take.tenant_id != tenant_id:
                 tenant_id = take.tenant_id
                 prefix = _name(tenant_id, "")
-            numbers += (len(take.keys), int(take.gated), take.count, take.priority + 1)
-            for key, rule in zip(take.keys, take.rules, strict=True):
+            asks = take.asks
+            rank = 0 if asks else take.priority + 1
+            numbers += (len(take.keys), int(take.gated), take.count, rank)
+            for place, (key, rule) in enumerate(zip(take.keys, take.rules, strict=True)):
                 keys.append(prefix + key)
                 # most takes of a group have a rule in common, and it is the same object
                 number = known.get(id(rule))
@@ -146,6 +153,8 @@ class _Script:
                     rules.append(_packed(rule))
                     number = known[id(rule)] = len(rules)
                 numbers.append(number)
+                if asks:
+                    numbers += (asks[place][0], asks[place][1] + 1)
         rest = (len(keys), *keys, _encode((now_us, rules, numbers)))
         return Command(keys[0], ("EVALSHA", self._sha, *rest), ("EVAL", self._text, *rest))
 
