@@ -18,6 +18,7 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     currency: str = "USD"
     timezone: str = "UTC"
     require_budget: bool = False
+    require_quota: bool = False
     rollup_tags: list[str] = field(default_factory=list[str])
 
 
@@ -29,6 +30,9 @@ class TenantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, Meta(max_length=64, description="IANA zone of new budgets and of reports.")
     ] = "UTC"
     require_budget: Annotated[bool, Meta(description="Deny operations that no budget matches.")] = (
+        False
+    )
+    require_quota: Annotated[bool, Meta(description="Deny operations that no quota matches.")] = (
         False
     )
     rollup_tags: Annotated[
@@ -46,6 +50,7 @@ class Tenant(Struct, frozen=True, kw_only=True):
     currency: str
     timezone: str
     require_budget: bool
+    require_quota: bool
     rollup_tags: list[str]
     version: int
     created_at: datetime

@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.stores.sql import migrate
-from fiscus.stores.sql.tables import metadata
+from fiscus.stores.sql.quota_tables import metadata
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import DATABASES
 
@@ -25,6 +25,7 @@ ELSEWHERE = {
 }
 """The index that only the other database has."""
 NOT_IN_METADATA = {"ix_cost_records_timestamp"}
+PARTITIONED = ("cost_records_", "quota_usage_")
 
 
 @pytest.fixture(params=DATABASES)
@@ -79,7 +80,7 @@ def test_a_database_of_each_revision_is_brought_up_and_down_with_what_is_in_it(
         kept = "SELECT name, highest_priority FROM api_keys"
         assert connection.execute(sa.text(kept)).all() == [("gateway", "normal")]
     migrate.downgrade(empty_url, "0001")
-    assert not [name for name in tables_of(empty_url) if name.startswith("rate_limit_")]
+    assert not [name for name in tables_of(empty_url) if name.startswith(("rate_limit_", "quota"))]
     with connected(empty_url) as connection:
         _see_all(connection)
         assert connection.execute(sa.text("SELECT name FROM api_keys")).all() == [("gateway",)]
@@ -89,6 +90,47 @@ def test_a_database_of_each_revision_is_brought_up_and_down_with_what_is_in_it(
     assert tables_of(empty_url) >= set(metadata.tables)
 
 
+def test_tenants_keep_their_settings_when_quotas_come_and_go(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0002")
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        postgres = connection.dialect.name == "postgresql"
+        now = "now()" if postgres else "0"
+        connection.execute(sa.text(A_TENANT.format(now=now)))
+        connection.commit()
+    migrate.upgrade(empty_url)
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        kept = "SELECT currency, definitions_version, require_quota FROM tenants"
+        assert connection.execute(sa.text(kept)).all() == [("EUR", 7, False)]
+        connection.execute(sa.text(A_BALANCE))
+        connection.commit()
+    migrate.downgrade(empty_url, "0002")
+    assert not [name for name in tables_of(empty_url) if name.startswith("quota")]
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        kept = "SELECT currency, definitions_version FROM tenants"
+        assert connection.execute(sa.text(kept)).all() == [("EUR", 7)]
+        columns = [column["name"] for column in sa.inspect(connection).get_columns("tenants")]
+        assert "require_quota" not in columns
+        if postgres:
+            left = "SELECT proname FROM pg_proc WHERE proname LIKE 'fiscus_%quota%'"
+            assert connection.execute(sa.text(left)).all() == []
+    migrate.upgrade(empty_url)
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        assert connection.execute(sa.text("SELECT count(*) FROM quota_balances")).scalar() == 0
+
+
+A_TENANT = """
+    INSERT INTO tenants (tenant_id, currency, timezone, require_budget, rollup_tags, version,
+        definitions_version, created_at, updated_at)
+    VALUES ('acme', 'EUR', 'UTC', false, '[]', 1, 7, {now}, {now})
+"""
+A_BALANCE = """
+    INSERT INTO quota_balances (quota_id, scope_id, tenant_id, used, burst_used)
+    VALUES ('01900000-0000-7000-8000-000000000000', 'apollo', 'acme', '1', '0')
+"""
 A_KEY = """
     INSERT INTO api_keys (key_id, tenant_id, name, key_hash, hint, roles, created_by, created_at)
     VALUES ('01900000-0000-7000-8000-000000000000', 'acme', 'gateway', 'x', 'fsk_', 'service', 'me',
@@ -111,7 +153,7 @@ def test_migrated_tables_are_those_the_code_expects(empty_url: str) -> None:
     migrate.upgrade(empty_url)
 
     def compared(_object: object, name: str | None, kind: str, found: bool, _to: object) -> bool:
-        partition = kind == "table" and found and str(name).startswith("cost_records_")
+        partition = kind == "table" and found and str(name).startswith(PARTITIONED)
         return name not in {*NOT_IN_METADATA, ELSEWHERE[context.dialect.name]} and not partition
 
     with connected(empty_url) as connection:

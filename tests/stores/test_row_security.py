@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 import pytest
 from psycopg import errors, sql
 
 from fiscus.stores.sql import migrate
-from fiscus.stores.sql.tables import metadata
+from fiscus.stores.sql.quota_tables import metadata
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 
 pytestmark = pytest.mark.postgres
@@ -29,8 +30,13 @@ MAY_UPDATE = {
     "rate_limit_policies",
     "rate_limit_emergencies",
     "rate_limit_usage",
+    "quotas",
+    "quota_balances",
+    "quota_consumptions",
+    "quota_consumption_lines",
+    "quota_requests",
 }
-MAY_DELETE = {"idempotency_keys", "rate_limit_usage"}
+MAY_DELETE = {"idempotency_keys", "rate_limit_usage", "quota_usage"}
 
 
 class Secured(NamedTuple):
@@ -207,6 +213,8 @@ def test_the_applications_role_owns_nothing_and_is_nobody_special(secured: Secur
         "DROP TABLE cost_records",
         "CREATE TABLE mine (x int)",
         "SELECT * FROM cost_records_default",
+        "SELECT * FROM quota_usage_default",
+        "DROP TABLE quota_usage",
         "INSERT INTO alembic_version VALUES ('x')",
         "DELETE FROM alembic_version",
     ],
@@ -230,10 +238,37 @@ def test_partitions_are_out_of_reach_by_name(app: psycopg.Connection[Any]) -> No
             app.execute(sql.SQL("SELECT FROM {}").format(sql.Identifier(name)))
 
 
-def test_the_months_ahead_are_made_by_the_applications_role(app: psycopg.Connection[Any]) -> None:
-    made = app.execute("SELECT fiscus_make_cost_partitions(5)").fetchall()
+@pytest.mark.parametrize("kind", ["cost", "quota"])
+def test_the_months_ahead_are_made_by_the_applications_role(
+    app: psycopg.Connection[Any], kind: str
+) -> None:
+    make = sql.SQL("SELECT {}(5)").format(sql.Identifier(f"fiscus_make_{kind}_partitions"))
+    made = app.execute(make).fetchall()
     assert len(made) == 2
-    assert app.execute("SELECT fiscus_make_cost_partitions(5)").fetchall() == []
+    assert app.execute(make).fetchall() == []
+    app.rollback()
+
+
+@pytest.mark.parametrize("tenants", ["", "a", "a,b"])
+def test_months_of_all_tenants_are_not_dropped_by_who_sees_a_few(
+    app: psycopg.Connection[Any], tenants: str
+) -> None:
+    _see(app, tenants)
+    with pytest.raises(errors.InsufficientPrivilege, match="all tenants"):
+        app.execute("SELECT fiscus_drop_quota_partitions(now() + interval '9 years')")
+
+
+def test_only_months_that_ended_are_dropped(app: psycopg.Connection[Any]) -> None:
+    _see(app, "*")
+    drop = "SELECT fiscus_drop_quota_partitions(%s)"
+    now = datetime.now(UTC)
+    this_month = datetime(now.year, now.month, 1, tzinfo=UTC)
+    next_month = (this_month + timedelta(days=31)).replace(day=1)
+    last_month = (this_month - timedelta(days=1)).replace(day=1)
+    moments = [this_month - timedelta(microseconds=1), this_month, next_month]
+    dropped = [app.execute(drop, [moment]).fetchall() for moment in moments]
+    assert dropped == [[], [(last_month,)], [(this_month,)]]
+    assert app.execute(drop, [None]).fetchall() == []
     app.rollback()
 
 
@@ -262,12 +297,20 @@ def test_an_absurd_number_of_months_is_refused(
         app.execute("SELECT fiscus_make_cost_partitions(%s::integer)", [months])
 
 
-def test_other_roles_may_not_make_partitions(
-    postgres_server: PostgresServer, secured: Secured
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fiscus_make_cost_partitions(3)",
+        "fiscus_make_quota_partitions(3)",
+        "fiscus_drop_quota_partitions(now())",
+    ],
+)
+def test_other_roles_may_not_make_or_drop_partitions(
+    postgres_server: PostgresServer, secured: Secured, call: LiteralString
 ) -> None:
     stranger = add_login(postgres_server, secured.owner_url)
     with (
         contextlib.closing(psycopg.connect(stranger)) as connection,
         pytest.raises(errors.InsufficientPrivilege),
     ):
-        connection.execute("SELECT fiscus_make_cost_partitions(3)")
+        connection.execute(sql.SQL("SELECT {}").format(sql.SQL(call)))

@@ -9,6 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct, field
 
 from fiscus.money import Amount
@@ -16,7 +17,6 @@ from fiscus.paging import Pagination
 from fiscus.quotas.model import (
     Quota,
     QuotaRequest,
-    QuotaSpec,
     Strategy,
     Terms,
     UsageKind,
@@ -136,7 +136,7 @@ class ConsumptionView(Struct, frozen=True, kw_only=True):
 class AllocateBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Up to 100 allocations; each stands or falls alone."""
 
-    allocations: Annotated[list[QuotaSpec], Meta(min_length=1)]
+    allocations: Annotated[list[msgspec.Raw], Meta(min_length=1)]
     tenant_id: Annotated[Id | None, Meta(description="For items that name none.")] = None
 
 
@@ -207,7 +207,10 @@ class DistributeAnswer(Struct, frozen=True, kw_only=True):
 class QuotaView(Quota, frozen=True, kw_only=True):
     """A quota as answered over the API, with its use when it is for one scope."""
 
-    used_amount: Annotated[Decimal | None, Meta(description="Null for a quota for every id.")]
+    used_amount: Annotated[
+        Decimal | None,
+        Meta(description="Of the allocation; null for a quota for `*`, and in a past version."),
+    ]
     burst_used: Decimal | None
     remaining_amount: Decimal | None
     correlation_id: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Final, NamedTuple
 
@@ -23,7 +23,7 @@ from fiscus.periods import Period, PeriodType, Schedule, period_at
 from fiscus.quotas.model import Quota, QuotaPeriod, QuotaSpec, RenewalAmount, RenewalStatus, Terms
 from fiscus.scopes import EVERY, ScopeType
 from fiscus.tenants import TenantSettings
-from fiscus.zones import FAR_FUTURE, parse_timezone
+from fiscus.zones import DAWN, FAR_FUTURE, parse_timezone
 
 RENEW_AHEAD: Final = timedelta(hours=24)
 GROWTH: Final = Decimal("1.2")
@@ -92,7 +92,7 @@ def define(
 def period_of(terms: Terms, settings: TenantSettings, now: datetime) -> Held:
     """The period that terms name. Raises `ValidationError` naming the field."""
     timezone = settings.timezone if terms.timezone is None else parse_timezone(terms.timezone)
-    start = now if terms.period_start is None else terms.period_start.astimezone(now.tzinfo)
+    start = now if terms.period_start is None else _in_utc(terms.period_start, "period_start")
     if terms.period_type is not QuotaPeriod.CUSTOM:
         period = _calendar(terms.period_type, timezone, start)
         if terms.period_end is not None and terms.period_end != period.end:
@@ -110,7 +110,7 @@ def period_of(terms: Terms, settings: TenantSettings, now: datetime) -> Held:
             field="period_end",
             suggested_action="Send where the period ends, such as 2026-02-01T00:00:00Z.",
         )
-    end = terms.period_end.astimezone(now.tzinfo)
+    end = _in_utc(terms.period_end, "period_end")
     if end - start < SHORTEST:
         raise ValidationError(
             "period_end must be at least a minute after period_start",
@@ -130,12 +130,14 @@ def renew_from(quota: Quota) -> datetime:
 def renewed(quota: Quota, quota_id: str, used: Decimal, now: datetime) -> Quota:
     """The quota of the next period: contiguous, unused, version 1.
 
-    `used` is what `quota` has used at `now`, burst included.
+    `used` is what `quota` has used at `now`, burst included. Raises `ValidationError` when the next
+    period would end out of range.
     """
     if quota.period_type is QuotaPeriod.CUSTOM:
-        period = Period(
-            quota.period_end, quota.period_end + (quota.period_end - quota.period_start)
-        )
+        length = quota.period_end - quota.period_start
+        if FAR_FUTURE - quota.period_end < length:
+            raise _out_of_range("period_end")
+        period = Period(quota.period_end, quota.period_end + length)
     else:
         period = _calendar(quota.period_type, quota.timezone, quota.period_end)
     amount = quota.allocated_amount
@@ -193,12 +195,23 @@ def not_negative(given: Decimal, field: str) -> Decimal:
 def _calendar(kind: QuotaPeriod, timezone: str, moment: datetime) -> Period:
     period = period_at(Schedule(PeriodType(str(kind)), timezone), moment)
     if period is None or period.end >= FAR_FUTURE:
-        raise ValidationError(
-            "period_start is out of range: it must be before the year 9999",
-            field="period_start",
-            suggested_action="Send a moment in the period that the quota is for.",
-        )
+        raise _out_of_range("period_start")
     return period
+
+
+def _in_utc(moment: datetime, field: str) -> datetime:
+    """Raises `ValidationError` at the ends of time, where some zones have no moments."""
+    if not DAWN <= moment <= FAR_FUTURE:
+        raise _out_of_range(field)
+    return moment.astimezone(UTC)
+
+
+def _out_of_range(field: str) -> ValidationError:
+    return ValidationError(
+        f"{field} is out of range: periods lie between the years 2 and 9998",
+        field=field,
+        suggested_action="Send a moment in that range.",
+    )
 
 
 def _over(field: str) -> ValidationError:

@@ -22,8 +22,9 @@ class MatchedQuota(NamedTuple):
         return QuotaBalance(QuotaKey(self.quota.quota_id, self.scope_id), self.quota.tenant_id)
 
 
-_Place = tuple[ScopeType, str, str]
-"""Scope type, scope id or `*`, and resource type."""
+_Place = tuple[str, str]
+"""Scope id or `*`, and resource type."""
+_Places = dict[_Place, dict[str, Quota]]
 
 
 class QuotaIndex:
@@ -31,7 +32,10 @@ class QuotaIndex:
 
     def __init__(self, quotas: Iterable[Quota] = ()) -> None:
         self._by_id: dict[str, Quota] = {}
-        self._places: dict[_Place, dict[str, Quota]] = {}
+        self._tenant: _Places = {}
+        self._project: _Places = {}
+        self._user: _Places = {}
+        self._feature: _Places = {}
         for quota in quotas:
             self.put(quota)
 
@@ -45,32 +49,40 @@ class QuotaIndex:
         """Add a quota, or replace its earlier version."""
         self.remove(quota.quota_id)
         self._by_id[quota.quota_id] = quota
-        self._places.setdefault(_place(quota), {})[quota.quota_id] = quota
+        self._places(quota.scope_type).setdefault(_place(quota), {})[quota.quota_id] = quota
 
     def remove(self, quota_id: str) -> None:
         quota = self._by_id.pop(quota_id, None)
         if quota is not None:
-            place = _place(quota)
-            there = self._places[place]
+            places, place = self._places(quota.scope_type), _place(quota)
+            there = places[place]
             del there[quota_id]
             if not there:
-                del self._places[place]
+                del places[place]
+
+    def drop_ended(self, moment: datetime) -> None:
+        """Forget the quotas whose period was over at `moment`."""
+        for quota_id in [one.quota_id for one in self._by_id.values() if one.period_end <= moment]:
+            self.remove(quota_id)
+
+    def following(self, quota: Quota) -> Quota | None:
+        """The quota for the same scope and resource whose period begins where this one's ends."""
+        there = self._places(quota.scope_type).get(_place(quota), {})
+        return next((one for one in there.values() if one.period_start == quota.period_end), None)
 
     def matches(self, operation: Operation, moment: datetime) -> list[MatchedQuota]:
         """Every quota that counts this operation at `moment`."""
-        if not self._places:
-            return []
         found: list[MatchedQuota] = []
-        for kind, scope_id in (
-            (ScopeType.TENANT, operation.tenant_id),
-            (ScopeType.PROJECT, operation.project_id),
-            (ScopeType.USER, operation.user_id),
-            (ScopeType.FEATURE, operation.feature_id),
+        for places, scope_id in (
+            (self._tenant, operation.tenant_id),
+            (self._project, operation.project_id),
+            (self._user, operation.user_id),
+            (self._feature, operation.feature_id),
         ):
-            if scope_id is None:
+            if scope_id is None or not places:
                 continue
             for wanted in (scope_id, EVERY):
-                there = self._places.get((kind, wanted, operation.resource_type))
+                there = places.get((wanted, operation.resource_type))
                 if there is not None:
                     found += [
                         MatchedQuota(quota, scope_id)
@@ -79,6 +91,17 @@ class QuotaIndex:
                     ]
         return found
 
+    def _places(self, kind: ScopeType) -> _Places:
+        match kind:
+            case ScopeType.TENANT:
+                return self._tenant
+            case ScopeType.PROJECT:
+                return self._project
+            case ScopeType.USER:
+                return self._user
+            case ScopeType.FEATURE:
+                return self._feature
+
 
 def _place(quota: Quota) -> _Place:
-    return quota.scope_type, quota.scope_id, quota.resource_type
+    return quota.scope_id, quota.resource_type

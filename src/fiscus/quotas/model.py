@@ -168,6 +168,9 @@ class ConsumptionLine(Struct, frozen=True):
     """The part of `amount` that came from the burst."""
     released: Decimal = ZERO
     burst_released: Decimal = ZERO
+    premium_rate: Decimal | None = None
+    """What a unit of `burst` cost when it was taken; None when nothing."""
+    premium_currency: str | None = None
 
 
 class Consumption(Struct, frozen=True, kw_only=True):

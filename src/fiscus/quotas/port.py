@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from fiscus.errors import FiscusError
@@ -192,9 +191,3 @@ class QuotaStore(Protocol):
     def drop_history_before(self, moment: datetime) -> int:
         """Forget rows of history from before; how many. For the worker."""
         ...
-
-
-class UsageOf(Protocol):
-    """What the `dynamic` strategy reads."""
-
-    def used_since(self, scope_type: ScopeType, scope_id: str, since: datetime) -> Decimal: ...

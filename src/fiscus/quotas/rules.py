@@ -6,23 +6,29 @@ Pure: no clock, no store. `decide` is the one decision; consuming changes every 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from fiscus.money import ZERO, add, multiply, subtract
+from fiscus.money import ZERO, add, multiply, plain, round_half_even, subtract
 from fiscus.quotas.definitions import remaining
-from fiscus.quotas.model import ConsumptionLine, Quota, QuotaBalance
-from fiscus.scopes import ScopeType
+from fiscus.quotas.model import (
+    ConsumptionLine,
+    Quota,
+    QuotaBalance,
+    RenewalAmount,
+    RenewalStatus,
+)
 
 OK: Final = "ok"
 LEVELS: Final = (
-    (Decimal(1), "exhausted_100"),
-    (Decimal("0.9"), "critical_90"),
     (Decimal("0.8"), "warning_80"),
+    (Decimal("0.9"), "critical_90"),
+    (Decimal(1), "exhausted_100"),
 )
-"""Shares of the allocation and what they are called, from the fullest."""
+"""Shares of the allocation and what they are called, from the lowest."""
 
 
 class Demand(NamedTuple):
@@ -55,15 +61,17 @@ def decide(demands: Sequence[Demand], amount: Decimal) -> Decision:
     """
     left = [remaining(quota, one.used, one.burst_used) for quota, one in demands]
     denies = [amount > max(ZERO, room) for room in left]
-    deciding = min(
-        range(len(demands)),
-        key=lambda index: (
-            not denies[index],
-            -_specificity(demands[index].quota.scope_type),
-            left[index],
-            demands[index].quota.quota_id,
-        ),
-    )
+    deciding = 0
+    if len(demands) > 1:
+        deciding = min(
+            range(len(demands)),
+            key=lambda index: (
+                not denies[index],
+                -demands[index].quota.scope_type.specificity,
+                left[index],
+                demands[index].quota.quota_id,
+            ),
+        )
     if any(denies):
         balances = [balance for _, balance in demands]
         return Decision(False, deciding, left, denies, balances, ())
@@ -86,32 +94,67 @@ def give_back(
     What came from the burst goes back first, as it was taken last. `amount` is at most what the
     line has not given back yet.
     """
-    burst = min(amount, subtract(line.burst, line.burst_released))
+    burst = min(amount, plain(subtract(line.burst, line.burst_released)))
     used = subtract(amount, burst)
     return (
         replace(
             balance,
-            used=subtract(balance.used, used),
-            burst_used=subtract(balance.burst_used, burst),
+            used=plain(subtract(balance.used, used)),
+            burst_used=plain(subtract(balance.burst_used, burst)),
         ),
         replace(
             line,
-            released=add(line.released, amount),
-            burst_released=add(line.burst_released, burst),
+            released=plain(add(line.released, amount)),
+            burst_released=plain(add(line.burst_released, burst)),
         ),
     )
 
 
+def fits_at(quota: Quota, following: Quota | None, amount: Decimal) -> datetime | None:
+    """When a denied amount would fit: as the next period begins, if it is sure to be enough.
+
+    `following` is the quota of the next period when it is allocated already. What a renewal by
+    usage will allocate is not known.
+    """
+    if following is None:
+        if quota.renewal_status is not RenewalStatus.PENDING:
+            return None
+        if quota.renewal_amount is not RenewalAmount.SAME:
+            return None
+        following = quota
+    return quota.period_end if amount <= remaining(following, ZERO, ZERO) else None
+
+
+def premium_owed(line: ConsumptionLine) -> Decimal:
+    """The premium of the burst that a line has taken and not given back.
+
+    Rounded as a whole, so that giving back in parts reverses exactly what was charged.
+    """
+    if line.premium_rate is None:
+        return ZERO
+    held = subtract(line.burst, line.burst_released)
+    return round_half_even(multiply(line.premium_rate, held))
+
+
 def level(quota: Quota, balance: QuotaBalance) -> str:
     """How full a quota is, by what is used of its allocation, burst included."""
-    used = add(balance.used, balance.burst_used)
-    return next((name for share, name in LEVELS if used >= _of(quota, share)), OK)
+    return _reached(quota, balance)[-1]
 
 
 def crossed(quota: Quota, before: QuotaBalance, after: QuotaBalance) -> list[str]:
     """The levels that were reached between two balances, from the lowest."""
-    old, new = add(before.used, before.burst_used), add(after.used, after.burst_used)
-    return [name for share, name in reversed(LEVELS) if old < _of(quota, share) <= new]
+    return _reached(quota, after)[len(_reached(quota, before)) :]
+
+
+def _reached(quota: Quota, balance: QuotaBalance) -> list[str]:
+    """The levels that a quota is at or above, from the lowest, which is `ok`."""
+    used = add(balance.used, balance.burst_used)
+    reached = [OK]
+    for share, name in LEVELS:
+        if used < multiply(quota.allocated_amount, share):
+            break
+        reached.append(name)
+    return reached
 
 
 def _take(
@@ -120,20 +163,18 @@ def _take(
     """Take from the allocation first, from the burst what is left."""
     room = max(ZERO, subtract(quota.allocated_amount, balance.used))
     used = min(amount, room)
-    burst = subtract(amount, used)
-    return (
-        replace(
-            balance,
-            used=add(balance.used, used),
-            burst_used=add(balance.burst_used, burst),
-        ),
-        ConsumptionLine(balance.key, amount, burst),
+    burst = plain(subtract(amount, used))
+    taken = replace(
+        balance,
+        used=plain(add(balance.used, used)),
+        burst_used=plain(add(balance.burst_used, burst)),
     )
-
-
-def _of(quota: Quota, share: Decimal) -> Decimal:
-    return multiply(quota.allocated_amount, share)
-
-
-def _specificity(kind: ScopeType) -> int:
-    return kind.specificity
+    if burst and quota.burst_premium_rate:
+        return taken, ConsumptionLine(
+            balance.key,
+            amount,
+            burst,
+            premium_rate=quota.burst_premium_rate,
+            premium_currency=quota.currency,
+        )
+    return taken, ConsumptionLine(balance.key, amount, burst)

@@ -26,6 +26,7 @@ from fiscus.scopes import ScopeType
 from fiscus.stores.sql.column_types import UtcTime
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.paging import SortKey, parse_time, parse_uuid, slice_of, time_value
+from fiscus.stores.sql.sums import ExactSum
 from fiscus.stores.sql.tables import (
     cost_operations,
     cost_records,
@@ -170,8 +171,8 @@ class SqlCosts:
         sums = (
             sa.select(
                 *apart,
-                self._exact_sum(cost_rollups.c.cost_amount).label("cost_amount"),
-                self._exact_sum(cost_rollups.c.usage_quantity).label("usage_quantity"),
+                ExactSum(cost_rollups.c.cost_amount).label("cost_amount"),
+                ExactSum(cost_rollups.c.usage_quantity).label("usage_quantity"),
                 sa.func.sum(cost_rollups.c.record_count).label("record_count"),
             )
             .select_from(stretches.join(cost_rollups, sa.true()))
@@ -212,8 +213,8 @@ class SqlCosts:
         statement = (
             sa.select(
                 currency,
-                self._exact_sum(cost_records.c.cost_amount),
-                self._exact_sum(cost_records.c.usage_quantity),
+                ExactSum(cost_records.c.cost_amount),
+                ExactSum(cost_records.c.usage_quantity),
                 sa.func.count(),
             )
             .where(*self._records_where(tenant_id, wanted))
@@ -234,8 +235,8 @@ class SqlCosts:
         apart = [inner.c[name] for name in _apart(query)]
         statement = sa.select(
             *apart,
-            self._exact_sum(inner.c.cost_amount).label("cost_amount"),
-            self._exact_sum(inner.c.usage_quantity).label("usage_quantity"),
+            ExactSum(inner.c.cost_amount).label("cost_amount"),
+            ExactSum(inner.c.usage_quantity).label("usage_quantity"),
             sa.func.sum(inner.c.record_count).label("record_count"),
         ).group_by(*apart)
         with self._database.read(tenant_id) as connection:
@@ -290,11 +291,6 @@ class SqlCosts:
         each = _json_each(column)
         found = sa.select(sa.literal(1)).where(each.c.key == key)
         return (found if value is None else found.where(each.c.value == value)).exists()
-
-    def _exact_sum(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        if self._sqlite:
-            return sa.func.decimal_sum(column, type_=column.type)
-        return sa.func.coalesce(sa.func.sum(column), 0)
 
     def _stretches(self, stretches: Sequence[Stretch]) -> sa.CTE:
         """The stretches as a table of `starts`, `ends`, `period` and `day`, in one parameter."""

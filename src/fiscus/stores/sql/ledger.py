@@ -1,14 +1,15 @@
 """The ledger's transactions on SQL: one code, two drivers.
 
 A driver runs a list of statements in one round trip (PostgreSQL) or one after the other (SQLite).
-Locks are taken in one order everywhere, reservations by id and then balances by key, so that
-groups of several processes wait for each other and never deadlock.
+Locks are taken in one order everywhere, reservations by id, consumptions by id, balances by key,
+quota balances by key, so that groups of several processes wait for each other and never deadlock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Set
 from datetime import datetime
+from typing import TypeVar
 
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
 from fiscus.budgets.rules import Hold
@@ -21,28 +22,37 @@ from fiscus.ledger.port import (
     Needs,
     OperationKey,
 )
+from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey
+from fiscus.stores.sql import ledger_quotas as quotas
 from fiscus.stores.sql import ledger_read as read
 from fiscus.stores.sql import ledger_write as write
 from fiscus.stores.sql.bulk import Row, Statement
 from fiscus.stores.sql.driver import Driver
 
+Key = TypeVar("Key", BalanceKey, QuotaKey)
+Blank = TypeVar("Blank", BudgetBalance, QuotaBalance)
+Keys = Set[BalanceKey | QuotaKey]
+
 
 class KnownBalances:
-    """Keys of balances that surely exist, so that they need not be inserted before locking."""
+    """Keys of balances that surely exist, so that they need not be inserted before locking.
+
+    Of budgets and of quotas; their keys are never equal.
+    """
 
     def __init__(self, most: int = 500_000) -> None:
-        self._keys: set[BalanceKey] = set()
+        self._keys: set[BalanceKey | QuotaKey] = set()
         self._most = most
 
-    def missing(self, balances: dict[BalanceKey, BudgetBalance]) -> list[BudgetBalance]:
+    def missing(self, balances: dict[Key, Blank]) -> list[Blank]:
         return [blank for key, blank in balances.items() if key not in self._keys]
 
-    def add(self, keys: Collection[BalanceKey]) -> None:
+    def add(self, keys: Keys) -> None:
         if len(self._keys) > self._most:
             self._keys.clear()
         self._keys.update(keys)
 
-    def forget(self, keys: Collection[BalanceKey]) -> None:
+    def forget(self, keys: Keys) -> None:
         self._keys.difference_update(keys)
 
 
@@ -53,14 +63,15 @@ class SqlLedgerTransaction:
         self._driver = driver
         self._reader = read.LedgerReader(driver)
         self._writer = write.LedgerWriter(driver)
+        self._quotas = quotas.QuotaRows(driver)
         self._known = known
         self._stale_answers: list[IdempotencyKey] = []
         self._writes: list[Statement] = []
         driver.begin(tenants)
 
     # -- loading
+
     def load(self, needs: Needs) -> Loaded:
-        driver = self._driver
         reading = [Statement(read.VERSIONS, read.TENANT, [(tenant,) for tenant in needs.tenants])]
         optional = (
             (read.ANSWERS, read.IDEMPOTENCY_KEY, needs.idempotency),
@@ -72,52 +83,77 @@ class SqlLedgerTransaction:
             for sql, columns, keys in optional
             if keys
         ]
-        ids = [(one,) for one in sorted(needs.reservations)]
-        if ids:
-            reading.append(Statement(read.RESERVATIONS, read.RESERVATION_ID, ids))
-            reading.append(Statement(read.LINES, read.RESERVATION_ID, ids))
-        else:
-            reading += self._lock_statements(needs.balances)
-        results = driver.run(reading)
-        ahead = iter(results)
+        closing = _closing_statements(needs)
+        # What is closed says which balances to lock, in a second round trip.
+        locking = self._lock_statements(needs, needs.balances, []) if not closing else []
+        ahead = self._run(reading + closing + locking)
         versions = dict.fromkeys(needs.tenants, 0) | {row[0]: row[1] for row in next(ahead)}
         answers = self._reader.answers(next(ahead)) if needs.idempotency else {}
         self._stale_answers = list(answers)
         operations = self._reader.operations(next(ahead)) if needs.operations else {}
         anchors = self._reader.anchors(next(ahead)) if needs.anchors else {}
         reservations: dict[str, Reservation] = {}
-        balances = needs.balances
-        if ids:
+        consumptions: dict[str, Consumption] = {}
+        balances, taken_from = needs.balances, list[QuotaKey]()
+        if needs.reservations:
             reservations = self._reader.reservations(next(ahead), next(ahead))
             balances = needs.balances | self._held(reservations)
+        if needs.consumptions:
+            consumptions = self._quotas.consumptions(next(ahead), next(ahead))
+            taken_from = [line.key for one in consumptions.values() for line in one.lines]
+        if closing:
             named = _named_operations(reservations) - needs.operations
-            statements = self._lock_statements(balances)
+            locking = self._lock_statements(needs, balances, taken_from)
             if named:
-                statements.insert(0, Statement(read.OPERATIONS, read.OPERATION_KEY, list(named)))
-            results = driver.run(statements) if statements else []
+                locking.insert(0, Statement(read.OPERATIONS, read.OPERATION_KEY, list(named)))
+            ahead = self._run(locking)
             if named:
-                operations |= self._reader.operations(results[0])
+                operations |= self._reader.operations(next(ahead))
+        locked = self._reader.balances(next(ahead)) if balances else {}
+        quota_balances = (
+            self._quotas.balances(next(ahead)) if needs.quota_balances or taken_from else {}
+        )
+        self._require_rows(balances.keys(), locked.keys())
+        self._require_rows(needs.quota_balances.keys(), quota_balances.keys())
         return Loaded(
             versions=versions,
             idempotency=answers,
             operations=operations,
             anchors=anchors,
             reservations=reservations,
-            balances=self._locked(results[-1] if balances else [], balances),
+            balances=locked,
+            consumptions=consumptions,
+            quota_balances=quota_balances,
         )
 
-    def _lock_statements(self, balances: dict[BalanceKey, BudgetBalance]) -> list[Statement]:
-        if not balances:
-            return []
+    def _run(self, statements: list[Statement]) -> Iterator[list[Row]]:
+        """What those of `statements` that read found, in order."""
+        results = self._driver.run(statements) if statements else []
+        return iter([rows for one, rows in zip(statements, results, strict=True) if one.reads])
+
+    def _lock_statements(
+        self,
+        needs: Needs,
+        balances: dict[BalanceKey, BudgetBalance],
+        taken_from: list[QuotaKey],
+    ) -> list[Statement]:
+        """Lock balances, and of quotas those needed and those consumptions were taken from."""
         statements: list[Statement] = []
-        if self._driver.needs_rows_before_locking:
-            missing = self._known.missing(balances)
-            if missing:
+        insert_first = self._driver.needs_rows_before_locking
+        if balances:
+            if insert_first and (missing := self._known.missing(balances)):
                 rows = [self._writer.balance_row(blank) for blank in missing]
                 statements.append(Statement(write.ADD_BALANCES, write.BALANCE, rows))
-        time = self._driver.time
-        keys = [(key.budget_id, key.scope_id, time(key.period_start)) for key in balances]
-        statements.append(Statement(read.BALANCES, read.BALANCE_KEY, keys))
+            time = self._driver.time
+            keys = [(key.budget_id, key.scope_id, time(key.period_start)) for key in balances]
+            statements.append(Statement(read.BALANCES, read.BALANCE_KEY, keys))
+        wanted = dict.fromkeys((*needs.quota_balances, *taken_from))
+        if wanted:
+            if insert_first and (blanks := self._known.missing(needs.quota_balances)):
+                rows = [self._quotas.balance_row(blank) for blank in blanks]
+                added = Statement(quotas.ADD_QUOTA_BALANCES, quotas.QUOTA_BALANCE, rows)
+                statements.append(added)
+            statements.append(Statement(quotas.QUOTA_BALANCES, quotas.QUOTA_KEY, list(wanted)))
         return statements
 
     def _held(self, reservations: dict[str, Reservation]) -> dict[BalanceKey, BudgetBalance]:
@@ -129,27 +165,31 @@ class SqlLedgerTransaction:
             for line in reservation.lines
         }
 
-    def _locked(
-        self, rows: list[Row], wanted: dict[BalanceKey, BudgetBalance]
-    ) -> dict[BalanceKey, BudgetBalance]:
-        found = self._reader.balances(rows)
-        if self._driver.needs_rows_before_locking:
-            lost = wanted.keys() - found.keys()
-            if lost:
-                self._known.forget(lost)
-                raise GroupConflict("balance rows vanished")
-            self._known.add(found.keys())
-        return found
+    def _require_rows(self, wanted: Keys, found: Keys) -> None:
+        """What was to be inserted before it was locked must be there."""
+        if not self._driver.needs_rows_before_locking:
+            return
+        lost = wanted - found
+        if lost:
+            self._known.forget(lost)
+            raise GroupConflict("balance rows vanished")
+        self._known.add(found)
 
-    def definitions(self, tenant_id: str, after_version: int) -> Definitions:
+    def definitions(
+        self, tenant_id: str, after_version: int, quotas_ending_after: datetime
+    ) -> Definitions:
         row = [(tenant_id, after_version)]
-        settings, budgets = self._driver.run(
+        ending_after = self._driver.time(quotas_ending_after)
+        settings, budgets, changed_quotas = self._driver.run(
             [
                 Statement(read.SETTINGS, read.TENANT_AFTER, row),
                 Statement(read.CHANGED_BUDGETS, read.TENANT_AFTER, row),
+                quotas.quotas_after(tenant_id, after_version, ending_after),
             ]
         )
-        return self._reader.definitions(settings, budgets)
+        definitions = self._reader.definitions(settings, budgets)
+        definitions.quotas, definitions.deleted_quotas = quotas.read_quotas(changed_quotas)
+        return definitions
 
     def due_reservations(self, tenant_id: str, now: datetime, most: int | None) -> list[str]:
         sql = read.DUE if most is None else f"{read.DUE} LIMIT {most:d}"
@@ -167,12 +207,27 @@ class SqlLedgerTransaction:
     def write(self, changes: Changes) -> None:
         """Gather the group's statements; they run with the commit."""
         self._writes = self._writer.statements(changes, self._stale_answers)
+        self._writes += self._quotas.statements(changes)
 
     def commit(self) -> None:
         self._driver.commit(self._writes)
 
     def rollback(self) -> None:
         self._driver.rollback()
+
+
+def _closing_statements(needs: Needs) -> list[Statement]:
+    """Lock the reservations and consumptions that are to be closed or changed, with their lines."""
+    statements: list[Statement] = []
+    if needs.reservations:
+        ids = [(one,) for one in sorted(needs.reservations)]
+        statements.append(Statement(read.RESERVATIONS, read.RESERVATION_ID, ids))
+        statements.append(Statement(read.LINES, read.RESERVATION_ID, ids))
+    if needs.consumptions:
+        ids = [(one,) for one in sorted(needs.consumptions)]
+        statements.append(Statement(quotas.CONSUMPTIONS, quotas.CONSUMPTION_ID, ids))
+        statements.append(Statement(quotas.CONSUMPTION_LINES, quotas.CONSUMPTION_ID, ids))
+    return statements
 
 
 def _named_operations(reservations: dict[str, Reservation]) -> set[OperationKey]:

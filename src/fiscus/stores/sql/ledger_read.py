@@ -84,7 +84,8 @@ BALANCES = """
 # would then rather read every pending reservation or every budget than use an index.
 TENANT_AFTER = Columns(tenant_id="text", after_version="bigint")
 SETTINGS = """
-    SELECT t.definitions_version, t.currency, t.timezone, t.require_budget, t.rollup_tags
+    SELECT t.definitions_version, t.currency, t.timezone, t.require_budget, t.require_quota,
+           t.rollup_tags
     FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN tenants t ON t.tenant_id = r.tenant_id
 """
 CHANGED_BUDGETS = """
@@ -178,13 +179,14 @@ class LedgerReader:
     def definitions(self, settings: list[Row], budgets: list[Row]) -> Definitions:
         if not settings:
             return Definitions(0, TenantSettings(), [], [])
-        version, currency, timezone, require_budget, rollup_tags = settings[0]
+        version, currency, timezone, require_budget, require_quota, rollup_tags = settings[0]
         return Definitions(
             version=version,
             settings=TenantSettings(
                 currency=currency,
                 timezone=timezone,
                 require_budget=bool(require_budget),
+                require_quota=bool(require_quota),
                 rollup_tags=json.loads(rollup_tags),
             ),
             budgets=[decode(definition, Budget) for _, definition, gone in budgets if gone is None],

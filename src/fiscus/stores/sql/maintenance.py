@@ -53,7 +53,10 @@ class SqlMaintenance:
     def prepare_partitions(self) -> list[str]:
         if self._database.is_sqlite:
             return []
-        query = sa.text("SELECT fiscus_make_cost_partitions(:months_ahead)")
+        query = sa.text(
+            "SELECT fiscus_make_cost_partitions(:months_ahead) "
+            "UNION ALL SELECT fiscus_make_quota_partitions(:months_ahead)"
+        )
 
         def change(connection: Connection) -> list[str]:
             return list(connection.execute(query, {"months_ahead": MONTHS_AHEAD}).scalars())

@@ -18,7 +18,9 @@ from fiscus.stores.sql.bulk import Row, Statement
 _SUM: Final = re.compile(r"\{sum:([\w.]+):([\w.]+)\}")
 _LOCKS: Final = {
     "{lock_v}": "ORDER BY v.reservation_id FOR UPDATE OF v",
+    "{lock_c}": "ORDER BY c.consumption_id FOR UPDATE OF c",
     "{lock_p}": "ORDER BY p.budget_id, p.scope_id, p.period_start FOR UPDATE OF p",
+    "{lock_q}": "ORDER BY q.quota_id, q.scope_id FOR UPDATE OF q",
 }
 _AGAIN: Final = (
     errors.SerializationFailure,

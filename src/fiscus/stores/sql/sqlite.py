@@ -25,6 +25,7 @@ BUSY_TIMEOUT_MS: Final = 5_000
 # A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
 CHECKPOINT_PAGES: Final = 8_000
 LARGEST_CHUNK: Final = 128
+_LOCK: Final = re.compile(r"\{lock_\w\}")
 _SUM: Final = re.compile(r"\{sum:([\w.]+):([\w.]+)\}")
 
 
@@ -224,7 +225,7 @@ class SqliteDriver:
         text = self._texts.get(key)
         if text is None:
             text = _SUM.sub(r"decimal_add(\1, \2)", statement.sql)
-            text = text.replace("{lock_v}", "").replace("{lock_p}", "")
+            text = _LOCK.sub("", text)
             text = text.replace("{rows}", statement.columns.values(count))
             if statement.reads:
                 names = ", ".join(f"c{i}" for i in range(_width(connection, text)))

@@ -1,4 +1,4 @@
-"""The tables, for SQLite and PostgreSQL alike.
+"""The tables, for SQLite and PostgreSQL alike; those of quotas are in `quota_tables`.
 
 Amounts are NUMERIC on PostgreSQL and text on SQLite, times are TIMESTAMPTZ and integer microseconds
 since 1970. Every table with tenant rows has `tenant_id`, which row-level security goes by.
@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 from fiscus.stores.sql.column_types import AMOUNT, SCOPE_ID, SUM, ExactRate, UtcTime, uuid_type
@@ -37,6 +38,7 @@ tenants = Table(
     Column("currency", String(3), nullable=False),
     Column("timezone", String(64), nullable=False),
     Column("require_budget", Boolean, nullable=False),
+    Column("require_quota", Boolean, nullable=False, server_default=false()),
     Column("rollup_tags", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("definitions_version", BigInteger, nullable=False),

@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from fiscus.budgets.periods import parse_timezone
 from fiscus.errors import Conflict, NotFound
 from fiscus.money import parse_currency
+from fiscus.periods import parse_timezone
 from fiscus.scopes import parse_id
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.tables import tenants as t
@@ -48,6 +48,7 @@ class SqlTenants:
             currency=parse_currency(spec.currency),
             timezone=parse_timezone(spec.timezone),
             require_budget=spec.require_budget,
+            require_quota=spec.require_quota,
             rollup_tags=sorted(set(spec.rollup_tags)),
         )
         expected = spec.version if expected_version is None else expected_version
@@ -86,6 +87,7 @@ def settings_of(connection: Connection, tenant_id: str) -> TenantSettings:
         currency=row.currency,
         timezone=row.timezone,
         require_budget=row.require_budget,
+        require_quota=row.require_quota,
         rollup_tags=json.loads(row.rollup_tags),
     )
 
@@ -143,6 +145,7 @@ def _columns(settings: TenantSettings) -> dict[str, Any]:
         "currency": settings.currency,
         "timezone": settings.timezone,
         "require_budget": settings.require_budget,
+        "require_quota": settings.require_quota,
         "rollup_tags": json.dumps(settings.rollup_tags),
     }
 
@@ -153,6 +156,7 @@ def _tenant(row: Row[Any]) -> Tenant:
         currency=row.currency,
         timezone=row.timezone,
         require_budget=row.require_budget,
+        require_quota=row.require_quota,
         rollup_tags=json.loads(row.rollup_tags),
         version=row.version,
         created_at=row.created_at,

@@ -11,9 +11,9 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.budgets.calls import PeriodUse, Utilization
 from fiscus.budgets.matching import PreparedBudget
 from fiscus.budgets.model import Budget
-from fiscus.budgets.periods import FAR_FUTURE
 from fiscus.money import ZERO, add, plain, ratio, subtract
 from fiscus.paging import PageRequest, build_page
+from fiscus.periods import FAR_FUTURE
 from fiscus.scopes import EVERY
 from fiscus.stores.sql.paging import (
     SortKey,

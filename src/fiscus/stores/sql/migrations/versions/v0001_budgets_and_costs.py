@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from fiscus.stores.sql.migrations.columns import SCOPE, amount, moment, required, tenant, uuid_type
+from fiscus.stores.sql.migrations.months import partition
 from fiscus.stores.sql.migrations.row_security import app_role, protect, schema
 
 revision = "0001"
@@ -41,7 +42,10 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         _admit()
         protect(_TABLES)
-        _partition()
+        op.create_index(
+            "ix_cost_records_timestamp", "cost_records", ["timestamp"], postgresql_using="brin"
+        )
+        partition("cost_records", "fiscus_make_cost_partitions")
 
 
 def downgrade() -> None:
@@ -298,52 +302,3 @@ def _admit() -> None:
     role = app_role()
     op.execute(f"GRANT USAGE ON SCHEMA {schema()} TO {role}")
     op.execute(f"GRANT SELECT ON alembic_version TO {role}")
-
-
-def _partition() -> None:
-    """Partition cost records by month, with a function that makes the months ahead.
-
-    The application may call the function and nothing else of the kind: it runs as the owner.
-    A month whose rows already sit in the default partition stays there.
-    """
-    role = app_role()
-    op.create_index(
-        "ix_cost_records_timestamp", "cost_records", ["timestamp"], postgresql_using="brin"
-    )
-    op.execute("CREATE TABLE cost_records_default PARTITION OF cost_records DEFAULT")
-    op.execute("ALTER TABLE cost_records_default ENABLE ROW LEVEL SECURITY")
-    op.execute("ALTER TABLE cost_records_default FORCE ROW LEVEL SECURITY")
-    op.execute(
-        f"""
-        CREATE FUNCTION fiscus_make_cost_partitions(months_ahead integer) RETURNS SETOF text
-        LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema()}, pg_temp AS $$
-        DECLARE
-            this_month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
-            first timestamp;
-            made text;
-        BEGIN
-            IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 24 THEN
-                RAISE EXCEPTION 'months_ahead must be 0 to 24';
-            END IF;
-            FOR step IN -1..months_ahead LOOP
-                first := this_month + make_interval(months => step);
-                made := 'cost_records_' || to_char(first, 'YYYY_MM');
-                CONTINUE WHEN to_regclass(made) IS NOT NULL;
-                BEGIN
-                    EXECUTE format(
-                        'CREATE TABLE %I PARTITION OF cost_records FOR VALUES FROM (%L) TO (%L)',
-                        made, first AT TIME ZONE 'UTC',
-                        (first + interval '1 month') AT TIME ZONE 'UTC');
-                    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', made);
-                    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', made);
-                    RETURN NEXT made;
-                EXCEPTION WHEN check_violation OR duplicate_table THEN
-                    NULL;
-                END;
-            END LOOP;
-        END $$
-        """
-    )
-    op.execute("REVOKE ALL ON FUNCTION fiscus_make_cost_partitions(integer) FROM PUBLIC")
-    op.execute(f"GRANT EXECUTE ON FUNCTION fiscus_make_cost_partitions(integer) TO {role}")
-    op.execute("SELECT fiscus_make_cost_partitions(3)")

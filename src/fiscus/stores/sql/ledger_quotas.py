@@ -1,0 +1,286 @@
+"""The statements of quotas in a ledger's transaction, and how their rows are read and made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from fiscus.ledger.port import Changes
+from fiscus.operations import Operation
+from fiscus.quotas.model import (
+    Consumption,
+    ConsumptionLine,
+    Quota,
+    QuotaBalance,
+    QuotaKey,
+    QuotaUsage,
+)
+from fiscus.stores.sql.bulk import Columns, Row, Statement
+from fiscus.stores.sql.driver import Values
+from fiscus.wire import decode
+
+# ---------------------------------------------------------------- reading
+
+CONSUMPTION_ID = Columns(consumption_id="uuid")
+CONSUMPTIONS = """
+    SELECT CAST(c.consumption_id AS TEXT), c.tenant_id, c.resource_type, c.amount, c.released,
+           c.project_id, c.user_id, c.feature_id, c.operation_id, c.created_at
+    FROM {rows} JOIN quota_consumptions c ON c.consumption_id = r.consumption_id
+    {lock_c}
+"""
+CONSUMPTION_LINES = """
+    SELECT CAST(l.consumption_id AS TEXT), CAST(l.quota_id AS TEXT), l.scope_id, l.amount, l.burst,
+           l.released, l.burst_released, l.premium_rate, l.premium_currency
+    FROM {rows} JOIN quota_consumption_lines l ON l.consumption_id = r.consumption_id
+    ORDER BY l.consumption_id, l.quota_id, l.scope_id
+"""
+
+QUOTA_KEY = Columns(quota_id="uuid", scope_id="text")
+QUOTA_BALANCES = """
+    SELECT CAST(q.quota_id AS TEXT), q.scope_id, q.tenant_id, q.used, q.burst_used
+    FROM {rows} JOIN quota_balances q ON q.quota_id = r.quota_id AND q.scope_id = r.scope_id
+    {lock_q}
+"""
+
+# These take one row, which LIMIT tells PostgreSQL. Who knows nothing yet needs what still holds,
+# not the years of quotas that are over; what changed since a version is little.
+_TENANT_ENDING_AFTER = Columns(tenant_id="text", moment="timestamptz")
+_RUNNING_QUOTAS = """
+    SELECT CAST(q.quota_id AS TEXT), q.definition, q.deleted_at
+    FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN quotas q
+      ON q.tenant_id = r.tenant_id AND q.period_end > r.moment
+    WHERE q.deleted_at IS NULL
+"""
+_TENANT_AFTER = Columns(tenant_id="text", after_version="bigint")
+_CHANGED_QUOTAS = """
+    SELECT CAST(q.quota_id AS TEXT), q.definition, q.deleted_at
+    FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN quotas q
+      ON q.tenant_id = r.tenant_id AND q.definitions_version > r.after_version
+"""
+
+# ---------------------------------------------------------------- writing
+
+QUOTA_BALANCE = Columns(
+    quota_id="uuid", scope_id="text", tenant_id="text", used="numeric", burst_used="numeric"
+)
+ADD_QUOTA_BALANCES = f"""
+    INSERT INTO quota_balances ({QUOTA_BALANCE.list})
+    SELECT {QUOTA_BALANCE.list} FROM {{rows}} WHERE true ORDER BY quota_id, scope_id
+    ON CONFLICT (quota_id, scope_id) DO NOTHING
+"""
+_PUT_BALANCES = f"""
+    INSERT INTO quota_balances ({QUOTA_BALANCE.list})
+    SELECT {QUOTA_BALANCE.list} FROM {{rows}} WHERE true
+    ON CONFLICT (quota_id, scope_id) DO UPDATE SET
+        used = excluded.used, burst_used = excluded.burst_used
+"""
+
+_CONSUMPTION = Columns(
+    consumption_id="uuid",
+    tenant_id="text",
+    resource_type="text",
+    amount="numeric",
+    released="numeric",
+    project_id="text",
+    user_id="text",
+    feature_id="text",
+    operation_id="text",
+    created_at="timestamptz",
+)
+_ADD_CONSUMPTIONS = f"""
+    INSERT INTO quota_consumptions ({_CONSUMPTION.list}) SELECT {_CONSUMPTION.list} FROM {{rows}}
+"""
+_LINE = Columns(
+    consumption_id="uuid",
+    quota_id="uuid",
+    scope_id="text",
+    tenant_id="text",
+    amount="numeric",
+    burst="numeric",
+    released="numeric",
+    burst_released="numeric",
+    premium_rate="numeric",
+    premium_currency="text",
+)
+_ADD_LINES = f"INSERT INTO quota_consumption_lines ({_LINE.list}) SELECT {_LINE.list} FROM {{rows}}"
+
+_RELEASED = Columns(consumption_id="uuid", released="numeric")
+_CHANGE_CONSUMPTIONS = """
+    UPDATE quota_consumptions SET released = r.released
+    FROM {rows} WHERE quota_consumptions.consumption_id = r.consumption_id
+"""
+_LINE_RELEASED = Columns(
+    consumption_id="uuid",
+    quota_id="uuid",
+    scope_id="text",
+    released="numeric",
+    burst_released="numeric",
+)
+_CHANGE_LINES = """
+    UPDATE quota_consumption_lines SET released = r.released, burst_released = r.burst_released
+    FROM {rows} WHERE quota_consumption_lines.consumption_id = r.consumption_id
+      AND quota_consumption_lines.quota_id = r.quota_id
+      AND quota_consumption_lines.scope_id = r.scope_id
+"""
+
+_USAGE = Columns(
+    usage_id="uuid",
+    at="timestamptz",
+    tenant_id="text",
+    quota_id="uuid",
+    scope_id="text",
+    kind="text",
+    amount="numeric",
+    burst="numeric",
+    used_after="numeric",
+    consumption_id="uuid",
+    project_id="text",
+    user_id="text",
+    feature_id="text",
+)
+_ADD_USAGE = f"INSERT INTO quota_usage ({_USAGE.list}) SELECT {_USAGE.list} FROM {{rows}}"
+
+
+def quotas_after(tenant_id: str, after_version: int, ending_after: object) -> Statement:
+    """What `read_quotas` reads; `ending_after` is a time as the database takes it."""
+    if after_version:
+        return Statement(_CHANGED_QUOTAS, _TENANT_AFTER, [(tenant_id, after_version)])
+    return Statement(_RUNNING_QUOTAS, _TENANT_ENDING_AFTER, [(tenant_id, ending_after)])
+
+
+def read_quotas(rows: list[Row]) -> tuple[list[Quota], list[str]]:
+    """Live quotas, and the ids of deleted ones."""
+    return (
+        [decode(definition, Quota) for _, definition, gone in rows if gone is None],
+        [quota_id for quota_id, _, gone in rows if gone is not None],
+    )
+
+
+class QuotaRows:
+    """Rows to values of quotas and back, by the database's way of taking and giving them."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def balances(self, rows: list[Row]) -> dict[QuotaKey, QuotaBalance]:
+        read_amount = self._values.read_amount
+        found: dict[QuotaKey, QuotaBalance] = {}
+        for quota_id, scope_id, tenant_id, used, burst_used in rows:
+            key = QuotaKey(quota_id, scope_id)
+            found[key] = QuotaBalance(key, tenant_id, read_amount(used), read_amount(burst_used))
+        return found
+
+    def consumptions(self, rows: list[Row], line_rows: list[Row]) -> dict[str, Consumption]:
+        lines: dict[str, list[ConsumptionLine]] = {}
+        for row in line_rows:
+            lines.setdefault(row[0], []).append(self._line(row))
+        return {row[0]: self._consumption(row, tuple(lines.get(row[0], ()))) for row in rows}
+
+    def _consumption(self, row: Row, lines: tuple[ConsumptionLine, ...]) -> Consumption:
+        consumption_id, tenant_id, resource_type, amount, released, *ids, operation_id, at = row
+        values = self._values
+        return Consumption(
+            consumption_id=consumption_id,
+            tenant_id=tenant_id,
+            operation=Operation(tenant_id, resource_type, *ids),
+            operation_id=operation_id,
+            amount=values.read_amount(amount),
+            released=values.read_amount(released),
+            created_at=values.read_time(at),
+            lines=lines,
+        )
+
+    def _line(self, row: Row) -> ConsumptionLine:
+        _, quota_id, scope_id, amount, burst, released, burst_released, rate, currency = row
+        read_amount = self._values.read_amount
+        return ConsumptionLine(
+            QuotaKey(quota_id, scope_id),
+            read_amount(amount),
+            read_amount(burst),
+            read_amount(released),
+            read_amount(burst_released),
+            None if rate is None else read_amount(rate),
+            currency,
+        )
+
+    # -- to rows
+
+    def balance_row(self, balance: QuotaBalance) -> Row:
+        amount = self._values.amount
+        return (*balance.key, balance.tenant_id, amount(balance.used), amount(balance.burst_used))
+
+    def statements(self, changes: Changes) -> list[Statement]:
+        """Everything of quotas that a group writes."""
+        if not changes.quota_balances and not changes.new_consumptions:
+            return []
+        new, changed = changes.new_consumptions.values(), changes.changed_consumptions.values()
+        lines, changed_lines = map(self._line_rows, new), map(self._line_released_rows, changed)
+        gathered = (
+            (_PUT_BALANCES, QUOTA_BALANCE, map(self.balance_row, changes.quota_balances.values())),
+            (_ADD_CONSUMPTIONS, _CONSUMPTION, map(self._consumption_row, new)),
+            (_ADD_LINES, _LINE, chain.from_iterable(lines)),
+            (_CHANGE_CONSUMPTIONS, _RELEASED, map(self._released_row, changed)),
+            (_CHANGE_LINES, _LINE_RELEASED, chain.from_iterable(changed_lines)),
+            (_ADD_USAGE, _USAGE, map(self._usage_row, changes.quota_usage.values())),
+        )
+        made = [Statement(sql, columns, list(rows)) for sql, columns, rows in gathered]
+        return [statement for statement in made if statement.rows]
+
+    def _consumption_row(self, one: Consumption) -> Row:
+        values, operation = self._values, one.operation
+        return (
+            one.consumption_id,
+            one.tenant_id,
+            operation.resource_type,
+            values.amount(one.amount),
+            values.amount(one.released),
+            operation.project_id,
+            operation.user_id,
+            operation.feature_id,
+            one.operation_id,
+            values.time(one.created_at),
+        )
+
+    def _line_rows(self, one: Consumption) -> Sequence[Row]:
+        amount = self._values.amount
+        return [
+            (
+                one.consumption_id,
+                *line.key,
+                one.tenant_id,
+                amount(line.amount),
+                amount(line.burst),
+                amount(line.released),
+                amount(line.burst_released),
+                None if line.premium_rate is None else amount(line.premium_rate),
+                line.premium_currency,
+            )
+            for line in one.lines
+        ]
+
+    def _released_row(self, one: Consumption) -> Row:
+        return one.consumption_id, self._values.amount(one.released)
+
+    def _line_released_rows(self, one: Consumption) -> Sequence[Row]:
+        amount = self._values.amount
+        return [
+            (one.consumption_id, *line.key, amount(line.released), amount(line.burst_released))
+            for line in one.lines
+        ]
+
+    def _usage_row(self, one: QuotaUsage) -> Row:
+        values = self._values
+        return (
+            one.usage_id,
+            values.time(one.at),
+            one.tenant_id,
+            *one.key,
+            one.kind.value,
+            values.amount(one.amount),
+            values.amount(one.burst),
+            values.amount(one.used_after),
+            one.consumption_id,
+            one.project_id,
+            one.user_id,
+            one.feature_id,
+        )

@@ -1,0 +1,273 @@
+"""Quotas' history: what was taken and given back, by row and by day; and how it is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from fiscus.money import ZERO, plain, subtract
+from fiscus.paging import PageRequest
+from fiscus.quotas.calls import DayTotal, HistoryRow, QuotaHistory
+from fiscus.quotas.model import Quota, QuotaKey, QuotaUsage, UsageKind
+from fiscus.scopes import ScopeType
+from fiscus.stores.sql.column_types import UtcTime
+from fiscus.stores.sql.database import ALL_TENANTS, Database
+from fiscus.stores.sql.paging import SortKey, parse_time, parse_uuid, read_page, time_value
+from fiscus.stores.sql.quota_tables import quota_usage as t
+from fiscus.stores.sql.quota_tables import quotas
+from fiscus.stores.sql.sums import ExactSum
+from fiscus.zones import day_start, zone_of
+
+DAYS: Final = 30
+"""Of how many local days totals are given when no range is asked for."""
+MOST_DAYS: Final = 366
+_BATCH: Final = 5000
+
+# ix_quota_usage_newest has the quota before these two.
+_ORDER: Final = (SortKey(t.c.at, parse_time), SortKey(t.c.usage_id, parse_uuid))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_history(
+    connection: Connection,
+    quota: Quota,
+    page: PageRequest,
+    *,
+    scope_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> QuotaHistory:
+    """A page of a quota's rows, newest first; unless it was asked for by token, also the totals.
+
+    Totals are of the quota's local days that have rows, within the range; without `since`, of the
+    last 30 up to the newest row; at most of the last 366.
+    """
+    where = [t.c.quota_id == quota.quota_id, t.c.tenant_id == quota.tenant_id]
+    if scope_id is not None:
+        where.append(t.c.scope_id == scope_id)
+    if until is not None:
+        where.append(t.c.at < until)
+    totals: list[DayTotal] = []
+    if page.cursor is None:
+        totals = _day_totals(connection, quota, where, since)
+    if since is not None:
+        where.append(t.c.at >= since)
+    found = read_page(
+        connection,
+        sa.select(t).where(*where),
+        _ORDER,
+        page,
+        read=_usage_rows,
+        position=lambda usage: [time_value(usage.at), usage.usage_id],
+    )
+    return QuotaHistory(
+        quota_id=quota.quota_id,
+        rows=[_history_row(usage) for usage in found.items],
+        days=totals,
+        pagination=found.pagination,
+    )
+
+
+def used_since(
+    connection: Connection,
+    tenant_id: str,
+    resource_type: str,
+    scopes: Sequence[tuple[ScopeType, str]],
+    since: datetime,
+) -> dict[tuple[ScopeType, str], Decimal]:
+    """What each scope used of a resource since a moment, given back taken off.
+
+    A consumption that met two quotas of a scope, its own and the one for `*`, counts once.
+    """
+    found = dict.fromkeys(scopes, ZERO)
+    which = sa.func.dense_rank().over(
+        partition_by=[quotas.c.scope_type, t.c.scope_id, t.c.consumption_id],
+        order_by=t.c.quota_id,
+    )
+    # ix_quota_usage_scope
+    met = (
+        sa.select(quotas.c.scope_type, t.c.scope_id, t.c.kind, t.c.amount, which.label("which"))
+        .join(quotas, quotas.c.quota_id == t.c.quota_id)
+        .where(
+            t.c.tenant_id == tenant_id,
+            t.c.scope_id.in_({scope_id for _, scope_id in scopes}),
+            t.c.at >= since,
+            quotas.c.tenant_id == tenant_id,
+            quotas.c.resource_type == resource_type,
+        )
+        .subquery()
+    )
+    query = (
+        sa.select(
+            met.c.scope_type,
+            met.c.scope_id,
+            _of_kind(met.c.kind, met.c.amount, UsageKind.CONSUME).label("consumed"),
+            _of_kind(met.c.kind, met.c.amount, UsageKind.RELEASE).label("released"),
+        )
+        .where(met.c.which == 1)
+        .group_by(met.c.scope_type, met.c.scope_id)
+    )
+    for row in connection.execute(query):
+        scope = (ScopeType(row.scope_type), row.scope_id)
+        if scope in found:
+            found[scope] = plain(subtract(row.consumed, row.released))
+    return found
+
+
+def _day_totals(
+    connection: Connection,
+    quota: Quota,
+    where: Sequence[sa.ColumnElement[bool]],
+    since: datetime | None,
+) -> list[DayTotal]:
+    """The totals of the days from `since` on, of the rows `where` names; oldest first."""
+    newest = connection.execute(
+        sa.select(t.c.at).where(*where).order_by(t.c.at.desc()).limit(1)
+    ).scalar()
+    if newest is None or (since is not None and since > newest):
+        return []
+    last = _local_day(newest, quota.timezone)
+    if since is None:
+        first = last - DAYS + 1
+        since = day_start(first, quota.timezone)
+    else:
+        since = max(since, quota.period_start)  # before it there is nothing, perhaps no local day
+        first = max(_local_day(since, quota.timezone), last - MOST_DAYS + 1)
+    if first > last:
+        return []
+    # In real time: a local day is as long as its zone makes it.
+    stretches = [
+        (day, max(since, day_start(day, quota.timezone)), day_start(day + 1, quota.timezone))
+        for day in range(first, last + 1)
+    ]
+    days = (
+        sa.values(
+            sa.column("day", sa.Integer()),
+            sa.column("starts", UtcTime()),
+            sa.column("ends", UtcTime()),
+            name="stretches",
+        )
+        .data(stretches)
+        .cte("days")
+    )
+    query = (
+        sa.select(
+            days.c.day,
+            _of_kind(t.c.kind, t.c.amount, UsageKind.CONSUME).label("consumed"),
+            _of_kind(t.c.kind, t.c.amount, UsageKind.RELEASE).label("released"),
+            _of_kind(t.c.kind, t.c.burst, UsageKind.CONSUME).label("burst"),
+            sa.func.sum(sa.case((t.c.kind == UsageKind.CONSUME.value, 1), else_=0)).label("count"),
+        )
+        .join(t, sa.and_(t.c.at >= days.c.starts, t.c.at < days.c.ends))
+        # what the join says as well, for PostgreSQL to leave out the other months' partitions
+        .where(*where, t.c.at >= stretches[0][1], t.c.at <= newest)
+        .group_by(days.c.day)
+        .order_by(days.c.day)
+    )
+    return [
+        DayTotal(
+            day=date.fromordinal(row.day),
+            consumed=plain(row.consumed),
+            released=plain(row.released),
+            burst=plain(row.burst),
+            consumptions=int(row[4]),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _of_kind(
+    kind: sa.ColumnElement[str], amount: sa.ColumnElement[Decimal], wanted: UsageKind
+) -> sa.ColumnElement[Decimal]:
+    return ExactSum(sa.case((kind == wanted.value, amount)))
+
+
+def _local_day(moment: datetime, timezone: str) -> int:
+    """The ordinal of the local day that `moment` falls in, as `zones` defines it."""
+    day = moment.astimezone(zone_of(timezone)).toordinal()
+    # A clock set back over midnight shows the old date again, after the new day has begun.
+    return day + 1 if moment >= day_start(day + 1, timezone) else day
+
+
+def _usage_rows(found: Sequence[Row[Any]]) -> list[QuotaUsage]:
+    return [
+        QuotaUsage(
+            usage_id=row.usage_id,
+            tenant_id=row.tenant_id,
+            key=QuotaKey(row.quota_id, row.scope_id),
+            at=row.at,
+            kind=UsageKind(row.kind),
+            amount=plain(row.amount),
+            burst=plain(row.burst),
+            used_after=plain(row.used_after),
+            consumption_id=row.consumption_id,
+            project_id=row.project_id,
+            user_id=row.user_id,
+            feature_id=row.feature_id,
+        )
+        for row in found
+    ]
+
+
+def _history_row(usage: QuotaUsage) -> HistoryRow:
+    return HistoryRow(
+        at=usage.at,
+        kind=usage.kind,
+        scope_id=usage.key.scope_id,
+        amount=usage.amount,
+        burst=usage.burst,
+        used_after=usage.used_after,
+        consumption_id=usage.consumption_id,
+        project_id=usage.project_id,
+        user_id=usage.user_id,
+        feature_id=usage.feature_id,
+    )
+
+
+# ---------------------------------------------------------------- forgetting
+
+
+def drop_before(database: Database, moment: datetime) -> int:
+    """Forget the rows from before `moment`; how many.
+
+    On PostgreSQL whole months go at once, with their partitions.
+    """
+    dropped = 0 if database.is_sqlite else _drop_months(database, moment)
+    key = sa.tuple_(t.c.usage_id, t.c.at)
+    old = sa.select(t.c.usage_id, t.c.at).where(t.c.at < moment).limit(_BATCH)
+    # again in the delete, for PostgreSQL to leave out the other months' partitions
+    delete = sa.delete(t).where(key.in_(old), t.c.at < moment)
+    # In small transactions, so that the ledger's turn comes in between.
+    while (
+        some := database.write(ALL_TENANTS, lambda connection: connection.execute(delete).rowcount)
+    ) > 0:
+        dropped += some
+    return dropped
+
+
+def _drop_months(database: Database, moment: datetime) -> int:
+    """Drop the months that ended by `moment`; how many rows they had."""
+    this_month = moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    month = sa.func.date_trunc("month", t.c.at, "UTC", type_=UtcTime())
+    count = (
+        sa.select(month.label("month"), sa.func.count().label("rows"))
+        .where(t.c.at < this_month)
+        .group_by(month)
+    )
+    with database.read(ALL_TENANTS) as connection:
+        # counting a month of millions may take longer than an answer may
+        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        counted = {row.month: row.rows for row in connection.execute(count)}
+    drop = sa.text("SELECT fiscus_drop_quota_partitions(:moment)")
+
+    def change(connection: Connection) -> list[datetime]:
+        return list(connection.execute(drop, {"moment": moment}).scalars())
+
+    return sum(counted.get(first, 0) for first in database.write(ALL_TENANTS, change))
