@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fiscus.client.clients import AsyncClient, Client
-    from fiscus.client.default import reserve, use
+    from fiscus.client.consuming import AsyncConsumption, Consumption
+    from fiscus.client.default import quota, reserve, use
     from fiscus.client.reserving import AsyncReservation, Reservation
     from fiscus.client.settlements import Settlement
     from fiscus.embedded import Fiscus
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         InternalError,
         NotFound,
         PayloadTooLarge,
+        QuotaExhausted,
         RateLimitViolated,
         Refused,
         ServiceUnavailable,
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "AsyncConsumption",
     "AsyncReservation",
     "BudgetExceeded",
     "Client",
     "Conflict",
+    "Consumption",
     "CostCalculationError",
     "Fiscus",
     "FiscusError",
@@ -46,6 +50,7 @@ __all__ = [
     "InternalError",
     "NotFound",
     "PayloadTooLarge",
+    "QuotaExhausted",
     "RateLimitViolated",
     "Refused",
     "Reservation",
@@ -53,17 +58,21 @@ __all__ = [
     "Settlement",
     "Unauthorized",
     "ValidationError",
+    "quota",
     "reserve",
     "use",
 ]
 
 _ELSEWHERE: Final = {
     "AsyncClient": "fiscus.client.clients",
+    "AsyncConsumption": "fiscus.client.consuming",
     "AsyncReservation": "fiscus.client.reserving",
     "Client": "fiscus.client.clients",
+    "Consumption": "fiscus.client.consuming",
     "Fiscus": "fiscus.embedded",
     "Reservation": "fiscus.client.reserving",
     "Settlement": "fiscus.client.settlements",
+    "quota": "fiscus.client.default",
     "reserve": "fiscus.client.default",
     "use": "fiscus.client.default",
 }

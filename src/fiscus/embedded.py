@@ -39,8 +39,14 @@ from fiscus.costs.reports import build_report
 from fiscus.engine import Engine
 from fiscus.errors import NotFound, ValidationError
 from fiscus.http.answers import HealthAnswer
-from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
-from fiscus.idempotency import idempotency
+from fiscus.http.queries import (
+    BudgetQuery,
+    CostQuery,
+    QuotaHistoryQuery,
+    QuotaListQuery,
+    UtilizationQuery,
+)
+from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ids import is_uuid, uuid7
 from fiscus.ledger.commands import Command
 from fiscus.ledger.loop import value
@@ -49,13 +55,30 @@ from fiscus.ledger.requests import (
     check_command,
     extend_command,
     named_tenant,
+    quota_check_batch_command,
+    quota_check_command,
     record_batch_command,
     record_command,
     release_command,
+    release_consumption_command,
     settle_command,
 )
 from fiscus.paging import Page
 from fiscus.priorities import Priority
+from fiscus.quotas.calls import (
+    ConsumptionView,
+    DistributeAnswer,
+    DistributeRequest,
+    QuotaCheckAnswer,
+    QuotaCheckBatchAnswer,
+    QuotaCheckBatchRequest,
+    QuotaCheckRequest,
+    QuotaHistory,
+    QuotaView,
+    ReleaseConsumptionRequest,
+)
+from fiscus.quotas.model import QuotaSpec
+from fiscus.quotas.views import views_with_use
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     PolicyView,
@@ -77,6 +100,7 @@ T = TypeVar("T")
 ACTOR: Final = "embedded"
 """Who changed a definition, in its history: a program with the engine in it has no credential."""
 _KEEP_CREATIONS: Final = timedelta(hours=24)
+_KEEP_ALLOCATIONS: Final = timedelta(days=7)
 
 
 class Fiscus(BlockingApi):
@@ -206,6 +230,29 @@ class _EngineBackend:
     async def adjust_rate_limit(self, request: AdjustRequest) -> RateLimitCheckAnswer:
         return self._limiter().adjust(request, self._tenant(request.tenant_id), self._now())
 
+    async def check_quota(
+        self, request: QuotaCheckRequest, *, patience_seconds: float | None = None
+    ) -> QuotaCheckAnswer:
+        return self._run(quota_check_command(request, self._tenant(request.tenant_id), self._now()))
+
+    async def check_quotas(
+        self, request: QuotaCheckBatchRequest, *, key: str | None
+    ) -> QuotaCheckBatchAnswer:
+        tenant_id = self._tenant(request.checks[0].tenant_id)
+        return self._run(quota_check_batch_command(request, tenant_id, self._now(), key))
+
+    async def release_consumption(
+        self,
+        consumption_id: str,
+        request: ReleaseConsumptionRequest,
+        *,
+        key: str | None,
+        patience_seconds: float | None = None,
+    ) -> ConsumptionView:
+        found = _existing("consumption", consumption_id)
+        tenant_id = self._tenant(request.tenant_id)
+        return self._run(release_consumption_command(found, request, tenant_id, self._now(), key))
+
     async def records(self, query: CostQuery) -> Page[CostRecord]:
         return self._engine.costs.list(
             self._tenant(query.tenant_id), query.wanted(), query.wanted_page()
@@ -229,6 +276,43 @@ class _EngineBackend:
             **asdict(state.policy),
             effective_limit=effective_limit(state, now),
             emergencies=list(still_hold(state.emergencies, now)),
+        )
+
+    async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
+        tenant_id, now = self._tenant(spec.tenant_id), self._now()
+        quotas = self._engine.quotas
+        once = _once(tenant_id, "allocate_quota", key, spec, now)
+        quota = quotas.allocate(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
+        return views_with_use(quotas, tenant_id, [quota])[0]
+
+    async def distribute_quota(
+        self, request: DistributeRequest, *, key: str | None
+    ) -> DistributeAnswer:
+        tenant_id, now = self._tenant(request.tenant_id), self._now()
+        once = _once(tenant_id, "distribute_quotas", key, request, now)
+        return self._engine.quotas.distribute(
+            tenant_id, request, by=ACTOR, now=now, idempotency=once
+        )
+
+    async def get_quota(self, tenant_id: str | None, quota_id: str) -> QuotaView:
+        tenant, quotas = self._tenant(tenant_id), self._engine.quotas
+        quota = quotas.get(tenant, _existing("quota", quota_id))
+        return views_with_use(quotas, tenant, [quota])[0]
+
+    async def quotas(self, query: QuotaListQuery) -> Page[QuotaView]:
+        tenant_id, quotas = self._tenant(query.tenant_id), self._engine.quotas
+        page = quotas.list(tenant_id, query.wanted(self._now()), query.wanted_page())
+        return Page(views_with_use(quotas, tenant_id, page.items), page.pagination)
+
+    async def quota_history(self, quota_id: str, query: QuotaHistoryQuery) -> QuotaHistory:
+        query.check()
+        return self._engine.quotas.history(
+            self._tenant(query.tenant_id),
+            _existing("quota", quota_id),
+            query.wanted_page(),
+            scope_id=query.scope_id,
+            since=query.since,
+            until=query.until,
         )
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
@@ -320,6 +404,15 @@ class _EngineBackend:
 
     def _tenant(self, named: str | None) -> str:
         return self._default_tenant if named is None else named
+
+
+def _once(
+    tenant_id: str, operation: str, key: str | None, body: object, now: datetime
+) -> Idempotency | None:
+    """An allocation that is made once, also when it is asked for again within 7 days."""
+    if key is None:
+        return None
+    return idempotency(tenant_id, operation, key, body, now + _KEEP_ALLOCATIONS)
 
 
 def _view(budget: Budget) -> BudgetView:

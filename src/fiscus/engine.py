@@ -18,12 +18,12 @@ from fiscus.costs.fx import Rates
 from fiscus.costs.port import CostStore
 from fiscus.errors import Conflict
 from fiscus.ledger.loop import Ledger
+from fiscus.quotas.port import QuotaStore
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.policy_port import PolicyStore, UsageStore
 from fiscus.ratelimits.port import CounterStore
 from fiscus.settings import Settings
 from fiscus.tenants import TenantStore
-
 
 _CLAIM_SECONDS: Final = 5.0
 _CLAIM_TRY_SECONDS: Final = 0.25
@@ -77,6 +77,7 @@ class Engine:
     tenants: TenantStore
     api_keys: ApiKeyStore
     costs: CostStore
+    quotas: QuotaStore
     policies: PolicyStore
     usage: UsageStore
     counters: CounterStore

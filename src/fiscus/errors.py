@@ -101,6 +101,12 @@ class RateLimitViolated(Refused):
     retriable = True
 
 
+class QuotaExhausted(Refused):
+    """A quota has less left than the operation needs."""
+
+    code = "QUOTA_EXHAUSTED"
+
+
 class CostCalculationError(FiscusError):
     """A cost cannot be worked out, e.g. usage that no price covers."""
 

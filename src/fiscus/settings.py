@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         le=1_000_000_000,
         description="Rate-limit checks a minute of a tenant, batches counted once; 0: no limit.",
     )
+    api_limit_quota_checks: int = Field(
+        20_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Quota checks a minute of a tenant, batches counted once; 0: no limit.",
+    )
     api_limit_cost_records: int = Field(
         10_000,
         ge=0,
@@ -93,6 +99,9 @@ class Settings(BaseSettings):
     )
     rate_limit_usage_days: int = Field(
         90, ge=30, le=3660, description="How long the use of rate limits is kept, for reports."
+    )
+    quota_history_days: int = Field(
+        400, ge=31, le=3660, description="How long the history of quotas is kept."
     )
     jwt_secret: SecretStr | None = Field(
         None, description="Secret of HS256 tokens; at least 32 bytes."

@@ -36,6 +36,17 @@ def test_key_expires_when_said(run: Run) -> None:
     assert made["expires_at"] > made["created_at"]
 
 
+def test_key_may_claim_the_priority_it_was_made_with(run: Run) -> None:
+    assert run("keys", "create", "--json").json()["highest_priority"] == "normal"
+    made = run("keys", "create", "--highest-priority", "critical", "--json").json()
+    assert made["highest_priority"] == "critical"
+    newest = run("keys", "list", "--json").json()["api_keys"][0]
+    assert newest["highest_priority"] == "critical"
+    refused = run("keys", "create", "--highest-priority", "urgent")
+    assert refused.status == 1
+    assert "highest_priority" in refused.err
+
+
 def test_revoked_key_is_shown_as_revoked(run: Run) -> None:
     made = run("keys", "create", "--json").json()
     assert run("keys", "revoke", made["key_id"]).status == 0

@@ -99,6 +99,21 @@ class Awaited:
         with self._api.reserve(**fields) as reservation:
             yield AwaitedReservation(reservation)
 
+    @asynccontextmanager
+    async def quota(self, *args: Any, **fields: Any) -> AsyncGenerator[Any]:
+        with self._api.quota(*args, **fields) as consumption:
+            yield AwaitedConsumption(consumption)
+
+
+class AwaitedConsumption:
+    def __init__(self, consumption: Any) -> None:
+        self._consumption = consumption
+        self.answer = consumption.answer
+        self.consumption_id = consumption.consumption_id
+
+    async def release(self, *args: Any) -> None:
+        self._consumption.release(*args)
+
 
 class AwaitedReservation:
     def __init__(self, reservation: Any) -> None:

@@ -23,11 +23,13 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "how-to"
 PAGE = PAGES / "python.md"
 LIMITS_PAGE = PAGES / "limit-a-python-application.md"
+QUOTAS_PAGE = PAGES / "quotas.md"
 SAYS = {
     "embedded.py": "refused: Budget 'Search, daily' (project search) has no room",
     "client.py": "refused; 0.25 would pass now",
     "async_agent.py": "one record over 0.1 USD",
     "limited_app.py": "come back in 300 s",
+    "quotas.py": "refused: The reports quota of user ada has no room",
 }
 
 
@@ -54,12 +56,12 @@ def test_an_example_runs(server: RunningServer, tmp_path: Path, name: str) -> No
     assert SAYS[name] in _run([str(ROOT / "examples" / name)], server, tmp_path)
 
 
-@pytest.mark.parametrize("page", [PAGE, LIMITS_PAGE], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [PAGE, LIMITS_PAGE, QUOTAS_PAGE], ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_from_top_to_bottom(
     server: RunningServer, valkey_url: str, tmp_path: Path, page: Path
 ) -> None:
     code = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(code) > 5
+    assert len(code) > 4
     script = tmp_path / "page.py"
     script.write_text("\n".join(code), "utf-8")
     _run([str(script)], server, tmp_path, REDIS_URL=valkey_url)

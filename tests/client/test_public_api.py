@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CALLS = {
-    "adjust_rate_limit", "budgets", "check", "check_batch", "check_rate_limit",
-    "check_rate_limits", "close", "create_budget", "create_rate_limit", "delete_budget", "extend",
-    "get_budget", "get_tenant", "health", "put_tenant", "record", "record_batch", "records",
-    "release", "report", "reserve", "settle", "update_budget", "utilization",
+    "adjust_rate_limit", "allocate_quota", "budgets", "check", "check_batch", "check_quota",
+    "check_quotas", "check_rate_limit", "check_rate_limits", "close", "create_budget",
+    "create_rate_limit", "delete_budget", "distribute_quota", "extend", "get_budget", "get_quota",
+    "get_tenant", "health", "put_tenant", "quota", "quota_history", "quotas", "record",
+    "record_batch", "records", "release", "release_consumption", "report", "reserve", "settle",
+    "update_budget", "utilization",
 }  # fmt: skip
 
 
@@ -58,7 +60,7 @@ def test_all_three_forms_have_the_same_calls() -> None:
     assert set(blocking) == set(asynchronous) == CALLS
     for name, signature in blocking.items():
         assert asynchronous[name].parameters == signature.parameters
-        if name != "reserve":
+        if name not in {"reserve", "quota"}:
             assert asynchronous[name].return_annotation == signature.return_annotation
     assert issubclass(Fiscus, BlockingApi)
     assert issubclass(Client, BlockingApi)
@@ -82,6 +84,27 @@ def test_the_module_reserves_with_what_it_was_given(tmp_path: Path) -> None:
         finally:
             fiscus.use(None)
         assert str(engine.utilization(budget.budget_id).periods[0].spent) == "0.25"
+
+
+def test_the_module_takes_quotas_with_what_it_was_given(tmp_path: Path) -> None:
+    @fiscus.quota("reports", 1)  # before `use`
+    def report() -> str:
+        return "done"
+
+    with pytest.raises(ValidationError, match="nothing to take with"):
+        report()
+    with Fiscus.open(data_dir=tmp_path, tenant="acme") as engine:
+        quota = engine.allocate_quota(
+            scope_type="tenant", scope_id="acme", resource_type="reports", allocated_amount=9
+        )
+        fiscus.use(engine)
+        try:
+            assert report() == "done"
+            with fiscus.quota("reports", 2.5) as taken:
+                taken.release(0.5)
+        finally:
+            fiscus.use(None)
+        assert engine.get_quota(quota.quota_id).used_amount == 3
 
 
 def test_a_block_is_entered_once_and_settled_inside(tmp_path: Path) -> None:

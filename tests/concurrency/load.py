@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,6 +23,7 @@ from fiscus.engine import Engine
 from fiscus.errors import FiscusError
 from fiscus.money import ZERO
 from tests.ledger.desk import Desk, open_at
+from tests.ledger.quota_desk import QuotaDesk
 
 
 @dataclass
@@ -81,13 +83,54 @@ def mixed(desk: Desk, told: Told, chance: random.Random, count: int) -> None:
             told.add(f"error {error.code}: {error.message}")
 
 
-WORKS = {"equal_checks": equal_checks, "mixed": mixed}
+def consume(desk: QuotaDesk, told: Told, chance: random.Random, count: int) -> None:
+    """Take the same amount again and again, for users in turn."""
+    for _ in range(count):
+        answer = desk.consume("0.1", user_id=f"u{chance.randrange(4)}")
+        told.add("allowed" if answer.allowed else "denied")
+
+
+def take_and_give_back(desk: QuotaDesk, told: Told, chance: random.Random, count: int) -> None:
+    """Consumptions of many quotas, given back whole or in part, and costs on the same budgets."""
+    held: list[tuple[str, Decimal]] = []
+    for _ in range(count):
+        ids = {"project_id": f"p{chance.randrange(2)}", "user_id": f"u{chance.randrange(3)}"}
+        amount = Decimal(chance.randrange(1, 300)) / 100
+        what = chance.choice(["take", "take", "give back", "record"])
+        try:
+            if what == "take" or (what == "give back" and not held):
+                answer = desk.consume(amount, **ids)
+                if answer.consumption_id is None:
+                    told.add("denied")
+                else:
+                    held.append((answer.consumption_id, amount))
+                    told.add("taken", held=amount)
+            elif what == "record":
+                desk.record(amount, **ids)
+                told.add("recorded", spent=amount)
+            else:
+                consumption_id, left = held.pop(chance.randrange(len(held)))
+                part = left if chance.random() < 0.5 else left / 2
+                desk.give_back(consumption_id, part)
+                told.add("given back", held=-part)
+                if part < left:
+                    held.append((consumption_id, left - part))
+        except FiscusError as error:
+            told.add(f"error {error.code}: {error.message}")
+
+
+WORKS: dict[str, Callable[[QuotaDesk, Told, random.Random, int], None]] = {
+    "equal_checks": equal_checks,
+    "mixed": mixed,
+    "consume": consume,
+    "take_and_give_back": take_and_give_back,
+}
 
 
 def run_threads(engine: Engine, tenant_id: str, work: str, threads: int, count: int) -> Told:
     """Run `work` in `threads` threads on one engine; what they were told."""
     told = Told()
-    desk = Desk(engine, tenant_id)
+    desk = QuotaDesk(engine, tenant_id)
     start = threading.Barrier(threads)
 
     def one(number: int) -> None:

@@ -6,118 +6,12 @@ What all callers were told must be what the store holds in the end.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
 from decimal import Decimal
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import pytest
 
 from fiscus.money import ZERO
-from tests.concurrency.load import run_threads
+from tests.concurrency.runs import COUNT, PROCESSES, TENANT, THREADS, WAIT_SECONDS, run
 from tests.ledger.books import Books, read_books
-from tests.ledger.desk import Desk, open_at
-from tests.servers import PostgresServer, drop_database, fresh_database
-
-LONG = os.environ.get("FISCUS_TEST_PROFILE") == "long"
-TENANT = "acme"
-PROCESSES, THREADS = 4, 8
-COUNT = 400 if LONG else 25
-WAIT_SECONDS = 240
-ROOT = Path(__file__).parents[2]
-
-
-class Total(NamedTuple):
-    """What the callers of all processes were told."""
-
-    counts: Counter[str]
-    held: Decimal
-    spent: Decimal
-    seconds: float
-
-    @property
-    def errors(self) -> list[str]:
-        return [what for what in self.counts if what.startswith("error")]
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'fiscus.db'}"
-        return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    made = fresh_database(server)
-    yield made
-    drop_database(server, made)
-
-
-@pytest.fixture
-def desk(url: str, tmp_path: Path) -> Iterator[Desk]:
-    with closing(open_at(url, tmp_path / "files")) as engine:
-        yield Desk(engine, TENANT)
-
-
-def run(desk: Desk, url: str, work: str) -> Total:
-    """32 threads: in one process on SQLite, in four on PostgreSQL."""
-    started = time.monotonic()
-    if url.startswith("sqlite"):
-        told = run_threads(desk.engine, TENANT, work, PROCESSES * THREADS, COUNT)
-        return Total(told.counts, told.held, told.spent, time.monotonic() - started)
-    answers = run_processes({"url": url, "tenant_id": TENANT, "work": work})
-    counts: Counter[str] = Counter()
-    for answer in answers:
-        counts.update(answer["counts"])
-    return Total(
-        counts,
-        sum((Decimal(one["held"]) for one in answers), ZERO),
-        sum((Decimal(one["spent"]) for one in answers), ZERO),
-        time.monotonic() - started,
-    )
-
-
-def run_processes(given: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each of the processes was told; they begin together."""
-    given = {**given, "threads": THREADS, "count": COUNT}
-    running = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-X",
-                "faulthandler",
-                "-m",
-                "tests.concurrency.load",
-                json.dumps(given),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            text=True,
-        )
-        for _ in range(PROCESSES)
-    ]
-    try:
-        for one in running:
-            assert one.stdout is not None
-            assert one.stdout.readline() == "ready\n"
-        for one in running:
-            assert one.stdin is not None
-            one.stdin.write("\n")
-            one.stdin.flush()
-        answers = [one.communicate(timeout=WAIT_SECONDS)[0] for one in running]
-        assert [one.returncode for one in running] == [0] * PROCESSES
-        return [json.loads(answer) for answer in answers]
-    finally:
-        for one in running:
-            if one.poll() is None:
-                one.kill()
-                one.wait()
+from tests.ledger.desk import Desk
 
 
 def use_of(books: Books, budget_id: str) -> dict[str, Decimal]:

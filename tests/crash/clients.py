@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,13 +68,13 @@ class Known:
 
 
 class Clients:
-    """Threads that check and settle, and record, until an answer does not come."""
+    """Threads that reserve and settle, record, and consume, until an answer does not come."""
 
     def __init__(self, server: ServerProcess, name: str, count: int = 6) -> None:
         self.known = Known()
         self._server = server
         self._threads = [
-            threading.Thread(target=self._work, args=(f"{name}-{number}", number % 2 == 0))
+            threading.Thread(target=self._work, args=(f"{name}-{number}", _STEPS[number % 3]))
             for number in range(count)
         ]
 
@@ -97,27 +98,36 @@ class Clients:
                 self.known.acknowledged.append((request, request.send_until_answered(client)))
         self.known.unknown = []
 
-    def _work(self, name: str, settles: bool) -> None:
-        known = self.known
+    def _work(self, name: str, steps: Steps) -> None:
         with self._server.client() as client:
             for number in itertools.count():
-                key = f"{name}-{number}"
-                if settles:
-                    check = Request("/budgets/check", key, check_body("0.02"))
-                    answer = check.send(client)
-                    known.told(check, answer)
+                answer: dict[str, Any] | None = {}
+                for step in steps[: 1 if number % 3 == 0 else 2]:  # some are left as they began
+                    request = step(f"{name}-{number}", answer)
+                    answer = request.send(client)
+                    self.known.told(request, answer)
                     if answer is None:
                         return
-                    if number % 3 == 0:
-                        continue  # left pending
-                    path = f"/budgets/reservations/{answer['reservation_id']}/settle"
-                    request = Request(path, key, {"actual_cost": 0.01})
-                else:
-                    request = Request("/cost-tracking/record", key, record_body("0.01"))
-                answer = request.send(client)
-                known.told(request, answer)
-                if answer is None:
-                    return
+
+
+Steps = tuple[Callable[[str, dict[str, Any]], Request], ...]
+"""Requests by their key and by the answer to the one before."""
+
+_STEPS: tuple[Steps, ...] = (
+    (
+        lambda key, _: Request("/budgets/check", key, check_body("0.02")),
+        lambda key, answer: Request(
+            f"/budgets/reservations/{answer['reservation_id']}/settle", key, {"actual_cost": 0.01}
+        ),
+    ),
+    (lambda key, _: Request("/cost-tracking/record", key, record_body("0.01")),),
+    (
+        lambda key, _: Request("/quotas/check", key, consume_body("0.02")),
+        lambda key, answer: Request(
+            f"/quotas/consumptions/{answer['consumption_id']}/release", key, {}
+        ),
+    ),
+)
 
 
 def check_body(cost: str, **fields: Any) -> dict[str, Any]:
@@ -128,6 +138,10 @@ def check_body(cost: str, **fields: Any) -> dict[str, Any]:
         "ttl_seconds": 3600,
         **fields,
     }
+
+
+def consume_body(amount: str) -> dict[str, Any]:
+    return {"resource_type": "llm", "required_amount": amount, "project_id": "p"}
 
 
 def record_body(cost: str, **fields: Any) -> dict[str, Any]:

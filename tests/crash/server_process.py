@@ -87,6 +87,20 @@ class ServerProcess:
         assert answer.status_code == 201, answer.text
         return answer.json()["budget_id"]
 
+    def quota(self, amount: object, **fields: Any) -> str:
+        """The id of a new quota of the project `p` for this month."""
+        body = {
+            "resource_type": "llm",
+            "allocated_amount": amount,
+            "scope_type": "project",
+            "scope_id": "p",
+            **fields,
+        }
+        with self.client() as client:
+            answer = client.post("/quotas", json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()["quota_id"]
+
     def log(self) -> str:
         return (self._folder / "server.log").read_text(errors="replace")[-4000:]
 

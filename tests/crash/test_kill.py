@@ -17,6 +17,7 @@ from tests.crash.clients import Clients, Request, check_body, record_body
 from tests.crash.own_postgres import OwnPostgres
 from tests.crash.server_process import ADMIN_KEY, TENANT, ServerProcess
 from tests.ledger.books import read_books
+from tests.ledger.quota_books import read_quota_books
 from tests.servers import drop_database, fresh_database
 
 LONG = os.environ.get("FISCUS_TEST_PROFILE") == "long"
@@ -47,29 +48,40 @@ def server(url: str, tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def require_all_there(url: str, clients: list[Clients]) -> None:
-    """Every acknowledged record and reservation is in the books, once, and the books agree."""
-    books = read_books(url, TENANT)
+    """All that was acknowledged is in the books, once, and the books agree."""
+    books, of_quotas = read_books(url, TENANT), read_quota_books(url, TENANT)
     assert books.faults() == []
+    assert of_quotas.faults(one_writer=False) == []
     records: set[str] = set()
     reservations: dict[str, str] = {}
+    held: dict[str, bool] = {}
     for one in clients:
         assert one.known.unknown == []
         for request, answer in one.known.acknowledged:
             if request.path == "/budgets/check":
                 reservations.setdefault(answer["reservation_id"], "pending")
+            elif request.path.startswith("/quotas/"):
+                consumption_id = answer["consumption_id"]
+                held[consumption_id] = request.path == "/quotas/check" and held.get(
+                    consumption_id, True
+                )
             else:
                 assert answer["record_id"] not in records
                 records.add(answer["record_id"])
                 if answer["reservation_id"]:
                     reservations[answer["reservation_id"]] = "settled"
-    assert books.records.keys() == records
+    premiums = {one.record_id for one in books.records.values() if "burst" in (one.tags or "")}
+    assert books.records.keys() - premiums == records
     assert {key: one.status for key, one in books.reservations.items()} == reservations
+    kept = {key: one.released < one.amount for key, one in of_quotas.consumptions.items()}
+    assert kept == held
 
 
 def test_a_killed_server_has_kept_all_it_acknowledged_and_charges_no_retry_twice(
     server: ServerProcess, url: str
 ) -> None:
     server.budget("1000000")
+    server.quota("0.5", max_burst_amount="1000000", burst_premium_rate="0.3")
     everyone: list[Clients] = []
     for number in range(ROUNDS):
         clients = Clients(server, f"round-{number}")
@@ -85,7 +97,7 @@ def test_a_killed_server_has_kept_all_it_acknowledged_and_charges_no_retry_twice
     with server.client() as client:
         for request, answer in everyone[0].known.acknowledged[::7]:
             again = request.send_until_answered(client)
-            for name in ("record_id", "reservation_id"):
+            for name in ("record_id", "reservation_id", "consumption_id"):
                 assert again.get(name) == answer.get(name)
     require_all_there(url, everyone)
 
@@ -123,6 +135,7 @@ def test_a_killed_postgresql_has_kept_all_that_was_acknowledged(tmp_path: Path) 
         try:
             server.start()
             server.budget("1000000")
+            server.quota("0.5", max_burst_amount="1000000", burst_premium_rate="0.3")
             everyone: list[Clients] = []
             for number in range(ROUNDS):
                 clients = Clients(server, f"round-{number}")

@@ -74,6 +74,12 @@ class AppClient:
         assert reply.status_code == 201, reply.text
         return reply.json()
 
+    async def make_quota(self, **fields: Any) -> dict[str, Any]:
+        key = fields.pop("key", "")
+        reply = await self.post("/quotas", {**QUOTA, **fields}, key=key)
+        assert reply.status_code == 201, reply.text
+        return reply.json()
+
 
 BUDGET = {
     "budget_name": "Search",
@@ -88,6 +94,12 @@ POLICY = {
     "resource_type": "llm",
     "limit_value": 5,
     "time_window_seconds": 60,
+}
+QUOTA = {
+    "scope_type": "project",
+    "scope_id": "vision",
+    "resource_type": "gpu_hours",
+    "allocated_amount": 100,
 }
 
 

@@ -61,7 +61,30 @@ ORDER: Final = [
     "replace_policy",
     "get_policy_version",
     "delete_policy",
+    "create_quota",
+    "allocate_quota",
+    "allocate_quotas",
+    "distribute_quotas",
+    "list_quotas",
+    "get_quota",
+    "quota_check",
+    "quota_check_batch",
+    "release_consumption",
+    "get_quota_history",
+    "replace_quota",
+    "get_quota_version",
+    "ask_for_quota",
+    "list_quota_requests",
+    "approve_quota_request",
+    "reject_quota_request",
+    "delete_quota",
 ]
+DECIDED_BY_ANOTHER: Final = {
+    "approve_emergency": Role.SYSTEM_ARCHITECT,
+    "approve_quota_request": Role.TENANT_ADMIN,
+    "reject_quota_request": Role.TENANT_ADMIN,
+}
+"""Not by the one who asked for it."""
 
 FILE: Final = Path(__file__).parents[2] / "src" / "fiscus" / "http" / "examples.json"
 
@@ -84,14 +107,20 @@ async def run_examples(client: AppClient) -> dict[str, Any]:
     for operation in ORDER:
         method, path, body, status = known[operation]
         url = BASE_PATH + re.sub(r"{(\w+)}", lambda match: ids[match[1]], path)
-        sent = {"content": body} if isinstance(body, str) else {"json": body}
+        sent: dict[str, Any] = {"content": body} if isinstance(body, str) else {"json": body}
         if operation == "get_policy_usage":
             client.engine.limiter.flush_usage()
+        elif operation == "ask_for_quota":
+            body = sent["json"] = {**body, "quota_id": ids["quota_id"]}
+        elif operation == "reject_quota_request":
+            asked = {**REQUESTS["ask_for_quota"], "quota_id": ids["quota_id"]}
+            again = await client.send("POST", f"{BASE_PATH}/quotas/requests", json=asked)
+            url = url.replace(ids["request_id"], again.json()["request_id"])
+        other = DECIDED_BY_ANOTHER.get(operation)
         reply = await client.send(
             method,
             url,
-            # not by the one who asked for it
-            key=client.make_key(Role.SYSTEM_ARCHITECT) if operation == "approve_emergency" else "",
+            key=client.make_key(other) if other else "",
             params=QUERIES.get(operation),
             **({} if body is None else sent),
         )
@@ -127,6 +156,12 @@ def _remember(operation: str, answer: Any, ids: dict[str, str]) -> None:
             ids["policy_id"] = answer["policy_id"]
         case "add_emergency":
             ids["emergency_id"] = answer["emergency_id"]
+        case "create_quota":
+            ids["quota_id"] = answer["quota_id"]
+        case "quota_check":
+            ids["consumption_id"] = answer["consumption_id"]
+        case "ask_for_quota":
+            ids["request_id"] = answer["request_id"]
 
 
 async def _capture() -> None:
@@ -167,7 +202,11 @@ async def _capture() -> None:
         "key_id": answers["create_api_key"]["key_id"],
         "policy_id": answers["create_policy"]["policy_id"],
         "emergency_id": answers["add_emergency"]["emergency_id"],
+        "quota_id": answers["create_quota"]["quota_id"],
+        "consumption_id": answers["quota_check"]["consumption_id"],
+        "request_id": answers["ask_for_quota"]["request_id"],
     }
+    examples["requests"]["ask_for_quota"]["quota_id"] = answers["create_quota"]["quota_id"]
     FILE.write_text(json.dumps(examples, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -12,7 +12,7 @@ from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import BASE_PATH, DECISIONS
 from fiscus.http.queries import TenantQuery
-from tests.http.app_client import API, BUDGET, POLICY
+from tests.http.app_client import API, BUDGET, POLICY, QUOTA
 
 if TYPE_CHECKING:
     from tests.http.app_client import AppClient
@@ -22,6 +22,17 @@ pytestmark = pytest.mark.anyio
 OTHER = {"tenant_id": "globex"}
 EMERGENCY = {"additional_capacity": 5, "duration_minutes": 60, "reason": "Launch day"}
 ADJUST = {"resource_type": "llm", "request_count": 1}
+DISTRIBUTE = {
+    "resource_type": "gpu_hours",
+    "total_amount": 10,
+    "strategy": "fair_share",
+    "entities": [{"scope_type": "user", "scope_id": "ada"}],
+}
+ASK = {
+    "quota_id": "019cd7d8-7c00-7a11-8f00-0123456789ab",
+    "additional_amount": 5,
+    "reason": "Launch day",
+}
 BODIES: dict[str, Any] = {
     "create_budget": BUDGET,
     "replace_budget": BUDGET,
@@ -29,6 +40,14 @@ BODIES: dict[str, Any] = {
     "replace_policy": POLICY,
     "add_emergency": EMERGENCY,
     "adjust_rate_limits": ADJUST,
+    "create_quota": QUOTA,
+    "allocate_quota": QUOTA,
+    "allocate_quotas": {"allocations": [QUOTA]},
+    "distribute_quotas": DISTRIBUTE,
+    "replace_quota": QUOTA,
+    "ask_for_quota": ASK,
+    "approve_quota_request": {},
+    "reject_quota_request": {},
     "create_api_key": {"name": "k", "roles": ["service"]},
     "put_tenant": {},
     "reset_policy": {},
@@ -48,6 +67,11 @@ async def made_by_globex(client: AppClient) -> dict[str, str]:
     policy = await client.make_policy(key=key)
     path = f"/rate-limits/{policy['policy_id']}/emergency"
     emergency = (await client.post(path, EMERGENCY, key=key)).json()
+    quota = await client.make_quota(key=key)
+    use = {"resource_type": "gpu_hours", "required_amount": 1, "project_id": "vision"}
+    consumption = (await client.post("/quotas/check", use, key=key)).json()
+    ask = {**ASK, "quota_id": quota["quota_id"]}
+    request = (await client.post("/quotas/requests", ask, key=key)).json()
     made = (await client.post("/api-keys", {"name": "k", "roles": ["service"]}, key=key)).json()
     return {
         "budget_id": budget["budget_id"],
@@ -55,6 +79,9 @@ async def made_by_globex(client: AppClient) -> dict[str, str]:
         "record_id": record["record_id"],
         "policy_id": policy["policy_id"],
         "emergency_id": emergency["emergency_id"],
+        "quota_id": quota["quota_id"],
+        "consumption_id": consumption["consumption_id"],
+        "request_id": request["request_id"],
         "key_id": made["key_id"],
         "tenant_id": "globex",
         "version": "1",
@@ -116,6 +143,8 @@ async def test_lists_and_reports_show_the_own_tenant_only(client: AppClient) -> 
         ("/budgets/reservations", "reservations"),
         ("/cost-tracking/records", "records"),
         ("/rate-limits", "policies"),
+        ("/quotas", "quotas"),
+        ("/quotas/requests", "requests"),
     ):
         answer = (await client.get(path, key=key)).json()
         assert answer[name] == []

@@ -45,3 +45,33 @@ async def test_tenants_do_not_see_each_other(tmp_path: Path, postgres_url: str) 
             assert (await client.get(f"{path}/usage", key=key)).status_code == status
         assert (await client.delete(f"{path}?force=true", key=ours)).status_code == 404
         assert (await client.get("/rate-limits", key=ours)).json()["policies"] == []
+
+
+async def test_quotas_are_used_up_given_back_and_kept_apart(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with open_app(tmp_path, database_url=postgres_url) as client:
+        theirs = client.make_key(Role.TENANT_ADMIN, tenant_id="umbrella")
+        ours = client.make_key(Role.TENANT_ADMIN, tenant_id="hooli")
+        quota = await client.make_quota(key=theirs, allocated_amount=10, max_burst_amount=2)
+        path = f"/quotas/{quota['quota_id']}"
+        use = {"resource_type": "gpu_hours", "required_amount": "11.5", "project_id": "vision"}
+        taken = (await client.post("/quotas/check", use, key=theirs)).json()
+        assert (taken["allowed"], taken["remaining_amount"]) == (True, 0.5)
+        denied = (await client.post("/quotas/check", use, key=theirs)).json()
+        assert (denied["allowed"], denied["max_allowed_amount"]) == (False, 0.5)
+        assert (await client.post("/quotas/check", use, key=ours)).json()["matched"] == 0
+        release = f"/quotas/consumptions/{taken['consumption_id']}/release"
+        assert (await client.post(release, key=ours)).status_code == 404
+        assert (await client.post(release, {"amount": 4}, key=theirs)).status_code == 200
+        shown = (await client.get(path, key=theirs)).json()
+        assert (shown["used_amount"], shown["burst_used"]) == (7.5, 0)
+        history = (await client.get(f"{path}/history", key=theirs)).json()
+        assert [one["kind"] for one in history["rows"]] == ["release", "consume"]
+        assert history["days"][0]["consumed"] == 11.5
+        for path_of_ours in (path, f"{path}/history"):
+            assert (await client.get(path_of_ours, key=ours)).status_code == 404
+        assert (await client.get("/quotas", key=ours)).json()["quotas"] == []
+        assert (await client.delete(f"{path}?force=true", key=ours)).status_code == 404
+        assert (await client.delete(path, key=theirs)).status_code == 409
+        assert (await client.delete(f"{path}?force=true", key=theirs)).status_code == 204

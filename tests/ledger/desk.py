@@ -33,9 +33,9 @@ from fiscus.costs.calls import (
     RecordRequest,
 )
 from fiscus.engine import Engine
+from fiscus.groups import FutureSink
 from fiscus.ledger import requests
 from fiscus.ledger.commands import Check, Command, Expire, Expired, Outcome, Record
-from fiscus.groups import FutureSink
 from fiscus.ledger.loop import value
 from fiscus.paging import PageRequest
 from fiscus.settings import Settings

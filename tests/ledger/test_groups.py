@@ -17,8 +17,8 @@ from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import InternalError, NotFound, ServiceUnavailable
-from fiscus.ledger.commands import Command, Expire, Outcome, Record
 from fiscus.groups import FutureSink
+from fiscus.ledger.commands import Command, Expire, Outcome, Record
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.requests import settle_command
 from fiscus.ledger.workspace import Workspace

@@ -30,13 +30,17 @@ class Action(StrEnum):
 
     VIEW_BUDGETS = "view budgets"
     CHANGE_BUDGETS = "change budgets"
-    OPERATE = "check, settle, release and record"
+    OPERATE = "check, consume, settle, release and record"
     VIEW_RESERVATIONS = "view reservations"
     VIEW_COSTS = "view costs"
     EXPORT_COSTS = "export costs"
     VIEW_RATE_LIMITS = "view rate limits"
     CHANGE_RATE_LIMITS = "change rate limits"
     GRANT_EMERGENCIES = "grant emergency capacity"
+    VIEW_QUOTAS = "view quotas"
+    CHANGE_QUOTAS = "change quotas"
+    ASK_FOR_QUOTA = "ask for more of a quota"
+    DECIDE_QUOTA_REQUESTS = "decide requests for more of a quota"
     MANAGE_KEYS = "manage API keys"
     VIEW_TENANT = "view tenant settings"
     CHANGE_TENANT = "change tenant settings"
@@ -57,6 +61,10 @@ ALLOWED: Final[dict[Action, frozenset[Role]]] = {
     Action.VIEW_RATE_LIMITS: frozenset({_R.TENANT_ADMIN, _R.SYSTEM_ARCHITECT, _R.AUDITOR}),
     Action.CHANGE_RATE_LIMITS: frozenset({_R.TENANT_ADMIN, _R.SYSTEM_ARCHITECT}),
     Action.GRANT_EMERGENCIES: frozenset({_R.SYSTEM_ARCHITECT}),
+    Action.VIEW_QUOTAS: frozenset({_R.TENANT_USER, _R.TENANT_ADMIN, _R.AUDITOR}),
+    Action.CHANGE_QUOTAS: frozenset({_R.TENANT_ADMIN}),
+    Action.ASK_FOR_QUOTA: frozenset({_R.TENANT_USER, _R.TENANT_ADMIN}),
+    Action.DECIDE_QUOTA_REQUESTS: frozenset({_R.TENANT_ADMIN}),
     Action.MANAGE_KEYS: frozenset({_R.TENANT_ADMIN}),
     Action.VIEW_TENANT: frozenset({_R.TENANT_ADMIN}),
     Action.CHANGE_TENANT: frozenset({_R.TENANT_ADMIN}),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fiscus.cli import demo, doctor, keys, migrate, replay, report, serve, simulate, work
+from fiscus.cli import demo, doctor, keys, migrate, quotas, replay, report, serve, simulate, work
 from fiscus.cli.terminal import print_raw
 
 app = typer.Typer(
@@ -43,4 +43,5 @@ app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(replay.app, name="replay")
 app.command("report")(report.report)
+app.add_typer(quotas.app, name="quotas")
 app.command("simulate")(simulate.simulate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -11,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fiscus.cli.api import Api
+from fiscus.cli.moments import moment_option
 from fiscus.cli.terminal import (
     DEFAULT_URL,
-    CommandError,
     JsonFlag,
     Key,
     Url,
@@ -64,8 +63,8 @@ def report(
         "report_type": report_type,
         "granularity": granularity,
         "group_by": group_by or [],
-        "start_date": _moment(start, "--start"),
-        "end_date": _moment(end, "--end"),
+        "start_date": moment_option(start, "--start"),
+        "end_date": moment_option(end, "--end"),
         "tenant_id": tenant,
         "currency": currency,
         "compare_previous": compare,
@@ -78,26 +77,6 @@ def report(
         print_raw(answer)
         return
     _show(decode(answer, Report))
-
-
-def _moment(text: str | None, option: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        if len(text) == len("2026-01-31"):
-            day = date.fromisoformat(text)
-            return datetime(day.year, day.month, day.day, tzinfo=UTC)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise CommandError(
-            f"{option} is not a date or time: {text}",
-            suggested_action="write 2026-01-31 or 2026-01-31T09:00:00Z.",
-        ) from None
-    if moment.tzinfo is None:
-        raise CommandError(
-            f"{option} has no time zone: {text}", suggested_action=f"write {text}Z for UTC."
-        )
-    return moment
 
 
 def _show(found: Report) -> None:

@@ -32,8 +32,27 @@ from fiscus.costs.calls import (
 from fiscus.costs.model import CostRecord
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.http.answers import HealthAnswer
-from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
+from fiscus.http.queries import (
+    BudgetQuery,
+    CostQuery,
+    QuotaHistoryQuery,
+    QuotaListQuery,
+    UtilizationQuery,
+)
 from fiscus.paging import Page
+from fiscus.quotas.calls import (
+    ConsumptionView,
+    DistributeAnswer,
+    DistributeRequest,
+    QuotaCheckAnswer,
+    QuotaCheckBatchAnswer,
+    QuotaCheckBatchRequest,
+    QuotaCheckRequest,
+    QuotaHistory,
+    QuotaView,
+    ReleaseConsumptionRequest,
+)
+from fiscus.quotas.model import QuotaSpec
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     PolicyView,
@@ -49,7 +68,7 @@ T = TypeVar("T")
 
 
 class Operations(Protocol):
-    """The calls that reservations are made of.
+    """The calls that reservations and consumptions are made of.
 
     `patience_seconds` bounds one call, its retries included; None leaves it to the backend.
     """
@@ -71,6 +90,19 @@ class Operations(Protocol):
     async def extend(self, reservation_id: str, request: ExtendRequest) -> ReservationView: ...
 
     async def record(self, request: RecordRequest) -> RecordAnswer: ...
+
+    async def check_quota(
+        self, request: QuotaCheckRequest, *, patience_seconds: float | None = None
+    ) -> QuotaCheckAnswer: ...
+
+    async def release_consumption(
+        self,
+        consumption_id: str,
+        request: ReleaseConsumptionRequest,
+        *,
+        key: str | None,
+        patience_seconds: float | None = None,
+    ) -> ConsumptionView: ...
 
     async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
         """Run `call` to its end, within bounds, also when the caller's task is cancelled."""
@@ -101,6 +133,22 @@ class Backend(Operations, Protocol):
     async def adjust_rate_limit(self, request: AdjustRequest) -> RateLimitCheckAnswer: ...
 
     async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView: ...
+
+    async def check_quotas(
+        self, request: QuotaCheckBatchRequest, *, key: str | None
+    ) -> QuotaCheckBatchAnswer: ...
+
+    async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView: ...
+
+    async def distribute_quota(
+        self, request: DistributeRequest, *, key: str | None
+    ) -> DistributeAnswer: ...
+
+    async def get_quota(self, tenant_id: str | None, quota_id: str) -> QuotaView: ...
+
+    async def quotas(self, query: QuotaListQuery) -> Page[QuotaView]: ...
+
+    async def quota_history(self, quota_id: str, query: QuotaHistoryQuery) -> QuotaHistory: ...
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView: ...
 

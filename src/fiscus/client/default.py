@@ -1,11 +1,15 @@
-"""`fiscus.reserve(...)` without carrying a client around: one that the program named before."""
+"""`fiscus.reserve(...)` and `fiscus.quota(...)` without carrying a client around.
+
+They use the one that the program named before.
+"""
 
 from __future__ import annotations
 
 from typing import Unpack
 
 from fiscus.client.blocking import BlockingApi
-from fiscus.client.fields import ReserveFields
+from fiscus.client.consuming import Consumption, take_request
+from fiscus.client.fields import AmountLike, QuotaFields, ReserveFields
 from fiscus.client.reserving import OnUnreachable, Reservation
 from fiscus.errors import ValidationError
 
@@ -13,7 +17,8 @@ _used: BlockingApi | None = None
 
 
 def use(api: BlockingApi | None) -> None:
-    """Make a `Fiscus` or `Client` the one that `fiscus.reserve` uses in this process; None: none.
+    """Make a `Fiscus` or `Client` the one that `fiscus.reserve` and `fiscus.quota` use in this
+    process; None: none.
 
     >>> fiscus.use(fiscus.Client("http://127.0.0.1:3472", key))
     """
@@ -29,10 +34,39 @@ def reserve(
     >>> with fiscus.reserve(tenant="acme", resource_type="llm", estimate="0.02") as r:
     ...     r.settle(call_the_model().cost)
     """
+    return _named("reserve", "reserve").reserve(on_unreachable=on_unreachable, **operation)
+
+
+def quota(
+    resource_type: str,
+    amount: AmountLike | float = 1,
+    *,
+    give_back_on_error: bool = False,
+    **operation: Unpack[QuotaFields],
+) -> Consumption:
+    """As `quota` of the `Fiscus` or `Client` that was given to `fiscus.use`.
+
+    That is looked up when a block is entered or a decorated function called, so a module can
+    decorate its functions before the program has called `fiscus.use`.
+
+    >>> with fiscus.quota("gpu_hours", 2.5, project="search"):
+    ...     train()
+
+    >>> @fiscus.quota("reports", 1)
+    ... def report(): ...
+    """
+    return Consumption(
+        lambda: _named("quota", "take").source,
+        take_request(resource_type, amount, operation),
+        give_back_on_error=give_back_on_error,
+    )
+
+
+def _named(call: str, verb: str) -> BlockingApi:
     if _used is None:
         raise ValidationError(
-            "fiscus.reserve has nothing to reserve with",
+            f"fiscus.{call} has nothing to {verb} with",
             field="use",
             suggested_action="Call fiscus.use with a Client or a Fiscus once, at the start.",
         )
-    return _used.reserve(on_unreachable=on_unreachable, **operation)
+    return _used

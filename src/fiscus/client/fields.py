@@ -17,6 +17,7 @@ import msgspec
 from fiscus.budgets.model import ApprovalSettings, Filters, Notifications, Throttle
 from fiscus.errors import ValidationError
 from fiscus.money import parse_amount
+from fiscus.quotas.calls import Entity
 from fiscus.ratelimits.model import Overrides
 from fiscus.wire import convert, encode
 
@@ -268,12 +269,87 @@ class PolicyFields(TypedDict, total=False):
     tenant_id: str | None
 
 
+class QuotaFields(Who, total=False):
+    """What `quota` takes: for whom, and the caller's own name of the operation."""
+
+    operation_id: str | None
+
+
+class QuotaCheckFields(QuotaFields, total=False):
+    """What `check_quota` takes; `consume=False` only looks."""
+
+    resource_type: Required[str]
+    required_amount: Required[AmountLike]
+    consume: bool
+    idempotency_key: str | None
+
+
+QuotaPeriodName = Literal["daily", "weekly", "monthly", "quarterly", "yearly", "custom"]
+StrategyName = Literal["fair_share", "priority", "dynamic", "reserved"]
+
+
+class QuotaTerms(TypedDict, total=False):
+    """For how long quotas hold, and what happens then."""
+
+    resource_type: Required[str]
+    period_type: QuotaPeriodName
+    period_start: datetime | None
+    period_end: datetime | None
+    timezone: str | None
+    burst_premium_rate: AmountLike | None
+    currency: str | None
+    auto_renew: bool
+    renewal_amount: Literal["same", "by_usage"]
+    tenant: str | None
+    tenant_id: str | None
+
+
+class AllocateFields(QuotaTerms, total=False):
+    """What `allocate_quota` takes."""
+
+    scope_type: Required[ScopeName]
+    scope_id: Required[str]
+    allocated_amount: Required[AmountLike]
+    max_burst_amount: AmountLike | None
+    strategy: StrategyName | None
+
+
+class DistributeFields(QuotaTerms, total=False):
+    """What `distribute_quota` takes; entities as mappings or as the structs."""
+
+    total_amount: Required[AmountLike]
+    strategy: Required[StrategyName]
+    entities: Required[Sequence[Entity | Mapping[str, Any]]]
+    then: StrategyName
+    max_burst_ratio: AmountLike | None
+    decimals: int
+    dry_run: bool
+
+
+class QuotaFilterFields(PageFields, total=False):
+    """Which quotas a list shows."""
+
+    scope_type: ScopeName | None
+    scope_id: str | None
+    resource_type: str | None
+    active_only: bool
+
+
+class QuotaHistoryFields(PageFields, total=False):
+    """Which rows of a quota's history are shown; of a quota for `*`, of which scope."""
+
+    scope_id: str | None
+    since: datetime | None
+    until: datetime | None
+
+
 class TenantFields(TypedDict, total=False):
     """The settings of a tenant; `version` is the one being replaced."""
 
     currency: str
     timezone: str
     require_budget: bool
+    require_quota: bool
     rollup_tags: Sequence[str]
     version: int | None
 

@@ -43,10 +43,29 @@ from fiscus.costs.calls import (
 from fiscus.costs.model import CostRecord
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.errors import FiscusError, ValidationError
-from fiscus.http.answers import BudgetPage, HealthAnswer, RecordPage
-from fiscus.http.queries import BudgetQuery, CostQuery, UtilizationQuery
+from fiscus.http.answers import BudgetPage, HealthAnswer, QuotaPage, RecordPage
+from fiscus.http.queries import (
+    BudgetQuery,
+    CostQuery,
+    QuotaHistoryQuery,
+    QuotaListQuery,
+    UtilizationQuery,
+)
 from fiscus.ids import uuid7
 from fiscus.paging import Page
+from fiscus.quotas.calls import (
+    ConsumptionView,
+    DistributeAnswer,
+    DistributeRequest,
+    QuotaCheckAnswer,
+    QuotaCheckBatchAnswer,
+    QuotaCheckBatchRequest,
+    QuotaCheckRequest,
+    QuotaHistory,
+    QuotaView,
+    ReleaseConsumptionRequest,
+)
+from fiscus.quotas.model import QuotaSpec
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     PolicyView,
@@ -141,6 +160,38 @@ class HttpBackend:
         reply = await self._call("POST", "/rate-limits/adjust", body=request, repeatable=False)
         return _answer(reply, RateLimitCheckAnswer)
 
+    async def check_quota(
+        self, request: QuotaCheckRequest, *, patience_seconds: float | None = None
+    ) -> QuotaCheckAnswer:
+        return await self._post(
+            "/quotas/check",
+            request,
+            QuotaCheckAnswer,
+            key=request.idempotency_key,
+            patience_seconds=patience_seconds,
+        )
+
+    async def check_quotas(
+        self, request: QuotaCheckBatchRequest, *, key: str | None
+    ) -> QuotaCheckBatchAnswer:
+        return await self._post("/quotas/check/batch", request, QuotaCheckBatchAnswer, key=key)
+
+    async def release_consumption(
+        self,
+        consumption_id: str,
+        request: ReleaseConsumptionRequest,
+        *,
+        key: str | None,
+        patience_seconds: float | None = None,
+    ) -> ConsumptionView:
+        return await self._post(
+            f"/quotas/consumptions/{_segment(consumption_id)}/release",
+            request,
+            ConsumptionView,
+            key=key,
+            patience_seconds=patience_seconds,
+        )
+
     async def records(self, query: CostQuery) -> Page[CostRecord]:
         page = await self._get("/cost-tracking/records", RecordPage, query)
         return Page(page.records, page.pagination)
@@ -154,6 +205,25 @@ class HttpBackend:
 
     async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView:
         return await self._post("/rate-limits", spec, PolicyView, key=key)
+
+    async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
+        return await self._post("/quotas", spec, QuotaView, key=key)
+
+    async def distribute_quota(
+        self, request: DistributeRequest, *, key: str | None
+    ) -> DistributeAnswer:
+        return await self._post("/quotas/distribute", request, DistributeAnswer, key=key)
+
+    async def get_quota(self, tenant_id: str | None, quota_id: str) -> QuotaView:
+        reply = await self._call("GET", _quota(quota_id), query=_tenant(tenant_id))
+        return _answer(reply, QuotaView)
+
+    async def quotas(self, query: QuotaListQuery) -> Page[QuotaView]:
+        page = await self._get("/quotas", QuotaPage, query)
+        return Page(page.quotas, page.pagination)
+
+    async def quota_history(self, quota_id: str, query: QuotaHistoryQuery) -> QuotaHistory:
+        return await self._get(f"{_quota(quota_id)}/history", QuotaHistory, query)
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
         return await self._post("/budgets", spec, BudgetView, key=key)
@@ -301,6 +371,10 @@ def _reservation(reservation_id: str, verb: str) -> str:
 
 def _budget(budget_id: str) -> str:
     return f"/budgets/{_segment(budget_id)}"
+
+
+def _quota(quota_id: str) -> str:
+    return f"/quotas/{_segment(quota_id)}"
 
 
 def _tenant_path(tenant_id: str) -> str:

@@ -14,6 +14,7 @@ from fiscus.client.fields import full_names, raw_record, request
 from fiscus.costs.calls import RecordBatchRequest
 from fiscus.costs.report_model import ReportRequest
 from fiscus.errors import ValidationError
+from fiscus.quotas.calls import QuotaCheckBatchRequest
 from fiscus.ratelimits.calls import RateLimitBatchRequest
 from fiscus.wire import convert
 
@@ -34,6 +35,10 @@ def rate_limit_batch(
     checks: Sequence[Mapping[str, Any]], tenant: str | None
 ) -> RateLimitBatchRequest:
     return convert({"checks": [full_names(one, tenant) for one in checks]}, RateLimitBatchRequest)
+
+
+def quota_batch(checks: Sequence[Mapping[str, Any]], tenant: str | None) -> QuotaCheckBatchRequest:
+    return convert({"checks": [full_names(one, tenant) for one in checks]}, QuotaCheckBatchRequest)
 
 
 def record_batch_request(

@@ -95,31 +95,37 @@ class AsyncTransport:
         await asyncio.sleep(seconds)
 
     async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
-        """Run `call` in a task of its own, which a cancellation of the caller does not reach.
-
-        A cancelled caller waits for it for up to `GRACE_SECONDS`; then it goes on alone.
-        """
-        task = asyncio.create_task(call)
-        self._unfinished.add(task)
-        task.add_done_callback(self._finished)
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            # the shield is for cancel scopes, which cancel again and again until they are left
-            with anyio.CancelScope(shield=True):
-                await _wait_on(task)
-            raise
-        return task.result()
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._unfinished.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen, also when the caller was cancelled and is gone
+        return await uninterrupted(call, self._unfinished)
 
     async def close(self) -> None:
         if self._unfinished:
             await asyncio.wait(self._unfinished, timeout=GRACE_SECONDS)
         await self._client.aclose()
+
+
+async def uninterrupted(call: Coroutine[Any, Any, T], unfinished: set[asyncio.Task[Any]]) -> T:
+    """Run `call` in a task of its own, which a cancellation of the caller does not reach.
+
+    A cancelled caller waits for it for up to `GRACE_SECONDS`; then it goes on alone. It is among
+    the `unfinished` while it runs.
+    """
+    task = asyncio.create_task(call)
+    unfinished.add(task)
+
+    def finished(_task: asyncio.Task[T]) -> None:
+        unfinished.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also when the caller was cancelled and is gone
+
+    task.add_done_callback(finished)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        # the shield is for cancel scopes, which cancel again and again until they are left
+        with anyio.CancelScope(shield=True):
+            await _wait_on(task)
+        raise
+    return task.result()
 
 
 async def _wait_on(task: asyncio.Task[Any]) -> None:

@@ -11,6 +11,8 @@ from fiscus.budgets.calls import ReservationView
 from fiscus.budgets.model import Budget
 from fiscus.costs.model import CostRecord
 from fiscus.paging import Pagination
+from fiscus.quotas.calls import QuotaView
+from fiscus.quotas.model import QuotaRequest
 from fiscus.ratelimits.calls import PolicyView
 
 
@@ -34,6 +36,22 @@ class PolicyPage(Struct, frozen=True, kw_only=True):
     """A page of policies, newest first."""
 
     policies: list[PolicyView]
+    pagination: Pagination
+    correlation_id: str
+
+
+class QuotaPage(Struct, frozen=True, kw_only=True):
+    """A page of quotas, newest first."""
+
+    quotas: list[QuotaView]
+    pagination: Pagination
+    correlation_id: str
+
+
+class QuotaRequestPage(Struct, frozen=True, kw_only=True):
+    """A page of requests for more of a quota, newest first."""
+
+    requests: list[QuotaRequest]
     pagination: Pagination
     correlation_id: str
 

@@ -24,13 +24,14 @@ _EXEMPT: Final = frozenset({Role.SERVICE, Role.PLATFORM_ADMIN})
 
 
 class ApiLimit(StrEnum):
-    """The limits, all per minute; the last four are per tenant and kind of call."""
+    """The limits, all per minute; the last five are per tenant and kind of call."""
 
     TENANT = "api-tenant"
     USER = "api-user"
     API_KEY = "api-key"
     BUDGET_CHECKS = "api-budget-checks"
     RATE_LIMIT_CHECKS = "api-rate-limit-checks"
+    QUOTA_CHECKS = "api-quota-checks"
     COST_RECORDS = "api-cost-records"
     REPORTS = "api-reports"
 
@@ -63,6 +64,7 @@ class ApiLimits:
             ApiLimit.API_KEY: settings.api_limit_api_key,
             ApiLimit.BUDGET_CHECKS: settings.api_limit_budget_checks,
             ApiLimit.RATE_LIMIT_CHECKS: settings.api_limit_rate_limit_checks,
+            ApiLimit.QUOTA_CHECKS: settings.api_limit_quota_checks,
             ApiLimit.COST_RECORDS: settings.api_limit_cost_records,
             ApiLimit.REPORTS: settings.api_limit_reports,
         }

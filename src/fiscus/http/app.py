@@ -14,7 +14,16 @@ from starlette.types import ASGIApp
 
 from fiscus.engine import Engine
 from fiscus.errors import NotFound, ValidationError
-from fiscus.http import budgets, costs, counters, keys, policies, tenants
+from fiscus.http import (
+    budgets,
+    costs,
+    counters,
+    keys,
+    policies,
+    quota_requests,
+    quotas,
+    tenants,
+)
 from fiscus.http.api_limits import ApiLimits
 from fiscus.http.auth import Authenticator
 from fiscus.http.decisions import BASE_PATH, DECISIONS
@@ -32,6 +41,9 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *costs.ENDPOINTS,
     *policies.ENDPOINTS,
     *counters.ENDPOINTS,
+    # requests before quotas: /quotas/{quota_id} would take "requests" for an id
+    *quota_requests.ENDPOINTS,
+    *quotas.ENDPOINTS,
     *keys.ENDPOINTS,
     *tenants.ENDPOINTS,
 )

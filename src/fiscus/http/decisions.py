@@ -34,10 +34,21 @@ from fiscus.ledger.requests import (
     check_command,
     extend_command,
     named_tenant,
+    quota_check_batch_command,
+    quota_check_command,
     record_batch_command,
     record_command,
     release_command,
+    release_consumption_command,
     settle_command,
+)
+from fiscus.quotas.calls import (
+    ConsumptionView,
+    QuotaCheckAnswer,
+    QuotaCheckBatchAnswer,
+    QuotaCheckBatchRequest,
+    QuotaCheckRequest,
+    ReleaseConsumptionRequest,
 )
 from fiscus.ratelimits.calls import (
     RateLimitBatchAnswer,
@@ -54,7 +65,8 @@ class Call(NamedTuple):
 
     body: Any
     principal: Principal
-    reservation_id: str
+    path_id: str
+    """The id in the path, a UUID; empty where there is none."""
     now: datetime
     idempotency_key: str | None
 
@@ -76,6 +88,16 @@ class Decision:
     limited_as: ApiLimit | None = None
     """Which of the API's own limits holds for it, besides the general ones."""
     action: Action = Action.OPERATE
+
+    @property
+    def id_name(self) -> str:
+        """What the id in the path is called; empty where there is none."""
+        return self.path.partition("{")[2].partition("}")[0]
+
+    def around_id(self, base_path: str) -> tuple[str, str]:
+        """What stands before and after the id in the path, without the slashes."""
+        before, _, rest = self.path.partition("/{")
+        return base_path + before, rest.partition("}/")[2]
 
     @property
     def is_idempotent(self) -> bool:
@@ -107,18 +129,35 @@ def _record_batch(call: Call) -> Command:
 
 def _settle(call: Call) -> Command:
     tenant_id = call.principal.tenant_for(call.body.tenant_id)
-    return settle_command(call.reservation_id, call.body, tenant_id, call.now, call.idempotency_key)
+    return settle_command(call.path_id, call.body, tenant_id, call.now, call.idempotency_key)
 
 
 def _release(call: Call) -> Command:
     tenant_id = call.principal.tenant_for(call.body.tenant_id)
-    return release_command(call.reservation_id, tenant_id, call.now, call.idempotency_key)
+    return release_command(call.path_id, tenant_id, call.now, call.idempotency_key)
 
 
 def _extend(call: Call) -> Command:
     tenant_id = call.principal.tenant_for(call.body.tenant_id)
     return extend_command(
-        call.reservation_id, call.body.ttl_seconds, tenant_id, call.now, call.idempotency_key
+        call.path_id, call.body.ttl_seconds, tenant_id, call.now, call.idempotency_key
+    )
+
+
+def _quota_check(call: Call) -> Command:
+    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    return quota_check_command(call.body, tenant_id, call.now, call.idempotency_key)
+
+
+def _quota_check_batch(call: Call) -> Command:
+    tenants = [call.principal.tenant_for(check.tenant_id) for check in call.body.checks]
+    return quota_check_batch_command(call.body, tenants[0], call.now, call.idempotency_key)
+
+
+def _release_consumption(call: Call) -> Command:
+    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    return release_consumption_command(
+        call.path_id, call.body, tenant_id, call.now, call.idempotency_key
     )
 
 
@@ -138,6 +177,12 @@ _LIMIT_EXAMPLE: Final[dict[str, Any]] = {
     "resource_type": "api",
     "user_id": "u-17",
     "resource_key": "203.0.113.7",
+}
+_QUOTA_EXAMPLE: Final[dict[str, Any]] = {
+    "resource_type": "gpu_hours",
+    "required_amount": 2.5,
+    "project_id": "vision",
+    "user_id": "u-17",
 }
 
 DECISIONS: Final = (
@@ -233,5 +278,36 @@ DECISIONS: Final = (
         {"checks": [_LIMIT_EXAMPLE, {**_LIMIT_EXAMPLE, "request_count": 3}]},
         may_enforce=True,
         limited_as=ApiLimit.RATE_LIMIT_CHECKS,
+    ),
+    Decision(
+        "quota_check",
+        "/quotas/check",
+        "May so much be used? Takes it from every quota that matches, or from none",
+        QuotaCheckRequest,
+        QuotaCheckAnswer,
+        _quota_check,
+        _QUOTA_EXAMPLE,
+        may_enforce=True,
+        limited_as=ApiLimit.QUOTA_CHECKS,
+    ),
+    Decision(
+        "quota_check_batch",
+        "/quotas/check/batch",
+        "Up to 500 checks of quotas in one transaction, each for itself",
+        QuotaCheckBatchRequest,
+        QuotaCheckBatchAnswer,
+        _quota_check_batch,
+        {"checks": [_QUOTA_EXAMPLE, {**_QUOTA_EXAMPLE, "required_amount": 4, "consume": False}]},
+        may_enforce=True,
+        limited_as=ApiLimit.QUOTA_CHECKS,
+    ),
+    Decision(
+        "release_consumption",
+        "/quotas/consumptions/{consumption_id}/release",
+        "Give back what a consumption took, all or a part, to the periods it came from",
+        ReleaseConsumptionRequest,
+        ConsumptionView,
+        _release_consumption,
+        {"amount": 0.5},
     ),
 )

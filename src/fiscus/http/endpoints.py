@@ -123,11 +123,15 @@ class Call(Generic[Q, B]):
         return int(number)
 
     def idempotency(
-        self, tenant_id: str, operation: str, of: str | None = None
+        self,
+        tenant_id: str,
+        operation: str,
+        of: str | None = None,
+        keep: timedelta = KEEP_CREATIONS,
     ) -> Idempotency | None:
         """The key of the header, for creations; None when there is none.
 
-        `of` is an id of the path that the body does not repeat.
+        `of` is an id of the path that the body does not repeat; the answer is kept for `keep`.
         """
         headers = self.request.headers
         given, short = headers.get("x-idempotency-key"), headers.get("idempotency-key")
@@ -141,7 +145,7 @@ class Call(Generic[Q, B]):
         if key is None:
             return None
         body = self.body if of is None else (of, self.body)
-        return idempotency(tenant_id, operation, key, body, self.now + KEEP_CREATIONS)
+        return idempotency(tenant_id, operation, key, body, self.now + keep)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,12 @@ from fiscus.http.problems import Headers, render_problem
 from fiscus.http.refusals import note_refusal
 from fiscus.ids import is_uuid
 from fiscus.ledger.commands import Command, Outcome
+from fiscus.quotas.calls import (
+    QuotaCheckAnswer,
+    QuotaCheckBatchAnswer,
+    ReleaseConsumptionRequest,
+)
+from fiscus.quotas.refusals import refusal as quota_refusal
 from fiscus.ratelimits.calls import (
     RateLimitBatchAnswer,
     RateLimitBatchRequest,
@@ -54,9 +60,10 @@ from fiscus.wire import decode, encode
 log = structlog.get_logger(__name__)
 
 MAX_RATE_LIMIT_CHECKS: Final = 500
-_RESERVATIONS: Final = f"{BASE_PATH}/budgets/reservations/"
 _EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
-_ON_RESERVATION: Final = {one.path.rsplit("/", 1)[1]: one for one in DECISIONS if "{" in one.path}
+_WITH_ID: Final = {one.around_id(BASE_PATH): one for one in DECISIONS if one.id_name}
+_MAY_BE_LEFT_OUT: Final = frozenset({ReleaseRequest, ReleaseConsumptionRequest})
+"""Requests whose body may be empty: every field has a default."""
 
 
 class DecisionLane:
@@ -88,17 +95,17 @@ class DecisionLane:
             found = _EXACT.get(path)
             if found is not None:
                 return await self._answer(found, "", scope, receive, send)
-            if path.startswith(_RESERVATIONS):
-                reservation_id, _, verb = path[len(_RESERVATIONS) :].partition("/")
-                found = _ON_RESERVATION.get(verb)
-                if found is not None:
-                    return await self._answer(found, reservation_id, scope, receive, send)
+            before, _, verb = path.rpartition("/")
+            things, _, path_id = before.rpartition("/")
+            found = _WITH_ID.get((things, verb))
+            if found is not None:
+                return await self._answer(found, path_id, scope, receive, send)
         return await self._rest(scope, receive, send)
 
     async def _answer(
         self,
         decision: Decision,
-        reservation_id: str,
+        path_id: str,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -124,12 +131,12 @@ class DecisionLane:
             if not at_once:
                 admitted = await self._api_limits.admit(principal, decision.limited_as, now_us)
             body = await read_body(headers, receive, self._max_body_bytes)
-            if decision.request is ReleaseRequest and not body:
+            if not body and decision.request in _MAY_BE_LEFT_OUT:
                 body = b"{}"
             call = Call(
                 decode(body, decision.request),
                 principal,
-                _as_id(reservation_id),
+                _as_id(decision, path_id),
                 now,
                 _idempotency_key(headers),
             )
@@ -201,6 +208,8 @@ class DecisionLane:
             raise outcome
         if isinstance(outcome, CheckAnswer | CheckBatchAnswer):
             self._metrics.checked(outcome)
+        elif isinstance(outcome, QuotaCheckAnswer | QuotaCheckBatchAnswer):
+            self._metrics.quotas_checked(outcome)
         return command.tenant_id, outcome, _NO_HEADERS
 
     async def _limit(
@@ -282,14 +291,15 @@ def _wants_enforcement(decision: Decision, query: bytes) -> bool:
     )
 
 
-def _as_id(reservation_id: str) -> str:
-    if reservation_id and not is_uuid(reservation_id):
+def _as_id(decision: Decision, path_id: str) -> str:
+    name = decision.id_name
+    if name and not is_uuid(path_id):
         raise NotFound(
-            f"No reservation {reservation_id[:64]!r} exists",
-            details={"reservation_id": reservation_id[:64]},
-            suggested_action="Use the reservation_id that the check answered.",
+            f"No {name.removesuffix('_id')} {path_id[:64]!r} exists",
+            details={name: path_id[:64]},
+            suggested_action=f"Use the {name} that the check answered.",
         )
-    return reservation_id
+    return path_id
 
 
 def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
@@ -304,11 +314,13 @@ def _told(answer: RateLimitCheckAnswer, call: Call) -> Headers:
 
 def _refusal(outcome: Any) -> Refused:
     """The first denial as an error, for proxies that go by the status alone."""
-    if isinstance(outcome, CheckBatchAnswer | RateLimitBatchAnswer):
-        results: Sequence[CheckAnswer | RateLimitCheckAnswer] = outcome.results
+    if isinstance(outcome, CheckBatchAnswer | RateLimitBatchAnswer | QuotaCheckBatchAnswer):
+        results: Sequence[CheckAnswer | RateLimitCheckAnswer | QuotaCheckAnswer] = outcome.results
         outcome = next(one for one in results if not one.allowed)
     if isinstance(outcome, RateLimitCheckAnswer):
         return rate_limit_refusal(outcome)
+    if isinstance(outcome, QuotaCheckAnswer):
+        return quota_refusal(outcome)
     assert isinstance(outcome, CheckAnswer)
     return budget_refusal(outcome)
 

@@ -19,6 +19,7 @@ from prometheus_client import (
 from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.ledger.loop import Ledger
+from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
 from fiscus.ratelimits.limiter import Limiter
 
@@ -28,8 +29,9 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 disable_created_metrics()  # they would double the series and nobody reads them
 
 RECORDING: Final = frozenset({"record", "record_batch", "record_stream", "settle"})
+QUOTAS: Final = frozenset({"quota_check", "quota_check_batch", "release_consumption"})
 LIMITING: Final = frozenset({"rate_limit_check", "rate_limit_check_batch", "envoy_check"})
-"""Operations whose latency is that of recording, or of rate limits; the others' is of checking."""
+"""Operations with a histogram of their own; the others' latency is that of checking budgets."""
 
 
 class Metrics:
@@ -59,6 +61,13 @@ class Metrics:
         self._limits = Histogram(
             "fiscus_rate_limit_duration_seconds",
             "Time to answer a check of rate limits, over HTTP or to Envoy.",
+            ("operation", "outcome"),
+            buckets=LATENCY_SECONDS,
+            registry=registry,
+        )
+        self._quotas = Histogram(
+            "fiscus_quota_duration_seconds",
+            "Time to answer a check of quotas or a release, over HTTP.",
             ("operation", "outcome"),
             buckets=LATENCY_SECONDS,
             registry=registry,
@@ -119,6 +128,12 @@ class Metrics:
             "Checks of rate limits answered without their counters, by the policies' own rule.",
             registry=registry,
         )
+        self._quota_denials = Counter(
+            "fiscus_quota_denials",
+            "Checks of quotas that were denied, by the type of scope of the deciding quota.",
+            ("scope",),
+            registry=registry,
+        )
         self._counter_round_trips = Histogram(
             "fiscus_counters_duration_seconds",
             "Time of one round trip to counters in Redis.",
@@ -163,6 +178,8 @@ class Metrics:
                 family = self._records
             elif operation in LIMITING:
                 family = self._limits
+            elif operation in QUOTAS:
+                family = self._quotas
             observe = family.labels(operation, outcome).observe
             self._decided[operation, outcome] = observe
         observe(seconds)
@@ -190,6 +207,18 @@ class Metrics:
             if not one.allowed:
                 deciding = next(line for line in one.policies if line.policy_id == one.policy_id)
                 self._violations.labels(str(deciding.algorithm)).inc()
+
+    def quotas_checked(self, answer: QuotaCheckAnswer | QuotaCheckBatchAnswer) -> None:
+        """Quotas were checked: count the denied checks."""
+        answers = answer.results if isinstance(answer, QuotaCheckBatchAnswer) else (answer,)
+        for one in answers:
+            if not one.allowed:
+                # without a quota the tenant's own `require_quota` denies
+                scope = next(
+                    (line.scope["type"] for line in one.quotas if line.quota_id == one.quota_id),
+                    "require_quota",
+                )
+                self._quota_denials.labels(scope).inc()
 
     def access_denied(self, reason: str) -> None:
         """`reason`: `credential`, `role` or `tenant`."""

@@ -23,6 +23,7 @@ from fiscus.http.problems import STATUS_OF, Problem
 from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
 from fiscus.money import Amount
+from fiscus.quotas.model import QuotaSpec
 from fiscus.wire import ItemError
 
 Json = dict[str, Any]
@@ -47,6 +48,9 @@ _OF_DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "record_batch": (),
     "rate_limit_check": (),
     "rate_limit_check_batch": (),
+    "quota_check": ("CONFLICT",),
+    "quota_check_batch": ("CONFLICT",),
+    "release_consumption": ("NOT_FOUND", "CONFLICT"),
 }
 _REF: Final = "#/components/schemas/{name}"
 _OWN_LINE: Final = re.compile(r"\s*\n\s*")
@@ -124,6 +128,8 @@ class _Schemas:
         # a record of a batch is checked apart from its neighbours, and so arrives as it is
         batch = self.components["RecordBatchRequest"]["properties"]
         batch["records"]["items"] = self.of(RecordRequest)
+        batch = self.components["AllocateBatchRequest"]["properties"]
+        batch["allocations"]["items"] = self.of(QuotaSpec)
 
     def of(self, kind: type[Struct]) -> Json:
         return self._of[kind]
@@ -189,6 +195,8 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
     if decision.may_enforce:
         if decision.limited_as is ApiLimit.BUDGET_CHECKS:
             codes.append("BUDGET_EXCEEDED")
+        elif decision.limited_as is ApiLimit.QUOTA_CHECKS:
+            codes.append("QUOTA_EXHAUSTED")
         parameters.append(
             {
                 "name": "enforce",
@@ -221,6 +229,8 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
 def _tag(path: str) -> str:
     if path.startswith("/cost"):
         return "Costs"
+    if path.startswith("/quotas"):
+        return "Quotas"
     return "Rate limits" if path.startswith("/rate-limits") else "Decisions"
 
 

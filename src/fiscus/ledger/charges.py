@@ -1,10 +1,12 @@
 """Costs in the ledger: record them, charge the budgets they match, settle reservations.
 
-Settling is recording: both end in `_record`, which makes exactly one cost record.
+Settling is recording: both end in `record_cost`, which makes exactly one cost record.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -65,7 +67,7 @@ def apply_record(workspace: Workspace, command: Record) -> RecordAnswer:
         )
         return _as_record_answer(workspace, apply_settle(workspace, settle), command)
     currency = cost.currency or workspace.tenant(command.tenant_id).settings.currency
-    return _record(workspace, command, cost, currency, None, [])
+    return record_cost(workspace, cost, currency, command.now)
 
 
 def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
@@ -94,11 +96,11 @@ def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
         flags.append(CostFlag.LATE)
     if _exceeds(workspace, reservation, command, currency):
         flags.append(CostFlag.EXCESS)
-    recorded = _record(
+    recorded = record_cost(
         workspace,
-        command,
         _cost_of(reservation, command),
         currency,
+        command.now,
         reservation.reservation_id,
         flags,
     )
@@ -173,15 +175,16 @@ def _as_record_answer(workspace: Workspace, settled: SettleAnswer, command: Reco
     )
 
 
-def _record(
+def record_cost(
     workspace: Workspace,
-    command: Record | Settle,
     cost: Cost,
     currency: str,
-    reservation_id: str | None,
-    flags: list[CostFlag],
+    now: datetime,
+    reservation_id: str | None = None,
+    flags: Sequence[CostFlag] = (),
 ) -> RecordAnswer:
     """Make the one record of a cost; a repeated operation id is the record made before."""
+    flags = list(flags)
     operation = cost.operation
     kind, scope_id = operation.attributed_to()
     if cost.operation_id is not None:
@@ -218,7 +221,7 @@ def _record(
         record_id=uuid7(),
         tenant_id=operation.tenant_id,
         timestamp=cost.timestamp,
-        recorded_at=command.now,
+        recorded_at=now,
         resource_type=operation.resource_type,
         cost_amount=cost.amount,
         currency=currency,

@@ -17,6 +17,7 @@ from fiscus.costs.model import ChargeCategory
 from fiscus.errors import FiscusError
 from fiscus.idempotency import Idempotency
 from fiscus.operations import NO_TAGS, Operation
+from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaCheckBatchAnswer
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -139,7 +140,53 @@ class Expired(Struct, frozen=True, kw_only=True):
     count: int
 
 
-Command = Check | CheckBatch | Record | RecordBatch | Settle | Release | Extend | Expire
+class Consume(Struct, frozen=True, kw_only=True):
+    """Decide an amount on every matching quota and, unless it only looks, take it from each."""
+
+    operation: Operation
+    operation_id: str | None
+    amount: Decimal
+    consume: bool
+    now: datetime
+    idempotency: Idempotency | None = None
+
+    @property
+    def tenant_id(self) -> str:
+        return self.operation.tenant_id
+
+
+class ConsumeBatch(Struct, frozen=True, kw_only=True):
+    """Quota checks decided in order in one transaction, each for itself."""
+
+    tenant_id: str
+    checks: list[Consume]
+    now: datetime
+    idempotency: Idempotency | None = None
+
+
+class GiveBack(Struct, frozen=True, kw_only=True):
+    """Give back what a consumption took; without an amount, all that it still holds."""
+
+    tenant_id: str
+    consumption_id: str
+    amount: Decimal | None
+    now: datetime
+    idempotency: Idempotency | None = None
+
+
+Command = (
+    Check
+    | CheckBatch
+    | Record
+    | RecordBatch
+    | Settle
+    | Release
+    | Extend
+    | Expire
+    | Consume
+    | ConsumeBatch
+    | GiveBack
+)
 Answer = (
     CheckAnswer
     | CheckBatchAnswer
@@ -148,6 +195,9 @@ Answer = (
     | SettleAnswer
     | ReservationView
     | Expired
+    | QuotaCheckAnswer
+    | QuotaCheckBatchAnswer
+    | ConsumptionView
 )
 Outcome = Answer | FiscusError
 
@@ -155,7 +205,7 @@ Outcome = Answer | FiscusError
 def weight(command: Command) -> int:
     """How much of a group's size a command takes."""
     match command:
-        case CheckBatch():
+        case CheckBatch() | ConsumeBatch():
             return len(command.checks)
         case RecordBatch():
             return len(command.records)

@@ -1,4 +1,4 @@
-"""Definitions in memory: what each tenant's budgets and settings are, and of which version.
+"""Definitions in memory: what each tenant's budgets, quotas and settings are, of which version.
 
 Every group reads its tenants' versions from the store, so an entry that fell behind is refreshed
 before it decides anything; only what changed is read again.
@@ -11,20 +11,22 @@ from typing import Final
 
 from fiscus.budgets.matching import BudgetIndex
 from fiscus.ledger.port import Definitions
+from fiscus.quotas.matching import QuotaIndex
 from fiscus.tenants import TenantSettings
 
 MAX_TENANTS: Final = 20_000
 
 
 class TenantDefinitions:
-    """One tenant's settings and live budgets, as of `version`."""
+    """One tenant's settings, live budgets and quotas that are not over, as of `version`."""
 
-    __slots__ = ("budgets", "settings", "version")
+    __slots__ = ("budgets", "quotas", "settings", "version")
 
     def __init__(self) -> None:
         self.version = 0
         self.settings = TenantSettings()
         self.budgets = BudgetIndex()
+        self.quotas = QuotaIndex()
 
     def apply(self, changed: Definitions) -> None:
         self.version = changed.version
@@ -33,6 +35,10 @@ class TenantDefinitions:
             self.budgets.remove(budget_id)
         for budget in changed.budgets:
             self.budgets.put(budget)
+        for quota_id in changed.deleted_quotas:
+            self.quotas.remove(quota_id)
+        for quota in changed.quotas:
+            self.quotas.put(quota)
 
 
 class DefinitionCache:

@@ -7,6 +7,7 @@ changed, a reservation that became due) or when another process was first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final, assert_never
 
 import structlog
@@ -38,8 +39,11 @@ from fiscus.ledger.commands import (
     Check,
     CheckBatch,
     Command,
+    Consume,
+    ConsumeBatch,
     Expire,
     Extend,
+    GiveBack,
     Outcome,
     Record,
     RecordBatch,
@@ -48,6 +52,13 @@ from fiscus.ledger.commands import (
 )
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.port import GroupConflict, GroupRejected, LedgerStore, LedgerTransaction, Needs
+from fiscus.ledger.quotas import (
+    apply_consume,
+    apply_give_back,
+    plan_consume,
+    plan_consume_batch,
+    plan_give_back,
+)
 from fiscus.ledger.reservations import (
     apply_expire,
     apply_extend,
@@ -55,12 +66,15 @@ from fiscus.ledger.reservations import (
     plan_on_reservation,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
+from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.wire import decode, encode
 
 log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 20
 MAX_KNOWN_SERIES: Final = 500_000
+KEEP_ENDED_QUOTAS: Final = timedelta(days=1)
+"""How far a clock may go back and still meet the quotas of its time."""
 
 
 class GroupRunner:
@@ -116,7 +130,7 @@ class GroupRunner:
         self, transaction: LedgerTransaction, workspace: Workspace, commands: Sequence[Command]
     ) -> list[Outcome]:
         loaded = transaction.load(workspace.needs)
-        self._require_fresh(transaction, loaded.versions)
+        self._require_fresh(transaction, loaded.versions, commands)
         workspace.open(transaction, loaded)
         outcomes: list[Outcome] = []
         more_needed: MoreNeeded | None = None
@@ -132,7 +146,12 @@ class GroupRunner:
         transaction.commit()
         return outcomes
 
-    def _require_fresh(self, transaction: LedgerTransaction, versions: dict[str, int]) -> None:
+    def _require_fresh(
+        self,
+        transaction: LedgerTransaction,
+        versions: dict[str, int],
+        commands: Sequence[Command],
+    ) -> None:
         """Read again what changed in the definitions; the plan then has to be made anew."""
         behind = [
             tenant_id
@@ -140,9 +159,11 @@ class GroupRunner:
             if self.definitions.is_behind(tenant_id, version)
         ]
         if behind:
+            since = min(command.now for command in commands) - KEEP_ENDED_QUOTAS
             for tenant_id in behind:
                 known = self.definitions.get(tenant_id)
-                known.apply(transaction.definitions(tenant_id, known.version))
+                known.apply(transaction.definitions(tenant_id, known.version, since))
+                known.quotas.drop_ended(since)
             raise MoreNeeded
 
     def _remember(self, workspace: Workspace) -> None:
@@ -172,6 +193,12 @@ def _plan(workspace: Workspace, command: Command) -> None:
             plan_on_reservation(workspace, command)
         case Expire():
             pass
+        case Consume():
+            plan_consume(workspace, command)
+        case ConsumeBatch():
+            plan_consume_batch(workspace, command)
+        case GiveBack():
+            plan_give_back(workspace, command)
         case _:
             assert_never(command)
 
@@ -219,6 +246,12 @@ def _apply(workspace: Workspace, command: Command) -> Answer:
             return apply_extend(workspace, command)
         case Expire():
             return apply_expire(workspace, command)
+        case Consume():
+            return apply_consume(workspace, command)
+        case ConsumeBatch():
+            return _apply_consume_batch(workspace, command)
+        case GiveBack():
+            return apply_give_back(workspace, command)
         case _:
             assert_never(command)
 
@@ -244,6 +277,18 @@ def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> CheckBatchA
         ]
         answer = CheckBatchAnswer(allowed=False, results=results)
     return answer
+
+
+def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaCheckBatchAnswer:
+    """Decide in order, each for itself; an item in error rejects the batch."""
+    results: list[QuotaCheckAnswer] = []
+    for check in command.checks:
+        outcome = _run(workspace, check)
+        if isinstance(outcome, FiscusError):
+            raise outcome
+        assert isinstance(outcome, QuotaCheckAnswer)
+        results.append(outcome)
+    return QuotaCheckBatchAnswer(allowed=all(one.allowed for one in results), results=results)
 
 
 def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordBatchAnswer:
@@ -274,6 +319,12 @@ def _replay(workspace: Workspace, command: Command, answer: bytes) -> Answer:
             return decode(answer, ReservationView)
         case Expire():
             raise AssertionError("expiring keeps no answer")
+        case Consume():
+            return decode(answer, QuotaCheckAnswer)
+        case ConsumeBatch():
+            return decode(answer, QuotaCheckBatchAnswer)
+        case GiveBack():
+            return decode(answer, ConsumptionView)
         case _:
             assert_never(command)
 

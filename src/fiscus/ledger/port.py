@@ -14,6 +14,7 @@ from fiscus.budgets.rules import Hold
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
+from fiscus.quotas.model import Consumption, Quota, QuotaBalance, QuotaKey, QuotaUsage
 from fiscus.tenants import TenantSettings
 
 AnchorKey = tuple[str, str]
@@ -47,12 +48,19 @@ class Needs(Struct):
         default_factory=dict[BalanceKey, BudgetBalance]
     )
     """Balances by key, with the blank to start from where there is none yet."""
+    consumptions: dict[str, str] = field(default_factory=dict[str, str])
+    """Consumption ids with their tenant."""
+    quota_balances: dict[QuotaKey, QuotaBalance] = field(
+        default_factory=dict[QuotaKey, QuotaBalance]
+    )
+    """As `balances`, of quotas."""
 
 
 class Loaded(Struct):
-    """What the store found. Reservations and balances are locked until the transaction ends.
+    """What the store found. All but idempotency, operations and anchors are locked until the end.
 
-    Balances include those the loaded reservations hold on, operations those they are named by.
+    Balances include those the loaded reservations hold on, operations those they are named by,
+    quota balances those the loaded consumptions took from.
     """
 
     versions: dict[str, int]
@@ -61,15 +69,19 @@ class Loaded(Struct):
     anchors: dict[AnchorKey, date]
     reservations: dict[str, Reservation]
     balances: dict[BalanceKey, BudgetBalance]
+    consumptions: dict[str, Consumption]
+    quota_balances: dict[QuotaKey, QuotaBalance]
 
 
 class Definitions(Struct):
-    """A tenant's settings and the budgets changed after a version; deleted ones by id."""
+    """A tenant's settings, and the budgets and quotas changed after a version; deleted by id."""
 
     version: int
     settings: TenantSettings
     budgets: list[Budget]
     deleted: list[str]
+    quotas: list[Quota] = field(default_factory=list[Quota])
+    deleted_quotas: list[str] = field(default_factory=list[str])
 
 
 class Changes(Struct):
@@ -92,6 +104,12 @@ class Changes(Struct):
     answers: dict[IdempotencyKey, StoredAnswer] = field(
         default_factory=dict[IdempotencyKey, StoredAnswer]
     )
+    quota_balances: dict[QuotaKey, QuotaBalance] = field(
+        default_factory=dict[QuotaKey, QuotaBalance]
+    )
+    new_consumptions: dict[str, Consumption] = field(default_factory=dict[str, Consumption])
+    changed_consumptions: dict[str, Consumption] = field(default_factory=dict[str, Consumption])
+    quota_usage: dict[str, QuotaUsage] = field(default_factory=dict[str, QuotaUsage])
 
 
 class StoreUnavailable(Exception):
@@ -110,11 +128,19 @@ class LedgerTransaction(Protocol):
     """One group's transaction. Any method may raise `StoreUnavailable` or `GroupConflict`."""
 
     def load(self, needs: Needs) -> Loaded:
-        """Load and lock all of `needs`: reservations in id order, then balances in key order."""
+        """Load and lock all of `needs`, everywhere in one order so that groups never deadlock.
+
+        Reservations by id, consumptions by id, balances by key, quota balances by key.
+        """
         ...
 
-    def definitions(self, tenant_id: str, after_version: int) -> Definitions:
-        """What changed in a tenant's definitions after a version; 0 gives all."""
+    def definitions(
+        self, tenant_id: str, after_version: int, quotas_ending_after: datetime
+    ) -> Definitions:
+        """What changed in a tenant's definitions after a version; 0 gives all.
+
+        Of quotas, those only whose period ends after a moment: a tenant keeps years of others.
+        """
         ...
 
     def due_reservations(self, tenant_id: str, now: datetime, most: int | None) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -19,18 +20,26 @@ from fiscus.errors import (
     PayloadTooLarge,
     ValidationError,
 )
-from fiscus.idempotency import idempotency
+from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ledger.commands import (
     Check,
     CheckBatch,
+    Consume,
+    ConsumeBatch,
     Cost,
     Extend,
+    GiveBack,
     Record,
     RecordBatch,
     Release,
     Settle,
 )
 from fiscus.operations import NO_TAGS, Operation
+from fiscus.quotas.calls import (
+    QuotaCheckBatchRequest,
+    QuotaCheckRequest,
+    ReleaseConsumptionRequest,
+)
 from fiscus.scopes import ScopeType
 from fiscus.wire import decode
 
@@ -85,22 +94,10 @@ def check_batch_command(
     """Checks in one transaction; an invalid one rejects the batch, named by its place."""
     if len(request.checks) > MAX_CHECKS:
         raise _too_many("checks", len(request.checks), MAX_CHECKS)
-    checks: list[Check] = []
-    for index, item in enumerate(request.checks):
-        if item.tenant_id is not None and item.tenant_id != tenant_id:
-            raise ValidationError(
-                "All checks of a batch must be of one tenant",
-                field=f"checks[{index}].tenant_id",
-                suggested_action="Send one batch per tenant.",
-            )
-        try:
-            checks.append(check_command(item, tenant_id, now))
-        except ValidationError as error:
-            raise ValidationError(
-                error.message,
-                field=f"checks[{index}].{error.field}",
-                suggested_action=error.suggested_action,
-            ) from None
+    checks = [
+        _item(check_command, index, item, tenant_id, now)
+        for index, item in enumerate(request.checks)
+    ]
     ttl = max(item.ttl_seconds for item in request.checks)
     return CheckBatch(
         tenant_id=tenant_id,
@@ -269,6 +266,99 @@ def extend_command(
         if key is not None
         else None,
     )
+
+
+def quota_check_command(
+    request: QuotaCheckRequest, tenant_id: str, now: datetime, key: str | None = None
+) -> Consume:
+    """A quota check for `tenant_id`, which is the caller's by right. `key` is the header's."""
+    key = _one_key(key, request.idempotency_key)
+    return Consume(
+        operation=Operation(
+            tenant_id,
+            request.resource_type,
+            request.project_id,
+            request.user_id,
+            request.feature_id,
+        ),
+        operation_id=request.operation_id,
+        amount=_not_negative(request.required_amount, "required_amount"),
+        consume=request.consume,
+        now=now,
+        idempotency=_keep_consumption(tenant_id, "quota_check", key, request, now),
+    )
+
+
+def quota_check_batch_command(
+    request: QuotaCheckBatchRequest, tenant_id: str, now: datetime, key: str | None = None
+) -> ConsumeBatch:
+    """Quota checks in one transaction; an invalid one rejects the batch, named by its place."""
+    if len(request.checks) > MAX_CHECKS:
+        raise _too_many("checks", len(request.checks), MAX_CHECKS)
+    return ConsumeBatch(
+        tenant_id=tenant_id,
+        checks=[
+            _item(quota_check_command, index, item, tenant_id, now)
+            for index, item in enumerate(request.checks)
+        ],
+        now=now,
+        idempotency=_keep_consumption(tenant_id, "quota_check", key, request, now),
+    )
+
+
+def release_consumption_command(
+    consumption_id: str,
+    request: ReleaseConsumptionRequest,
+    tenant_id: str,
+    now: datetime,
+    key: str | None = None,
+) -> GiveBack:
+    return GiveBack(
+        tenant_id=tenant_id,
+        consumption_id=consumption_id,
+        amount=None if request.amount is None else _not_negative(request.amount, "amount"),
+        now=now,
+        idempotency=_keep_consumption(
+            tenant_id, "quota_release", key, (consumption_id, request), now
+        ),
+    )
+
+
+def _keep_consumption(
+    tenant_id: str, operation: str, key: str | None, body: object, now: datetime
+) -> Idempotency | None:
+    """Consumptions have no end of their own, so a key is good for as long as those of costs."""
+    if key is None:
+        return None
+    return idempotency(tenant_id, operation, key, body, now + KEEP_COSTS)
+
+
+_Checked = TypeVar("_Checked", CheckRequest, QuotaCheckRequest)
+_Made = TypeVar("_Made")
+
+
+def _item(
+    make: Callable[[_Checked, str, datetime], _Made],
+    index: int,
+    item: _Checked,
+    tenant_id: str,
+    now: datetime,
+) -> _Made:
+    """The command of one item of `checks`; errors name its place."""
+    if item.tenant_id is not None and item.tenant_id != tenant_id:
+        raise ValidationError(
+            "All checks of a batch must be of one tenant",
+            field=f"checks[{index}].tenant_id",
+            suggested_action="Send one batch per tenant.",
+        )
+    try:
+        return make(item, tenant_id, now)
+    except ValidationError as error:
+        raise ValidationError(
+            error.message,
+            field=f"checks[{index}].{error.field}",
+            suggested_action=error.suggested_action,
+        ) from None
 
 
 def _not_negative(amount: Decimal, field: str) -> Decimal:

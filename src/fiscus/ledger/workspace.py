@@ -7,7 +7,7 @@ decided. A row that was not loaded raises `MoreNeeded`: the group starts again w
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import (
@@ -32,12 +32,24 @@ from fiscus.ledger.port import (
     OperationKey,
     RecordedOperation,
 )
+from fiscus.operations import Operation
+from fiscus.quotas.model import Consumption, Quota, QuotaBalance, QuotaKey, QuotaUsage
 
 _ABSENT: Final = object()
 
 
 class MoreNeeded(Exception):
     """The group must start again with more loaded; its needs have been added already."""
+
+
+class PlannedQuota(NamedTuple):
+    """A quota that an operation meets."""
+
+    quota: Quota
+    blank: QuotaBalance
+    """Its balance if nothing was used of it yet."""
+    premium: Operation | None
+    """What the premium of its burst would be recorded as; None when it has none."""
 
 
 class Workspace:
@@ -59,6 +71,8 @@ class Workspace:
         self._checked_due: dict[str, datetime] = {}
         self.planned: dict[int, list[Matched]] = {}
         """What planning found, by the `id` of the operation, which its command keeps alive."""
+        self.planned_quotas: dict[int, list[PlannedQuota]] = {}
+        """As `planned`; keeps the operations of premiums alive."""
 
     def open(self, transaction: LedgerTransaction, loaded: Loaded) -> None:
         """Start deciding on what the store gave."""
@@ -206,6 +220,45 @@ class Workspace:
                     if line.key == key
                 )
         return holds
+
+    # -- quotas
+
+    def quota_balance(self, key: QuotaKey) -> QuotaBalance:
+        """A balance that was planned for, or that a loaded consumption took from."""
+        changed = self.changes.quota_balances.get(key)
+        if changed is not None:
+            return changed
+        found = self._loaded.quota_balances.get(key)
+        return self.needs.quota_balances[key] if found is None else found
+
+    def put_quota_balance(self, balance: QuotaBalance) -> None:
+        self._put(self.changes.quota_balances, balance.key, balance)
+
+    def add_quota_usage(self, usage: QuotaUsage) -> None:
+        self._put(self.changes.quota_usage, usage.usage_id, usage)
+
+    def need_consumption(self, consumption_id: str, tenant_id: str) -> None:
+        """Have a consumption loaded. What is no UUID names none."""
+        if is_uuid(consumption_id):
+            self.needs.consumptions[consumption_id] = tenant_id
+
+    def consumption(self, consumption_id: str, tenant_id: str) -> Consumption | None:
+        """A consumption that was planned for, as it stands in this group."""
+        found = (
+            self.changes.changed_consumptions.get(consumption_id)
+            or self.changes.new_consumptions.get(consumption_id)
+            or self._loaded.consumptions.get(consumption_id)
+        )
+        return found if found is not None and found.tenant_id == tenant_id else None
+
+    def add_consumption(self, consumption: Consumption) -> None:
+        self._put(self.changes.new_consumptions, consumption.consumption_id, consumption)
+
+    def put_consumption(self, consumption: Consumption) -> None:
+        rows = self.changes.new_consumptions
+        if consumption.consumption_id not in rows:
+            rows = self.changes.changed_consumptions
+        self._put(rows, consumption.consumption_id, consumption)
 
     # -- costs
 

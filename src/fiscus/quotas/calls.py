@@ -162,7 +162,8 @@ class Entity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="With `priority`: 1 (50 %), 2 (30 %) or 3 (20 %); default 3."),
     ] = None
     reserved_amount: Annotated[
-        Amount | None, Meta(description="With `reserved`: what it gets before all else.")
+        Amount | None,
+        Meta(description="With `reserved`: exactly what it gets; default a part of the rest."),
     ] = None
 
 

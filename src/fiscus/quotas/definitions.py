@@ -27,7 +27,7 @@ from fiscus.zones import DAWN, FAR_FUTURE, parse_timezone
 
 RENEW_AHEAD: Final = timedelta(hours=24)
 GROWTH: Final = Decimal("1.2")
-"""What `by_usage` and `dynamic` give beyond the use they see."""
+"""What `by_usage` gives beyond the use it sees."""
 ONE_UNIT: Final = Decimal(1)
 SHORTEST: Final = timedelta(minutes=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from fiscus.operations import Operation
@@ -32,6 +33,8 @@ class QuotaIndex:
 
     def __init__(self, quotas: Iterable[Quota] = ()) -> None:
         self._by_id: dict[str, Quota] = {}
+        self._ends: list[tuple[datetime, str]] = []
+        """A heap of when periods end, which no new version changes; also of what was removed."""
         self._tenant: _Places = {}
         self._project: _Places = {}
         self._user: _Places = {}
@@ -47,7 +50,10 @@ class QuotaIndex:
 
     def put(self, quota: Quota) -> None:
         """Add a quota, or replace its earlier version."""
-        self.remove(quota.quota_id)
+        if quota.quota_id in self._by_id:
+            self.remove(quota.quota_id)
+        else:
+            heappush(self._ends, (quota.period_end, quota.quota_id))
         self._by_id[quota.quota_id] = quota
         self._places(quota.scope_type).setdefault(_place(quota), {})[quota.quota_id] = quota
 
@@ -62,8 +68,8 @@ class QuotaIndex:
 
     def drop_ended(self, moment: datetime) -> None:
         """Forget the quotas whose period was over at `moment`."""
-        for quota_id in [one.quota_id for one in self._by_id.values() if one.period_end <= moment]:
-            self.remove(quota_id)
+        while self._ends and self._ends[0][0] <= moment:
+            self.remove(heappop(self._ends)[1])
 
     def following(self, quota: Quota) -> Quota | None:
         """The quota for the same scope and resource whose period begins where this one's ends."""

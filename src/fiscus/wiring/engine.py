@@ -38,6 +38,7 @@ from fiscus.stores.sql.diagnosis import DatabaseFacts, diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
 from fiscus.stores.sql.migrate import Revision
 from fiscus.stores.sql.policies import SqlPolicies
+from fiscus.stores.sql.quotas import SqlQuotas
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
 from fiscus.stores.sql.reservations import SqlReservations
 from fiscus.stores.sql.tenants import SqlTenants
@@ -105,6 +106,7 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
         tenants=SqlTenants(database),
         api_keys=SqlApiKeys(database),
         costs=SqlCosts(database),
+        quotas=SqlQuotas(database),
         policies=policies,
         usage=usage,
         counters=counters,

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 import structlog
 
 from fiscus.engine import Engine
-from fiscus.errors import FiscusError
+from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Expire, Expired
 from fiscus.ledger.loop import value
+from fiscus.quotas.port import DueRenewal
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,12 @@ PARTITIONS_SECONDS: Final = 3600
 ANSWERS_SECONDS: Final = 300
 LEARN_SECONDS: Final = 3600
 USAGE_SECONDS: Final = 3600
+RENEW_SECONDS: Final = 30
+HISTORY_SECONDS: Final = 3600
+RENEW_PORTION: Final = 100
+"""Quotas that are read at once to be renewed."""
+MOST_RENEWALS: Final = 10_000
+"""Renewals of one round, so that catching up on years does not keep other work from being done."""
 LEAD_SECONDS: Final = 5
 """How often a process that does not lead asks whether it may."""
 
@@ -49,6 +56,8 @@ class Worker:
             Job("drop_expired_answers", ANSWERS_SECONDS, self._drop_expired_answers),
             Job("learn_usage_patterns", LEARN_SECONDS, engine.usage.learn),
             Job("drop_old_usage", USAGE_SECONDS, self._drop_old_usage),
+            Job("renew_quotas", RENEW_SECONDS, self._renew_quotas),
+            Job("drop_quota_history", HISTORY_SECONDS, self._drop_quota_history),
         )
         self._due: dict[str, datetime] = {}
         self._leads = False
@@ -136,3 +145,40 @@ class Worker:
     def _drop_old_usage(self, now: datetime) -> int:
         days = self._engine.settings.rate_limit_usage_days
         return self._engine.usage.drop_before(now - timedelta(days=days))
+
+    def _renew_quotas(self, now: datetime) -> int:
+        """Allocate next periods until none is due: after downtime, a next one may be due, too."""
+        quotas, tried, renewed = self._engine.quotas, set[DueRenewal](), 0
+        while len(tried) < MOST_RENEWALS:
+            due = [one for one in quotas.due_renewals(now, RENEW_PORTION) if one not in tried]
+            if not due:
+                break
+            for one in due:
+                if self._stop.is_set():
+                    return renewed
+                tried.add(one)
+                renewed += self._renew(one, now)
+        return renewed
+
+    def _renew(self, due: DueRenewal, now: datetime) -> bool:
+        """Whether the next period was allocated; what fails is tried three times, then told."""
+        try:
+            return self._engine.quotas.renew(due.tenant_id, due.quota_id, now) is not None
+        except ServiceUnavailable:
+            raise  # the store's fault, not the quota's: that costs none of its tries
+        except FiscusError as error:
+            reason = error.message
+        except Exception as error:  # noqa: BLE001 - one quota's fault must not hold up the others
+            reason = repr(error)
+        if self._engine.quotas.renewal_failed(due, reason, now):
+            log.error(
+                "quota_renewal_failed",
+                tenant_id=due.tenant_id,
+                quota_id=due.quota_id,
+                reason=reason,
+            )
+        return False
+
+    def _drop_quota_history(self, now: datetime) -> int:
+        days = self._engine.settings.quota_history_days
+        return self._engine.quotas.drop_history_before(now - timedelta(days=days))

@@ -1,0 +1,349 @@
+"""Quotas in the ledger: take an amount from every quota that matches, and give it back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from msgspec.structs import replace
+
+from fiscus.costs.model import ChargeCategory
+from fiscus.errors import Conflict, NotFound, ValidationError
+from fiscus.ids import uuid7
+from fiscus.ledger.charges import record_cost
+from fiscus.ledger.commands import Consume, ConsumeBatch, Cost, GiveBack
+from fiscus.ledger.matches import plan_matches
+from fiscus.ledger.workspace import PlannedQuota, Workspace
+from fiscus.money import LIMIT, ZERO, add, plain, ratio, subtract
+from fiscus.operations import Operation
+from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaLine
+from fiscus.quotas.model import Consumption, ConsumptionLine, QuotaUsage, UsageKind
+from fiscus.quotas.rules import (
+    Decision,
+    Demand,
+    crossed,
+    decide,
+    fits_at,
+    give_back,
+    level,
+    premium_owed,
+)
+
+NO_QUOTA: Final = "No quota matches this operation."
+ALLOW: Final = "allow"
+DENY: Final = "deny"
+
+
+def plan_consume(workspace: Workspace, command: Consume) -> None:
+    """Add the balances a check will read to the group's needs.
+
+    With a premium on a burst, the budgets that the premium would be charged to are among them.
+    """
+    operation = command.operation
+    balances = workspace.needs.quota_balances
+    found: list[PlannedQuota] = []
+    for matched in workspace.tenant(operation.tenant_id).quotas.matches(operation, command.now):
+        quota, blank = matched.quota, matched.blank()
+        premium = None
+        if command.consume and quota.burst_premium_rate:
+            premium = _premium_operation(operation, quota.quota_id)
+            plan_matches(workspace, premium, command.now)
+        balances[blank.key] = blank
+        found.append(PlannedQuota(quota, blank, premium))
+    workspace.planned_quotas[id(operation)] = found
+
+
+def plan_consume_batch(workspace: Workspace, command: ConsumeBatch) -> None:
+    for check in command.checks:
+        if check.idempotency is not None:
+            workspace.needs.idempotency.add(check.idempotency.at)
+        plan_consume(workspace, check)
+
+
+def plan_give_back(workspace: Workspace, command: GiveBack) -> None:
+    workspace.need_consumption(command.consumption_id, command.tenant_id)
+
+
+def apply_consume(workspace: Workspace, command: Consume) -> QuotaCheckAnswer:
+    """Decide one check; takes the amount from every matching quota, or changes nothing."""
+    planned = workspace.planned_quotas[id(command.operation)]
+    if not planned:
+        settings = workspace.tenant(command.tenant_id).settings
+        return _without_quota(required=settings.require_quota)
+    demands = [Demand(one.quota, workspace.quota_balance(one.blank.key)) for one in planned]
+    decision = decide(demands, command.amount)
+    if not decision.allowed:
+        return _denied(workspace, command, demands, decision)
+    if not command.consume:
+        lines = [_line(demand, demand, ZERO) for demand in demands]
+        return _allowed(command, lines, decision, None)
+    consumption = Consumption(
+        consumption_id=uuid7(),
+        tenant_id=command.tenant_id,
+        operation=command.operation,
+        operation_id=command.operation_id,
+        amount=command.amount,
+        released=ZERO,
+        created_at=command.now,
+        lines=decision.lines,
+    )
+    workspace.add_consumption(consumption)
+    lines: list[QuotaLine] = []
+    for one, before, balance, taken in zip(
+        planned, demands, decision.balances, decision.lines, strict=True
+    ):
+        after = Demand(one.quota, balance)
+        workspace.put_quota_balance(balance)
+        line = _line(before, after, taken.burst)
+        lines.append(line)
+        _keep_usage(
+            workspace,
+            consumption,
+            taken,
+            UsageKind.CONSUME,
+            command.amount,
+            taken.burst,
+            command.now,
+        )
+        if one.premium is not None:
+            _record_premium(workspace, one.premium, taken, premium_owed(taken), command.now)
+    return _allowed(command, lines, decision, consumption.consumption_id)
+
+
+def apply_give_back(workspace: Workspace, command: GiveBack) -> ConsumptionView:
+    """Give an amount back to every quota it was taken from; with nothing left, nothing changes.
+
+    Raises `NotFound`, another tenant's is not found either, and `Conflict` above what is left.
+    """
+    consumption = workspace.consumption(command.consumption_id, command.tenant_id)
+    if consumption is None:
+        raise NotFound(
+            f"No consumption {command.consumption_id} exists",
+            details={"consumption_id": command.consumption_id},
+            suggested_action="Use the consumption_id that the check answered.",
+        )
+    left = plain(subtract(consumption.amount, consumption.released))
+    amount = left if command.amount is None else command.amount
+    if amount > left:
+        raise Conflict(
+            f"The consumption has {left} left to give back, {plain(amount)} is more",
+            details={
+                "consumption_id": consumption.consumption_id,
+                "field": "amount",
+                "amount": str(plain(consumption.amount)),
+                "released_amount": str(plain(consumption.released)),
+                "left_to_release": str(left),
+            },
+            suggested_action="Send at most what is left, or no amount for all of it.",
+        )
+    if amount:
+        consumption = _give_back(workspace, consumption, amount, command.now)
+    return view_consumption(consumption)
+
+
+def view_consumption(consumption: Consumption) -> ConsumptionView:
+    """A consumption as answers show it."""
+    operation = consumption.operation
+    return ConsumptionView(
+        consumption_id=consumption.consumption_id,
+        tenant_id=consumption.tenant_id,
+        resource_type=operation.resource_type,
+        amount=consumption.amount,
+        released_amount=plain(consumption.released),
+        project_id=operation.project_id,
+        user_id=operation.user_id,
+        feature_id=operation.feature_id,
+        operation_id=consumption.operation_id,
+        created_at=consumption.created_at,
+        quota_ids=[line.key.quota_id for line in consumption.lines],
+    )
+
+
+def _give_back(
+    workspace: Workspace, consumption: Consumption, amount: Decimal, now: datetime
+) -> Consumption:
+    """Each quota was charged the whole amount, so each gets the whole of what comes back."""
+    lines: list[ConsumptionLine] = []
+    for line in consumption.lines:
+        balance, changed = give_back(workspace.quota_balance(line.key), line, amount)
+        lines.append(changed)
+        workspace.put_quota_balance(balance)
+        burst = subtract(changed.burst_released, line.burst_released)
+        _keep_usage(workspace, consumption, line, UsageKind.RELEASE, amount, burst, now)
+        if burst:
+            reversal = subtract(premium_owed(changed), premium_owed(line))
+            operation = _premium_operation(consumption.operation, line.key.quota_id)
+            # at the time of what it reverses: in the budgets' periods and at the rate of then
+            _record_premium(
+                workspace, operation, line, reversal, now, timestamp=consumption.created_at
+            )
+    changed_consumption = replace(
+        consumption, released=add(consumption.released, amount), lines=tuple(lines)
+    )
+    workspace.put_consumption(changed_consumption)
+    return changed_consumption
+
+
+def _keep_usage(
+    workspace: Workspace,
+    consumption: Consumption,
+    line: ConsumptionLine,
+    kind: UsageKind,
+    amount: Decimal,
+    burst: Decimal,
+    now: datetime,
+) -> None:
+    """A row of the quota's history, from the balance as it stands after."""
+    balance = workspace.quota_balance(line.key)
+    operation = consumption.operation
+    workspace.add_quota_usage(
+        QuotaUsage(
+            usage_id=uuid7(),
+            tenant_id=consumption.tenant_id,
+            key=line.key,
+            at=now,
+            kind=kind,
+            amount=amount,
+            burst=burst,
+            used_after=add(balance.used, balance.burst_used),
+            consumption_id=consumption.consumption_id,
+            project_id=operation.project_id,
+            user_id=operation.user_id,
+            feature_id=operation.feature_id,
+        )
+    )
+
+
+def _premium_operation(operation: Operation, quota_id: str) -> Operation:
+    """What the premium of a burst is recorded for: the operation, tagged."""
+    return operation._replace(tags={"quota_id": quota_id, "charge": "burst"})
+
+
+def _record_premium(
+    workspace: Workspace,
+    operation: Operation,
+    line: ConsumptionLine,
+    amount: Decimal,
+    now: datetime,
+    *,
+    timestamp: datetime | None = None,
+) -> None:
+    """Record what burst costs, or below zero that it was given back, and charge the budgets."""
+    if not amount or line.premium_currency is None:
+        return
+    if amount >= LIMIT:
+        raise ValidationError(
+            "required_amount takes so much burst that its premium is out of range",
+            field="required_amount",
+            suggested_action="Send a smaller amount.",
+        )
+    category = ChargeCategory.USAGE if amount > 0 else ChargeCategory.ADJUSTMENT
+    cost = Cost(
+        operation=operation,
+        amount=amount,
+        currency=line.premium_currency,
+        timestamp=timestamp or now,
+        charge_category=category,
+    )
+    record_cost(workspace, cost, line.premium_currency, now)
+
+
+def _without_quota(*, required: bool) -> QuotaCheckAnswer:
+    return QuotaCheckAnswer(
+        allowed=not required,
+        matched=0,
+        quota_id=None,
+        consumption_id=None,
+        remaining_amount=None,
+        max_allowed_amount=ZERO if required else None,
+        fits_at=None,
+        message=NO_QUOTA + " This tenant requires one." if required else NO_QUOTA,
+        quotas=[],
+    )
+
+
+def _allowed(
+    command: Consume, lines: list[QuotaLine], decision: Decision, consumption_id: str | None
+) -> QuotaCheckAnswer:
+    shown = lines[decision.deciding]
+    message = f"{_label(command, shown)} has room."
+    if shown.from_burst:
+        message = (
+            f"{_label(command, shown)} is past its allocation: {plain(shown.from_burst)} of "
+            f"{plain(command.amount)} came from the burst, {shown.remaining_amount} left."
+        )
+    return _answer(lines, decision, consumption_id, None, message)
+
+
+def _denied(
+    workspace: Workspace, command: Consume, demands: list[Demand], decision: Decision
+) -> QuotaCheckAnswer:
+    lines = [
+        _line(demand, demand, ZERO, DENY if denies else ALLOW)
+        for demand, denies in zip(demands, decision.denies, strict=True)
+    ]
+    shown = lines[decision.deciding]
+    whole = plain(add(shown.allocated_amount, shown.max_burst_amount))
+    message = (
+        f"{_label(command, shown)} has no room: {shown.remaining_amount} of {whole} left, "
+        f"{plain(command.amount)} needed."
+    )
+    index = workspace.tenant(command.tenant_id).quotas
+    moments = [
+        fits_at(demand.quota, index.following(demand.quota), command.amount)
+        for demand, denies in zip(demands, decision.denies, strict=True)
+        if denies
+    ]
+    known = [moment for moment in moments if moment is not None]
+    latest = max(known) if len(known) == len(moments) else None
+    return _answer(lines, decision, None, latest, message)
+
+
+def _answer(
+    lines: list[QuotaLine],
+    decision: Decision,
+    consumption_id: str | None,
+    fits: datetime | None,
+    message: str,
+) -> QuotaCheckAnswer:
+    shown = lines[decision.deciding]
+    return QuotaCheckAnswer(
+        allowed=decision.allowed,
+        matched=len(lines),
+        quota_id=shown.quota_id,
+        consumption_id=consumption_id,
+        remaining_amount=shown.remaining_amount,
+        max_allowed_amount=max(ZERO, min(line.remaining_amount for line in lines)),
+        fits_at=fits,
+        message=message,
+        quotas=lines,
+    )
+
+
+def _line(before: Demand, after: Demand, from_burst: Decimal, decision: str = ALLOW) -> QuotaLine:
+    """A quota as it is after the decision; `before` is `after` when nothing was taken."""
+    quota, balance = after
+    used = add(balance.used, balance.burst_used)
+    whole = add(quota.allocated_amount, quota.max_burst_amount)
+    return QuotaLine(
+        quota_id=quota.quota_id,
+        scope={"type": quota.scope_type.value, "id": balance.key.scope_id},
+        allocated_amount=quota.allocated_amount,
+        max_burst_amount=quota.max_burst_amount,
+        used_amount=balance.used,
+        burst_used=balance.burst_used,
+        remaining_amount=plain(subtract(whole, used)),
+        utilization_ratio=ratio(used, quota.allocated_amount),
+        decision=decision,
+        level=level(quota, balance),
+        crossed=[] if after is before else crossed(quota, before.balance, balance),
+        from_burst=from_burst,
+        period_start=quota.period_start,
+        period_end=quota.period_end,
+    )
+
+
+def _label(command: Consume, line: QuotaLine) -> str:
+    scope = line.scope
+    return f"The {command.operation.resource_type} quota of {scope['type']} {scope['id']}"

@@ -1,0 +1,373 @@
+"""Quotas renew themselves: ahead, once, after downtime, with three tries; old history goes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from fiscus.clock import ManualClock
+from fiscus.engine import Engine
+from fiscus.errors import Conflict, ServiceUnavailable
+from fiscus.ids import uuid7
+from fiscus.ledger.loop import value
+from fiscus.ledger.requests import quota_check_command
+from fiscus.paging import PageRequest
+from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckRequest, QuotaHistory
+from fiscus.quotas.model import Quota, QuotaSpec, RenewalStatus
+from fiscus.quotas.port import QuotaFilter
+from fiscus.settings import Settings
+from fiscus.wire import convert
+from fiscus.wiring.engine import open_engine
+from fiscus.worker import Worker, rounds
+
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+OpenOne = Callable[[str], Engine]
+
+
+@pytest.fixture
+def open_one(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
+) -> Iterator[OpenOne]:
+    opened: list[Engine] = []
+
+    def open_on(kind: str) -> Engine:
+        url = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
+        settings = Settings(
+            data_dir=tmp_path,
+            database_url=url,
+            ledger_deadline_seconds=20.0,
+            sqlite_synchronous="OFF",
+        )
+        opened.append(open_engine(settings, clock=clock))
+        return opened[-1]
+
+    yield open_on
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture(params=DATABASES)
+def engine(request: pytest.FixtureRequest, open_one: OpenOne) -> Engine:
+    return open_one(request.param)
+
+
+def allocate(engine: Engine, tenant_id: str | None = None, **fields: Any) -> Quota:
+    tenant_id = tenant_id or f"t-{uuid7()}"
+    spec = convert(
+        {
+            "scope_type": "project",
+            "scope_id": "search",
+            "resource_type": "gpu_hours",
+            "allocated_amount": 100,
+            "auto_renew": True,
+            **fields,
+        },
+        QuotaSpec,
+    )
+    return engine.quotas.allocate(tenant_id, spec, by="test", now=engine.clock.now())
+
+
+def all_of(engine: Engine, tenant_id: str) -> list[Quota]:
+    """A tenant's quotas, the earliest period first."""
+    page = engine.quotas.list(tenant_id, QuotaFilter(), PageRequest(page_size=1000))
+    return sorted(page.items, key=lambda quota: quota.period_start)
+
+
+def use(engine: Engine, tenant_id: str, amount: int) -> QuotaCheckAnswer:
+    request = convert(
+        {"resource_type": "gpu_hours", "required_amount": amount, "project_id": "search"},
+        QuotaCheckRequest,
+    )
+    command = quota_check_command(request, tenant_id, engine.clock.now())
+    return value(engine.ledger.execute(command))
+
+
+def history(engine: Engine, quota: Quota) -> QuotaHistory:
+    return engine.quotas.history(
+        quota.tenant_id, quota.quota_id, PageRequest(), scope_id=None, since=None, until=None
+    )
+
+
+def used(engine: Engine, quota: Quota) -> Decimal:
+    balance = engine.quotas.balances(quota.tenant_id, [quota.quota_id]).get(quota.quota_id)
+    return Decimal(0) if balance is None else balance.used
+
+
+# The clock stands at Tuesday 2026-03-10, noon.
+
+
+def test_the_next_period_is_allocated_a_day_ahead_and_starts_unused(
+    engine: Engine, clock: ManualClock
+) -> None:
+    first = allocate(engine)
+    use(engine, first.tenant_id, 30)
+    worker = Worker(engine)
+    clock.set(datetime(2026, 3, 30, 23, 59, 59, tzinfo=UTC))
+    worker.step()
+    assert len(all_of(engine, first.tenant_id)) == 1
+    clock.advance(seconds=30)
+    worker.step()
+    old, new = all_of(engine, first.tenant_id)
+    assert (old.renewal_status, new.renewal_status) == (
+        RenewalStatus.RENEWED,
+        RenewalStatus.PENDING,
+    )
+    assert (new.renewed_from, new.version, new.allocated_amount) == (first.quota_id, 1, 100)
+    assert (new.period_start, new.period_end) == (
+        first.period_end,
+        datetime(2026, 5, 1, tzinfo=UTC),
+    )
+    # until the period ends, the old one counts
+    assert use(engine, first.tenant_id, 5).quota_id == first.quota_id
+    clock.set(new.period_start)
+    assert use(engine, first.tenant_id, 100).quota_id == new.quota_id
+    assert (used(engine, old), used(engine, new)) == (35, 100)
+    assert [row.amount for row in history(engine, old).rows] == [5, 30]
+
+
+def test_a_short_period_renews_at_its_half(engine: Engine, clock: ManualClock) -> None:
+    start = clock.now()
+    first = allocate(
+        engine,
+        period_type="custom",
+        period_start=start.isoformat(),
+        period_end=(start + timedelta(hours=8)).isoformat(),
+    )
+    worker = Worker(engine)
+    clock.advance(hours=4, seconds=-1)
+    worker.step()
+    assert len(all_of(engine, first.tenant_id)) == 1
+    clock.advance(seconds=31)
+    worker.step()
+    _, new = all_of(engine, first.tenant_id)
+    assert (new.period_start, new.period_end) == (
+        start + timedelta(hours=8),
+        start + timedelta(hours=16),
+    )
+
+
+def test_periods_missed_during_downtime_are_caught_up_in_one_round(
+    engine: Engine, clock: ManualClock
+) -> None:
+    first = allocate(engine, period_type="daily", timezone="Europe/Vienna")
+    # over the night in which the clocks go forward
+    clock.set(datetime(2026, 4, 2, 10, 0, tzinfo=UTC))
+    Worker(engine).step()
+    quotas = all_of(engine, first.tenant_id)
+    # 10 March to 3 April, as tomorrow's is allocated a day ahead
+    assert len(quotas) == 25
+    for before, after in pairwise(quotas):
+        assert after.period_start == before.period_end
+        assert after.renewed_from == before.quota_id
+    assert min(one.period_end - one.period_start for one in quotas) == timedelta(hours=23)
+    assert quotas[-1].renewal_status is RenewalStatus.PENDING
+    assert use(engine, first.tenant_id, 1).quota_id == quotas[-2].quota_id
+
+
+def test_a_round_does_no_more_than_its_share(
+    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "MOST_RENEWALS", 3)
+    monkeypatch.setattr(rounds, "RENEW_PORTION", 1)
+    first = allocate(engine, period_type="daily")
+    clock.advance(days=5)
+    worker = Worker(engine)
+    worker.step()
+    assert len(all_of(engine, first.tenant_id)) == 4
+    clock.advance(seconds=30)
+    worker.step()
+    assert len(all_of(engine, first.tenant_id)) == 7
+
+
+def test_a_clock_that_jumps_back_renews_nothing_twice(engine: Engine, clock: ManualClock) -> None:
+    first = allocate(engine, period_type="daily")
+    worker = Worker(engine)
+    clock.advance(days=3)
+    worker.step()
+    before = all_of(engine, first.tenant_id)
+    assert len(before) == 5
+    for jump in (-2, 2, -3, 3):
+        clock.advance(days=jump)
+        worker.step()
+        clock.advance(seconds=31)
+        worker.step()
+    assert all_of(engine, first.tenant_id) == before
+
+
+def test_a_quota_that_does_not_renew_itself_ends(engine: Engine, clock: ManualClock) -> None:
+    first = allocate(engine, period_type="daily", auto_renew=False)
+    clock.advance(days=3)
+    Worker(engine).step()
+    assert len(all_of(engine, first.tenant_id)) == 1
+
+
+def test_a_quota_somebody_allocated_for_the_next_period_is_left_alone(
+    engine: Engine, clock: ManualClock
+) -> None:
+    first = allocate(engine, period_type="daily")
+    mine = allocate(
+        engine,
+        first.tenant_id,
+        period_type="daily",
+        period_start=first.period_end.isoformat(),
+        allocated_amount=7,
+        auto_renew=False,
+    )
+    clock.advance(days=2)
+    Worker(engine).step()
+    old, new = all_of(engine, first.tenant_id)
+    assert (old.renewal_status, new.quota_id) == (RenewalStatus.SUPERSEDED, mine.quota_id)
+
+
+def test_two_workers_at_once_renew_once(open_one: OpenOne, clock: ManualClock) -> None:
+    """Only one leads, but a leader that was cut off may not know yet that another one leads."""
+    engine = open_one("sqlite")
+    first = allocate(engine, period_type="daily")
+    clock.advance(days=10)
+    barrier = threading.Barrier(4)
+    failures: list[BaseException] = []
+
+    def renew() -> None:
+        try:
+            barrier.wait(30)
+            Worker(engine)._renew_quotas(clock.now())
+        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
+            failures.append(error)
+
+    threads = [threading.Thread(target=renew) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    quotas = all_of(engine, first.tenant_id)
+    assert len(quotas) == len({one.period_start for one in quotas}) == 12
+
+
+@pytest.mark.postgres
+def test_two_processes_workers_renew_once(open_one: OpenOne, clock: ManualClock) -> None:
+    one, other = open_one("postgresql"), open_one("postgresql")
+    first = allocate(one, period_type="daily")
+    clock.advance(days=10)
+    threads = [
+        threading.Thread(target=Worker(engine)._renew_quotas, args=(clock.now(),))
+        for engine in (one, other)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    quotas = all_of(one, first.tenant_id)
+    assert len(quotas) == len({quota.period_start for quota in quotas}) == 12
+
+
+# -- when it fails
+
+
+class Failing:
+    """The engine's quotas, whose renewals fail as told, for one tenant."""
+
+    def __init__(self, engine: Engine, tenant_id: str, error: Exception) -> None:
+        self._quotas = engine.quotas
+        self._tenant_id = tenant_id
+        self.error: Exception | None = error
+        self.tries = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._quotas, name)
+
+    def renew(self, tenant_id: str, quota_id: str, now: datetime) -> Quota | None:
+        if tenant_id == self._tenant_id and self.error is not None:
+            self.tries += 1
+            raise self.error
+        return self._quotas.renew(tenant_id, quota_id, now)
+
+
+def rounds_of(engine: Engine, clock: ManualClock, quotas: Failing, seconds: int) -> list[Any]:
+    """A round every 30 s for so long; what was logged."""
+    structlog.reset_defaults()
+    worker = Worker(replace(engine, quotas=quotas))
+    with capture_logs() as logs:
+        worker.step()
+        for _ in range(0, seconds, 30):
+            clock.advance(seconds=30)
+            worker.step()
+    return logs
+
+
+@pytest.mark.parametrize("error", [Conflict("no"), RuntimeError("no")], ids=repr)
+def test_a_failing_renewal_is_tried_three_times_and_told_with_its_tenant(
+    engine: Engine, clock: ManualClock, error: Exception
+) -> None:
+    failing, fine = allocate(engine), allocate(engine)
+    clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
+    quotas = Failing(engine, failing.tenant_id, error)
+    logs = rounds_of(engine, clock, quotas, 270)
+    assert quotas.tries == 2  # at once, and after a minute
+    assert not [one for one in logs if one["event"] == "quota_renewal_failed"]
+    logs = rounds_of(engine, clock, quotas, 3600)
+    assert quotas.tries == 3
+    (told,) = [one for one in logs if one["event"] == "quota_renewal_failed"]
+    assert told["log_level"] == "error"
+    assert (told["tenant_id"], told["quota_id"]) == (failing.tenant_id, failing.quota_id)
+    assert "no" in told["reason"]
+    # one tenant's fault holds up nobody else
+    assert len(all_of(engine, fine.tenant_id)) == 2
+    (left,) = all_of(engine, failing.tenant_id)
+    assert left.renewal_status is RenewalStatus.FAILED
+
+
+def test_a_renewal_that_failed_once_is_done_later(engine: Engine, clock: ManualClock) -> None:
+    first = allocate(engine)
+    clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
+    quotas = Failing(engine, first.tenant_id, Conflict("not now"))
+    rounds_of(engine, clock, quotas, 0)
+    quotas.error = None
+    rounds_of(engine, clock, quotas, 60)
+    assert len(all_of(engine, first.tenant_id)) == 2
+
+
+def test_a_store_that_is_down_costs_a_quota_none_of_its_tries(
+    engine: Engine, clock: ManualClock
+) -> None:
+    first = allocate(engine)
+    clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
+    quotas = Failing(engine, first.tenant_id, ServiceUnavailable("down"))
+    logs = rounds_of(engine, clock, quotas, 300)
+    assert quotas.tries > 3
+    assert {one["event"] for one in logs} >= {"job_failed"}
+    quotas.error = None
+    rounds_of(engine, clock, quotas, 30)
+    assert len(all_of(engine, first.tenant_id)) == 2
+
+
+# -- history
+
+
+def test_history_older_than_the_setting_is_forgotten(
+    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "MOST_RENEWALS", 0)  # of the other tests' quotas, by now
+    first = allocate(engine, period_type="yearly")
+    use(engine, first.tenant_id, 1)
+    clock.advance(days=200)
+    use(engine, first.tenant_id, 2)
+    clock.advance(days=199)
+    worker = Worker(engine)
+    worker.step()
+    assert [row.amount for row in history(engine, first).rows] == [2, 1]
+    clock.advance(days=2)
+    worker.step()
+    assert [row.amount for row in history(engine, first).rows] == [2]
+    # what is used stays used
+    assert used(engine, first) == 3
