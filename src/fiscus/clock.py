@@ -7,7 +7,6 @@ from typing import Final, Protocol
 
 from fiscus.errors import ValidationError
 
-
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

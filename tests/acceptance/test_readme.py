@@ -113,3 +113,17 @@ assert asyncio.run(ask()) == [200] * 5 + [429]
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_quota_lines_run_without_a_server(tmp_path: Path) -> None:
+    code = block("Quotas", "from fiscus import")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
