@@ -53,7 +53,7 @@ install: $(DEV) ## make the environment and nothing else
 # Locks are universal (any platform, any Python from 3.11), hashed, and name no registry.
 # `make lock LOCK_ARGS=--upgrade` takes the newest versions.
 LOCK := $(PY) -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
-	--generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCK_ARGS)
+	--generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras $(LOCK_ARGS)
 lock: $(DEV) ## regenerate requirements/*.lock from pyproject.toml
 	@$(PIP) uv
 	@$(LOCK) --group build --output-file requirements/runtime.lock
