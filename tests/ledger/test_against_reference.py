@@ -322,7 +322,7 @@ class LedgerMachine(RuleBasedStateMachine):
             RecordRequest,
         )
         command = requests.record_command(request, self.desk.tenant_id, now, one["key"])
-        body = (one["cost"], one["currency"], one["operation_id"], at, str(one["ids"]))
+        body = (one["cost"], one["currency"], one["operation_id"], at, one["ids"])
 
         def apply() -> Expected:
             return self.reference.once(
@@ -387,7 +387,7 @@ class LedgerMachine(RuleBasedStateMachine):
         )
 
     def _expect_check(self, one: dict[str, Any], now: datetime) -> Expected:
-        body = str({name: value for name, value in one.items() if name != "key"})
+        body = {name: value for name, value in one.items() if name != "key"}
         return self.reference.once(
             "check",
             one["key"],
