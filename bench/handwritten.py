@@ -4,7 +4,8 @@ What a competent programmer would write who needs just this and nothing else: pl
 transaction per group, one thread, bulk statements, the same tables and indexes, the same
 durability. A check reads and locks its balances, sees that every one has room, and writes the
 reservation, its two lines and the new balances; a cost writes the record, charges its two budgets
-and adds to the quarter-hour sums. All sums are exact decimals. There are no definitions to look up
+and adds to the quarter-hour sums; what a quota check writes stands in `handwritten_quotas`. All
+sums are exact decimals. There are no definitions to look up
 or to keep fresh, no validation, no answers to explain, no idempotency, no HTTP.
 
 `handwritten_sqlite` and `handwritten_postgres` hold the SQL.
@@ -28,7 +29,7 @@ from fiscus.ids import uuid7
 
 Row = tuple[Any, ...]
 Key = tuple[str, str]
-"""Budget and scope id; the benchmark stays within one period."""
+"""Budget or quota, and scope id; the benchmark stays within one period."""
 
 
 class Month(NamedTuple):
@@ -52,14 +53,14 @@ class Writer(Protocol):
 
 
 class NoRoom(Exception):
-    """A hard budget would have been exceeded."""
+    """A hard budget or a quota would have been exceeded."""
 
 
 def keys_of(item: Item) -> tuple[Key, Key]:
     place = item.place
     return (
-        (place.tenant_budget_id, place.tenant_id),
-        (place.project_budget_id, place.project_id),
+        (place.of_tenant, place.tenant_id),
+        (place.of_project, place.project_id),
     )
 
 

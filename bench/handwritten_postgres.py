@@ -82,16 +82,16 @@ _ADD_ROLLUPS = """
 
 
 class PostgresWriter:
-    """One connection as the tables' owner, bound by the same row-level security for all tenants."""
+    """One connection, the budgets' balances made beforehand."""
 
     def __init__(self, url: str, items: Sequence[Item]) -> None:
-        self._connection = psycopg.connect(url, options="-c timezone=UTC -c fiscus.tenants=*")
+        self._connection = open_postgres(url)
         month = this_month()
         self._start = month.start
         balances = {key: item.place.tenant_id for item in items for key in keys_of(item)}
         self._run(
             _ADD_BALANCES,
-            *_columns([(*key, month.start, of, month.end) for key, of in balances.items()]),
+            *columns([(*key, month.start, of, month.end) for key, of in balances.items()]),
         )
         self._connection.commit()
         self._known_series: set[str] = set()
@@ -103,14 +103,14 @@ class PostgresWriter:
             group, now, expiry(now), self._start, now.date(), Decimal
         )
         keys = list(added)
-        found = self._run(_LOCK_BALANCES, *_columns(keys), self._start).fetchall()
+        found = self._run(_LOCK_BALANCES, *columns(keys), self._start).fetchall()
         for budget_id, scope_id, spent, reserved in found:
             require_room(spent, reserved, added[budget_id, scope_id])
         zeros = [0] * len(keys)
         with self._connection.pipeline():
-            self._run(_ADD_RESERVATIONS, *_columns(reservations))
-            self._run(_ADD_LINES, *_columns(lines))
-            self._run(_ADD_TO_BALANCES, *_columns(keys), zeros, list(added.values()), self._start)
+            self._run(_ADD_RESERVATIONS, *columns(reservations))
+            self._run(_ADD_LINES, *columns(lines))
+            self._run(_ADD_TO_BALANCES, *columns(keys), zeros, list(added.values()), self._start)
             self._connection.commit()
 
     def record(self, group: Sequence[Item]) -> None:
@@ -120,21 +120,21 @@ class PostgresWriter:
         bucket = quarter_hour(now)
         new = [one.series for one in added.values() if one.series[0] not in self._known_series]
         with self._connection.pipeline():
-            self._run(_ADD_RECORDS, *_columns(record_rows(group, now, Decimal)))
+            self._run(_ADD_RECORDS, *columns(record_rows(group, now, Decimal)))
             self._run(
                 _ADD_TO_BALANCES,
-                *_columns(list(charged)),
+                *columns(list(charged)),
                 list(charged.values()),
                 [0] * len(charged),
                 self._start,
             )
             if new:
-                self._run(_ADD_SERIES, *_columns(new))
+                self._run(_ADD_SERIES, *columns(new))
             sums = [
                 (one.tenant_id, bucket, series_id, one.cost, one.quantity, one.records)
                 for series_id, one in added.items()
             ]
-            self._run(_ADD_ROLLUPS, *_columns(sums))
+            self._run(_ADD_ROLLUPS, *columns(sums))
             self._connection.commit()
         self._known_series.update(series[0] for series in new)
 
@@ -145,5 +145,10 @@ class PostgresWriter:
         return self._connection.execute(sql.encode(), arrays)
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+def open_postgres(url: str) -> psycopg.Connection[Any]:
+    """As the tables' owner, bound by the same row-level security for all tenants."""
+    return psycopg.connect(url, options="-c timezone=UTC -c fiscus.tenants=*")
+
+
+def columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]

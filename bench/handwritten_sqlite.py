@@ -73,14 +73,12 @@ _PUT_ROLLUP = """
 
 
 class SqliteWriter:
-    """One connection with the pragmas Fiscus uses: WAL, `synchronous=FULL`, fewer checkpoints."""
+    """One connection, the budgets' balances made beforehand."""
 
     def __init__(self, path: Path, items: Sequence[Item]) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=8000"):
-            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection = open_sqlite(path)
         month = this_month()
-        self._start, end = _us(month.start), _us(month.end)
+        self._start, end = us(month.start), us(month.end)
         balances = {key: item.place.tenant_id for item in items for key in keys_of(item)}
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany(
@@ -93,7 +91,7 @@ class SqliteWriter:
         now = datetime.now(UTC)
         run = self._connection.execute
         reservations, lines = reservation_rows(
-            group, _us(now), _us(expiry(now)), self._start, now.date().isoformat(), str
+            group, us(now), us(expiry(now)), self._start, now.date().isoformat(), str
         )
         run("BEGIN IMMEDIATE")
         changed: list[tuple[str, str, str, int]] = []
@@ -111,8 +109,8 @@ class SqliteWriter:
     def record(self, group: Sequence[Item]) -> None:
         now = datetime.now(UTC)
         run, many = self._connection.execute, self._connection.executemany
-        records = record_rows(group, _us(now), str)
-        bucket = _us(quarter_hour(now))
+        records = record_rows(group, us(now), str)
+        bucket = us(quarter_hour(now))
         run("BEGIN IMMEDIATE")
         many(_ADD_RECORD, records)
         charged: list[tuple[str, str, str, int]] = []
@@ -142,5 +140,13 @@ class SqliteWriter:
         self._connection.close()
 
 
-def _us(moment: datetime) -> int:
+def open_sqlite(path: Path) -> sqlite3.Connection:
+    """With the pragmas Fiscus uses: WAL, `synchronous=FULL`, fewer checkpoints."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=8000"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def us(moment: datetime) -> int:
     return int(moment.timestamp() * 1_000_000)

@@ -64,6 +64,7 @@ def insert_tenants(
                 "currency": SETTINGS.currency,
                 "timezone": SETTINGS.timezone,
                 "require_budget": False,
+                "require_quota": False,
                 "rollup_tags": "[]",
                 "version": 1,
                 "definitions_version": definitions,

@@ -29,6 +29,7 @@ _API_LIMITS: Final = (
     "API_KEY",
     "BUDGET_CHECKS",
     "RATE_LIMIT_CHECKS",
+    "QUOTA_CHECKS",
     "COST_RECORDS",
     "REPORTS",
 )

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from bench import budgets, counters_memory, limits_in_process, limits_on_valkey, policies_scale
+from bench import (
+    counters_memory,
+    limits_in_process,
+    limits_on_valkey,
+    operations,
+    policies_scale,
+    quotas,
+)
 from bench.budgets import CHECK, RECORD
 from bench.limits_http import BATCHED, ONE, SINGLE, TWO, checks
 from bench.plan import Plan, Result
@@ -26,12 +33,16 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
-    "check-single": Benchmark(partial(budgets.single, CHECK), DATABASES),
-    "check-batch": Benchmark(partial(budgets.batch, CHECK), DATABASES),
-    "record-single": Benchmark(partial(budgets.single, RECORD), DATABASES),
-    "record-batch": Benchmark(partial(budgets.batch, RECORD), DATABASES),
-    "latency": Benchmark(budgets.latency, DATABASES),
-    "scaling": Benchmark(budgets.scaling, DATABASES),
+    "check-single": Benchmark(partial(operations.single, CHECK), DATABASES),
+    "check-batch": Benchmark(partial(operations.batch, CHECK), DATABASES),
+    "record-single": Benchmark(partial(operations.single, RECORD), DATABASES),
+    "record-batch": Benchmark(partial(operations.batch, RECORD), DATABASES),
+    "latency": Benchmark(partial(operations.latency, CHECK), DATABASES),
+    "scaling": Benchmark(partial(operations.scaling, CHECK), DATABASES),
+    "quota-check-single": Benchmark(partial(operations.single, quotas.CHECK), DATABASES),
+    "quota-check-batch": Benchmark(partial(operations.batch, quotas.CHECK), DATABASES),
+    "quota-allocate": Benchmark(quotas.allocate, DATABASES),
+    "quota-scaling": Benchmark(partial(operations.scaling, quotas.CHECK), DATABASES),
     "rate-limit-single": Benchmark(partial(checks, SINGLE, ONE, True), COUNTERS),
     "rate-limit-two": Benchmark(partial(checks, SINGLE, TWO, False), COUNTERS),
     "rate-limit-batch": Benchmark(partial(checks, BATCHED, ONE, False), COUNTERS),

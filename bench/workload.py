@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from itertools import accumulate
+from itertools import accumulate, count
 from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -26,16 +26,19 @@ HOLD_SECONDS: Final = 3_600
 BATCH: Final = 100
 CURRENCY: Final = "USD"
 PLENTY: Final = 1_000_000_000
-"""The amount of every budget: none is ever used up."""
+"""The amount of every budget and quota: none is ever used up."""
+QUOTA_RESOURCE: Final = "gpu_hours"
+"""What all quotas are of, and all their checks: a quota has one resource type."""
 
 
 class Place(NamedTuple):
-    """A tenant, one of its projects, and the two budgets that an operation there matches."""
+    """A tenant, one of its projects, and the two budgets or quotas that an operation there matches:
+    their ids."""
 
     tenant_id: str
     project_id: str
-    tenant_budget_id: str
-    project_budget_id: str
+    of_tenant: str
+    of_project: str
 
 
 class Item(NamedTuple):
@@ -101,6 +104,16 @@ def limit_batches(
         yield _encode({"checks": [_limit_check(random) for _ in range(BATCH)]}), caller
 
 
+def allocations(tenant_ids: Sequence[str], *, seed: int = SEED) -> Iterator[bytes]:
+    """Bodies of batches of `BATCH` allocations, without end, for projects that never come again."""
+    random = Random(seed)
+    weights = _zipf(len(tenant_ids))
+    for number in count():
+        (tenant_id,) = random.choices(tenant_ids, cum_weights=weights)
+        names = (f"new-{number:06d}-{index:02d}" for index in range(BATCH))
+        yield _encode({"tenant_id": tenant_id, "allocations": [_allocation(n) for n in names]})
+
+
 def groups(found: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Whole groups of `size` consecutive operations."""
     return [found[start : start + size] for start in range(0, len(found) - size + 1, size)]
@@ -120,6 +133,14 @@ def record_body(item: Item) -> bytes:
 
 def record_batch_body(batch: Sequence[Item]) -> bytes:
     return _encode({"records": [_record(item) for item in batch]})
+
+
+def quota_body(item: Item) -> bytes:
+    return _encode(_quota_check(item))
+
+
+def quota_batch_body(batch: Sequence[Item]) -> bytes:
+    return _encode({"checks": [_quota_check(item) for item in batch]})
 
 
 def _check(item: Item) -> dict[str, Any]:
@@ -142,6 +163,26 @@ def _record(item: Item) -> dict[str, Any]:
         "usage_unit": "tokens",
         "project_id": item.place.project_id,
         "user_id": item.user_id,
+    }
+
+
+def _quota_check(item: Item) -> dict[str, Any]:
+    return {
+        "tenant_id": item.place.tenant_id,
+        "resource_type": QUOTA_RESOURCE,
+        "required_amount": item.amount,
+        "project_id": item.place.project_id,
+        "user_id": item.user_id,
+    }
+
+
+def _allocation(project_id: str) -> dict[str, Any]:
+    return {
+        "scope_type": "project",
+        "scope_id": project_id,
+        "resource_type": QUOTA_RESOURCE,
+        "allocated_amount": 1_000,
+        "max_burst_amount": 100,
     }
 
 
