@@ -157,3 +157,16 @@ def test_doctor_looks_at_tenant_isolation_on_postgresql(run: Run, postgres_url: 
     assert checks["tenant isolation"]["verdict"] == "ok"
     assert checks["clock"]["verdict"] == "ok"
     assert checks["tables"]["verdict"] == "ok"
+
+
+def test_doctor_says_that_redis_cannot_be_reached(run: Run) -> None:
+    done = run("doctor", FISCUS_REDIS_URL="redis://:secret-word@127.0.0.1:9/0")
+    assert done.status == 1
+    assert "FISCUS_REDIS_URL" in done.out
+    assert "secret-word" not in done.out + done.err
+
+
+def test_doctor_looks_at_the_counters(run: Run, valkey_url: str) -> None:
+    done = run("doctor", "--json", FISCUS_REDIS_URL=valkey_url)
+    found = {one["check"]: one for one in done.json()["checks"]}
+    assert "Redis answers" in found["counters"]["seen"]

@@ -18,13 +18,14 @@ from rich.markup import escape
 
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json
-from fiscus.errors import FiscusError
+from fiscus.errors import FiscusError, ValidationError
 from fiscus.settings import Settings
 
 if TYPE_CHECKING:
     from fiscus.wiring.engine import DatabaseFacts
 
 MAX_SKEW_SECONDS: Final = 2.0
+COUNTERS_SECONDS: Final = 2.0
 LITTLE_SPACE_BYTES: Final = 1 << 30
 NO_SPACE_BYTES: Final = 100 << 20
 JWT_SECRET_BYTES: Final = 32
@@ -69,6 +70,7 @@ def examine(data_dir: Path | None) -> Iterator[Finding]:
     yield from _secrets(settings)
     yield from _disk(settings)
     yield from _database(settings)
+    yield from _counters(settings)
 
 
 def _configuration(settings: Settings) -> Iterator[Finding]:
@@ -202,6 +204,37 @@ def _database(settings: Settings) -> Iterator[Finding]:
             yield Finding("clock", Verdict.OK, seen)
     if facts.kind == "postgresql" and not pending:
         yield _row_security(facts)
+
+
+def _counters(settings: Settings) -> Iterator[Finding]:
+    from fiscus.ratelimits.port import CountersUnavailable
+    from fiscus.wiring.counters import open_counters
+
+    check = "counters"
+    if settings.redis_url is None:
+        yield Finding(check, Verdict.OK, "rate limits are counted in the one process that serves")
+        return
+    try:
+        counters = open_counters(settings.redis_url, timeout_seconds=COUNTERS_SECONDS)
+    except ValidationError as error:
+        yield Finding(check, Verdict.WRONG, error.message, error.suggested_action)
+        return
+    try:
+        took_ms = counters.ping_ms()
+    except CountersUnavailable as error:
+        mend = "see that Redis runs and that FISCUS_REDIS_URL is right, user and password too."
+        yield Finding(check, Verdict.WRONG, f"Redis does not answer: {error}", mend)
+        return
+    finally:
+        counters.close()
+    seen = f"Redis answers in {took_ms:.1f} ms"
+    limit_ms = settings.counters_timeout_seconds * 1000
+    if took_ms > limit_ms:
+        mend = "raise FISCUS_COUNTERS_TIMEOUT_SECONDS, or bring Redis nearer."
+        seen += f", checks wait {limit_ms:.0f} ms at most"
+        yield Finding(check, Verdict.WARNING, seen, mend)
+    else:
+        yield Finding(check, Verdict.OK, seen)
 
 
 def _row_security(facts: DatabaseFacts) -> Finding:
