@@ -8,7 +8,8 @@ from functools import partial
 
 import anyio.to_thread
 
-from fiscus.ratelimits.limiter import Limiter, Outcome, Takes
+from fiscus.ratelimits.counter_loop import Outcome, Takes
+from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.port import Take, Taken
 from fiscus.replies import LoopReplies
 

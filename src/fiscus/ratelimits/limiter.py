@@ -15,10 +15,9 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fiscus.breaker import BreakerState, CircuitBreaker
+from fiscus.breaker import BreakerState
 from fiscus.clock import Clock, from_us, to_us
 from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable
-from fiscus.groups import GroupLoop
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.answers import NONE_APPLIES, check_answer
 from fiscus.ratelimits.calls import (
@@ -29,6 +28,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
 )
+from fiscus.ratelimits.counter_loop import CounterLoop, Outcome, Takes
 from fiscus.ratelimits.degraded import DegradedTakes
 from fiscus.ratelimits.matching import Applied, Caller, LivePolicy, applied
 from fiscus.ratelimits.model import OnCountersFailure, PolicyState
@@ -48,45 +48,6 @@ _FLUSH_EVERY: Final = 60
 """Refreshes between two sweeps, and two writes of what was counted: usage is kept by the minute."""
 _FLUSH_ROWS: Final = 500
 _FLUSH_PAUSE_SECONDS: Final = 0.05
-
-Takes = tuple[Take, ...]
-Outcome = list[Taken | None] | None
-"""What became of takes; None when the counters cannot be reached."""
-
-
-class CounterLoop(GroupLoop[Takes, Outcome]):
-    """Takes of many callers, decided by a remote store in one round trip per group."""
-
-    def __init__(self, counters: CounterStore, clock: Clock, timeout_seconds: float) -> None:
-        self._counters = counters
-        super().__init__(
-            "counters",
-            self._decide,
-            clock,
-            CircuitBreaker(failure_ratio=0.3, window_seconds=60),
-            expected_failure=CountersUnavailable,
-            max_group=512,
-            max_queue=20_000,
-            deadline_seconds=timeout_seconds,
-        )
-
-    def without_store(self, command: Takes) -> Outcome:
-        return None
-
-    def late(self, command: Takes) -> Outcome:
-        return None
-
-    def weight(self, command: Takes) -> int:
-        return len(command)
-
-    def _decide(self, group: list[Takes]) -> list[Outcome]:
-        decided = self._counters.decide_all([take for takes in group for take in takes], None)
-        outcomes: list[Outcome] = []
-        start = 0
-        for takes in group:
-            outcomes.append(decided[start : start + len(takes)])
-            start += len(takes)
-        return outcomes
 
 
 class Prepared(Struct, frozen=True, gc=False):
