@@ -16,10 +16,9 @@ from fiscus.ids import is_uuid
 from fiscus.paging import Page, PageRequest
 from fiscus.priorities import Priority
 from fiscus.stores.sql.database import ALL_TENANTS, Database
-from fiscus.stores.sql.idempotency import keep_answer, stored_answer
+from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.tables import api_keys as t
-from fiscus.wire import decode, encode
 
 _ORDER: Final = (SortKey(t.c.key_id, parse_uuid),)
 _AT_ONCE: Final = 500
@@ -38,21 +37,15 @@ class SqlApiKeys:
         was shown once and is kept nowhere: its `key_id` differs from the one passed in."""
 
         def change(connection: Connection) -> ApiKey:
-            if idempotency is not None:
-                answer = stored_answer(connection, idempotency, key.created_at)
-                if answer is not None:
-                    return decode(answer, ApiKey)
             if _first(connection, t.c.key_hash == key_hash) is not None:
                 raise Conflict(
                     "This API key exists already", suggested_action="Use another secret."
                 )
             connection.execute(sa.insert(t).values(key_hash=key_hash, **_columns(key)))
-            if idempotency is not None:
-                keep_answer(connection, idempotency, encode(key))
             return key
 
         # A hash is unique among all tenants, so all must be seen.
-        return self._database.write(ALL_TENANTS, change)
+        return self._database.write(ALL_TENANTS, once(change, ApiKey, idempotency, key.created_at))
 
     def find(self, key_hash: str) -> ApiKey | None:
         with self._database.read(ALL_TENANTS) as connection:

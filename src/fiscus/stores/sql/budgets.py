@@ -23,7 +23,7 @@ from fiscus.idempotency import Idempotency
 from fiscus.ids import is_uuid, uuid7
 from fiscus.paging import Page, PageRequest
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.idempotency import keep_answer, stored_answer
+from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.tables import budget_versions as versions
 from fiscus.stores.sql.tables import budgets as t
@@ -62,10 +62,6 @@ class SqlBudgets:
             )
 
         def change(connection: Connection) -> Budget:
-            if idempotency is not None:
-                answer = stored_answer(connection, idempotency, now)
-                if answer is not None:
-                    return decode(answer, Budget)
             budget = define(
                 spec,
                 settings_of(connection, tenant_id),
@@ -85,11 +81,9 @@ class SqlBudgets:
                 )
             )
             _keep_version(connection, budget, by)
-            if idempotency is not None:
-                keep_answer(connection, idempotency, encode(budget))
             return budget
 
-        return self._database.write(tenant_id, change)
+        return self._database.write(tenant_id, once(change, Budget, idempotency, now))
 
     def get(self, tenant_id: str, budget_id: str, version: int | None = None) -> Budget:
         with self._database.read(tenant_id) as connection:

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fiscus.idempotency import Idempotency, IdempotencyKey, StoredAnswer, require_same_body
 from fiscus.stores.sql.tables import idempotency_keys as t
+from fiscus.wire import decode, encode
+
+T = TypeVar("T")
+
+
+def once(
+    make: Callable[[Connection], T],
+    kind: type[T],
+    idempotency: Idempotency | None,
+    now: datetime,
+) -> Callable[[Connection], T]:
+    """`make`, as a change that a repeated request does not do again but gets the answer of.
+
+    Raises `IdempotencyConflict` when the key was used with another body.
+    """
+    if idempotency is None:
+        return make
+
+    def change(connection: Connection) -> T:
+        answer = stored_answer(connection, idempotency, now)
+        if answer is not None:
+            return decode(answer, kind)
+        made = make(connection)
+        keep_answer(connection, idempotency, encode(made))
+        return made
+
+    return change
 
 
 def stored_answer(connection: Connection, wanted: Idempotency, now: datetime) -> bytes | None:

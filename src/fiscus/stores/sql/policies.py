@@ -26,7 +26,7 @@ from fiscus.ratelimits.model import Emergency, Policy, PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import PolicyFilter, TenantPolicies
 from fiscus.stores.sql import emergencies
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.idempotency import keep_answer, stored_answer
+from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.rate_limit_usage import used_since
 from fiscus.stores.sql.tables import rate_limit_policies as t
@@ -75,10 +75,6 @@ class SqlPolicies:
             )
 
         def change(connection: Connection) -> PolicyState:
-            if idempotency is not None:
-                answer = stored_answer(connection, idempotency, now)
-                if answer is not None:
-                    return decode(answer, PolicyState)
             policy = define(
                 spec,
                 settings_of(connection, tenant_id),
@@ -99,12 +95,9 @@ class SqlPolicies:
                 )
             )
             _keep_version(connection, policy, by)
-            state = PolicyState(policy=policy, generation=1)
-            if idempotency is not None:
-                keep_answer(connection, idempotency, encode(state))
-            return state
+            return PolicyState(policy=policy, generation=1)
 
-        return self._database.write(tenant_id, change)
+        return self._database.write(tenant_id, once(change, PolicyState, idempotency, now))
 
     def get(self, tenant_id: str, policy_id: str, version: int | None = None) -> PolicyState:
         """As the port says. An earlier version comes with what holds of the policy today."""
@@ -204,18 +197,12 @@ class SqlPolicies:
         idempotency: Idempotency | None = None,
     ) -> Emergency:
         def change(connection: Connection) -> Emergency:
-            if idempotency is not None:
-                answer = stored_answer(connection, idempotency, now)
-                if answer is not None:
-                    return decode(answer, Emergency)
             state = _get(connection, tenant_id, policy_id)
             emergency = emergencies.add(connection, state, spec, by=by, now=now)
             next_definitions_version(connection, tenant_id, now)
-            if idempotency is not None:
-                keep_answer(connection, idempotency, encode(emergency))
             return emergency
 
-        return self._database.write(tenant_id, change)
+        return self._database.write(tenant_id, once(change, Emergency, idempotency, now))
 
     def approve_emergency(
         self, tenant_id: str, policy_id: str, emergency_id: str, *, by: str, now: datetime

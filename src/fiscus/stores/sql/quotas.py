@@ -35,7 +35,7 @@ from fiscus.quotas.port import DueRenewal, QuotaFilter, QuotaRequestFilter
 from fiscus.stores.sql import quota_balances, quota_renewals, quota_requests
 from fiscus.stores.sql import quota_rows as rows
 from fiscus.stores.sql.database import ALL_TENANTS, Database
-from fiscus.stores.sql.idempotency import keep_answer, stored_answer
+from fiscus.stores.sql.idempotency import keep_answer, once, stored_answer
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.quota_allocations import (
     Distribution,
@@ -46,7 +46,7 @@ from fiscus.stores.sql.quota_allocations import (
 from fiscus.stores.sql.quota_history import drop_before, read_history
 from fiscus.stores.sql.quota_tables import quotas as t
 from fiscus.stores.sql.tenants import settings_of, stale_version
-from fiscus.wire import decode, encode
+from fiscus.wire import decode
 
 # ix_quotas_newest
 _ORDER: Final = (SortKey(t.c.quota_id, parse_uuid),)
@@ -70,18 +70,12 @@ class SqlQuotas:
         idempotency: Idempotency | None = None,
     ) -> Quota:
         def change(connection: Connection) -> Quota:
-            if idempotency is not None:
-                answer = stored_answer(connection, idempotency, now)
-                if answer is not None:
-                    return decode(answer, Quota)
             (outcome,) = allocate_each(connection, tenant_id, [spec], by=by, now=now)
             if isinstance(outcome, FiscusError):
                 raise outcome
-            if idempotency is not None:
-                keep_answer(connection, idempotency, encode(outcome))
             return outcome
 
-        return self._database.write(tenant_id, change)
+        return self._database.write(tenant_id, once(change, Quota, idempotency, now))
 
     def allocate_batch(
         self,
@@ -120,16 +114,9 @@ class SqlQuotas:
                 return distribution.preview(settings_of(connection, tenant_id))
 
         def change(connection: Connection) -> DistributeAnswer:
-            if idempotency is not None:
-                answer = stored_answer(connection, idempotency, now)
-                if answer is not None:
-                    return decode(answer, DistributeAnswer)
-            made = distribution.make(connection, by)
-            if idempotency is not None:
-                keep_answer(connection, idempotency, encode(made))
-            return made
+            return distribution.make(connection, by)
 
-        return self._database.write(tenant_id, change)
+        return self._database.write(tenant_id, once(change, DistributeAnswer, idempotency, now))
 
     # -- reading
 
@@ -242,16 +229,9 @@ class SqlQuotas:
         idempotency: Idempotency | None = None,
     ) -> QuotaRequest:
         def change(connection: Connection) -> QuotaRequest:
-            if idempotency is not None:
-                answer = stored_answer(connection, idempotency, now)
-                if answer is not None:
-                    return decode(answer, QuotaRequest)
-            request = quota_requests.ask(connection, tenant_id, spec, by=by, now=now)
-            if idempotency is not None:
-                keep_answer(connection, idempotency, encode(request))
-            return request
+            return quota_requests.ask(connection, tenant_id, spec, by=by, now=now)
 
-        return self._database.write(tenant_id, change)
+        return self._database.write(tenant_id, once(change, QuotaRequest, idempotency, now))
 
     def requests(
         self, tenant_id: str, wanted: QuotaRequestFilter, page: PageRequest
