@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable
@@ -211,6 +212,20 @@ def test_priority_is_at_most_the_keys(envoy: Envoy) -> None:
     assert [envoy.ask(ann, key=high).overall_code for _ in range(2)] == [OK, OVER]
     bob = {"user": "bob", "urgency": "low"}
     assert [envoy.ask(bob, key=high).overall_code for _ in range(2)] == [OK, OVER]
+
+
+def test_each_descriptor_takes_its_own_number_of_hits(envoy: Envoy) -> None:
+    """A request and its tokens, in one question: what one asks for is not taken from the other."""
+    envoy.policy(limit_value=100)
+    envoy.policy(resource_type="api", scope_type="user", scope_id="*", limit_value=100)
+    request = asking({"path": "/"}, {"user": "ann"}, own_hits=1)
+    request.descriptors[1].hits_addend.value = 60
+    ask = RateLimitServiceStub(envoy.channel).ShouldRateLimit
+    metadata = (("x-api-key", envoy.key),)
+    assert left(ask(request, metadata=metadata, timeout=30)) == [99, 40]
+    denied = ask(request, metadata=metadata, timeout=30)
+    assert [one.code for one in denied.statuses] == [OK, OVER]
+    assert left(denied) == [99, 40]
 
 
 def test_200_calls_at_once_on_5_per_minute_admit_5(envoy: Envoy) -> None:

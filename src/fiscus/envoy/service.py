@@ -6,7 +6,7 @@ them: a client that one limit refuses does not use up the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Protocol
 
@@ -24,6 +24,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckRequest,
 )
 from fiscus.ratelimits.headers import rate_limit_headers
+from fiscus.ratelimits.limiter import Limiter
 
 _MOST: Final = 2**32 - 1
 """The largest number that Envoy's fields hold."""
@@ -37,29 +38,6 @@ _UNITS: Final = {
     31 * 86_400: RateLimitResponse.RateLimit.MONTH,  # as a calendar month's length is given
     365 * 86_400: RateLimitResponse.RateLimit.YEAR,
 }
-
-
-class Checks(Protocol):
-    """What is asked of the limiter; see `ratelimits.limiter.Limiter`."""
-
-    def check_together(
-        self,
-        requests: Sequence[RateLimitCheckRequest],
-        tenant_id: str,
-        now: datetime,
-        *,
-        key_id: str | None = None,
-        priority: Priority = Priority.NORMAL,
-    ) -> list[RateLimitCheckAnswer]: ...
-
-    def adjust(
-        self,
-        request: AdjustRequest,
-        tenant_id: str,
-        now: datetime,
-        *,
-        key_id: str | None = None,
-    ) -> RateLimitCheckAnswer: ...
 
 
 class Observer(Protocol):
@@ -82,8 +60,8 @@ class _Place(NamedTuple):
 class RateLimitService:
     """`ShouldRateLimit`, without gRPC around it."""
 
-    def __init__(self, checks: Checks, mapping: DescriptorMapping, observer: Observer) -> None:
-        self._checks = checks
+    def __init__(self, limiter: Limiter, mapping: DescriptorMapping, observer: Observer) -> None:
+        self._limiter = limiter
         self._mapping = mapping
         self._observer = observer
 
@@ -107,7 +85,7 @@ class RateLimitService:
                 tenants.setdefault(tenant_id, []).append(_Place(index, request))
         answers: dict[int, RateLimitCheckAnswer] = {}
         for index, tenant_id, correction in back:
-            answers[index] = self._checks.adjust(correction, tenant_id, now, key_id=caller.key_id)
+            answers[index] = self._limiter.adjust(correction, tenant_id, now, key_id=caller.key_id)
         self._decide_tenants(tenants, caller, now, answers)
         return self._response(len(asked.descriptors), answers, now)
 
@@ -125,7 +103,7 @@ class RateLimitService:
                 replace(place.request, request_count=0) if denied else place.request
                 for place in places
             ]
-            decided = self._checks.check_together(
+            decided = self._limiter.check_together(
                 requests, tenant_id, now, key_id=caller.key_id, priority=caller.highest_priority
             )
             for place, answer in zip(places, decided, strict=True):
@@ -212,4 +190,4 @@ def _rank(answer: RateLimitCheckAnswer) -> tuple[bool, float, int]:
     return answer.allowed, -wait, answer.remaining_requests or 0
 
 
-__all__ = ["Checks", "Observer", "RateLimitService"]
+__all__ = ["Observer", "RateLimitService"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from fiscus.clock import from_us
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
 from fiscus.ratelimits.matching import Applied
@@ -61,15 +63,8 @@ def check_answer(
             deciding = index
         remaining = min(remaining, verdict.remaining)
     if deciding < 0:
-        return RateLimitCheckAnswer(
-            allowed=True,
-            remaining_requests=None,
-            limit_value=None,
-            policy_id=None,
-            retry_after=0,
-            retry_after_ms=0,
-            reset_time=None,
-            delay_ms=0,
+        return replace(
+            NONE_APPLIES,
             message="Allowed: the policies that apply only shadow",
             policies=lines,
             degraded=degraded,
