@@ -114,5 +114,5 @@ def _wait_until_ready(server: FiscusProcess) -> None:
             if httpx.get(f"{server.url}/health/ready", timeout=5).status_code == 200:
                 return
         except httpx.TransportError:
-            time.sleep(0.05)
+            time.sleep(0.05)  # for another process, whose clock is the real one
     raise RuntimeError(f"the server is not ready after {START_SECONDS} s:\n{server.output()}")

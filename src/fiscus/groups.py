@@ -8,6 +8,7 @@ database, and checks of rate limits whose counters are in Redis are another.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -63,7 +64,7 @@ class GroupObserver(Protocol):
     def group_failed(self, size: int) -> None: ...
 
 
-class GroupLoop(Generic[C, R]):
+class GroupLoop(ABC, Generic[C, R]):
     """Commands of many callers, done in groups on a thread of its own.
 
     `run` does a group, and raises when nothing of it is promised; `breaker` then keeps the store
@@ -101,17 +102,17 @@ class GroupLoop(Generic[C, R]):
 
     # -- what a kind of loop says
 
+    @abstractmethod
     def without_store(self, command: C) -> R:
         """The outcome of a command that was never begun."""
-        raise NotImplementedError
 
+    @abstractmethod
     def late(self, command: C) -> R:
         """The outcome of a command that may or may not have been done in time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weight(self, command: C) -> int:
         """How much of a group's size a command takes."""
-        raise NotImplementedError
 
     # -- for callers
 

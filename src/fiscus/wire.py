@@ -78,7 +78,7 @@ def _read_custom(kind: type, value: object) -> object:
             return Amount(parse_amount(value, "it"))
         except ValidationError as error:
             raise ValueError(error.message.removeprefix("it ")) from None
-    raise NotImplementedError(kind)
+    raise NotImplementedError(kind)  # how a hook of msgspec says that it does not know a type
 
 
 # msgspec works a type out at its first use, and threads that do so at once crash the process.
@@ -101,7 +101,7 @@ def worked_out(kind: type[T]) -> type[T]:
 def _write_custom(value: object) -> object:
     if isinstance(value, Decimal):
         return Decimal(value)
-    raise NotImplementedError(type(value))
+    raise NotImplementedError(type(value))  # as above
 
 
 _encoder: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=_write_custom)

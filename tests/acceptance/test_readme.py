@@ -44,6 +44,19 @@ def run_lines(lines: str, server: FiscusProcess, folder: Path) -> str:
     return done.stdout
 
 
+def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run pasted lines of Python, with warnings as errors."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     pasted = [line[4:] for line in TUTORIAL.read_text().splitlines() if line.startswith("    ")]
     lines = "\n".join(line for line in pasted if line != "fiscus serve")
@@ -69,16 +82,8 @@ def test_the_curl_lines_reserve_settle_and_report(tmp_path: Path) -> None:
 
 def test_the_python_lines_run_without_a_server(tmp_path: Path) -> None:
     code = block("First use: Python", "from fiscus import")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout == ""
+    done = run_python(code, tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert (tmp_path / "fiscus-data" / "fiscus.db").exists()
 
 
@@ -103,27 +108,11 @@ async def ask() -> list[int]:
 
 assert asyncio.run(ask()) == [200] * 5 + [429]
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_quota_lines_run_without_a_server(tmp_path: Path) -> None:
     code = block("Quotas", "from fiscus import")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python(code, tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Run
     from tests.fiscus_process import FiscusProcess
 
+# by the clock of the server, which is a process of its own
 LONG_AGO = f"{datetime.now(UTC) - timedelta(days=100):%Y-%m-%d}"
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44

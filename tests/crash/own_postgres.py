@@ -51,7 +51,7 @@ class OwnPostgres:
         while not servers._answers(self.server.url):
             assert process.poll() is None, (self._home / "server.log").read_text()
             assert time.monotonic() < deadline
-            time.sleep(0.02)
+            time.sleep(0.02)  # for another process, whose clock is the real one
 
     def kill(self) -> None:
         """`kill -9` of the server and of every process it has made."""

@@ -63,7 +63,7 @@ def main(work: str, data_dir: str, database_url: str) -> None:
         worker = Worker(engine)
         worker.step()
         while not worker.leads:  # the database may not know yet that the one before was killed
-            time.sleep(0.05)
+            time.sleep(0.05)  # for PostgreSQL, whose clock is the real one
             worker.step()
     else:
         for month in range(12 * 50):

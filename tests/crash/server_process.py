@@ -50,7 +50,7 @@ class ServerProcess:
         while not self._is_ready():
             assert self._process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
-            time.sleep(0.05)
+            time.sleep(0.05)  # for another process, whose clock is the real one
 
     def kill(self) -> None:
         """`kill -9`."""

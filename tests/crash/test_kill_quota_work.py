@@ -54,7 +54,7 @@ def killed_at_work(work: str, folder: Path, engine: Engine, most: int) -> None:
             while count(engine) < enough:
                 assert process.poll() is None
                 assert time.monotonic() < deadline
-                time.sleep(0.005)
+                time.sleep(0.005)  # for another process, whose clock is the real one
         finally:
             process.kill()
         assert process.stdout is not None
