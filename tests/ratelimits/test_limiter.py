@@ -283,6 +283,18 @@ def test_policies_are_read_again_after_their_time_even_when_nobody_tells() -> No
     assert desk.check(0).limit_value == 3
 
 
+def test_policies_read_by_a_later_check_serve_one_that_began_before() -> None:
+    desk = Desk(policy())
+    desk.check()
+    reads = desk.policies.reads
+    desk.clock.advance(milliseconds=-1)
+    desk.check()
+    assert desk.policies.reads == reads
+    desk.clock.advance(seconds=-301)
+    desk.check()
+    assert desk.policies.reads == reads + 1
+
+
 def test_policies_that_cannot_be_read_again_are_used_on() -> None:
     desk = Desk(policy("a", limit_value=10))
     desk.check()

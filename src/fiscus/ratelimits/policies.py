@@ -44,6 +44,10 @@ class _Tenant:
         self.read_us = read_us
         self.stale = False
 
+    def is_fresh(self, now_us: int) -> bool:
+        # a check may have begun just before they were read, and a clock may go back
+        return not self.stale and abs(now_us - self.read_us) < KEEP_US
+
 
 class PolicyCache:
     """The policies of the tenants used of late. Safe in any thread."""
@@ -58,7 +62,7 @@ class PolicyCache:
     def is_ready(self, tenant_id: str, now_us: int) -> bool:
         """Whether `matching` answers without waiting for the database."""
         tenant = self._tenants.get(tenant_id)
-        return tenant is not None and not tenant.stale and 0 <= now_us - tenant.read_us < KEEP_US
+        return tenant is not None and tenant.is_fresh(now_us)
 
     def matching(self, caller: Caller, now: datetime, now_us: int) -> tuple[Applied, ...]:
         """Every policy that applies, in the order of their ids.
@@ -68,7 +72,7 @@ class PolicyCache:
         raised.
         """
         tenant = self._tenants.get(caller[0])
-        if tenant is None or tenant.stale or not 0 <= now_us - tenant.read_us < KEEP_US:
+        if tenant is None or not tenant.is_fresh(now_us):
             tenant = self.read(caller[0], now)
         known = self._callers.get(caller)
         if known is not None and known[0] is tenant:
