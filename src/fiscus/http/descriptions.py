@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from fiscus.http.problems import STATUS_OF, TITLE_OF
 
-ABOUT: Final = """Fiscus decides, before an operation runs, whether a tenant may afford it, and
-afterwards knows what it cost: check, run the operation, settle, report.
+ABOUT: Final = """Fiscus decides, before an operation runs, whether a tenant may go on and can
+afford it (rate limits, quotas, budgets), and afterwards knows what it cost: check, run the
+operation, settle, report. Every limited answer tells what is left, in the headers `RateLimit` and
+`X-RateLimit-…`.
 
 Amounts are exact. They are sent as JSON numbers or strings, rounded half-even to 12 decimal places
 when read, and answered as JSON numbers with exactly the digits that are stored: read them with a
