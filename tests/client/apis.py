@@ -15,6 +15,7 @@ import uvicorn
 from fiscus import AsyncClient
 from fiscus.access.model import ApiKey, Role, hash_key, hint_of, new_key
 from fiscus.http.app import create_app
+from fiscus.http.connections import connections_of
 from fiscus.ids import uuid7
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ class RunningServer:
 @contextmanager
 def serving(engine: Engine) -> Iterator[str]:
     """The URL of a uvicorn in a thread over `engine`."""
-    config = uvicorn.Config(create_app(engine), host="127.0.0.1", port=0, log_config=None)
+    app = create_app(engine)
+    config = uvicorn.Config(
+        app, http=connections_of(app), host="127.0.0.1", port=0, log_config=None
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="test-server")
     thread.start()

@@ -12,6 +12,7 @@ import uvicorn
 
 from fiscus.access.model import Role
 from fiscus.http.app import create_app
+from fiscus.http.connections import connections_of
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
 from tests.http.app_client import keep_key
@@ -19,6 +20,8 @@ from tests.http.app_client import keep_key
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from starlette.types import ASGIApp
 
     from fiscus.clock import Clock
     from fiscus.engine import Engine
@@ -41,18 +44,23 @@ def serving(
     *,
     clock: Clock | None = None,
     send_buffer_bytes: int | None = None,
+    asgi: ASGIApp | None = None,
     **settings: Any,
 ) -> Iterator[LiveServer]:
-    """Serve a data folder, or a `database_url`, until the block is left."""
+    """Serve a data folder, or a `database_url`, until the block is left.
+
+    `asgi` gets what does not go straight to the lane; the application itself if None.
+    """
     engine = open_engine(Settings(data_dir=folder, **settings), clock=clock)
     bound = socket.create_server(("127.0.0.1", 0))
     if send_buffer_bytes is not None:
         # its connections inherit it
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    app = create_app(engine)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine),
-            http="httptools",
+            app if asgi is None else asgi,
+            http=connections_of(app),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=5,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvicorn
 
-from fiscus.cli.joined_writes import JoinedWritesProtocol
 from fiscus.cli.logs import configure_logs
 from fiscus.cli.terminal import CommandError
 from fiscus.engine import Engine
@@ -112,6 +111,7 @@ def serve_process(
     thread of a process.
     """
     from fiscus.http.app import create_app
+    from fiscus.http.connections import connections_of
     from fiscus.http.metrics import Metrics
 
     on_signals(leave)
@@ -129,9 +129,10 @@ def serve_process(
             envoy.start()
         if with_worker:
             thread = worker.start()
+        app = create_app(engine, metrics)
         config = uvicorn.Config(
-            create_app(engine, metrics),
-            http=JoinedWritesProtocol,
+            app,
+            http=connections_of(app),
             log_config=None,
             access_log=False,
             server_header=False,

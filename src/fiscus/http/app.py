@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from fiscus.engine import Engine
 from fiscus.errors import NotFound, ValidationError
@@ -57,7 +56,7 @@ _PATTERNS: Final = tuple(
 """What each path takes, for `Allow`: the router tells the methods of one route only."""
 
 
-def create_app(engine: Engine, metrics: Metrics | None = None) -> ASGIApp:
+def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
     """The ASGI application over an opened engine, for one event loop.
 
     The caller closes the engine after the server has stopped. Raises `ValidationError` for a JWT

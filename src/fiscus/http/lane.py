@@ -1,4 +1,4 @@
-"""The fast lane: the endpoints that decide and record, straight from ASGI to ledger and limiter.
+"""The fast lane: the endpoints that decide and record, straight to ledger and limiter.
 
 Authentication, correlation ids, metrics and error bodies are those of the other endpoints.
 """
@@ -6,9 +6,9 @@ Authentication, correlation ids, metrics and error bodies are those of the other
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from msgspec.structs import replace
@@ -23,18 +23,18 @@ from fiscus.errors import (
     FiscusError,
     InternalError,
     NotFound,
-    PayloadTooLarge,
     Refused,
     ValidationError,
 )
-from fiscus.http.api_limits import Admitted, ApiLimitExceeded, ApiLimits, headers_left, raw_headers
+from fiscus.http.api_limits import Admitted, ApiLimitExceeded, ApiLimits, headers_left
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.correlation import correlation_id_of
 from fiscus.http.decisions import BASE_PATH, DECISIONS, Call, Decision
+from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
-from fiscus.http.problems import Headers, render_problem
+from fiscus.http.problems import PROBLEM_JSON, Headers, render_problem
 from fiscus.http.refusals import note_refusal
 from fiscus.ids import is_uuid
 from fiscus.ledger.commands import Command, Outcome
@@ -46,12 +46,8 @@ from fiscus.quotas.calls import (
 from fiscus.quotas.refusals import refusal as quota_refusal
 from fiscus.ratelimits.calls import (
     RateLimitBatchAnswer,
-    RateLimitBatchRequest,
     RateLimitCheckAnswer,
-    RateLimitCheckRequest,
 )
-from fiscus.ratelimits.headers import rate_limit_headers
-from fiscus.ratelimits.limiter import Prepared
 from fiscus.ratelimits.port import Take
 from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
 from fiscus.replies import LoopReplies
@@ -59,15 +55,26 @@ from fiscus.wire import decode, encode
 
 log = structlog.get_logger(__name__)
 
-MAX_RATE_LIMIT_CHECKS: Final = 500
 _EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
 _WITH_ID: Final = {one.around_id(BASE_PATH): one for one in DECISIONS if one.id_name}
 _MAY_BE_LEFT_OUT: Final = frozenset({ReleaseRequest, ReleaseConsumptionRequest})
 """Requests whose body may be empty: every field has a default."""
 
 
+class Reply(NamedTuple):
+    """What is answered, with all its headers but those of the server."""
+
+    status: int
+    headers: Headers
+    payload: bytes
+
+
 class DecisionLane:
-    """An ASGI layer that answers the decision endpoints and passes on everything else."""
+    """Answers the decision endpoints; as an ASGI layer it passes on everything else.
+
+    `answer` is the whole of a decision. Connections of `http.connections` call it without ASGI
+    between, which takes as long again as many a decision.
+    """
 
     def __init__(
         self,
@@ -78,40 +85,58 @@ class DecisionLane:
         metrics: Metrics,
         rest: ASGIApp,
     ) -> None:
+        self.max_body_bytes: Final = engine.settings.max_body_bytes
         self._clock = engine.clock
         self._ledger = engine.ledger
         self._limiter = engine.limiter
-        self._max_body_bytes = engine.settings.max_body_bytes
+        self._limit_checks = LimitChecks(engine.limiter, limiter, api_limits)
         self._authenticator = authenticator
-        self._loop_limiter = limiter
         self._api_limits = api_limits
         self._metrics = metrics
         self._rest = rest
         self._replies: LoopReplies[Command, Outcome] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            found = _EXACT.get(path)
-            if found is not None:
-                return await self._answer(found, "", scope, receive, send)
-            before, _, verb = path.rpartition("/")
-            things, _, path_id = before.rpartition("/")
-            found = _WITH_ID.get((things, verb))
-            if found is not None:
-                return await self._answer(found, path_id, scope, receive, send)
-        return await self._rest(scope, receive, send)
-
-    async def _answer(
-        self,
-        decision: Decision,
-        path_id: str,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        started = perf_counter()
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        asked = self.find(scope["path"]) if is_post else None
+        if asked is None:
+            await self._rest(scope, receive, send)
+            return
+        path: str = scope["path"]
         headers: dict[bytes, bytes] = dict(scope["headers"])
+
+        async def read() -> bytes:
+            return await read_body(headers, receive, self.max_body_bytes)
+
+        status, told, payload = await self.answer(asked, path, scope["query_string"], headers, read)
+        await send({"type": "http.response.start", "status": status, "headers": told})
+        await send({"type": "http.response.body", "body": payload})
+
+    def find(self, path: str) -> tuple[Decision, str] | None:
+        """The endpoint that a POST to `path` is for and the id in it; None for all others."""
+        found = _EXACT.get(path)
+        if found is not None:
+            return found, ""
+        before, _, verb = path.rpartition("/")
+        things, _, path_id = before.rpartition("/")
+        found = _WITH_ID.get((things, verb))
+        return None if found is None else (found, path_id)
+
+    async def answer(
+        self,
+        asked: tuple[Decision, str],
+        path: str,
+        query: bytes,
+        headers: dict[bytes, bytes],
+        read: Callable[[], Awaitable[bytes]],
+    ) -> Reply:
+        """Decide what was `find`-ed and answer, also for what went wrong; raises nothing.
+
+        `headers` have lower-case names; `read` gives the body, once the caller is known. Awaits
+        nothing but futures, and those only when something has to be waited for.
+        """
+        started = perf_counter()
+        decision, path_id = asked
         correlation_id = correlation_id_of(headers)
         principal: Principal | None = None
         tenant_id: str | None = None
@@ -124,13 +149,13 @@ class DecisionLane:
                 principal = await self._authenticator.authenticate(headers, now)
             tenant_id = principal.tenant_id
             principal.require(decision.action)
-            enforce = _wants_enforcement(decision, scope["query_string"])
+            enforce = _wants_enforcement(decision, query)
             now_us = to_us(now)
             # a check whose counters are elsewhere asks for its own and the API's at once, below
             at_once = decision.command is None and not self._limiter.immediate
             if not at_once:
                 admitted = await self._api_limits.admit(principal, decision.limited_as, now_us)
-            body = await read_body(headers, receive, self._max_body_bytes)
+            body = await read()
             if not body and decision.request in _MAY_BE_LEFT_OUT:
                 body = b"{}"
             call = Call(
@@ -154,42 +179,36 @@ class DecisionLane:
             is_own = isinstance(error, ApiLimitExceeded)
             extra = error.headers if is_own else told or headers_left(admitted)
             status, more, payload = render_problem(
-                error, correlation_id=correlation_id, tenant_id=tenant_id, instance=scope["path"]
+                error, correlation_id=correlation_id, tenant_id=tenant_id, instance=path
             )
             extra = [one for one in extra if one[0] != b"retry-after"] + more
-            content_type = b"application/problem+json"
+            content_type = PROBLEM_JSON
             word = "denied" if isinstance(error, Refused) else "error"
             note_refusal(
                 error,
                 self._metrics,
                 principal=principal,
-                path=scope["path"],
+                path=path,
                 correlation_id=correlation_id,
             )
         except Exception:
-            log.exception("request_failed", path=scope["path"], correlation_id=correlation_id)
+            log.exception("request_failed", path=path, correlation_id=correlation_id)
             status, extra, payload = render_problem(
                 InternalError("The request failed"),
                 correlation_id=correlation_id,
                 tenant_id=tenant_id,
-                instance=scope["path"],
+                instance=path,
             )
-            content_type = b"application/problem+json"
+            content_type = PROBLEM_JSON
             word = "error"
         self._metrics.decided(decision.operation, word, perf_counter() - started)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    (b"content-type", content_type),
-                    (b"content-length", b"%d" % len(payload)),
-                    (b"x-correlation-id", correlation_id.encode()),
-                    *extra,
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": payload})
+        headers_told = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(payload)),
+            (b"x-correlation-id", correlation_id.encode()),
+            *extra,
+        ]
+        return Reply(status, headers_told, payload)
 
     async def _outcome(
         self, decision: Decision, call: Call, now_us: int, gate: Take | None
@@ -199,7 +218,7 @@ class DecisionLane:
         `gate` is one of the API's own limits that is not decided yet.
         """
         if decision.command is None:
-            answer, told = await self._limit(call, now_us, gate)
+            answer, told = await self._limit_checks.answer(call, now_us, gate)
             self._metrics.limited(answer)
             return call.principal.tenant_id, answer, told
         command = decision.command(call)
@@ -211,61 +230,6 @@ class DecisionLane:
         elif isinstance(outcome, QuotaCheckAnswer | QuotaCheckBatchAnswer):
             self._metrics.quotas_checked(outcome)
         return command.tenant_id, outcome, _NO_HEADERS
-
-    async def _limit(
-        self, call: Call, now_us: int, gate: Take | None
-    ) -> tuple[RateLimitCheckAnswer | RateLimitBatchAnswer, Headers]:
-        """Decide a check of rate limits, or a batch of them; with the headers that tell of it."""
-        if isinstance(call.body, RateLimitBatchRequest):
-            return await self._limit_batch(call, call.body, now_us, gate)
-        one = await self._prepare(call.body, call, now_us)
-        takes: tuple[Take, ...] = (one.take,) if one.policies else ()
-        admitted: Admitted | None = None
-        if gate is not None and one.take.tenant_id == gate.tenant_id:
-            takes = (gate, *(replace(take, gated=True) for take in takes))
-        elif gate is not None:
-            admitted = await self._admit(gate, now_us)
-            gate = None
-        outcome = await self._loop_limiter.decide(takes, now_us) if takes else None
-        if gate is not None:
-            judged = None if outcome is None else outcome[0]
-            admitted = self._api_limits.judge(gate, judged, now_us)
-        taken = outcome[-1] if outcome is not None and one.policies else None
-        answer = self._limiter.answer(one, taken, now_us)
-        return answer, _told(answer, call) or headers_left(admitted)
-
-    async def _limit_batch(
-        self, call: Call, batch: RateLimitBatchRequest, now_us: int, gate: Take | None
-    ) -> tuple[RateLimitBatchAnswer, Headers]:
-        admitted = None if gate is None else await self._admit(gate, now_us)
-        if len(batch.checks) > MAX_RATE_LIMIT_CHECKS:
-            raise PayloadTooLarge(
-                f"checks has {len(batch.checks)} items; at most {MAX_RATE_LIMIT_CHECKS} are taken",
-                details={"field": "checks", "max_items": MAX_RATE_LIMIT_CHECKS},
-                suggested_action="Send them in several batches.",
-            )
-        prepared = [await self._prepare(check, call, now_us) for check in batch.checks]
-        outcome = await self._loop_limiter.decide(tuple(one.take for one in prepared), now_us)
-        answer = self._limiter.answer_batch(prepared, outcome, now_us)
-        return answer, headers_left(admitted)
-
-    async def _admit(self, gate: Take, now_us: int) -> Admitted:
-        outcome = await self._loop_limiter.decide((gate,), now_us)
-        return self._api_limits.judge(gate, None if outcome is None else outcome[0], now_us)
-
-    async def _prepare(self, request: RateLimitCheckRequest, call: Call, now_us: int) -> Prepared:
-        principal = call.principal
-        tenant_id = principal.tenant_for(request.tenant_id)
-        if not self._limiter.is_ready(tenant_id, now_us):
-            await self._loop_limiter.ready(tenant_id, call.now, now_us)
-        return self._limiter.prepare(
-            request,
-            tenant_id,
-            call.now,
-            now_us,
-            principal.key_id,
-            principal.highest_priority,
-        )
 
     def _replies_here(self) -> LoopReplies[Command, Outcome]:
         if self._replies is None:
@@ -307,11 +271,6 @@ def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
     return None if raw is None else raw.decode("latin-1")
 
 
-def _told(answer: RateLimitCheckAnswer, call: Call) -> Headers:
-    """The headers of a check's own policies, which a gateway hands on to its client."""
-    return raw_headers(rate_limit_headers(answer, call.now))
-
-
 def _refusal(outcome: Any) -> Refused:
     """The first denial as an error, for proxies that go by the status alone."""
     if isinstance(outcome, CheckBatchAnswer | RateLimitBatchAnswer | QuotaCheckBatchAnswer):
@@ -325,4 +284,4 @@ def _refusal(outcome: Any) -> Refused:
     return budget_refusal(outcome)
 
 
-__all__ = ["DecisionLane"]
+__all__ = ["DecisionLane", "Reply"]

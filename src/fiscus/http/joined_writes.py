@@ -1,8 +1,9 @@
-"""uvicorn's HTTP protocol, with the answers of a turn of the event loop written at its end.
+"""A transport under uvicorn's HTTP protocol that writes the answers of a turn at its end.
 
 uvicorn hands an answer's head and its body to the system one after the other, and each answer as
-soon as it is made. Here both are one write, and the writes of a turn follow each other: a client
-that is still awake from the answer before costs the server no wake-up (docs/decisions/0018).
+soon as it is made. Here both are one write, and the writes of a turn of the event loop follow each
+other: a client that is still awake from the answer before costs the server no wake-up
+(docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 from weakref import WeakKeyDictionary
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _HEAD: Final = b"HTTP/1.1 "
 
@@ -59,6 +58,9 @@ class _JoiningTransport:
         else:
             self._transport.write(data)
 
+    def is_closing(self) -> bool:  # asked after each answer
+        return self._transport.is_closing()
+
     def close(self) -> None:
         self.flush()
         self._transport.close()
@@ -76,12 +78,9 @@ class _JoiningTransport:
         return getattr(self._transport, name)
 
 
-class JoinedWritesProtocol(HttpToolsProtocol):
-    """For `uvicorn.Config(http=…)`."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        turn = _TURNS.get(self.loop)
-        if turn is None:
-            turn = _TURNS[self.loop] = _Turn()
-        joining: Any = _JoiningTransport(transport, turn)
-        super().connection_made(joining)
+def joining(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> Any:
+    """`transport` with its writes joined; a transport itself, though of no such class."""
+    turn = _TURNS.get(loop)
+    if turn is None:
+        turn = _TURNS[loop] = _Turn()
+    return _JoiningTransport(transport, turn)

@@ -1,0 +1,189 @@
+"""HTTP/1.1 connections on which a decision goes straight from the parser to the lane.
+
+They are uvicorn's, and all else on them is served by uvicorn as ever. For a decision they leave out
+the ASGI scope, the messages and the task: those cost as much as the decision (docs/decisions/0028).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Final, cast
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from fiscus.http.decisions import Decision
+from fiscus.http.joined_writes import joining
+from fiscus.http.lane import DecisionLane, Reply
+
+_NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"})
+"""What asks for more than a body of a known length."""
+_NOBODY_WAITS: Final = asyncio.Event()
+
+
+def connections_of(lane: DecisionLane) -> Any:
+    """For `uvicorn.Config(lane, http=…)`."""
+    return partial(DecisionProtocol, lane)
+
+
+class DecisionProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, lane: DecisionLane, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lane: Final = lane
+        self._largest = min(lane.max_body_bytes, HIGH_WATER_LIMIT)
+        self._exchange: _Exchange | None = None
+        """The decision whose request is being read."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(joining(transport, self.loop))
+
+    def shutdown(self) -> None:
+        if self._exchange is None:
+            super().shutdown()
+        else:
+            # its request may never be whole, and nothing of it was begun
+            self.transport.close()
+
+    # -- httptools: a request as it is read
+
+    def on_message_begin(self) -> None:
+        # an answer that was made at once, while more had arrived already, has armed it
+        self._unset_keepalive_if_required()
+        self.url = b""
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._exchange = exchange = self._decision()
+        if exchange is not None:
+            self.cycle = cast("Any", exchange)
+            return
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            super().on_body(body)
+        else:
+            exchange.body += body
+
+    def on_message_complete(self) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            super().on_message_complete()
+        else:
+            self._exchange = None
+            exchange.begin()
+
+    def _decision(self) -> _Exchange | None:
+        """The exchange that begins, when it is a plain one about a decision and comes in turn."""
+        parser: Any = self.parser
+        if parser.get_method() != b"POST" or self.flow.write_paused:
+            return None
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            return None
+        path, _, query = self.url.partition(b"?")
+        decoded = path.decode("latin-1")
+        asked = self.lane.find(decoded)
+        if asked is None or not parser.should_keep_alive() or parser.get_http_version() != "1.1":
+            return None
+        headers = dict(self.headers)
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or int(length) > self._largest:
+            return None
+        if not _NEEDS_ASGI.isdisjoint(headers):
+            return None
+        return _Exchange(self, asked, decoded, query, headers)
+
+    # -- an answer
+
+    def write_reply(self, reply: Reply, *, keep_alive: bool) -> None:
+        """Write an answer whole."""
+        status, headers, payload = reply
+        lines = [STATUS_LINE[status]]
+        for name, value in self.server_state.default_headers:
+            lines += name, b": ", value, b"\r\n"
+        for name, value in headers:
+            lines += name, b": ", value, b"\r\n"
+        lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+        lines.append(payload)
+        self.transport.write(b"".join(lines))
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+class _Exchange:
+    """A decision on its way; to uvicorn the connection's `RequestResponseCycle`.
+
+    The lane's coroutine is stepped by hand. It awaits futures alone, so a task would do no more,
+    but begin it a turn later and, where nothing had to be waited for, have cost more than it.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_connection",
+        "_headers",
+        "_path",
+        "_query",
+        "_steps",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+    )
+    message_event = _NOBODY_WAITS
+
+    def __init__(
+        self,
+        connection: DecisionProtocol,
+        asked: tuple[Decision, str],
+        path: str,
+        query: bytes,
+        headers: dict[bytes, bytes],
+    ) -> None:
+        self._connection = connection
+        self._asked = asked
+        self._path = path
+        self._query = query
+        self._headers = headers
+        self.body = b""
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+
+    def begin(self) -> None:
+        """The request is read: have it answered."""
+        self._steps: Coroutine[Any, Any, Reply] = self._connection.lane.answer(
+            self._asked, self._path, self._query, self._headers, self._read
+        )
+        self._step()
+
+    async def _read(self) -> bytes:
+        return self.body
+
+    def _step(self, _awaited: object = None) -> None:
+        try:
+            awaited = self._steps.send(None)
+        except StopIteration as end:
+            self.response_complete = True
+            if not self.disconnected:
+                self._connection.write_reply(end.value, keep_alive=self.keep_alive)
+        else:
+            awaited._asyncio_future_blocking = False  # as a task does with what it awaits
+            awaited.add_done_callback(self._step)
+
+
+__all__ = ["DecisionProtocol", "connections_of"]

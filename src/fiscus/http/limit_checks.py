@@ -1,0 +1,96 @@
+"""Checks of rate limits in the fast lane: prepared, decided with the API's own limit, answered."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from fiscus.errors import PayloadTooLarge
+from fiscus.http.api_limits import Admitted, ApiLimits, headers_left, raw_headers
+from fiscus.http.decisions import Call
+from fiscus.http.limiting import LoopLimiter
+from fiscus.http.problems import Headers
+from fiscus.ratelimits.calls import (
+    RateLimitBatchAnswer,
+    RateLimitBatchRequest,
+    RateLimitCheckAnswer,
+    RateLimitCheckRequest,
+)
+from fiscus.ratelimits.headers import rate_limit_headers
+from fiscus.ratelimits.limiter import Limiter, Prepared
+from fiscus.ratelimits.port import Take
+
+MAX_RATE_LIMIT_CHECKS: Final = 500
+
+
+class LimitChecks:
+    """Answers checks of rate limits for the coroutines of one event loop."""
+
+    def __init__(self, limiter: Limiter, loop_limiter: LoopLimiter, api_limits: ApiLimits) -> None:
+        self._limiter = limiter
+        self._loop_limiter = loop_limiter
+        self._api_limits = api_limits
+
+    async def answer(
+        self, call: Call, now_us: int, gate: Take | None
+    ) -> tuple[RateLimitCheckAnswer | RateLimitBatchAnswer, Headers]:
+        """Decide a check of rate limits, or a batch of them; with the headers that tell of it."""
+        if isinstance(call.body, RateLimitBatchRequest):
+            return await self._batch(call, call.body, now_us, gate)
+        one = await self._prepare(call.body, call, now_us)
+        takes: tuple[Take, ...] = (one.take,) if one.policies else ()
+        admitted: Admitted | None = None
+        if gate is not None and one.take.tenant_id == gate.tenant_id:
+            takes = (gate, *(replace(take, gated=True) for take in takes))
+        elif gate is not None:
+            admitted = await self._admit(gate, now_us)
+            gate = None
+        outcome = await self._loop_limiter.decide(takes, now_us) if takes else None
+        if gate is not None:
+            judged = None if outcome is None else outcome[0]
+            admitted = self._api_limits.judge(gate, judged, now_us)
+        taken = outcome[-1] if outcome is not None and one.policies else None
+        answer = self._limiter.answer(one, taken, now_us)
+        return answer, _told(answer, call) or headers_left(admitted)
+
+    async def _batch(
+        self, call: Call, batch: RateLimitBatchRequest, now_us: int, gate: Take | None
+    ) -> tuple[RateLimitBatchAnswer, Headers]:
+        admitted = None if gate is None else await self._admit(gate, now_us)
+        if len(batch.checks) > MAX_RATE_LIMIT_CHECKS:
+            raise PayloadTooLarge(
+                f"checks has {len(batch.checks)} items; at most {MAX_RATE_LIMIT_CHECKS} are taken",
+                details={"field": "checks", "max_items": MAX_RATE_LIMIT_CHECKS},
+                suggested_action="Send them in several batches.",
+            )
+        prepared = [await self._prepare(check, call, now_us) for check in batch.checks]
+        outcome = await self._loop_limiter.decide(tuple(one.take for one in prepared), now_us)
+        answer = self._limiter.answer_batch(prepared, outcome, now_us)
+        return answer, headers_left(admitted)
+
+    async def _admit(self, gate: Take, now_us: int) -> Admitted:
+        outcome = await self._loop_limiter.decide((gate,), now_us)
+        return self._api_limits.judge(gate, None if outcome is None else outcome[0], now_us)
+
+    async def _prepare(self, request: RateLimitCheckRequest, call: Call, now_us: int) -> Prepared:
+        principal = call.principal
+        tenant_id = principal.tenant_for(request.tenant_id)
+        if not self._limiter.is_ready(tenant_id, now_us):
+            await self._loop_limiter.ready(tenant_id, call.now, now_us)
+        return self._limiter.prepare(
+            request,
+            tenant_id,
+            call.now,
+            now_us,
+            principal.key_id,
+            principal.highest_priority,
+        )
+
+
+def _told(answer: RateLimitCheckAnswer, call: Call) -> Headers:
+    """The headers of a check's own policies, which a gateway hands on to its client."""
+    return raw_headers(rate_limit_headers(answer, call.now))
+
+
+__all__ = ["MAX_RATE_LIMIT_CHECKS", "LimitChecks"]

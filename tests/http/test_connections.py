@@ -1,0 +1,256 @@
+"""Decisions go from the connection to the lane; whatever else a client does is served as ever."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+import pytest
+
+from tests.http.app_client import API
+from tests.http.live_server import LiveServer, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CHECK = {"resource_type": "llm", "estimated_cost": 1}
+LIMIT = {"resource_type": "api"}
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.body)
+
+
+class Wire:
+    """A connection of which the bytes are the test's own."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self.key = server.key
+        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        self._read = b""
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, *parts: bytes) -> None:
+        for part in parts:
+            self._socket.sendall(part)
+
+    def request(self, path: str, body: Any, *lines: str, version: str = "1.1") -> bytes:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = [
+            f"POST {API}{path} HTTP/{version}",
+            "Host: fiscus.test",
+            f"X-API-Key: {self.key}",
+            *(
+                []
+                if any("ransfer-" in line for line in lines)
+                else [f"Content-Length: {len(content)}"]
+            ),
+            *lines,
+        ]
+        return "\r\n".join(head).encode() + b"\r\n\r\n" + content
+
+    def get(self, path: str) -> bytes:
+        return f"GET {path} HTTP/1.1\r\nHost: fiscus.test\r\nX-API-Key: {self.key}\r\n\r\n".encode()
+
+    def answer(self) -> Answer:
+        """The next answer, whole."""
+        head = self._until(b"\r\n\r\n").decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        length = int(headers["content-length"])
+        while len(self._read) < length:
+            self._more()
+        body, self._read = self._read[:length], self._read[length:]
+        return Answer(int(head[0].split(" ")[1]), headers, body)
+
+    def is_closed(self) -> bool:
+        return self._socket.recv(1) == b""
+
+    def _until(self, end: bytes) -> bytes:
+        while end not in self._read:
+            self._more()
+        found, _, self._read = self._read.partition(end)
+        return found
+
+    def _more(self) -> None:
+        part = self._socket.recv(65_536)
+        assert part, self._read
+        self._read += part
+
+
+@pytest.fixture
+def server(data_dir: Path) -> Iterator[LiveServer]:
+    with serving(data_dir, default_tenant="acme") as server:
+        yield server
+
+
+@pytest.fixture
+def straight(data_dir: Path) -> Iterator[LiveServer]:
+    """A server on which nothing but what goes straight to the lane is answered."""
+
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan", scope["path"]
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    with serving(data_dir, default_tenant="acme", asgi=fail) as server:
+        yield server
+
+
+def without_moments(answer: Answer) -> tuple[int, set[str], str]:
+    """What two equal calls answer alike."""
+    changing = re.compile(rb"[0-9a-f]{8}-[0-9a-f-]{27}|\d{4}-\d\d-\d\dT[\d:.]+Z")
+    return answer.status, set(answer.headers), changing.sub(b"-", answer.body).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/budgets/check", CHECK),
+        ("/budgets/check?enforce=true", CHECK),
+        ("/budgets/check/batch", {"checks": [CHECK, CHECK]}),
+        ("/cost-tracking/record", {"resource_type": "llm", "cost_amount": 1}),
+        ("/rate-limits/check", LIMIT),
+        ("/quotas/check", {"resource_type": "gpu", "required_amount": 1}),
+        ("/budgets/reservations/01a20dc2-6604-7c51-8289-92e520253797/settle", {"actual_cost": 1}),
+        ("/budgets/reservations/none/release", {}),
+        ("/budgets/check", {"resource_type": "llm", "estimated_cost": -1}),
+        ("/budgets/check", b"[not json"),
+        ("/budgets/check?no=such", CHECK),
+    ],
+)
+def test_a_decision_is_answered_the_same_straight_and_through_asgi(
+    server: LiveServer, path: str, body: Any
+) -> None:
+    with Wire(server) as wire:
+        wire.send(wire.request(path, body))
+        straight = wire.answer()
+        # a request that closes its connection takes the long way
+        wire.send(wire.request(path, body, "Connection: close"))
+        through_asgi = wire.answer()
+        assert wire.is_closed()
+    status, headers, text = without_moments(through_asgi)
+    assert without_moments(straight) == (status, headers - {"connection"}, text)
+
+
+def test_decisions_need_no_asgi(straight: LiveServer) -> None:
+    with Wire(straight) as wire:
+        for path, body in (("/budgets/check", CHECK), ("/rate-limits/check", LIMIT)) * 2:
+            wire.send(wire.request(path, body, "Connection: keep-alive"))
+            assert wire.answer().json()["allowed"]
+
+
+def test_a_correlation_id_comes_back(straight: LiveServer) -> None:
+    with Wire(straight) as wire:
+        wire.send(wire.request("/rate-limits/check", LIMIT, "X-Correlation-ID: mine-1"))
+        answer = wire.answer()
+    assert answer.headers["x-correlation-id"] == answer.json()["correlation_id"] == "mine-1"
+
+
+def test_a_request_may_come_in_any_pieces(straight: LiveServer) -> None:
+    with Wire(straight) as wire:
+        whole = wire.request("/budgets/check", CHECK)
+        for cut in (1, 20, len(whole) // 2, whole.index(b"\r\n\r\n") + 3, len(whole) - 1):
+            wire.send(whole[:cut])
+            wire.send(whole[cut:])
+            assert wire.answer().status == 200
+        wire.send(*(whole[at : at + 1] for at in range(len(whole))))
+        assert wire.answer().status == 200
+
+
+def test_pipelined_requests_of_both_kinds_are_answered_in_their_order(server: LiveServer) -> None:
+    with Wire(server) as wire:
+        check = wire.request("/budgets/check", CHECK)
+        limit = wire.request("/rate-limits/check", LIMIT)
+        page = wire.get(f"{API}/budgets")
+        order = [limit, check, limit, page, check, check, page, limit, page, page, check]
+        wire.send(b"".join(order))
+        for sent in order:
+            answer = wire.answer().json()
+            kind = {check: "reservation_id", limit: "retry_after", page: "pagination"}[sent]
+            assert kind in answer, answer
+
+
+@pytest.mark.parametrize(
+    ("lines", "body", "status"),
+    [
+        (["Transfer-Encoding: chunked"], b"%x\r\n%b\r\n0\r\n\r\n", 200),
+        (["Content-Encoding: gzip"], b"%b", 400),
+        (["Expect: 100-continue"], b"%b", 200),
+    ],
+)
+def test_other_bodies_are_read_as_ever(
+    server: LiveServer, lines: list[str], body: bytes, status: int
+) -> None:
+    content = json.dumps(CHECK).encode()
+    content = body % ((len(content), content) if b"%x" in body else (content,))
+    with Wire(server) as wire:
+        wire.send(wire.request("/budgets/check", content, *lines))
+        if "Expect" in lines[0]:
+            assert wire._until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue"
+        assert wire.answer().status == status
+        wire.send(wire.request("/budgets/check", CHECK))
+        assert wire.answer().status == 200
+
+
+def test_a_large_body_is_read_and_one_that_is_too_large_refused(server: LiveServer) -> None:
+    with Wire(server) as wire:
+        many = {"checks": [{**CHECK, "user_id": "u" * 128}] * 500}
+        wire.send(wire.request("/budgets/check/batch", many))
+        assert len(wire.answer().json()["results"]) == 500
+        wire.send(wire.request("/budgets/check", b" " * 2_000_001))
+        assert wire.answer().status == 413
+
+
+def test_a_client_of_http_1_0_is_answered_and_let_go(server: LiveServer) -> None:
+    with Wire(server) as wire:
+        wire.send(wire.request("/budgets/check", CHECK, version="1.0"))
+        assert wire.answer().status == 200
+        assert wire.is_closed()
+
+
+def test_what_is_no_http_is_refused_also_after_a_decision(server: LiveServer) -> None:
+    with Wire(server) as wire:
+        wire.send(wire.request("/rate-limits/check", LIMIT))
+        assert wire.answer().status == 200
+        wire.send(b"no http at all\r\n\r\n")
+        assert wire.answer().status == 400
+        assert wire.is_closed()
+
+
+def test_a_client_that_hangs_up_before_its_answer_has_been_heard(server: LiveServer) -> None:
+    """Its check was asked for, so it is decided; the money comes free when the hold expires."""
+    with Wire(server) as wire:
+        wire.send(wire.request("/rate-limits/check", LIMIT))
+        assert wire.answer().status == 200
+        wire.send(wire.request("/budgets/check", CHECK))
+    with httpx.Client(base_url=server.url, headers={"X-API-Key": server.key}) as client:
+        client.post(f"{API}/budgets/check", json=CHECK)  # the ledger goes in order
+        held = client.get(f"{API}/budgets/reservations").json()
+    assert held["pagination"]["total_count"] == 2
+
+
+def test_a_stop_answers_the_decision_in_hand_and_closes(data_dir: Path) -> None:
+    with serving(data_dir, default_tenant="acme") as server:
+        wire = Wire(server)
+        wire.send(wire.request("/budgets/check", CHECK))
+        answer = wire.answer()
+        wire.send(wire.request("/budgets/check", CHECK)[:-1])  # begun, not whole
+    with wire:
+        assert answer.status == 200
+        assert wire.is_closed()
