@@ -128,7 +128,7 @@ class ApiLimits:
             for place, one in enumerate(taken.verdicts)
             if not one.allowed and one.wait_us == wait_us
         )
-        name = take.keys[index].split(":", 1)[0]
+        name = _name(take.keys[index])
         rule = take.rules[index]
         raise ApiLimitExceeded(
             f"More than {rule.limit} calls a minute are held up by the limit {name}",
@@ -186,27 +186,26 @@ def _least(taken: Taken) -> int:
 
 
 def _headers(take: Take, taken: Taken, now_us: int, deciding: int) -> Headers:
-    lines: list[HeaderLine] = []
-    for key, rule, verdict in zip(take.keys, take.rules, taken.verdicts, strict=True):
-        lines.append(
-            HeaderLine(
-                key.split(":", 1)[0],
-                rule.limit,
-                60,
-                verdict.remaining,
-                whole_seconds(_until(verdict, now_us)),
-            )
-        )
-    lines.insert(0, lines.pop(deciding))
-    verdict = taken.verdicts[deciding]
+    verdicts, rules = taken.verdicts, take.rules
+    lines = [
+        HeaderLine(_name(key), rule.limit, 60, one.remaining, whole_seconds(_until(one, now_us)))
+        for key, rule, one in zip(take.keys, rules, verdicts, strict=True)
+    ]
+    if deciding:
+        lines.insert(0, lines.pop(deciding))
+    verdict = verdicts[deciding]
     told = headers_of(
         lines,
-        limit=take.rules[deciding].limit,
+        limit=rules[deciding].limit,
         remaining=verdict.remaining,
         reset_epoch_seconds=whole_seconds(verdict.reset_us),
         retry_after_seconds=None,  # comes with the problem
     )
     return raw_headers(told)
+
+
+def _name(key: str) -> str:
+    return key.partition(":")[0]
 
 
 def _until(verdict: Verdict, now_us: int) -> int:

@@ -64,24 +64,31 @@ def headers_of(
     `limit`, `remaining` and `reset_epoch_seconds` are of that policy; `retry_after_seconds` is None
     unless the request was denied.
     """
-    told = [(sf_string(line.name), line) for line in lines[:_MOST_LINES]]
-    headers = [
-        (
-            "RateLimit-Policy",
-            ", ".join([f"{name};q={line.limit};w={line.window_seconds}" for name, line in told]),
-        ),
-        (
-            "RateLimit",
-            ", ".join([f"{name};r={line.remaining};t={line.reset_seconds}" for name, line in told]),
-        ),
+    headers: list[tuple[str, str]] = []
+    if lines:  # a structured field without members is not sent
+        told = lines[:_MOST_LINES]
+        headers += (
+            ("RateLimit-Policy", ", ".join([_policy_member(*line[:3]) for line in told])),
+            (
+                "RateLimit",
+                ", ".join(
+                    [f"{sf_string(name)};r={left};t={reset}" for name, _, _, left, reset in told]
+                ),
+            ),
+        )
+    headers += (
         ("X-RateLimit-Limit", str(limit)),
         ("X-RateLimit-Remaining", str(remaining)),
         ("X-RateLimit-Reset", str(reset_epoch_seconds)),
-    ]
+    )
     if retry_after_seconds is not None:
         headers.append(("Retry-After", str(retry_after_seconds)))
-    # a structured field without members is not sent
-    return headers if told else headers[2:]
+    return headers
+
+
+@lru_cache(maxsize=8192)
+def _policy_member(name: str, limit: int, window_seconds: int) -> str:
+    return f"{sf_string(name)};q={limit};w={window_seconds}"
 
 
 def whole_seconds(us: int) -> int:
