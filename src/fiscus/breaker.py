@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,7 +18,7 @@ class CircuitBreaker:
     """Opens when `failure_ratio` of the calls of the last `window_seconds` failed.
 
     At least `minimum_calls` are needed to open it. After `pause_seconds` one call is let through:
-    its success closes the breaker, its failure opens it for another pause. Not thread-safe.
+    its success closes the breaker, its failure opens it for another pause. Thread-safe.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class CircuitBreaker:
         self._failures = 0
         self._opened_at: datetime | None = None
         self._trying = False
+        self._lock = threading.Lock()
 
     @property
     def state(self) -> BreakerState:
@@ -45,29 +47,32 @@ class CircuitBreaker:
 
     def allows(self, now: datetime) -> bool:
         """Whether a call may be made; in a pause's end, the one that tries."""
-        if self._opened_at is None:
-            return True
-        if now - self._opened_at >= self._pause:
-            self._trying = True
-            return True
-        return False
+        with self._lock:
+            if self._opened_at is None:
+                return True
+            if now - self._opened_at >= self._pause:
+                self._trying = True
+                return True
+            return False
 
     def succeeded(self, now: datetime) -> None:
-        if self._opened_at is not None:
-            self._opened_at = None
-            self._trying = False
-            self._calls.clear()
-            self._failures = 0
-        self._note(now, failed=False)
+        with self._lock:
+            if self._opened_at is not None:
+                self._opened_at = None
+                self._trying = False
+                self._calls.clear()
+                self._failures = 0
+            self._note(now, failed=False)
 
     def failed(self, now: datetime) -> None:
-        self._note(now, failed=True)
-        if self._opened_at is not None or (
-            len(self._calls) >= self._minimum_calls
-            and self._failures >= self._failure_ratio * len(self._calls)
-        ):
-            self._opened_at = now
-            self._trying = False
+        with self._lock:
+            self._note(now, failed=True)
+            if self._opened_at is not None or (
+                len(self._calls) >= self._minimum_calls
+                and self._failures >= self._failure_ratio * len(self._calls)
+            ):
+                self._opened_at = now
+                self._trying = False
 
     def _note(self, now: datetime, *, failed: bool) -> None:
         calls = self._calls

@@ -19,6 +19,7 @@ from fiscus.ratelimits.port import CountersUnavailable, Take
 from fiscus.ratelimits.rules import Algorithm, make_rule
 from fiscus.stores.counters.redis import RedisCounters
 from tests.counters.histories import NORMAL, SECOND_US, new_tenant
+from tests.counters.on_loop import OpenStore
 from tests.valkey import Servers, Valkey, wait_until
 
 TIMEOUT_SECONDS = 0.25
@@ -60,8 +61,8 @@ def valkey(valkey_servers: Servers) -> Valkey:
 
 
 @pytest.fixture
-def store(valkey: Valkey) -> Iterator[RedisCounters]:
-    opened = RedisCounters(valkey.url, timeout_seconds=TIMEOUT_SECONDS)
+def store(open_store: OpenStore, valkey: Valkey) -> Iterator[RedisCounters]:
+    opened = open_store(valkey.url, TIMEOUT_SECONDS)
     yield opened
     opened.close()
 
@@ -129,12 +130,14 @@ def test_scripts_that_were_flushed_are_sent_again(store: RedisCounters, valkey: 
     assert used(store, tenant_id) == 2
 
 
-def test_read_only_replica_decides_nothing_until_it_is_promoted(valkey_servers: Servers) -> None:
+def test_read_only_replica_decides_nothing_until_it_is_promoted(
+    open_store: OpenStore, valkey_servers: Servers
+) -> None:
     tenant_id = new_tenant()
     primary = valkey_servers.start()
     replica = valkey_servers.replica_of(primary)
     with (
-        closing(RedisCounters(replica.url, timeout_seconds=TIMEOUT_SECONDS)) as store,
+        closing(open_store(replica.url, TIMEOUT_SECONDS)) as store,
         closing(replica.client()) as client,
     ):
         assert_unavailable(store, tenant_id)
@@ -223,7 +226,7 @@ def test_server_restarted_under_load_answers_or_is_said_to_be_unavailable(
 
 
 def test_sentinel_leads_to_the_primary_and_after_its_end_to_the_next(
-    valkey_servers: Servers,
+    open_store: OpenStore, valkey_servers: Servers
 ) -> None:
     tenant_id = new_tenant()
     primary = valkey_servers.start()
@@ -231,7 +234,7 @@ def test_sentinel_leads_to_the_primary_and_after_its_end_to_the_next(
     sentinel = valkey_servers.sentinel_of(primary, "counters")
     url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/counters?db=2"
     with (
-        closing(RedisCounters(url, timeout_seconds=TIMEOUT_SECONDS)) as store,
+        closing(open_store(url, TIMEOUT_SECONDS)) as store,
         closing(sentinel.client()) as client,
     ):
         wait_until(lambda: client.sentinel_master("counters")["num-slaves"] == 1)
@@ -262,11 +265,13 @@ def tenants_of(nodes: int) -> list[str]:
     return [found[node] for node in range(nodes)]
 
 
-def test_cluster_decides_each_tenant_where_it_is(valkey_servers: Servers) -> None:
+def test_cluster_decides_each_tenant_where_it_is(
+    open_store: OpenStore, valkey_servers: Servers
+) -> None:
     nodes = valkey_servers.cluster(3)
     tenants = tenants_of(3)
     url = f"redis+cluster://127.0.0.1:{nodes[0].port},127.0.0.1:{nodes[1].port}"
-    with closing(RedisCounters(url, timeout_seconds=TIMEOUT_SECONDS)) as store:
+    with closing(open_store(url, TIMEOUT_SECONDS)) as store:
         group = [request(tenant, 40) for tenant in tenants * 3]
         results = store.decide_all(group, None)
         assert [one and one.admitted for one in results] == [True] * 6 + [False] * 3
@@ -334,10 +339,10 @@ def _goes_on_with_the_nodes_that_are_there(
     assert is_back(store, tenants[2])
 
 
-def test_cluster_that_is_not_there(valkey_servers: Servers) -> None:
+def test_cluster_that_is_not_there(open_store: OpenStore, valkey_servers: Servers) -> None:
     plain = valkey_servers.start()
     url = f"redis+cluster://127.0.0.1:{plain.port}"
-    with closing(RedisCounters(url, timeout_seconds=TIMEOUT_SECONDS)) as store:
+    with closing(open_store(url, TIMEOUT_SECONDS)) as store:
         assert_unavailable(store, new_tenant())
         plain.stop()
         assert_unavailable(store, new_tenant())

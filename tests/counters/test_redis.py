@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-import socket
-import socketserver
 import ssl
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from cryptography import x509
@@ -26,6 +26,7 @@ from fiscus.ratelimits.port import CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import Algorithm, Rule
 from fiscus.stores.counters.redis import RedisCounters
 from tests.counters.histories import NORMAL, SECOND_US, new_tenant, rule
+from tests.counters.on_loop import OpenStore
 from tests.valkey import Servers
 
 EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", list(Algorithm))
@@ -110,38 +111,55 @@ def test_url_that_names_a_server_connects_only_when_asked(url: str) -> None:
     RedisCounters(url).close()
 
 
-def test_password_and_database_of_the_url_are_used(valkey_servers: Servers) -> None:
+def test_password_and_database_of_the_url_are_used(
+    open_store: OpenStore, valkey_servers: Servers
+) -> None:
     server = valkey_servers.start()
     with closing(server.client()) as client:
         client.config_set("requirepass", "p@ss")
     url = f"redis://:p%40ss@127.0.0.1:{server.port}/5"
-    with closing(RedisCounters(url, timeout_seconds=20)) as store:
+    with closing(open_store(url, 20)) as store:
         taken = store.decide_all([take("t", rule("token_bucket", 1, 60))], None)
         assert admitted(taken) == [True]
         assert store.ping_ms() > 0
     with closing(Redis(port=server.port, password="p@ss", db=5, protocol=2)) as client:
         assert client.keys() == [b"fiscus:{t}:key"]
     with (
-        closing(RedisCounters(server.url, timeout_seconds=20)) as store,
+        closing(open_store(server.url, 20)) as store,
         pytest.raises(CountersUnavailable, match="Authentication"),
     ):
-        store.ping_ms()
+        store.decide_all([take("t", rule("token_bucket", 1, 60))], None)
+
+
+def many(tenant_id: str) -> list[Take]:
+    """More than a socket takes at once."""
+    one = rule("token_bucket", 1, 60)
+    return [take(tenant_id, one, key=f"{number}{'k' * 10_000}") for number in range(500)]
+
+
+def test_a_group_larger_than_what_a_socket_takes(open_store: OpenStore, valkey_url: str) -> None:
+    with closing(open_store(valkey_url, 20)) as store:
+        tenant_id = new_tenant()
+        for expected in (True, False):
+            assert admitted(store.decide_all(many(tenant_id), None)) == [expected] * 500
 
 
 def test_rediss_speaks_tls_and_trusts_only_whom_it_is_told_to(
-    valkey_servers: Servers, tmp_path: Path
+    open_store: OpenStore, valkey_servers: Servers, tmp_path: Path
 ) -> None:
     server = valkey_servers.start()
     certificate, key = self_signed(tmp_path)
     with tls_in_front_of(server.port, certificate, key) as port:
         for query, trusted in ((f"?ssl_ca_certs={certificate}", True), ("", False)):
             url = f"rediss://127.0.0.1:{port}/0{query}"
-            with closing(RedisCounters(url, timeout_seconds=5)) as store:
+            with closing(open_store(url, 5)) as store:
                 if trusted:
                     assert store.ping_ms() > 0
+                    for expected in (True, False):
+                        assert admitted(store.decide_all(many("t"), None)) == [expected] * 500
                 else:
                     with pytest.raises(CountersUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-                        store.ping_ms()
+                        store.decide_all([take("t", rule("token_bucket", 1, 60))], None)
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
@@ -182,26 +200,33 @@ def tls_in_front_of(port: int, certificate: Path, key: Path) -> Iterator[int]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
 
-    class Exchange(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with (
-                suppress(OSError),
-                context.wrap_socket(self.request, server_side=True) as client,
-                socket.create_connection(("127.0.0.1", port)) as server,
-            ):
-                # each side waits for the other: one command, then its answer
-                while command := client.recv(65_536):
-                    server.sendall(command)
-                    client.sendall(server.recv(65_536))
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Exchange) as front:
-        front.daemon_threads = True
-        serving = threading.Thread(target=front.serve_forever, args=(0.05,))
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_server = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, to_server[1]), pump(to_server[0], writer))
+
+    async def serve(ports: Queue[int], stop: asyncio.Event) -> None:
+        front = await asyncio.start_server(join, "127.0.0.1", ssl=context)
+        async with front:
+            ports.put(front.sockets[0].getsockname()[1])
+            await stop.wait()
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        ports: Queue[int] = Queue()
+        stop = asyncio.Event()
+        serving = threading.Thread(target=runner.run, args=(serve(ports, stop),))
         serving.start()
         try:
-            yield front.server_address[1]
+            yield ports.get(timeout=30)
         finally:
-            front.shutdown()
+            loop.call_soon_threadsafe(stop.set)
             serving.join()
 
 

@@ -13,16 +13,27 @@ import pytest
 
 from fiscus import ServiceUnavailable, ValidationError
 from fiscus.ids import uuid7
-from fiscus.limits import Limit, limit
+from fiscus.limits import Limit, LimitResult, limit
 from tests.valkey import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.valkey import Servers
 
 PATIENT = 5.0
 """Seconds to wait for an answer where the test is about what it says."""
+
+
+def _hit(api: Limit, key: str) -> LimitResult:
+    return api.hit(key)
+
+
+def _hit_in_a_loop(api: Limit, key: str) -> LimitResult:
+    return asyncio.run(api.hit_async(key))
+
+
+EITHER_WAY = pytest.mark.parametrize("hit", [_hit, _hit_in_a_loop])
 
 
 @pytest.fixture
@@ -121,13 +132,16 @@ def test_four_processes_admit_the_limit_together(valkey_url: str, name: str) -> 
 
 # that is how servers which load the application first make their workers
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_of_a_fork_has_connections_of_its_own(api: Limit) -> None:
-    api.hit("a")
+@EITHER_WAY
+def test_a_child_of_a_fork_has_connections_of_its_own(
+    api: Limit, hit: Callable[[Limit, str], LimitResult]
+) -> None:
+    hit(api, "a")
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            status = 7 if api.hit("a").remaining == 3 else 2
+            status = 7 if hit(api, "a").remaining == 3 else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -139,18 +153,23 @@ def test_half_a_character_is_refused_before_it_is_sent(api: Limit) -> None:
         api.hit("\ud800")
 
 
+@EITHER_WAY
 @pytest.mark.parametrize(
     ("policy", "allowed"),
     [("local", [True, True, False]), ("allow", [True] * 3), ("deny", [False] * 3)],
 )
 def test_without_the_server_the_policy_decides(
-    valkey_servers: Servers, name: str, policy: str, allowed: list[bool]
+    valkey_servers: Servers,
+    name: str,
+    policy: str,
+    allowed: list[bool],
+    hit: Callable[[Limit, str], LimitResult],
 ) -> None:
     server = valkey_servers.start()
     with limit("2/hour", counters=server.url, name=name, on_store_failure=policy) as api:
         server.stop()
         began = time.perf_counter()
-        results = [api.hit("a") for _ in range(3)]
+        results = [hit(api, "a") for _ in range(3)]
         assert time.perf_counter() - began < 2
         assert [one.allowed for one in results] == allowed
         assert all(one.degraded for one in results)
@@ -161,19 +180,17 @@ def test_without_the_server_the_policy_decides(
         with pytest.raises(ServiceUnavailable):
             api.reset("a")
 
-        async def in_a_loop() -> bool:
-            return (await api.hit_async("a")).degraded
 
-        assert asyncio.run(in_a_loop())
-
-
-def test_a_server_that_hangs_holds_up_nobody(valkey_servers: Servers, name: str) -> None:
+@EITHER_WAY
+def test_a_server_that_hangs_holds_up_nobody(
+    valkey_servers: Servers, name: str, hit: Callable[[Limit, str], LimitResult]
+) -> None:
     server = valkey_servers.start()
     with limit("2/hour", counters=server.url, name=name, timeout_seconds=0.05) as api:
         server.pause()
         try:
             began = time.perf_counter()
-            assert api.hit("a").degraded
+            assert hit(api, "a").degraded
             assert time.perf_counter() - began < 1
         finally:
             server.resume()

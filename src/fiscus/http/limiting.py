@@ -10,8 +10,8 @@ import anyio.to_thread
 
 from fiscus.ratelimits.counter_loop import Outcome, Takes
 from fiscus.ratelimits.limiter import Limiter
+from fiscus.ratelimits.loop_takes import LoopTakes
 from fiscus.ratelimits.port import Take, Taken
-from fiscus.replies import LoopReplies
 
 
 class LoopLimiter:
@@ -19,7 +19,7 @@ class LoopLimiter:
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._replies: LoopReplies[Takes, Outcome] | None = None
+        self._takes: LoopTakes | None = None
         self._reading: dict[str, asyncio.Task[None]] = {}
 
     async def decide(self, takes: Takes, now_us: int) -> Outcome:
@@ -27,9 +27,9 @@ class LoopLimiter:
         limiter = self._limiter
         if limiter.loop is None:
             return limiter.decide(takes, now_us)
-        if self._replies is None:
-            self._replies = LoopReplies(limiter.loop, asyncio.get_running_loop())
-        return await self._replies.execute(takes)
+        if self._takes is None:
+            self._takes = limiter.loop.here()
+        return await self._takes.execute(takes)
 
     def decide_here(self, take: Take, now_us: int) -> Taken:
         """Decide by this process's own counters, while the others cannot be reached."""

@@ -18,34 +18,22 @@ from fiscus.limits.strings import Phrase
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.counter_loop import CounterLoop, Outcome
 from fiscus.ratelimits.degraded import DegradedTakes
+from fiscus.ratelimits.loop_takes import LoopTakes
 from fiscus.ratelimits.model import OnCountersFailure
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import MAX_LIMIT, Rule
-from fiscus.replies import LoopReplies
 from fiscus.wiring.counters import open_counters
 
 _NORMAL: Final = PRIORITIES.index(Priority.NORMAL)
 
 
-_Replies = LoopReplies[tuple[Take, ...], Outcome]
-
-
 class _Connection:
-    """A server's counters, and the thread that asks them for all who wait."""
+    """A server's counters, and what asks them for all who wait."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         self.users = 0
         self.counters: Final = _counters(url, timeout_seconds)
         self.loop: Final = CounterLoop(self.counters, SystemClock(), timeout_seconds)
-        self._here: tuple[asyncio.AbstractEventLoop, _Replies] | None = None
-
-    def replies(self) -> _Replies:
-        """Answers for coroutines of the running event loop."""
-        running = asyncio.get_running_loop()
-        here = self._here
-        if here is None or here[0] is not running:
-            self._here = here = (running, LoopReplies(self.loop, running))
-        return here[1]
 
     def close(self) -> None:
         self.loop.close()
@@ -118,6 +106,7 @@ class RedisLimit(Limit):
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._process = 0
+        self._here: LoopTakes | None = None
         self._connected()
 
     def hit(self, key: str = "", count: int = 1) -> LimitResult:
@@ -130,10 +119,11 @@ class RedisLimit(Limit):
         return self._result(take, outcome)
 
     async def hit_async(self, key: str = "", count: int = 1) -> LimitResult:
-        check_count(count, 0)
+        if type(count) is not int or not 0 <= count <= MAX_LIMIT:
+            check_count(count, 0)
         take = self._take(key, count)
         try:
-            outcome = await self._connected().replies().execute((take,))
+            outcome = await self._takes_here().execute((take,))
         except ServiceUnavailable:  # too many wait already
             outcome = None
         return self._result(take, outcome)
@@ -162,6 +152,7 @@ class RedisLimit(Limit):
     def close(self) -> None:
         with self._lock:
             connection, self._connection = self._connection, None
+            self._here = None
         if connection is not None and self._process == os.getpid():
             _CONNECTIONS.give_back(connection)
 
@@ -176,6 +167,13 @@ class RedisLimit(Limit):
                 self._process = os.getpid()
             return self._connection
 
+    def _takes_here(self) -> LoopTakes:
+        """What asks for the running event loop; a child of a fork runs another one."""
+        here = self._here
+        if here is None or here.loop is not asyncio.get_running_loop():
+            self._here = here = self._connected().loop.here()
+        return here
+
     def _result(self, take: Take, outcome: Outcome) -> LimitResult:
         now_us = time_ns() // 1000
         taken: Taken | None = None if outcome is None else outcome[0]
@@ -188,16 +186,24 @@ class RedisLimit(Limit):
         return Take(self._name, self._keys(key), self._rules, count, _NORMAL)
 
     def _keys(self, key: str) -> tuple[str, ...]:
-        try:
-            key.encode()
-        except UnicodeEncodeError:
-            # it would fail the checks of all who share the round trip
-            raise ValidationError(
-                "key is not text: it has half a character",
-                field="key",
-                suggested_action="Decode keys with errors='replace'.",
-            ) from None
-        return tuple([prefix + key for prefix in self._prefixes])
+        if not key.isascii():
+            _check_text(key)
+        prefixes = self._prefixes
+        if len(prefixes) == 1:
+            return (prefixes[0] + key,)
+        return tuple([prefix + key for prefix in prefixes])
+
+
+def _check_text(key: str) -> None:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        # it would fail the checks of all who share the round trip
+        raise ValidationError(
+            "key is not text: it has half a character",
+            field="key",
+            suggested_action="Decode keys with errors='replace'.",
+        ) from None
 
 
 def _prefixes(phrases: Sequence[tuple[Phrase, Rule]]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The limiter: checks of requests against policies, with counters behind a port.
 
-Counters in this process decide at once. Counters in Redis are asked by one thread, for all checks
-that wait, in one round trip; when they do not answer in time, each policy says what then.
+Counters in this process decide at once. Counters in Redis are asked for all checks that wait, in
+one round trip; when they do not answer in time, each policy says what then.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -39,6 +40,32 @@ class Taken(Struct, frozen=True, gc=False):
     """One per rule; their `state` is only filled in by stores in this process."""
 
 
+class Asked(Protocol):
+    """Takes on their way to counters."""
+
+    def give_up(self) -> None:
+        """Nobody waits for the outcome any longer, nor is told; what was not sent never will be."""
+        ...
+
+
+class LoopCounters(Protocol):
+    """Counters elsewhere, for the coroutines of one event loop, on whose thread all happens."""
+
+    def ask_all(
+        self, takes: Sequence[Take], told: Callable[[list[Taken | None] | Exception], None]
+    ) -> Asked:
+        """As `CounterStore.decide_all` by the store's own clock, without waiting.
+
+        `told` is given the outcome or `CountersUnavailable`, after this returned. What is asked
+        before another is answered may be on its way together with it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Disconnect; on the event loop, or when that is closed."""
+        ...
+
+
 class CounterStore(Protocol):
     """Counters of keys. Each take is one atomic step; they are decided in order."""
 
@@ -51,6 +78,10 @@ class CounterStore(Protocol):
         `now_us` is microseconds since the Unix epoch; None: the store's own clock. Raises
         `CountersUnavailable`.
         """
+        ...
+
+    def on_loop(self, loop: AbstractEventLoop) -> LoopCounters | None:
+        """The same counters, asked on an event loop; None when they are `immediate`."""
         ...
 
     def adjust(self, take: Take, now_us: int | None) -> list[Verdict]:

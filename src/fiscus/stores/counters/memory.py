@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -19,6 +20,9 @@ class MemoryCounters(SweptStates[State]):
 
     def __init__(self) -> None:
         super().__init__(unused_from_us)
+
+    def on_loop(self, loop: AbstractEventLoop) -> None:
+        return None
 
     def decide_all(self, takes: Sequence[Take], now_us: int | None) -> list[Taken | None]:
         assert now_us is not None

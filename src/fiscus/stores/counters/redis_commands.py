@@ -1,9 +1,13 @@
-"""Sends commands to Redis so that none is ever run twice, and the caller waits for none in vain."""
+"""Sends commands to Redis so that none is ever run twice, and the caller waits for none in vain.
+
+What is sent, what an answer means and what is sent once more is a `conversation`, which knows no
+sockets. `ask_all` has one from a thread, `redis_on_loop` from an event loop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import (
     AskError,
@@ -17,31 +21,52 @@ from redis.exceptions import (
 from fiscus.ratelimits.port import CountersUnavailable
 from fiscus.stores.counters.redis_urls import Connection, Pool, Servers
 
+Words = tuple[str | bytes | int, ...]
+
+TROUBLE: Final = (RedisError, RedisClusterException, OSError)
+"""What redis-py raises when a server cannot be asked or does not answer."""
+
 
 class Command(NamedTuple):
     """What is sent to the server that holds `key`."""
 
     key: str
-    words: tuple[str | bytes | int, ...]
-    with_text: tuple[str | bytes | int, ...] | None = None
+    words: Words
+    with_text: Words | None = None
     """Of a script called by its name: the same call with the script itself."""
 
 
-class _Sent(NamedTuple):
-    pool: Pool
-    words: tuple[str | bytes | int, ...]
-    asking: bool = False
+class Sent(NamedTuple):
+    """Words for the server that holds `key`, or for another one that it pointed to."""
+
+    key: str
+    words: Words
+    pointed_to: tuple[str, int] | None = None
+    """The server that will hold the key; it has to be told `ASKING` before."""
+
+    def pool(self, servers: Servers) -> Pool:
+        """Connections to that server. Raises redis-py's errors."""
+        if self.pointed_to is None:
+            return servers.pool_of(self.key)
+        return servers.pool_at(*self.pointed_to)
 
 
-def ask_all(servers: Servers, commands: Sequence[Command]) -> list[Any]:
-    """The answers to commands; each is sent before any answer is waited for.
+Conversation = Generator[list[Sent], list[Any], list[Any]]
+"""Yields what is to be sent at once, is sent the answers, and returns those to the commands.
+
+Errors that servers answer are among the answers. Another error is thrown in: an answer is missing.
+"""
+
+
+def conversation(servers: Servers, commands: Sequence[Command]) -> Conversation:
+    """How commands are asked, each before any answer is waited for.
 
     A command that a server says it did not run, because it does not know the script or no longer
     holds the key, is sent once more. One whose answer is missing may have run and is not. Raises
     `CountersUnavailable`.
     """
     try:
-        answers = _exchange([_Sent(servers.pool_of(one.key), one.words) for one in commands])
+        answers = yield [Sent(one.key, one.words) for one in commands]
         not_run = [
             (place, answer)
             for place, answer in enumerate(answers)
@@ -50,35 +75,51 @@ def ask_all(servers: Servers, commands: Sequence[Command]) -> list[Any]:
         if not_run:
             if any(isinstance(answer, MovedError) for _, answer in not_run):
                 servers.have_moved()
-            again = [_once_more(servers, commands[place], answer) for place, answer in not_run]
-            for (place, _), answer in zip(not_run, _exchange(again), strict=True):
+            again = yield [_once_more(commands[place], answer) for place, answer in not_run]
+            for (place, _), answer in zip(not_run, again, strict=True):
                 if isinstance(answer, ResponseError):
                     raise answer
                 answers[place] = answer
-    except (RedisError, RedisClusterException, OSError) as error:
+    except TROUBLE as error:
         servers.have_moved()
         raise CountersUnavailable(f"{type(error).__name__}: {error}") from error
     return answers
 
 
-def _once_more(servers: Servers, command: Command, answer: ResponseError) -> _Sent:
-    if isinstance(answer, NoScriptError) and command.with_text is not None:
-        return _Sent(servers.pool_of(command.key), command.with_text)
+def _once_more(command: Command, answer: ResponseError) -> Sent:
     # a script that a new holder of the key does not know yet must not need a third time
     words = command.with_text or command.words
-    if isinstance(answer, MovedError):
-        return _Sent(servers.pool_of(command.key), words)
     if isinstance(answer, AskError):
-        host, port = str(answer.host), answer.port  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-        return _Sent(servers.pool_at(host, port), words, asking=True)
+        host, port = str(answer.host), int(answer.port)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        return Sent(command.key, words, (host, port))
+    if isinstance(answer, MovedError) or (
+        isinstance(answer, NoScriptError) and command.with_text is not None
+    ):
+        return Sent(command.key, words)
     raise answer
 
 
-def _exchange(sent: Sequence[_Sent]) -> list[Any]:
+def ask_all(servers: Servers, commands: Sequence[Command]) -> list[Any]:
+    """The answers to commands; waits for them. Raises `CountersUnavailable`."""
+    talk = conversation(servers, commands)
+    sent = next(talk)
+    try:
+        while True:
+            try:
+                answers = _exchange(servers, sent)
+            except TROUBLE as error:
+                sent = talk.throw(error)
+            else:
+                sent = talk.send(answers)
+    except StopIteration as end:
+        return end.value
+
+
+def _exchange(servers: Servers, sent: Sequence[Sent]) -> list[Any]:
     """Answers in the order of what is sent; errors that servers answer are among them."""
     batches: dict[Pool, list[int]] = {}
     for place, one in enumerate(sent):
-        batches.setdefault(one.pool, []).append(place)
+        batches.setdefault(one.pool(servers), []).append(place)
     taken: list[tuple[Pool, Connection]] = []
     answers: list[Any] = [None] * len(sent)
     try:
@@ -86,12 +127,12 @@ def _exchange(sent: Sequence[_Sent]) -> list[Any]:
             taken.append((pool, pool.get_connection()))  # noqa: PERF401 - those taken before an error go back
         for (_, connection), places in zip(taken, batches.values(), strict=True):
             for place in places:
-                if sent[place].asking:
+                if sent[place].pointed_to:
                     connection.send_command("ASKING")
                 connection.send_command(*sent[place].words)
         for (_, connection), places in zip(taken, batches.values(), strict=True):
             for place in places:
-                if sent[place].asking:
+                if sent[place].pointed_to:
                     connection.read_response()
                 answers[place] = _answer(connection)
     except BaseException:

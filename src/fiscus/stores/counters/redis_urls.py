@@ -12,6 +12,7 @@ for each answer; nothing is tried twice behind the caller's back.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -31,15 +32,25 @@ FIELD: Final = "FISCUS_REDIS_URL"
 class Connection(Protocol):
     """What is used of redis-py's connections."""
 
+    _sock: socket.socket | None
+    """None unless connected. There is no other way to it."""
+
     def send_command(self, *words: str | bytes | int) -> None: ...
 
     def read_response(self) -> Any: ...
+
+    def connect(self) -> None: ...
 
     def disconnect(self) -> None: ...
 
 
 class Pool(Protocol):
     """What is used of redis-py's pools of connections."""
+
+    connection_class: Callable[..., Any]
+
+    @property
+    def connection_kwargs(self) -> dict[str, Any]: ...
 
     def get_connection(self) -> Connection: ...
 
@@ -53,6 +64,15 @@ class Servers(Protocol):
 
     apart: bool
     """Whether each tenant's counters have a server of their own."""
+
+    @property
+    def known(self) -> bool:
+        """Whether `pool_of` and `pool_at` answer without asking a server."""
+        ...
+
+    def look(self) -> None:
+        """Ask who holds what, unless that is known. Raises redis-py's errors."""
+        ...
 
     def pool_of(self, key: str) -> Pool:
         """Connections to the server that holds a key. Raises redis-py's errors."""
@@ -102,9 +122,13 @@ def open_servers(url: str, timeout_seconds: float) -> Servers:
 
 class _OneServer:
     apart = False
+    known = True
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+
+    def look(self) -> None:
+        pass
 
     def pool_of(self, key: str) -> Pool:
         return self._pool
@@ -143,6 +167,13 @@ class _Cluster:
             **login,
             **options,
         )
+
+    @property
+    def known(self) -> bool:
+        return self._known is not None and not self._stale
+
+    def look(self) -> None:
+        self._cluster()
 
     def pool_of(self, key: str) -> Pool:
         cluster = self._cluster()

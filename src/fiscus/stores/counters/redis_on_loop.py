@@ -1,0 +1,147 @@
+"""Conversations with Redis on an event loop: nobody waits, and several are had at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import ResponseError
+
+from fiscus.ratelimits.port import CountersUnavailable
+from fiscus.stores.counters.redis_commands import (
+    TROUBLE,
+    Command,
+    Conversation,
+    Sent,
+    conversation,
+)
+from fiscus.stores.counters.redis_line import Heard, Line, packed
+from fiscus.stores.counters.redis_urls import Pool, Servers
+
+_ASKING: Final = packed(("ASKING",))
+
+Told = Callable[[list[Any] | Exception], None]
+
+
+class Lines:
+    """The connections of one event loop: one to each server that was asked."""
+
+    def __init__(self, servers: Servers, loop: asyncio.AbstractEventLoop) -> None:
+        self.servers = servers
+        self.loop = loop
+        self._lines: dict[Pool, Line] = {}
+
+    def ask_all(self, commands: Sequence[Command], told: Told) -> Asking:
+        """As `redis_commands.ask_all`; `told` is given the answers or `CountersUnavailable`.
+
+        Never before this returns.
+        """
+        return Asking(self, conversation(self.servers, commands), told)
+
+    def to(self, pool: Pool) -> Line:
+        line = self._lines.get(pool)
+        if line is None or not line.is_open:
+            line = self._lines[pool] = Line(pool, self.loop)
+        return line
+
+    def close(self) -> None:
+        """End all connections, on the event loop or when that is closed."""
+        for line in self._lines.values():
+            line.end(Disconnected("closed"))
+
+
+class Asking:
+    """One conversation, until its end or until it is given up."""
+
+    __slots__ = ("_answers", "_asked", "_lines", "_missing", "_over", "_talk", "_told")
+
+    def __init__(self, lines: Lines, talk: Conversation, told: Told) -> None:
+        self._lines = lines
+        self._talk = talk
+        self._told = told
+        self._over = False
+        self._answers: list[Any] = []
+        self._missing = 0
+        self._asked: list[tuple[Line, Heard]] = []
+        self._say(next(talk))
+
+    def give_up(self) -> None:
+        """Ask no more; nobody is told. What was not sent never will be."""
+        self._over = True
+        self._talk.close()
+        for line, heard in self._asked:
+            line.give_up(heard)
+
+    def _say(self, sent: list[Sent]) -> None:
+        lines = self._lines
+        if lines.servers.known:
+            self._send(sent)
+        else:
+            looking = lines.loop.run_in_executor(None, lines.servers.look)
+            looking.add_done_callback(partial(self._looked, sent))
+
+    def _looked(self, sent: list[Sent], looking: asyncio.Future[None]) -> None:
+        error = looking.exception()
+        if isinstance(error, Exception):
+            self._failed(error)
+        elif not self._over:
+            self._send(sent)
+
+    def _send(self, sent: list[Sent]) -> None:
+        lines = self._lines
+        try:
+            asked = [(packed(one.words), lines.to(one.pool(lines.servers))) for one in sent]
+        except TROUBLE as error:
+            lines.loop.call_soon(self._failed, error)
+            return
+        self._missing = len(sent)
+        self._answers = [None] * len(sent)
+        self._asked = []
+        if not sent:
+            lines.loop.call_soon(self._go_on, self._talk.send, self._answers)
+        for place, (data, line) in enumerate(asked):
+            if sent[place].pointed_to:
+                line.ask(_ASKING, _nothing)
+            heard = partial(self._heard, place)
+            self._asked.append((line, heard))
+            line.ask(data, heard)
+
+    def _heard(self, place: int, answer: Any) -> None:
+        if self._over:
+            return
+        if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+            self._failed(answer)
+            return
+        self._answers[place] = answer
+        self._missing -= 1
+        if not self._missing:
+            self._go_on(self._talk.send, self._answers)
+
+    def _failed(self, error: Exception) -> None:
+        if not self._over:
+            self._go_on(self._talk.throw, error)
+
+    def _go_on(self, go_on: Callable[[Any], list[Sent]], what: Any) -> None:
+        try:
+            sent = go_on(what)
+        except StopIteration as end:
+            self._end(end.value)
+        except CountersUnavailable as error:
+            # the server may no longer be the one to ask
+            for line, _ in self._asked:
+                line.leave()
+            self._end(error)
+        else:
+            self._say(sent)
+
+    def _end(self, answers: list[Any] | Exception) -> None:
+        self._over = True
+        self._asked = []  # which refers back to this
+        self._told(answers)
+
+
+def _nothing(answer: Any) -> None:
+    """What is answered to `ASKING`: the answer to the command after it says all."""
