@@ -1,7 +1,7 @@
 """Quota checks by hand-written SQL; see `handwritten`.
 
-A check reads and locks its two balances, sees that each quota has room, and writes the consumption,
-its two lines, two rows of the quotas' history, each with what was used by then, and the new
+A check reads and locks its two balances, sees that each quota has room, and writes the consumption
+with its two lines, two rows of the quotas' history, each with what was used by then, and the new
 balances.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
+from time import time_ns
 from typing import Any, Final, NamedTuple, Protocol
 
 import psycopg
@@ -22,6 +24,8 @@ from bench.workload import PLENTY, QUOTA_RESOURCE, Item
 from fiscus.ids import uuid7
 
 _ZERO: Final = Decimal(0)
+_numbers: Final = count(time_ns())
+_LINE: Final = '{"key":["%s","%s"],"amount":"%s"}'
 
 
 class QuotaWriter(Protocol):
@@ -32,10 +36,9 @@ class QuotaWriter(Protocol):
 
 
 class _Taken(NamedTuple):
-    """Rows of `quota_consumptions`, `quota_consumption_lines` and `quota_usage`."""
+    """Rows of `quota_consumptions` and `quota_usage`."""
 
     consumptions: list[Row]
-    lines: list[Row]
     usage: list[Row]
 
 
@@ -43,24 +46,22 @@ def _take(
     group: Sequence[Item], used: dict[Key, Decimal], now: Any, amount: Callable[[Decimal], Any]
 ) -> _Taken:
     """What a group writes; adds to `used`. Raises `NoRoom`."""
-    taken = _Taken([], [], [])
+    taken = _Taken([], [])
     zero = amount(_ZERO)
     for item in group:
         tenant_id, project_id, user_id = item.place.tenant_id, item.place.project_id, item.user_id
         consumption_id = uuid7()
         shown = amount(item.amount)
-        taken.consumptions.append(
-            (consumption_id, tenant_id, QUOTA_RESOURCE, shown, zero, project_id, user_id, now)
-        )
+        lines: list[str] = []
         for key in keys_of(item):
             after = used[key] + item.amount
             if after > PLENTY:
                 raise NoRoom
             used[key] = after
-            taken.lines.append((consumption_id, *key, tenant_id, shown, zero, zero, zero))
+            lines.append(_LINE % (*key, item.amount))
             taken.usage.append(
                 (
-                    uuid7(),
+                    next(_numbers),
                     now,
                     tenant_id,
                     *key,
@@ -69,10 +70,21 @@ def _take(
                     zero,
                     amount(after),
                     consumption_id,
-                    project_id,
-                    user_id,
                 )
             )
+        taken.consumptions.append(
+            (
+                consumption_id,
+                tenant_id,
+                QUOTA_RESOURCE,
+                shown,
+                zero,
+                project_id,
+                user_id,
+                now,
+                f"[{','.join(lines)}]",
+            )
+        )
     return taken
 
 
@@ -86,18 +98,13 @@ _READ_BALANCE = "SELECT used FROM quota_balances WHERE quota_id = ? AND scope_id
 _SET_BALANCE = "UPDATE quota_balances SET used = ? WHERE quota_id = ? AND scope_id = ?"
 _ADD_CONSUMPTION = """
     INSERT INTO quota_consumptions (consumption_id, tenant_id, resource_type, amount, released,
-        project_id, user_id, created_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_ADD_LINE = """
-    INSERT INTO quota_consumption_lines (consumption_id, quota_id, scope_id, tenant_id, amount,
-        burst, released, burst_released)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+        project_id, user_id, created_at, lines)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _ADD_USAGE = """
     INSERT INTO quota_usage (usage_id, at, tenant_id, quota_id, scope_id, kind, amount, burst,
-        used_after, consumption_id, project_id, user_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        used_after, consumption_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -120,7 +127,6 @@ class SqliteQuotaWriter:
         used = {key: Decimal(run(_READ_BALANCE, key).fetchone()[0]) for key in totals(group)}
         taken = _take(group, used, now, str)
         many(_ADD_CONSUMPTION, taken.consumptions)
-        many(_ADD_LINE, taken.lines)
         many(_ADD_USAGE, taken.usage)
         many(_SET_BALANCE, [(str(amount), *key) for key, amount in used.items()])
         run("COMMIT")
@@ -148,22 +154,15 @@ _SET_BALANCES = """
 """
 _ADD_CONSUMPTIONS = """
     INSERT INTO quota_consumptions (consumption_id, tenant_id, resource_type, amount, released,
-        project_id, user_id, created_at)
+        project_id, user_id, created_at, lines)
     SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::numeric[], %s::numeric[],
-        %s::text[], %s::text[], %s::timestamptz[])
-"""
-_ADD_LINES = """
-    INSERT INTO quota_consumption_lines (consumption_id, quota_id, scope_id, tenant_id, amount,
-        burst, released, burst_released)
-    SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::numeric[],
-        %s::numeric[], %s::numeric[], %s::numeric[])
+        %s::text[], %s::text[], %s::timestamptz[], %s::text[])
 """
 _ADD_USAGES = """
     INSERT INTO quota_usage (usage_id, at, tenant_id, quota_id, scope_id, kind, amount, burst,
-        used_after, consumption_id, project_id, user_id)
-    SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::text[], %s::uuid[], %s::text[],
-        %s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::uuid[], %s::text[],
-        %s::text[])
+        used_after, consumption_id)
+    SELECT * FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[], %s::uuid[], %s::text[],
+        %s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::uuid[])
 """
 
 
@@ -185,7 +184,6 @@ class PostgresQuotaWriter:
         taken = _take(group, used, now, Decimal)
         with self._connection.pipeline():
             self._run(_ADD_CONSUMPTIONS, taken.consumptions)
-            self._run(_ADD_LINES, taken.lines)
             self._run(_ADD_USAGES, taken.usage)
             self._run(_SET_BALANCES, [(*key, amount) for key, amount in used.items()])
             self._connection.commit()

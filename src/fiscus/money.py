@@ -16,10 +16,11 @@ EXACT: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
 add: Final = EXACT.add
 subtract: Final = EXACT.subtract
 multiply: Final = EXACT.multiply
+# A quotient of 13 digits has 12 places below 10 and, since no exponent is lower, no more below 1.
+_TWELVE_PLACES: Final = Context(prec=13, Emin=0, rounding=ROUND_HALF_EVEN)
 QUANTUM: Final = Decimal("1e-12")
 ZERO: Final = Decimal(0)
 _ONE: Final = Decimal(1)
-_TEN: Final = Decimal(10)
 # NUMERIC(38, 12) holds 26 digits before the point.
 LIMIT: Final = Decimal("1e26")
 
@@ -51,9 +52,7 @@ def parse_amount(value: object, field: str) -> Decimal:
         if len(value) > _MAX_TEXT or _NUMBER.fullmatch(value) is None:
             raise _bad(field, NOT_A_NUMBER)
         number = Decimal(value)
-    elif isinstance(value, Decimal):
-        number = value
-    elif isinstance(value, int) and not isinstance(value, bool):
+    elif isinstance(value, Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
         number = Decimal(value)
     elif isinstance(value, float):
         raise _bad(field, "is a float, which cannot hold money exactly")
@@ -61,6 +60,9 @@ def parse_amount(value: object, field: str) -> Decimal:
         raise _bad(field, "is not a number")
     if not number.is_finite():
         raise _bad(field, "is not a finite number")
+    text = str(number)
+    if _is_plain(text) and len(text) - text.find(".") <= 13 and len(text) <= 26:
+        return number or ZERO  # in range, with at most 12 places
     if number.adjusted() < -40 or not number:
         return ZERO
     if number.adjusted() < 26:
@@ -99,10 +101,20 @@ def parse_currency(value: str, field: str = "currency") -> str:
 
 def plain(number: Decimal) -> Decimal:
     """The same value with no exponent and no trailing zeros, as it is shown and stored."""
+    text = str(number)
+    if _is_plain(text):
+        return number or ZERO
     if not number:
         return ZERO
+    if "E" not in text:
+        return Decimal(text.rstrip("0").rstrip("."))
     whole = number.quantize(_ONE, context=EXACT)
     return whole if whole == number else number.normalize(EXACT)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether an amount is written without an exponent and without trailing zeros after a point."""
+    return "E" not in text and (text[-1] != "0" or "." not in text)
 
 
 def round_half_even(number: Decimal) -> Decimal:
@@ -117,9 +129,10 @@ def round_down(number: Decimal) -> Decimal:
 
 def ratio(part: Decimal, whole: Decimal) -> Decimal:
     """`part / whole` to 12 places; `whole` must not be zero."""
-    quotient = EXACT.divide(part, whole).quantize(QUANTUM, context=EXACT)
-    # Below 10, dropping trailing zeros cannot leave a positive exponent.
-    return quotient.normalize(EXACT) if quotient < _TEN else plain(quotient)
+    quotient = _TWELVE_PLACES.divide(part, whole)
+    if quotient.adjusted() <= 0:
+        return quotient.normalize(EXACT)
+    return plain(EXACT.divide(part, whole).quantize(QUANTUM, context=EXACT))
 
 
 def _bad(field: str, what: str) -> ValidationError:

@@ -103,6 +103,7 @@ def quota_books_in(database: Database, tenant_id: str) -> QuotaBooks:
             return list(connection.execute(query))
 
         usage = quota_tables.quota_usage
+        consumptions = rows(quota_tables.quota_consumptions)
         premiums: dict[str, Decimal] = defaultdict(lambda: ZERO)
         for record in rows(tables.cost_records):
             tags = json.loads(record.tags or "{}")
@@ -113,11 +114,40 @@ def quota_books_in(database: Database, tenant_id: str) -> QuotaBooks:
             balances={
                 (row.quota_id, row.scope_id): row for row in rows(quota_tables.quota_balances)
             },
-            consumptions={row.consumption_id: row for row in rows(quota_tables.quota_consumptions)},
-            lines=rows(quota_tables.quota_consumption_lines),
+            consumptions={row.consumption_id: row for row in consumptions},
+            lines=[line for row in consumptions for line in _lines(row)],
             usage=rows(usage, usage.c.at, usage.c.usage_id),
             premiums={quota_id: amount for quota_id, amount in premiums.items() if amount},
         )
+
+
+@dataclass
+class Line:
+    """What a consumption took from one quota, as it is stored."""
+
+    consumption_id: str
+    quota_id: str
+    scope_id: str
+    amount: Decimal
+    burst: Decimal
+    released: Decimal
+    burst_released: Decimal
+    premium_rate: Decimal | None
+
+
+def _lines(row: Any) -> list[Line]:
+    return [
+        Line(
+            row.consumption_id,
+            *line["key"],
+            amount=Decimal(line["amount"]),
+            burst=Decimal(line.get("burst", 0)),
+            released=Decimal(line.get("released", 0)),
+            burst_released=Decimal(line.get("burst_released", 0)),
+            premium_rate=Decimal(line["premium_rate"]) if line.get("premium_rate") else None,
+        )
+        for line in json.loads(row.lines)
+    ]
 
 
 def _add(sums: dict[Key, tuple[Decimal, Decimal]], key: Key, used: Decimal, burst: Decimal) -> None:

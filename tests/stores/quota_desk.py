@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from fiscus.wire import convert
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 KEPT_UNTIL = datetime(2026, 3, 17, 12, tzinfo=UTC)
+_numbers = count(1)
 
 
 def at(text: str) -> datetime:
@@ -112,7 +114,7 @@ class QuotaDesk:
         """A row of history; the id of its consumption."""
         consumption_id = consumption_id or uuid7()
         values = {
-            "usage_id": uuid7(),
+            "usage_id": next(_numbers),
             "at": at(moment),
             "tenant_id": self.tenant_id,
             "quota_id": quota.quota_id,

@@ -9,17 +9,19 @@ from decimal import Decimal
 
 import pytest
 
-from fiscus.budgets.calls import PeriodUse
+from fiscus.budgets.calls import CheckRequest, PeriodUse
 from fiscus.budgets.model import Budget, ReservationStatus
 from fiscus.budgets.port import ReservationFilter
 from fiscus.clock import ManualClock
 from fiscus.costs.port import CostFilter
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, IdempotencyConflict, NotFound
-from fiscus.ledger.commands import Expire
-from fiscus.ledger.requests import extend_command, release_command
+from fiscus.ledger.commands import CheckBatch, Expire
+from fiscus.ledger.requests import check_command, extend_command, release_command
 from fiscus.paging import PageRequest
 from fiscus.tenants import TenantSpec
+from fiscus.wire import convert
+from tests.ledger.books import read_books
 from tests.stores.conftest import Tenant
 
 
@@ -291,3 +293,64 @@ def test_spent_is_the_sum_of_the_records_to_the_last_digit(acme: Tenant) -> None
     (row,) = acme.engine.costs.totals_by_currency(acme.tenant_id, CostFilter())
     assert row[1].cost_amount == periods(acme, budget)[0].spent
     assert row[1].record_count == len(amounts)
+
+
+def test_two_ledgers_in_turns_see_what_the_other_stored(
+    acme: Tenant, open_on: Callable[..., Engine], database_url: str
+) -> None:
+    budget = acme.budget(budget_amount="100")
+    other = Tenant(open_on(database_url), acme.tenant_id)
+    for _ in range(3):
+        for one in (acme, other, other):
+            one.record("3.1")
+            hold(one, "1", project_id="p")
+    assert use(acme, budget) == ("27.9", "9")
+    assert not acme.check("63.2").allowed
+    assert other.check("63.1").allowed
+    assert read_books(database_url, acme.tenant_id).faults() == []
+
+
+def test_a_change_of_definitions_binds_the_next_check(acme: Tenant) -> None:
+    acme.budget(budget_amount="100")
+    assert acme.check("8").allowed
+    acme.budget(budget_amount="1", allocated_to_type="project", allocated_to_id="p")
+    assert acme.check("2", project_id="q").allowed
+    assert not acme.check("2", project_id="p").allowed
+
+
+def test_rows_with_and_without_optional_values_are_stored_together(acme: Tenant) -> None:
+    acme.budget()
+    plain, full = (
+        check_command(convert(fields, CheckRequest), acme.tenant_id, acme.now)
+        for fields in (
+            {"resource_type": "llm", "estimated_cost": "1"},
+            {
+                "resource_type": "llm",
+                "estimated_cost": "1",
+                "feature_id": "f",
+                "service_name": "s",
+                "tags": {"a": "b"},
+                "operation_id": "op",
+            },
+        )
+    )
+    answer = acme.run(
+        CheckBatch(
+            tenant_id=acme.tenant_id, checks=[plain, full], all_or_nothing=False, now=acme.now
+        )
+    )
+    first, second = (
+        acme.engine.reservations.get(acme.tenant_id, one.reservation_id) for one in answer.results
+    )
+    assert (first.feature_id, first.service_name, first.tags, first.operation_id) == (
+        None,
+        None,
+        {},
+        None,
+    )
+    assert (second.feature_id, second.service_name, second.tags, second.operation_id) == (
+        "f",
+        "s",
+        {"a": "b"},
+        "op",
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,8 +15,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.ids import is_uuid
+from fiscus.quotas.model import ConsumptionLine, QuotaKey
 from fiscus.stores.sql import migrate
-from fiscus.stores.sql.quota_tables import metadata
+from fiscus.stores.sql.quota_tables import metadata, quota_consumptions, quota_usage
+from fiscus.wire import decode
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import DATABASES
 
@@ -120,6 +125,128 @@ def test_tenants_keep_their_settings_when_quotas_come_and_go(empty_url: str) -> 
     with connected(empty_url) as connection:
         _see_all(connection)
         assert connection.execute(sa.text("SELECT count(*) FROM quota_balances")).scalar() == 0
+
+
+def test_what_was_consumed_is_kept_when_its_lines_move_into_its_row(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0003")
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        for statement in A_CONSUMPTION:
+            connection.execute(sa.text(statement.format(**_moments(connection))))
+        before = _consumed(connection)
+        connection.commit()
+    migrate.upgrade(empty_url)
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        (stored,) = connection.execute(sa.select(quota_consumptions.c.lines)).scalars()
+        assert decode(stored, tuple[ConsumptionLine, ...]) == (
+            ConsumptionLine(QuotaKey(ID.format(1), "acme"), Decimal("2.500000000001")),
+            ConsumptionLine(
+                QuotaKey(ID.format(2), "apollo"),
+                Decimal("2.500000000001"),
+                Decimal("1.5"),
+                Decimal(1),
+                Decimal("0.5"),
+                Decimal("0.000000000001"),
+                "EUR",
+            ),
+        )
+        usage = sa.select(quota_usage.c.kind).order_by(quota_usage.c.at, quota_usage.c.usage_id)
+        assert connection.execute(usage).scalars().all() == ["consume", "consume", "release"]
+        moments = _moments(connection)
+        for statement in ANOTHER_CONSUMPTION:
+            connection.execute(sa.text(statement.replace(":", "\\:").format(**moments)))
+        connection.commit()
+    migrate.downgrade(empty_url, "0003")
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        lines, usage = _consumed(connection)
+        assert [lines[:-1], usage[:-1]] == before
+        (new_line,), (new_usage,) = lines[-1:], usage[-1:]
+        assert new_line == (ID.format(9), ID.format(1), "acme", 7, 0, 0, 0, None, None)
+        assert new_usage == (ID.format(1), "consume", 7, ID.format(9), None, "ann", None)
+        ids = connection.execute(
+            sa.text("SELECT CAST(usage_id AS TEXT) FROM quota_usage")
+        ).scalars()
+        assert all(is_uuid(one) for one in ids)
+    migrate.upgrade(empty_url)
+
+
+ID = "01900000-0000-7000-8000-{:012}"
+A_CONSUMPTION = (
+    f"""
+    INSERT INTO quota_consumptions (consumption_id, tenant_id, resource_type, amount, released,
+        project_id, created_at)
+    VALUES ('{ID.format(5)}', 'acme', 'gpu', '2.500000000001', '1', 'apollo', {{early}})
+    """,
+    f"""
+    INSERT INTO quota_consumption_lines (consumption_id, quota_id, scope_id, tenant_id, amount,
+        burst, released, burst_released, premium_rate, premium_currency)
+    VALUES ('{ID.format(5)}', '{ID.format(2)}', 'apollo', 'acme', '2.500000000001', '1.5', '1',
+        '0.5', '0.000000000001', 'EUR'),
+        ('{ID.format(5)}', '{ID.format(1)}', 'acme', 'acme', '2.500000000001', '0', '0',
+        '0', NULL, NULL)
+    """,
+    f"""
+    INSERT INTO quota_usage (usage_id, at, tenant_id, quota_id, scope_id, kind, amount, burst,
+        used_after, consumption_id, project_id)
+    VALUES ('{ID.format(8)}', {{late}}, 'acme', '{ID.format(2)}', 'apollo', 'release', '1', '0.5',
+        '1.5', '{ID.format(5)}', 'apollo'),
+        ('{ID.format(6)}', {{early}}, 'acme', '{ID.format(2)}', 'apollo', 'consume',
+        '2.500000000001', '1.5', '2.5', '{ID.format(5)}', 'apollo'),
+        ('{ID.format(7)}', {{early}}, 'acme', '{ID.format(1)}', 'acme', 'consume',
+        '2.500000000001', '0', '2.5', '{ID.format(5)}', 'apollo')
+    """,
+)
+ANOTHER_CONSUMPTION = (
+    f"""
+    INSERT INTO quota_consumptions (consumption_id, tenant_id, resource_type, amount, released,
+        user_id, created_at, lines)
+    VALUES ('{ID.format(9)}', 'acme', 'gpu', '7', '0', 'ann', {{late}},
+        '[{{{{"key":["{ID.format(1)}","acme"],"amount":"7"}}}}]')
+    """,
+    f"""
+    INSERT INTO quota_usage (usage_id, at, tenant_id, quota_id, scope_id, kind, amount, burst,
+        used_after, consumption_id)
+    VALUES ({2**61 - 1}, {{late}}, 'acme', '{ID.format(1)}', 'acme', 'consume', '7', '0', '9.5',
+        '{ID.format(9)}')
+    """,
+)
+"""As the application writes them."""
+
+
+def _moments(connection: sa.Connection) -> dict[str, str]:
+    if connection.dialect.name == "postgresql":
+        return {"early": "TIMESTAMPTZ '2020-01-01 00:00Z'", "late": "now()"}
+    return {"early": "1577836800000000", "late": "1777836800000000"}
+
+
+def _consumed(connection: sa.Connection) -> list[list[tuple[Any, ...]]]:
+    """Lines and history as they are in 0003."""
+    found = [
+        connection.execute(sa.text(query)).all()
+        for query in (
+            """
+            SELECT CAST(consumption_id AS TEXT), CAST(quota_id AS TEXT), scope_id, amount, burst,
+                   released, burst_released, premium_rate, premium_currency
+            FROM quota_consumption_lines ORDER BY consumption_id, quota_id
+            """,
+            """
+            SELECT CAST(quota_id AS TEXT), kind, amount, CAST(consumption_id AS TEXT), project_id,
+                   user_id, feature_id
+            FROM quota_usage ORDER BY usage_id
+            """,
+        )
+    ]
+    return [[tuple(map(_number, row)) for row in rows] for rows in found]
+
+
+def _number(value: Any) -> Any:
+    """Amounts as numbers, which SQLite has as text."""
+    try:
+        return Decimal(value)
+    except (InvalidOperation, TypeError):
+        return value
 
 
 A_TENANT = """

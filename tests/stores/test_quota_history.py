@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from fiscus.clock import ManualClock
 from fiscus.errors import NotFound, ValidationError
-from fiscus.paging import page_request
+from fiscus.paging import Cursor, PageRequest, page_request
 from fiscus.quotas.calls import QuotaHistory
 from fiscus.quotas.model import Quota, UsageKind
 from fiscus.quotas.port import QuotaFilter
@@ -177,6 +177,17 @@ def test_a_token_of_another_list_is_refused(desk: QuotaDesk) -> None:
     assert caught.value.field == "page_token"
 
 
+@pytest.mark.parametrize("values", [[1], [1, "x"], [1, True], [1, 2**63], [2**70, 1]])
+def test_a_token_that_was_made_up_is_refused(desk: QuotaDesk, values: list[Any]) -> None:
+    quota = desk.allocate()
+    page = PageRequest(cursor=Cursor(values))
+    with pytest.raises(ValidationError) as caught:
+        desk.quotas.history(
+            desk.tenant_id, quota.quota_id, page, scope_id=None, since=None, until=None
+        )
+    assert caught.value.field == "page_token"
+
+
 def test_the_history_of_a_deleted_quota_stays(desk: QuotaDesk) -> None:
     quota = desk.allocate()
     desk.usage(quota, "5", "2026-03-02")
@@ -252,5 +263,5 @@ def test_every_month_has_the_indexes(desk: QuotaDesk) -> None:
     SqlMaintenance(desk.database, ManualClock(NOW)).prepare_partitions()
     with desk.database.read(ALL_TENANTS) as connection:
         found = " ".join(connection.execute(sa.text(query), {"name": name}).scalars())
-    for wanted in ("USING brin (at)", "(quota_id, at, usage_id)", "(tenant_id, scope_id, at)"):
+    for wanted in ("USING brin (at)", "UNIQUE INDEX", "(quota_id, at, usage_id)"):
         assert wanted in found

@@ -33,7 +33,6 @@ MAY_UPDATE = {
     "quotas",
     "quota_balances",
     "quota_consumptions",
-    "quota_consumption_lines",
     "quota_requests",
 }
 MAY_DELETE = {"idempotency_keys", "rate_limit_usage", "quota_usage"}

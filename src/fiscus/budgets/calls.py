@@ -70,7 +70,7 @@ class CheckBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = False
 
 
-class BudgetLine(Struct, frozen=True, kw_only=True):
+class BudgetLine(Struct, frozen=True):
     """One matching budget after the decision, in its own currency."""
 
     budget_id: str
@@ -99,7 +99,7 @@ class ThrottleAnswer(Struct, frozen=True, kw_only=True):
     retry_after_ms: int
 
 
-class CheckAnswer(Struct, frozen=True, kw_only=True):
+class CheckAnswer(Struct, frozen=True):
     """The decision. A denial names its rule, what is left, what would pass and when."""
 
     allowed: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date, datetime
-from typing import NamedTuple
+from typing import Final
 
 from msgspec import Struct
 
@@ -21,23 +21,22 @@ from fiscus.periods import (
 from fiscus.scopes import EVERY, ScopeType
 
 
-class ShownScope(NamedTuple):
-    """How answers name a budget of one scope."""
-
-    scope: dict[str, str]
-    label: str
-
-
 class Matched(Struct, frozen=True):
-    """A budget that an operation meets at one moment, and the period it falls in."""
+    """A budget that operations of one scope meet in one of its periods."""
 
     prepared: PreparedBudget
+    budget: Budget
     scope_id: str
     period: Period
     blank: BudgetBalance
     """The balance of that period if nothing was used in it yet."""
+    scope: dict[str, str]
+    """The scope as answers show it."""
+    label: str
+    """What messages call the budget."""
 
 
+_MOST_MET: Final = 10_000
 _ByScopeId = dict[str, dict[str, "PreparedBudget"]]
 
 
@@ -49,11 +48,11 @@ class PreparedBudget:
     """
 
     __slots__ = (
+        "_met",
         "_period",
         "_resource_types",
         "_schedule",
         "_service_names",
-        "_shown",
         "_tags",
         "anchors",
         "budget",
@@ -71,7 +70,7 @@ class PreparedBudget:
         self._service_names = frozenset(budget.filters.service_names)
         self._tags = budget.filters.tags
         self.counts_all = not (self._resource_types or self._service_names or self._tags)
-        self._shown: dict[str, ShownScope] = {}
+        self._met: dict[str, Matched] = {}
 
     def counts(self, operation: Operation) -> bool:
         """Whether the budget's filters let this operation in."""
@@ -114,19 +113,33 @@ class PreparedBudget:
             BalanceKey(budget.budget_id, scope_id, period.start), budget.tenant_id, period.end
         )
 
-    def shown(self, scope_id: str) -> ShownScope:
-        """The scope and the name as answers show them."""
-        shown = self._shown.get(scope_id)
-        if shown is None:
-            if len(self._shown) > 10_000:
-                self._shown.clear()
-            kind = str(self.budget.allocated_to_type)
-            shown = ShownScope(
-                {"type": kind, "id": scope_id},
-                f"Budget {self.budget.budget_name!r} ({kind} {scope_id})",
-            )
-            self._shown[scope_id] = shown
-        return shown
+    def met(self, scope_id: str, moment: datetime, anchor: date | None = None) -> Matched | None:
+        """What operations of `scope_id` meet at `moment`; None outside the budget's dates.
+
+        `anchor` is needed by a floating budget only.
+        """
+        last = self._met.get(scope_id)
+        if last is not None and last.period.start <= moment < last.period.end:
+            return last
+        period = self.period_at(moment, anchor)
+        if period is None:
+            return None
+        budget = self.budget
+        kind = str(budget.allocated_to_type)
+        met = Matched(
+            self,
+            budget,
+            scope_id,
+            period,
+            self.blank(scope_id, period),
+            {"type": kind, "id": scope_id},
+            f"Budget {budget.budget_name!r} ({kind} {scope_id})",
+        )
+        if not self.floats:  # else the anchor, which is not for good before it is stored, decides
+            if len(self._met) >= _MOST_MET:
+                self._met.clear()
+            self._met[scope_id] = met
+        return met
 
 
 def schedule_of(budget: Budget, anchor: date | None = None) -> Schedule:
@@ -187,14 +200,11 @@ class BudgetIndex:
         ):
             if scope_id is None or not scopes:
                 continue
-            for wanted in (scope_id, EVERY):
-                of_scope = scopes.get(wanted)
+            for of_scope in (scopes.get(scope_id), scopes.get(EVERY)):
                 if of_scope is not None:
-                    found += [
-                        (prepared, scope_id)
-                        for prepared in of_scope.values()
-                        if prepared.counts_all or prepared.counts(operation)
-                    ]
+                    for prepared in of_scope.values():
+                        if prepared.counts_all or prepared.counts(operation):
+                            found.append((prepared, scope_id))  # noqa: PERF401 - it is one or two
         return found
 
     def _of_type(self, kind: ScopeType) -> _ByScopeId:

@@ -39,6 +39,11 @@ THROTTLE: Final = "throttle"
 FROZEN: Final = "frozen"
 SHADOW: Final = "shadow_"
 
+# A member of an enum takes longer to look up than all else in a comparison.
+_HARD_STOP_ACTION: Final = EnforcementAction.HARD_STOP
+_ESCALATE_ACTION: Final = EnforcementAction.ESCALATE
+_THROTTLE_ACTION: Final = EnforcementAction.THROTTLE
+
 
 class Demand(Struct, frozen=True, gc=False):
     """One matching budget with its balance, and the estimate in the budget's currency."""
@@ -89,27 +94,25 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     so each makes progress.
     """
     verdicts: list[Verdict] = []
+    balances: list[BudgetBalance] = []
     allowed, throttled = True, False
     for demand in demands:
         verdict = _judge(demand)
         verdicts.append(verdict)
+        balances.append(demand.balance)
         if verdict.denies:
             allowed = False
         if demand.budget.enforcement_action is _THROTTLE_ACTION:
             throttled = True
-    balances = [demand.balance for demand in demands]
     throttle: ThrottleShare | None = None
     if allowed and throttled:
         allowed, throttle = _throttle(demands, verdicts, balances)
     if not reserve:
         balances = [demand.balance for demand in demands]
     elif allowed:
-        balances = [
-            _hold(balance, demand.estimate)
-            for demand, balance in zip(demands, balances, strict=True)
-        ]
-    deciding = 0 if len(demands) == 1 else _deciding(demands, verdicts)
-    return Decision(allowed, deciding, verdicts, balances, throttle)
+        for index, demand in enumerate(demands):
+            balances[index] = _hold(balances[index], demand.estimate)
+    return Decision(allowed, _deciding(demands, verdicts), verdicts, balances, throttle)
 
 
 def _judge(demand: Demand) -> Verdict:
@@ -120,9 +123,9 @@ def _judge(demand: Demand) -> Verdict:
         decision = FROZEN
     elif room >= demand.estimate:
         return Verdict(ALLOW, False, room)
-    elif action is EnforcementAction.HARD_STOP:
+    elif action is _HARD_STOP_ACTION:
         decision = DENY
-    elif action is EnforcementAction.ESCALATE:
+    elif action is _ESCALATE_ACTION:
         decision = ESCALATE
     elif action is EnforcementAction.SOFT_LIMIT:
         return Verdict(WARN, False, room)
@@ -142,9 +145,6 @@ def _hold(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
         plain(add(balance.reserved, amount)),
         balance.throttle_credit,
     )
-
-
-_THROTTLE_ACTION: Final = EnforcementAction.THROTTLE
 
 
 def throttle_share(budget: Budget, balance: BudgetBalance) -> Decimal:
@@ -208,7 +208,10 @@ def _by_precedence(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> li
 
 
 def _deciding(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> int:
-    return min(range(len(demands)), key=lambda i: _precedence(demands[i], verdicts[i]))
+    if len(demands) == 1:
+        return 0
+    ranks = list(map(_precedence, demands, verdicts))
+    return ranks.index(min(ranks))
 
 
 def max_allowed_cost(demands: Iterable[Demand], rooms: Iterable[Decimal]) -> Decimal | None:
@@ -224,14 +227,14 @@ def max_allowed_cost(demands: Iterable[Demand], rooms: Iterable[Decimal]) -> Dec
         if budget.frozen:
             return ZERO
         action = budget.enforcement_action
-        if action is not EnforcementAction.HARD_STOP and action is not EnforcementAction.ESCALATE:
+        if action is not _HARD_STOP_ACTION and action is not _ESCALATE_ACTION:
             continue
         room = headroom_after
         if demand.rate is not ONE:
             room = _before_conversion(room, demand.rate)
         if largest is None or room < largest:
             largest = room
-    return None if largest is None else max(largest, ZERO)
+    return ZERO if largest is not None and largest < ZERO else largest
 
 
 def _before_conversion(room: Decimal, rate: Decimal) -> Decimal:

@@ -63,7 +63,7 @@ class RecordBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_field
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
 
 
-class ChargedLine(Struct, frozen=True, kw_only=True):
+class ChargedLine(Struct, frozen=True):
     """What a cost did to one budget, in the budget's currency."""
 
     budget_id: str

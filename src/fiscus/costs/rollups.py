@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -17,6 +18,7 @@ from fiscus.costs.model import CostRecord
 from fiscus.money import ZERO, add
 
 BUCKET_SECONDS: Final = 900
+_SERIES_KEPT: Final = 30_000
 
 
 class Series(NamedTuple):
@@ -64,9 +66,31 @@ class RollupSum(NamedTuple):
         )
 
 
+_Dimensions = tuple[
+    str,
+    str,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str,
+    str,
+    str,
+    str,
+    str | None,
+    tuple[tuple[str, str | None], ...],
+]
+"""Those of a series, in its order."""
+
+
 def bucket_of(moment: datetime) -> datetime:
     """The start of the quarter hour `moment` falls in."""
-    utc = moment.astimezone(UTC)
+    return _bucket_of(moment if moment.tzinfo is UTC else moment.astimezone(UTC))
+
+
+@lru_cache(maxsize=256)
+def _bucket_of(utc: datetime) -> datetime:
     return utc.replace(minute=utc.minute // 15 * 15, second=0, microsecond=0)
 
 
@@ -99,6 +123,11 @@ def series_of(record: CostRecord, declared_tags: Sequence[str]) -> Series:
         record.usage_unit,
         tags,
     )
+    return _series(dimensions)
+
+
+@lru_cache(maxsize=_SERIES_KEPT)
+def _series(dimensions: _Dimensions) -> Series:
     series_id = blake2b(repr(dimensions).encode(), digest_size=16).hexdigest()
     return Series(series_id, *dimensions)
 

@@ -26,11 +26,10 @@ def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -
                 workspace.needs.anchors[key] = operation.tenant_id
                 complete = False
                 continue
-        period = prepared.period_at(moment, anchor)
-        if period is not None:
-            blank = prepared.blank(scope_id, period)
-            balances[blank.key] = blank
-            found.append(Matched(prepared, scope_id, period, blank))
+        matched = prepared.met(scope_id, moment, anchor)
+        if matched is not None:
+            balances[matched.blank.key] = matched.blank
+            found.append(matched)
     if complete:
         workspace.planned[id(operation)] = found
 
@@ -43,16 +42,16 @@ def find_matches(workspace: Workspace, operation: Operation, moment: datetime) -
     found: list[Matched] = []
     for prepared, scope_id in workspace.tenant(operation.tenant_id).budgets.matches(operation):
         anchor = _anchor(workspace, prepared, scope_id, moment) if prepared.floats else None
-        period = prepared.period_at(moment, anchor)
-        if period is not None:
-            found.append(Matched(prepared, scope_id, period, prepared.blank(scope_id, period)))
+        matched = prepared.met(scope_id, moment, anchor)
+        if matched is not None:
+            found.append(matched)
     return found
 
 
 def keep_anchor(workspace: Workspace, matched: Matched, moment: datetime) -> None:
     """Store the anchor of a floating budget with its first hold or charge."""
     prepared, scope_id = matched.prepared, matched.scope_id
-    if not prepared.floats or scope_id in prepared.anchors:
+    if scope_id in prepared.anchors:
         return
     key = (prepared.budget.budget_id, scope_id)
     if workspace.anchor(key, prepared.budget.tenant_id) is None:

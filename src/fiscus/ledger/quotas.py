@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from itertools import count
+from time import time_ns
 from typing import Final
 
 from msgspec.structs import replace
@@ -18,7 +20,14 @@ from fiscus.ledger.workspace import PlannedQuota, Workspace
 from fiscus.money import LIMIT, ZERO, add, plain, ratio, subtract
 from fiscus.operations import Operation
 from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaLine
-from fiscus.quotas.model import Consumption, ConsumptionLine, QuotaUsage, UsageKind
+from fiscus.quotas.model import (
+    Consumption,
+    ConsumptionLine,
+    Quota,
+    QuotaBalance,
+    QuotaUsage,
+    UsageKind,
+)
 from fiscus.quotas.rules import (
     Decision,
     Demand,
@@ -31,6 +40,8 @@ from fiscus.quotas.rules import (
 )
 
 NO_QUOTA: Final = "No quota matches this operation."
+_numbers: Final = count(time_ns())
+"""Of rows of history: they grow, also after a restart."""
 ALLOW: Final = "allow"
 DENY: Final = "deny"
 
@@ -44,7 +55,7 @@ def plan_consume(workspace: Workspace, command: Consume) -> None:
     balances = workspace.needs.quota_balances
     found: list[PlannedQuota] = []
     for matched in workspace.tenant(operation.tenant_id).quotas.matches(operation, command.now):
-        quota, blank = matched.quota, matched.blank()
+        quota, blank = matched.quota, matched.blank
         premium = None
         if command.consume and quota.burst_premium_rate:
             premium = _premium_operation(operation, quota.quota_id)
@@ -76,38 +87,30 @@ def apply_consume(workspace: Workspace, command: Consume) -> QuotaCheckAnswer:
     if not decision.allowed:
         return _denied(workspace, command, demands, decision)
     if not command.consume:
-        lines = [_line(demand, demand, ZERO) for demand in demands]
+        lines = [_line(quota, balance, balance, ZERO) for quota, balance in demands]
         return _allowed(command, lines, decision, None)
+    amount, now = command.amount, command.now
     consumption = Consumption(
         consumption_id=uuid7(),
         tenant_id=command.tenant_id,
         operation=command.operation,
         operation_id=command.operation_id,
-        amount=command.amount,
+        amount=amount,
         released=ZERO,
-        created_at=command.now,
+        created_at=now,
         lines=decision.lines,
     )
     workspace.add_consumption(consumption)
     lines: list[QuotaLine] = []
-    for one, before, balance, taken in zip(
+    for one, demand, balance, taken in zip(
         planned, demands, decision.balances, decision.lines, strict=True
     ):
-        after = Demand(one.quota, balance)
+        burst = taken.burst
         workspace.put_quota_balance(balance)
-        line = _line(before, after, taken.burst)
-        lines.append(line)
-        _keep_usage(
-            workspace,
-            consumption,
-            taken,
-            UsageKind.CONSUME,
-            command.amount,
-            taken.burst,
-            command.now,
-        )
+        _keep_usage(workspace, consumption, balance, UsageKind.CONSUME, amount, burst, now)
+        lines.append(_line(one.quota, demand.balance, balance, burst))
         if one.premium is not None:
-            _record_premium(workspace, one.premium, taken, premium_owed(taken), command.now)
+            _record_premium(workspace, one.premium, taken, premium_owed(taken), now)
     return _allowed(command, lines, decision, consumption.consumption_id)
 
 
@@ -170,7 +173,7 @@ def _give_back(
         lines.append(changed)
         workspace.put_quota_balance(balance)
         burst = subtract(changed.burst_released, line.burst_released)
-        _keep_usage(workspace, consumption, line, UsageKind.RELEASE, amount, burst, now)
+        _keep_usage(workspace, consumption, balance, UsageKind.RELEASE, amount, burst, now)
         if burst:
             reversal = subtract(premium_owed(changed), premium_owed(line))
             operation = _premium_operation(consumption.operation, line.key.quota_id)
@@ -188,30 +191,16 @@ def _give_back(
 def _keep_usage(
     workspace: Workspace,
     consumption: Consumption,
-    line: ConsumptionLine,
+    balance: QuotaBalance,
     kind: UsageKind,
     amount: Decimal,
     burst: Decimal,
     now: datetime,
 ) -> None:
-    """A row of the quota's history, from the balance as it stands after."""
-    balance = workspace.quota_balance(line.key)
-    operation = consumption.operation
+    """A row of the quota's history; `balance` is how it stands after."""
+    used = add(balance.used, balance.burst_used)
     workspace.add_quota_usage(
-        QuotaUsage(
-            usage_id=uuid7(),
-            tenant_id=consumption.tenant_id,
-            key=line.key,
-            at=now,
-            kind=kind,
-            amount=amount,
-            burst=burst,
-            used_after=add(balance.used, balance.burst_used),
-            consumption_id=consumption.consumption_id,
-            project_id=operation.project_id,
-            user_id=operation.user_id,
-            feature_id=operation.feature_id,
-        )
+        QuotaUsage(next(_numbers), consumption, balance.key, now, kind, amount, burst, used)
     )
 
 
@@ -280,8 +269,8 @@ def _denied(
     workspace: Workspace, command: Consume, demands: list[Demand], decision: Decision
 ) -> QuotaCheckAnswer:
     lines = [
-        _line(demand, demand, ZERO, DENY if denies else ALLOW)
-        for demand, denies in zip(demands, decision.denies, strict=True)
+        _line(quota, balance, balance, ZERO, DENY if denies else ALLOW)
+        for (quota, balance), denies in zip(demands, decision.denies, strict=True)
     ]
     shown = lines[decision.deciding]
     whole = plain(add(shown.allocated_amount, shown.max_burst_amount))
@@ -314,30 +303,35 @@ def _answer(
         quota_id=shown.quota_id,
         consumption_id=consumption_id,
         remaining_amount=shown.remaining_amount,
-        max_allowed_amount=max(ZERO, min(line.remaining_amount for line in lines)),
+        max_allowed_amount=max(ZERO, min([line.remaining_amount for line in lines])),
         fits_at=fits,
         message=message,
         quotas=lines,
     )
 
 
-def _line(before: Demand, after: Demand, from_burst: Decimal, decision: str = ALLOW) -> QuotaLine:
+def _line(
+    quota: Quota,
+    before: QuotaBalance,
+    after: QuotaBalance,
+    from_burst: Decimal,
+    decision: str = ALLOW,
+) -> QuotaLine:
     """A quota as it is after the decision; `before` is `after` when nothing was taken."""
-    quota, balance = after
-    used = add(balance.used, balance.burst_used)
+    used = add(after.used, after.burst_used)
     whole = add(quota.allocated_amount, quota.max_burst_amount)
     return QuotaLine(
         quota_id=quota.quota_id,
-        scope={"type": quota.scope_type.value, "id": balance.key.scope_id},
+        scope={"type": str(quota.scope_type), "id": after.key.scope_id},
         allocated_amount=quota.allocated_amount,
         max_burst_amount=quota.max_burst_amount,
-        used_amount=balance.used,
-        burst_used=balance.burst_used,
+        used_amount=after.used,
+        burst_used=after.burst_used,
         remaining_amount=plain(subtract(whole, used)),
         utilization_ratio=ratio(used, quota.allocated_amount),
         decision=decision,
-        level=level(quota, balance),
-        crossed=[] if after is before else crossed(quota, before.balance, balance),
+        level=level(quota, after),
+        crossed=[] if after is before else crossed(quota, before, after),
         from_burst=from_burst,
         period_start=quota.period_start,
         period_end=quota.period_end,

@@ -17,15 +17,14 @@ class MatchedQuota(NamedTuple):
 
     quota: Quota
     scope_id: str
-
-    def blank(self) -> QuotaBalance:
-        """The balance if nothing was used yet."""
-        return QuotaBalance(QuotaKey(self.quota.quota_id, self.scope_id), self.quota.tenant_id)
+    blank: QuotaBalance
+    """The balance if nothing was used yet."""
 
 
 _Place = tuple[str, str]
 """Scope id or `*`, and resource type."""
-_Places = dict[_Place, dict[str, Quota]]
+_Places = dict[_Place, dict[str, MatchedQuota]]
+"""By quota id; one for `*` is matched anew for each id."""
 
 
 class QuotaIndex:
@@ -55,7 +54,8 @@ class QuotaIndex:
         else:
             heappush(self._ends, (quota.period_end, quota.quota_id))
         self._by_id[quota.quota_id] = quota
-        self._places(quota.scope_type).setdefault(_place(quota), {})[quota.quota_id] = quota
+        there = self._places(quota.scope_type).setdefault(_place(quota), {})
+        there[quota.quota_id] = _matched(quota, quota.scope_id)
 
     def remove(self, quota_id: str) -> None:
         quota = self._by_id.pop(quota_id, None)
@@ -74,11 +74,13 @@ class QuotaIndex:
     def following(self, quota: Quota) -> Quota | None:
         """The quota for the same scope and resource whose period begins where this one's ends."""
         there = self._places(quota.scope_type).get(_place(quota), {})
-        return next((one for one in there.values() if one.period_start == quota.period_end), None)
+        end = quota.period_end
+        return next((one.quota for one in there.values() if one.quota.period_start == end), None)
 
     def matches(self, operation: Operation, moment: datetime) -> list[MatchedQuota]:
         """Every quota that counts this operation at `moment`."""
         found: list[MatchedQuota] = []
+        resource_type = operation.resource_type
         for places, scope_id in (
             (self._tenant, operation.tenant_id),
             (self._project, operation.project_id),
@@ -88,13 +90,13 @@ class QuotaIndex:
             if scope_id is None or not places:
                 continue
             for wanted in (scope_id, EVERY):
-                there = places.get((wanted, operation.resource_type))
-                if there is not None:
-                    found += [
-                        MatchedQuota(quota, scope_id)
-                        for quota in there.values()
-                        if quota.period_start <= moment < quota.period_end
-                    ]
+                there = places.get((wanted, resource_type))
+                if there is None:
+                    continue
+                for one in there.values():
+                    quota = one.quota
+                    if quota.period_start <= moment < quota.period_end:
+                        found.append(one if wanted == scope_id else _matched(quota, scope_id))
         return found
 
     def _places(self, kind: ScopeType) -> _Places:
@@ -111,3 +113,8 @@ class QuotaIndex:
 
 def _place(quota: Quota) -> _Place:
     return quota.scope_id, quota.resource_type
+
+
+def _matched(quota: Quota, scope_id: str) -> MatchedQuota:
+    blank = QuotaBalance(QuotaKey(quota.quota_id, scope_id), quota.tenant_id)
+    return MatchedQuota(quota, scope_id, blank)

@@ -159,12 +159,15 @@ class QuotaBalance(Struct, frozen=True):
     burst_used: Decimal = ZERO
 
 
-class ConsumptionLine(Struct, frozen=True):
-    """What one consumption took from one quota and what of it was given back since."""
+class ConsumptionLine(Struct, frozen=True, omit_defaults=True):
+    """What one consumption took from one quota and what of it was given back since.
+
+    Stored as JSON in the consumption's row.
+    """
 
     key: QuotaKey
     amount: Decimal
-    burst: Decimal
+    burst: Decimal = ZERO
     """The part of `amount` that came from the burst."""
     released: Decimal = ZERO
     burst_released: Decimal = ZERO
@@ -191,11 +194,12 @@ class UsageKind(StrEnum):
     RELEASE = "release"
 
 
-class QuotaUsage(Struct, frozen=True, kw_only=True):
+class QuotaUsage(Struct, frozen=True):
     """One row of a quota's history: what was taken or given back, and how it stood after."""
 
-    usage_id: str
-    tenant_id: str
+    usage_id: int
+    """Orders what happened to a quota at one moment."""
+    consumption: Consumption
     key: QuotaKey
     at: datetime
     kind: UsageKind
@@ -203,10 +207,6 @@ class QuotaUsage(Struct, frozen=True, kw_only=True):
     burst: Decimal
     used_after: Decimal
     """Allocation and burst together."""
-    consumption_id: str
-    project_id: str | None
-    user_id: str | None
-    feature_id: str | None
 
 
 class RequestStatus(StrEnum):

@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from fiscus.money import ZERO, add, multiply, plain, round_half_even, subtract
@@ -38,7 +39,7 @@ class Demand(NamedTuple):
     balance: QuotaBalance
 
 
-class Decision(NamedTuple):
+class Decision(Struct, frozen=True):
     """Whether the amount is there; balances and lines are those after it was taken."""
 
     allowed: bool
@@ -59,31 +60,22 @@ def decide(demands: Sequence[Demand], amount: Decimal) -> Decision:
     that allows, then that of the most specific scope (feature > user > project > tenant), then the
     least remaining, then the least id. An amount of 0 always passes.
     """
-    left = [remaining(quota, one.used, one.burst_used) for quota, one in demands]
-    denies = [amount > max(ZERO, room) for room in left]
-    deciding = 0
-    if len(demands) > 1:
-        deciding = min(
-            range(len(demands)),
-            key=lambda index: (
-                not denies[index],
-                -demands[index].quota.scope_type.specificity,
-                left[index],
-                demands[index].quota.quota_id,
-            ),
-        )
+    left: list[Decimal] = []
+    denies: list[bool] = []
+    ranks: list[tuple[bool, int, Decimal, str]] = []
+    for quota, balance in demands:
+        room = remaining(quota, balance.used, balance.burst_used)
+        denied = amount > room and amount > ZERO
+        left.append(room)
+        denies.append(denied)
+        ranks.append((not denied, -quota.scope_type.specificity, room, quota.quota_id))
+    deciding = ranks.index(min(ranks))
     if any(denies):
         balances = [balance for _, balance in demands]
         return Decision(False, deciding, left, denies, balances, ())
     taken = [_take(quota, balance, amount) for quota, balance in demands]
-    return Decision(
-        True,
-        deciding,
-        left,
-        denies,
-        [balance for balance, _ in taken],
-        tuple([line for _, line in taken]),
-    )
+    balances, lines = [one for one, _ in taken], tuple([line for _, line in taken])
+    return Decision(True, deciding, left, denies, balances, lines)
 
 
 def give_back(
@@ -143,7 +135,8 @@ def level(quota: Quota, balance: QuotaBalance) -> str:
 
 def crossed(quota: Quota, before: QuotaBalance, after: QuotaBalance) -> list[str]:
     """The levels that were reached between two balances, from the lowest."""
-    return _reached(quota, after)[len(_reached(quota, before)) :]
+    reached = _reached(quota, after)
+    return [] if len(reached) == 1 else reached[len(_reached(quota, before)) :]
 
 
 def _reached(quota: Quota, balance: QuotaBalance) -> list[str]:
@@ -161,20 +154,22 @@ def _take(
     quota: Quota, balance: QuotaBalance, amount: Decimal
 ) -> tuple[QuotaBalance, ConsumptionLine]:
     """Take from the allocation first, from the burst what is left."""
+    key, tenant_id, burst_used = balance.key, balance.tenant_id, balance.burst_used
+    whole = plain(add(balance.used, amount))
+    if whole <= quota.allocated_amount:
+        return QuotaBalance(key, tenant_id, whole, burst_used), ConsumptionLine(key, amount)
     room = max(ZERO, subtract(quota.allocated_amount, balance.used))
     used = min(amount, room)
     burst = plain(subtract(amount, used))
-    taken = replace(
-        balance,
-        used=plain(add(balance.used, used)),
-        burst_used=plain(add(balance.burst_used, burst)),
+    taken = QuotaBalance(
+        key, tenant_id, plain(add(balance.used, used)), plain(add(burst_used, burst))
     )
     if burst and quota.burst_premium_rate:
         return taken, ConsumptionLine(
-            balance.key,
+            key,
             amount,
             burst,
             premium_rate=quota.burst_premium_rate,
             premium_currency=quota.currency,
         )
-    return taken, ConsumptionLine(balance.key, amount, burst)
+    return taken, ConsumptionLine(key, amount, burst)

@@ -23,8 +23,9 @@ class Values(Protocol):
 class Driver(Values, Protocol):
     """One connection, one transaction at a time."""
 
-    needs_rows_before_locking: bool
-    """Whether balances must exist to be locked (PostgreSQL) or the whole store is (SQLite)."""
+    locks_store: bool
+    """Whether a transaction has the whole store to itself (SQLite), or locks rows, which must
+    exist to be locked (PostgreSQL)."""
 
     def begin(self, tenants: Collection[str]) -> None: ...
     def run(self, statements: Sequence[Statement]) -> list[list[Row]]: ...

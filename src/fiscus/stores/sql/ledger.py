@@ -7,12 +7,13 @@ quota balances by key, so that groups of several processes wait for each other a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from datetime import datetime
 from typing import TypeVar
 
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
 from fiscus.budgets.rules import Hold
+from fiscus.costs.rollups import RollupKey, RollupSum
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import (
     Changes,
@@ -29,7 +30,6 @@ from fiscus.stores.sql import ledger_write as write
 from fiscus.stores.sql.bulk import Row, Statement
 from fiscus.stores.sql.driver import Driver
 
-Key = TypeVar("Key", BalanceKey, QuotaKey)
 Blank = TypeVar("Blank", BudgetBalance, QuotaBalance)
 Keys = Set[BalanceKey | QuotaKey]
 
@@ -44,8 +44,8 @@ class KnownBalances:
         self._keys: set[BalanceKey | QuotaKey] = set()
         self._most = most
 
-    def missing(self, balances: dict[Key, Blank]) -> list[Blank]:
-        return [blank for key, blank in balances.items() if key not in self._keys]
+    def missing(self, balances: Iterable[Blank]) -> list[Blank]:
+        return [blank for blank in balances if blank.key not in self._keys]
 
     def add(self, keys: Keys) -> None:
         if len(self._keys) > self._most:
@@ -72,7 +72,7 @@ class SqlLedgerTransaction:
     # -- loading
 
     def load(self, needs: Needs) -> Loaded:
-        reading = [Statement(read.VERSIONS, read.TENANT, [(tenant,) for tenant in needs.tenants])]
+        reading = [Statement(read.VERSIONS, read.TENANT, [(one,) for one in needs.tenants])]
         optional = (
             (read.ANSWERS, read.IDEMPOTENCY_KEY, needs.idempotency),
             (read.OPERATIONS, read.OPERATION_KEY, needs.operations),
@@ -84,22 +84,22 @@ class SqlLedgerTransaction:
             if keys
         ]
         closing = _closing_statements(needs)
+        balances, taken_from = needs.balances, list[QuotaKey]()
         # What is closed says which balances to lock, in a second round trip.
-        locking = self._lock_statements(needs, needs.balances, []) if not closing else []
+        locking = [] if closing else self._lock_statements(needs, balances, [])
         ahead = self._run(reading + closing + locking)
-        versions = dict.fromkeys(needs.tenants, 0) | {row[0]: row[1] for row in next(ahead)}
+        versions = {tenant_id: version or 0 for tenant_id, version in next(ahead)}
         answers = self._reader.answers(next(ahead)) if needs.idempotency else {}
         self._stale_answers = list(answers)
         operations = self._reader.operations(next(ahead)) if needs.operations else {}
         anchors = self._reader.anchors(next(ahead)) if needs.anchors else {}
         reservations: dict[str, Reservation] = {}
         consumptions: dict[str, Consumption] = {}
-        balances, taken_from = needs.balances, list[QuotaKey]()
         if needs.reservations:
             reservations = self._reader.reservations(next(ahead), next(ahead))
-            balances = needs.balances | self._held(reservations)
+            balances = self._held(reservations) | needs.balances
         if needs.consumptions:
-            consumptions = self._quotas.consumptions(next(ahead), next(ahead))
+            consumptions = self._quotas.consumptions(next(ahead))
             taken_from = [line.key for one in consumptions.values() for line in one.lines]
         if closing:
             named = _named_operations(reservations) - needs.operations
@@ -109,7 +109,7 @@ class SqlLedgerTransaction:
             ahead = self._run(locking)
             if named:
                 operations |= self._reader.operations(next(ahead))
-        locked = self._reader.balances(next(ahead)) if balances else {}
+        locked = self._reader.balances(next(ahead), list(balances.values())) if balances else {}
         quota_balances = (
             self._quotas.balances(next(ahead)) if needs.quota_balances or taken_from else {}
         )
@@ -139,17 +139,20 @@ class SqlLedgerTransaction:
     ) -> list[Statement]:
         """Lock balances, and of quotas those needed and those consumptions were taken from."""
         statements: list[Statement] = []
-        insert_first = self._driver.needs_rows_before_locking
+        insert_first = not self._driver.locks_store
         if balances:
-            if insert_first and (missing := self._known.missing(balances)):
+            if insert_first and (missing := self._known.missing(balances.values())):
                 rows = [self._writer.balance_row(blank) for blank in missing]
                 statements.append(Statement(write.ADD_BALANCES, write.BALANCE, rows))
             time = self._driver.time
-            keys = [(key.budget_id, key.scope_id, time(key.period_start)) for key in balances]
+            keys = [
+                (blank.key.budget_id, blank.key.scope_id, time(blank.key.period_start), place)
+                for place, blank in enumerate(balances.values())
+            ]
             statements.append(Statement(read.BALANCES, read.BALANCE_KEY, keys))
         wanted = dict.fromkeys((*needs.quota_balances, *taken_from))
         if wanted:
-            if insert_first and (blanks := self._known.missing(needs.quota_balances)):
+            if insert_first and (blanks := self._known.missing(needs.quota_balances.values())):
                 rows = [self._quotas.balance_row(blank) for blank in blanks]
                 added = Statement(quotas.ADD_QUOTA_BALANCES, quotas.QUOTA_BALANCE, rows)
                 statements.append(added)
@@ -157,7 +160,10 @@ class SqlLedgerTransaction:
         return statements
 
     def _held(self, reservations: dict[str, Reservation]) -> dict[BalanceKey, BudgetBalance]:
-        """The balances that pending reservations hold on; their rows exist already."""
+        """The balances that pending reservations hold on; their rows exist already.
+
+        When their periods end is not told, nor is it needed where a row exists.
+        """
         return {
             line.key: BudgetBalance(line.key, reservation.tenant_id, line.key.period_start)
             for reservation in reservations.values()
@@ -167,7 +173,7 @@ class SqlLedgerTransaction:
 
     def _require_rows(self, wanted: Keys, found: Keys) -> None:
         """What was to be inserted before it was locked must be there."""
-        if not self._driver.needs_rows_before_locking:
+        if self._driver.locks_store:
             return
         lost = wanted - found
         if lost:
@@ -206,8 +212,22 @@ class SqlLedgerTransaction:
 
     def write(self, changes: Changes) -> None:
         """Gather the group's statements; they run with the commit."""
-        self._writes = self._writer.statements(changes, self._stale_answers)
+        rollups = self._rollups_after(changes) if self._driver.locks_store else None
+        self._writes = self._writer.statements(changes, self._stale_answers, rollups)
         self._writes += self._quotas.statements(changes)
+
+    def _rollups_after(self, changes: Changes) -> dict[RollupKey, RollupSum]:
+        """The sums that this group changes, as they will be."""
+        if not changes.rollups:
+            return {}
+        time = self._driver.time
+        keys = [(key.tenant_id, key.series_id, time(key.bucket)) for key in changes.rollups]
+        (rows,) = self._driver.run([Statement(read.ROLLUPS, read.ROLLUP_KEY, keys)])
+        before = self._reader.rollups(rows)
+        return {
+            key: added.plus(before[key]) if key in before else added
+            for key, added in changes.rollups.items()
+        }
 
     def commit(self) -> None:
         self._driver.commit(self._writes)
@@ -226,7 +246,6 @@ def _closing_statements(needs: Needs) -> list[Statement]:
     if needs.consumptions:
         ids = [(one,) for one in sorted(needs.consumptions)]
         statements.append(Statement(quotas.CONSUMPTIONS, quotas.CONSUMPTION_ID, ids))
-        statements.append(Statement(quotas.CONSUMPTION_LINES, quotas.CONSUMPTION_ID, ids))
     return statements
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+from typing import Final
+
+import msgspec
 
 from fiscus.ledger.port import Changes
 from fiscus.operations import Operation
@@ -15,24 +16,22 @@ from fiscus.quotas.model import (
     QuotaKey,
     QuotaUsage,
 )
-from fiscus.stores.sql.bulk import Columns, Row, Statement
+from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.driver import Values
 from fiscus.wire import decode
+
+_Lines: Final = tuple[ConsumptionLine, ...]
+_encode_lines: Final = msgspec.json.Encoder().encode
+"""Amounts as strings: SQLite's own functions for JSON would read numbers as floats."""
 
 # ---------------------------------------------------------------- reading
 
 CONSUMPTION_ID = Columns(consumption_id="uuid")
 CONSUMPTIONS = """
     SELECT CAST(c.consumption_id AS TEXT), c.tenant_id, c.resource_type, c.amount, c.released,
-           c.project_id, c.user_id, c.feature_id, c.operation_id, c.created_at
+           c.project_id, c.user_id, c.feature_id, c.operation_id, c.created_at, c.lines
     FROM {rows} JOIN quota_consumptions c ON c.consumption_id = r.consumption_id
     {lock_c}
-"""
-CONSUMPTION_LINES = """
-    SELECT CAST(l.consumption_id AS TEXT), CAST(l.quota_id AS TEXT), l.scope_id, l.amount, l.burst,
-           l.released, l.burst_released, l.premium_rate, l.premium_currency
-    FROM {rows} JOIN quota_consumption_lines l ON l.consumption_id = r.consumption_id
-    ORDER BY l.consumption_id, l.quota_id, l.scope_id
 """
 
 QUOTA_KEY = Columns(quota_id="uuid", scope_id="text")
@@ -86,45 +85,17 @@ _CONSUMPTION = Columns(
     feature_id="text",
     operation_id="text",
     created_at="timestamptz",
+    lines="text",
 )
-_ADD_CONSUMPTIONS = f"""
-    INSERT INTO quota_consumptions ({_CONSUMPTION.list}) SELECT {_CONSUMPTION.list} FROM {{rows}}
-"""
-_LINE = Columns(
-    consumption_id="uuid",
-    quota_id="uuid",
-    scope_id="text",
-    tenant_id="text",
-    amount="numeric",
-    burst="numeric",
-    released="numeric",
-    burst_released="numeric",
-    premium_rate="numeric",
-    premium_currency="text",
-)
-_ADD_LINES = f"INSERT INTO quota_consumption_lines ({_LINE.list}) SELECT {_LINE.list} FROM {{rows}}"
-
-_RELEASED = Columns(consumption_id="uuid", released="numeric")
+_ADD_CONSUMPTIONS = insert("quota_consumptions")
+_RELEASED = Columns(consumption_id="uuid", released="numeric", lines="text")
 _CHANGE_CONSUMPTIONS = """
-    UPDATE quota_consumptions SET released = r.released
+    UPDATE quota_consumptions SET released = r.released, lines = r.lines
     FROM {rows} WHERE quota_consumptions.consumption_id = r.consumption_id
-"""
-_LINE_RELEASED = Columns(
-    consumption_id="uuid",
-    quota_id="uuid",
-    scope_id="text",
-    released="numeric",
-    burst_released="numeric",
-)
-_CHANGE_LINES = """
-    UPDATE quota_consumption_lines SET released = r.released, burst_released = r.burst_released
-    FROM {rows} WHERE quota_consumption_lines.consumption_id = r.consumption_id
-      AND quota_consumption_lines.quota_id = r.quota_id
-      AND quota_consumption_lines.scope_id = r.scope_id
 """
 
 _USAGE = Columns(
-    usage_id="uuid",
+    usage_id="bigint",
     at="timestamptz",
     tenant_id="text",
     quota_id="uuid",
@@ -134,11 +105,8 @@ _USAGE = Columns(
     burst="numeric",
     used_after="numeric",
     consumption_id="uuid",
-    project_id="text",
-    user_id="text",
-    feature_id="text",
 )
-_ADD_USAGE = f"INSERT INTO quota_usage ({_USAGE.list}) SELECT {_USAGE.list} FROM {{rows}}"
+_ADD_USAGE = insert("quota_usage")
 
 
 def quotas_after(tenant_id: str, after_version: int, ending_after: object) -> Statement:
@@ -170,37 +138,21 @@ class QuotaRows:
             found[key] = QuotaBalance(key, tenant_id, read_amount(used), read_amount(burst_used))
         return found
 
-    def consumptions(self, rows: list[Row], line_rows: list[Row]) -> dict[str, Consumption]:
-        lines: dict[str, list[ConsumptionLine]] = {}
-        for row in line_rows:
-            lines.setdefault(row[0], []).append(self._line(row))
-        return {row[0]: self._consumption(row, tuple(lines.get(row[0], ()))) for row in rows}
+    def consumptions(self, rows: list[Row]) -> dict[str, Consumption]:
+        return {row[0]: self._consumption(row) for row in rows}
 
-    def _consumption(self, row: Row, lines: tuple[ConsumptionLine, ...]) -> Consumption:
-        consumption_id, tenant_id, resource_type, amount, released, *ids, operation_id, at = row
+    def _consumption(self, row: Row) -> Consumption:
+        consumption_id, tenant_id, resource_type, amount, released, *ids, named, at, lines = row
         values = self._values
         return Consumption(
             consumption_id=consumption_id,
             tenant_id=tenant_id,
             operation=Operation(tenant_id, resource_type, *ids),
-            operation_id=operation_id,
+            operation_id=named,
             amount=values.read_amount(amount),
             released=values.read_amount(released),
             created_at=values.read_time(at),
-            lines=lines,
-        )
-
-    def _line(self, row: Row) -> ConsumptionLine:
-        _, quota_id, scope_id, amount, burst, released, burst_released, rate, currency = row
-        read_amount = self._values.read_amount
-        return ConsumptionLine(
-            QuotaKey(quota_id, scope_id),
-            read_amount(amount),
-            read_amount(burst),
-            read_amount(released),
-            read_amount(burst_released),
-            None if rate is None else read_amount(rate),
-            currency,
+            lines=tuple(sorted(decode(lines, _Lines), key=_key_of)),
         )
 
     # -- to rows
@@ -214,13 +166,10 @@ class QuotaRows:
         if not changes.quota_balances and not changes.new_consumptions:
             return []
         new, changed = changes.new_consumptions.values(), changes.changed_consumptions.values()
-        lines, changed_lines = map(self._line_rows, new), map(self._line_released_rows, changed)
         gathered = (
             (_PUT_BALANCES, QUOTA_BALANCE, map(self.balance_row, changes.quota_balances.values())),
             (_ADD_CONSUMPTIONS, _CONSUMPTION, map(self._consumption_row, new)),
-            (_ADD_LINES, _LINE, chain.from_iterable(lines)),
             (_CHANGE_CONSUMPTIONS, _RELEASED, map(self._released_row, changed)),
-            (_CHANGE_LINES, _LINE_RELEASED, chain.from_iterable(changed_lines)),
             (_ADD_USAGE, _USAGE, map(self._usage_row, changes.quota_usage.values())),
         )
         made = [Statement(sql, columns, list(rows)) for sql, columns, rows in gathered]
@@ -239,48 +188,28 @@ class QuotaRows:
             operation.feature_id,
             one.operation_id,
             values.time(one.created_at),
+            _encode_lines(one.lines).decode(),
         )
 
-    def _line_rows(self, one: Consumption) -> Sequence[Row]:
-        amount = self._values.amount
-        return [
-            (
-                one.consumption_id,
-                *line.key,
-                one.tenant_id,
-                amount(line.amount),
-                amount(line.burst),
-                amount(line.released),
-                amount(line.burst_released),
-                None if line.premium_rate is None else amount(line.premium_rate),
-                line.premium_currency,
-            )
-            for line in one.lines
-        ]
-
     def _released_row(self, one: Consumption) -> Row:
-        return one.consumption_id, self._values.amount(one.released)
-
-    def _line_released_rows(self, one: Consumption) -> Sequence[Row]:
-        amount = self._values.amount
-        return [
-            (one.consumption_id, *line.key, amount(line.released), amount(line.burst_released))
-            for line in one.lines
-        ]
+        lines = _encode_lines(one.lines).decode()
+        return one.consumption_id, self._values.amount(one.released), lines
 
     def _usage_row(self, one: QuotaUsage) -> Row:
-        values = self._values
+        values, consumption = self._values, one.consumption
+        amount = values.amount
         return (
             one.usage_id,
             values.time(one.at),
-            one.tenant_id,
+            consumption.tenant_id,
             *one.key,
-            one.kind.value,
-            values.amount(one.amount),
-            values.amount(one.burst),
-            values.amount(one.used_after),
-            one.consumption_id,
-            one.project_id,
-            one.user_id,
-            one.feature_id,
+            str(one.kind),
+            amount(one.amount),
+            amount(one.burst),
+            amount(one.used_after),
+            consumption.consumption_id,
         )
+
+
+def _key_of(line: ConsumptionLine) -> QuotaKey:
+    return line.key

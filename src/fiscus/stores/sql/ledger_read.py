@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from fiscus.budgets.model import (
@@ -16,6 +17,7 @@ from fiscus.budgets.model import (
     ReservationStatus,
 )
 from fiscus.budgets.rules import Hold
+from fiscus.costs.rollups import RollupKey, RollupSum
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.ledger.port import AnchorKey, Definitions, OperationKey, RecordedOperation
 from fiscus.operations import NO_TAGS, Operation
@@ -25,9 +27,11 @@ from fiscus.tenants import TenantSettings
 from fiscus.wire import decode
 
 TENANT = Columns(tenant_id="text")
+# Not as a join: PostgreSQL would read all tenants rather than look each up.
 VERSIONS = """
-    SELECT t.tenant_id, t.definitions_version
-    FROM {rows} JOIN tenants t ON t.tenant_id = r.tenant_id
+    SELECT r.tenant_id,
+           (SELECT t.definitions_version FROM tenants t WHERE t.tenant_id = r.tenant_id)
+    FROM {rows}
 """
 
 IDEMPOTENCY_KEY = Columns(tenant_id="text", operation="text", key="text")
@@ -70,14 +74,23 @@ LINES = """
     ORDER BY l.reservation_id, l.budget_id, l.scope_id
 """
 
-BALANCE_KEY = Columns(budget_id="uuid", scope_id="text", period_start="timestamptz")
+BALANCE_KEY = Columns(
+    budget_id="uuid", scope_id="text", period_start="timestamptz", place="integer"
+)
+# Who asks knows the keys; what costs is to read them again, and numbers of fixed places.
 BALANCES = """
-    SELECT CAST(p.budget_id AS TEXT), p.scope_id, p.period_start, p.tenant_id, p.period_end,
-           p.spent, p.reserved, p.throttle_credit
+    SELECT r.place, {text:p.spent}, {text:p.reserved}, {text:p.throttle_credit}
     FROM {rows} JOIN budget_periods p
       ON p.budget_id = r.budget_id AND p.scope_id = r.scope_id
      AND p.period_start = r.period_start
     {lock_p}
+"""
+
+ROLLUP_KEY = Columns(tenant_id="text", series_id="text", bucket="timestamptz")
+ROLLUPS = """
+    SELECT c.tenant_id, c.series_id, c.bucket, c.cost_amount, c.usage_quantity, c.record_count
+    FROM {rows} JOIN cost_rollups c
+      ON c.tenant_id = r.tenant_id AND c.bucket = r.bucket AND c.series_id = r.series_id
 """
 
 # The statements from here on take one row. PostgreSQL plans for a hundred unless LIMIT says so, and
@@ -120,20 +133,32 @@ class LedgerReader:
     def __init__(self, values: Values) -> None:
         self._values = values
 
-    def balances(self, rows: list[Row]) -> dict[BalanceKey, BudgetBalance]:
-        read_time, read_amount = self._values.read_time, self._values.read_amount
+    def balances(
+        self, rows: Iterable[tuple[int, str, str, str]], wanted: Sequence[BudgetBalance]
+    ) -> dict[BalanceKey, BudgetBalance]:
+        """What was found of the balances `wanted`, by their places there."""
         found: dict[BalanceKey, BudgetBalance] = {}
-        for budget_id, scope_id, start, tenant_id, end, spent, reserved, credit in rows:
-            key = BalanceKey(budget_id, scope_id, read_time(start))
+        for place, spent, reserved, credit in rows:
+            blank = wanted[place]
+            key = blank.key
             found[key] = BudgetBalance(
                 key,
-                tenant_id,
-                read_time(end),
-                read_amount(spent),
-                read_amount(reserved),
-                read_amount(credit),
+                blank.tenant_id,
+                blank.period_end,
+                Decimal(spent),
+                Decimal(reserved),
+                Decimal(credit),
             )
         return found
+
+    def rollups(self, rows: list[Row]) -> dict[RollupKey, RollupSum]:
+        read_time, read_amount = self._values.read_time, self._values.read_amount
+        return {
+            RollupKey(tenant_id, series_id, read_time(bucket)): RollupSum(
+                read_amount(cost), read_amount(quantity), count
+            )
+            for tenant_id, series_id, bucket, cost, quantity, count in rows
+        }
 
     def answers(self, rows: list[Row]) -> dict[IdempotencyKey, StoredAnswer]:
         read_time = self._values.read_time

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from datetime import date
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date, datetime
+from typing import Any, TypeVar
 
 from fiscus.budgets.model import BudgetBalance, Reservation
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
-from fiscus.stores.sql.bulk import Columns, Row, Statement
+from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.driver import Values
 from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
 from fiscus.wire import encode
@@ -60,9 +60,7 @@ _RESERVATION = Columns(
     actual_cost="numeric",
     settlement="text",
 )
-_ADD_RESERVATIONS = f"""
-    INSERT INTO reservations ({_RESERVATION.list}) SELECT {_RESERVATION.list} FROM {{rows}}
-"""
+_ADD_RESERVATIONS = insert("reservations")
 
 _CLOSED = Columns(
     reservation_id="uuid",
@@ -88,7 +86,7 @@ _LINE = Columns(
     rate="numeric",
     rate_date="date",
 )
-_ADD_LINES = f"INSERT INTO reservation_lines ({_LINE.list}) SELECT {_LINE.list} FROM {{rows}}"
+_ADD_LINES = insert("reservation_lines")
 
 _RECORD = Columns(
     record_id="uuid",
@@ -115,7 +113,7 @@ _RECORD = Columns(
     reservation_id="uuid",
     operation_id="text",
 )
-_ADD_RECORDS = f"INSERT INTO cost_records ({_RECORD.list}) SELECT {_RECORD.list} FROM {{rows}}"
+_ADD_RECORDS = insert("cost_records")
 
 _SERIES = Columns(
     series_id="text",
@@ -147,13 +145,22 @@ _ROLLUP = Columns(
     usage_quantity="numeric",
     record_count="bigint",
 )
-_ADD_ROLLUPS = f"""
+_ADD_TO_ROLLUPS = f"""
     INSERT INTO cost_rollups ({_ROLLUP.list})
     SELECT {_ROLLUP.list} FROM {{rows}} WHERE true ORDER BY tenant_id, bucket, series_id
     ON CONFLICT (tenant_id, bucket, series_id) DO UPDATE SET
-        cost_amount = {{sum:cost_rollups.cost_amount:excluded.cost_amount}},
-        usage_quantity = {{sum:cost_rollups.usage_quantity:excluded.usage_quantity}},
+        cost_amount = cost_rollups.cost_amount + excluded.cost_amount,
+        usage_quantity = cost_rollups.usage_quantity + excluded.usage_quantity,
         record_count = cost_rollups.record_count + excluded.record_count
+"""
+# SQLite cannot add amounts, which are text there, and nobody else writes meanwhile.
+_PUT_ROLLUPS = f"""
+    INSERT INTO cost_rollups ({_ROLLUP.list})
+    SELECT {_ROLLUP.list} FROM {{rows}} WHERE true
+    ON CONFLICT (tenant_id, bucket, series_id) DO UPDATE SET
+        cost_amount = excluded.cost_amount,
+        usage_quantity = excluded.usage_quantity,
+        record_count = excluded.record_count
 """
 
 _OPERATION = Columns(
@@ -165,12 +172,10 @@ _OPERATION = Columns(
     cost_amount="numeric",
     currency="text",
 )
-_ADD_OPERATIONS = f"""
-    INSERT INTO cost_operations ({_OPERATION.list}) SELECT {_OPERATION.list} FROM {{rows}}
-"""
+_ADD_OPERATIONS = insert("cost_operations")
 
 _ANCHOR = Columns(budget_id="uuid", scope_id="text", tenant_id="text", anchor="date")
-_ADD_ANCHORS = f"INSERT INTO budget_anchors ({_ANCHOR.list}) SELECT {_ANCHOR.list} FROM {{rows}}"
+_ADD_ANCHORS = insert("budget_anchors")
 
 _ANSWER = Columns(
     tenant_id="text",
@@ -181,14 +186,26 @@ _ANSWER = Columns(
     expires_at="timestamptz",
 )
 # A key whose window has ended may be used anew; one that another process stored meanwhile may not.
-_ADD_ANSWERS = """
-    INSERT INTO idempotency_keys (tenant_id, operation, key, body_hash, answer, expires_at)
-    SELECT tenant_id, operation, key, body_hash, answer, expires_at FROM {rows}
-"""
+_ADD_ANSWERS = insert("idempotency_keys")
 _DROP_ANSWERS = """
     DELETE FROM idempotency_keys WHERE (tenant_id, operation, key) IN
         (SELECT r.tenant_id, r.operation, r.key FROM {rows})
 """
+
+
+T = TypeVar("T")
+
+
+class _Written(dict[T, Any]):
+    """Values as the database takes them, each made once: most rows of a group share theirs."""
+
+    def __init__(self, make: Callable[[T], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, value: T) -> Any:
+        made = self[value] = self._make(value)
+        return made
 
 
 class LedgerWriter:
@@ -196,28 +213,31 @@ class LedgerWriter:
 
     def __init__(self, values: Values) -> None:
         self._values = values
+        self._time: _Written[datetime] = _Written(values.time)
+        self._day: _Written[date] = _Written(date.isoformat)
 
     def statements(
-        self, changes: Changes, stale_answers: Collection[IdempotencyKey]
+        self,
+        changes: Changes,
+        stale_answers: Collection[IdempotencyKey],
+        rollups: Mapping[RollupKey, RollupSum] | None,
     ) -> list[Statement]:
-        """Everything a group writes; `stale_answers` are stored already and may be replaced."""
+        """Everything a group writes; `stale_answers` are stored already and may be replaced.
+
+        `rollups` are the sums after the group; without them the database adds.
+        """
         self._gathered: list[Statement] = []
         add = self._add
         add(_PUT_BALANCES, BALANCE, changes.balances.values(), self.balance_row)
-        if changes.new_reservations:
-            add(
-                _ADD_RESERVATIONS,
-                _RESERVATION,
-                changes.new_reservations.values(),
-                self._reservation_row,
-            )
-            rows = [
-                row
-                for reservation in changes.new_reservations.values()
-                for row in self._line_rows(reservation)
-            ]
-            if rows:
-                self._gathered.append(Statement(_ADD_LINES, _LINE, rows))
+        add(
+            _ADD_RESERVATIONS,
+            _RESERVATION,
+            changes.new_reservations.values(),
+            self._reservation_row,
+        )
+        lines = self._line_rows(changes.new_reservations.values())
+        if lines:
+            self._gathered.append(Statement(_ADD_LINES, _LINE, lines))
         add(
             _CHANGE_RESERVATIONS,
             _CLOSED,
@@ -226,7 +246,10 @@ class LedgerWriter:
         )
         add(_ADD_SERIES, _SERIES, changes.series.values(), _series_row)
         add(_ADD_RECORDS, _RECORD, changes.records.values(), self._record_row)
-        add(_ADD_ROLLUPS, _ROLLUP, changes.rollups.items(), self._rollup_row)
+        if rollups is None:
+            add(_ADD_TO_ROLLUPS, _ROLLUP, changes.rollups.items(), self._rollup_row)
+        else:
+            add(_PUT_ROLLUPS, _ROLLUP, rollups.items(), self._rollup_row)
         add(_ADD_OPERATIONS, _OPERATION, changes.operations.items(), self._operation_row)
         add(_ADD_ANCHORS, _ANCHOR, changes.anchors.items(), _anchor_row)
         self._write_answers(changes, stale_answers)
@@ -256,15 +279,14 @@ class LedgerWriter:
         self._gathered.append(Statement(_ADD_ANSWERS, _ANSWER, rows))
 
     def balance_row(self, balance: BudgetBalance) -> Row:
-        values = self._values
-        time, amount = values.time, values.amount
-        key = balance.key
+        time, amount = self._time, self._values.amount
+        budget_id, scope_id, period_start = balance.key
         return (
-            key.budget_id,
-            key.scope_id,
-            time(key.period_start),
+            budget_id,
+            scope_id,
+            time[period_start],
             balance.tenant_id,
-            time(balance.period_end),
+            time[balance.period_end],
             amount(balance.spent),
             amount(balance.reserved),
             amount(balance.throttle_credit),
@@ -276,7 +298,7 @@ class LedgerWriter:
         return (
             reservation.reservation_id,
             reservation.tenant_id,
-            reservation.status.value,
+            str(reservation.status),
             operation.resource_type,
             values.amount(reservation.estimated_cost),
             reservation.currency,
@@ -286,35 +308,40 @@ class LedgerWriter:
             operation.service_name,
             _json_or_none(operation.tags),
             reservation.operation_id,
-            values.time(reservation.created_at),
-            values.time(reservation.expires_at),
+            self._time[reservation.created_at],
+            self._time[reservation.expires_at],
             reservation.record_id,
             None if reservation.actual_cost is None else values.amount(reservation.actual_cost),
             reservation.settlement.decode() if reservation.settlement else None,
         )
 
-    def _line_rows(self, reservation: Reservation) -> list[Row]:
-        values = self._values
-        return [
-            (
-                reservation.reservation_id,
-                line.key.budget_id,
-                line.key.scope_id,
-                values.time(line.key.period_start),
-                reservation.tenant_id,
-                values.amount(line.amount),
-                values.amount(line.rate),
-                line.rate_date.isoformat(),
-            )
-            for line in reservation.lines
-        ]
+    def _line_rows(self, reservations: Iterable[Reservation]) -> list[Row]:
+        time, day, amount = self._time, self._day, self._values.amount
+        rows: list[Row] = []
+        for reservation in reservations:
+            reservation_id, tenant_id = reservation.reservation_id, reservation.tenant_id
+            for line in reservation.lines:
+                budget_id, scope_id, period_start = line.key
+                rows.append(
+                    (
+                        reservation_id,
+                        budget_id,
+                        scope_id,
+                        time[period_start],
+                        tenant_id,
+                        amount(line.amount),
+                        amount(line.rate),
+                        day[line.rate_date],
+                    )
+                )
+        return rows
 
     def _closed_row(self, reservation: Reservation) -> Row:
         values = self._values
         return (
             reservation.reservation_id,
-            reservation.status.value,
-            values.time(reservation.expires_at),
+            str(reservation.status),
+            self._time[reservation.expires_at],
             reservation.record_id,
             None if reservation.actual_cost is None else values.amount(reservation.actual_cost),
             reservation.settlement.decode() if reservation.settlement else None,
@@ -325,9 +352,9 @@ class LedgerWriter:
         quantity = record.usage_quantity
         return (
             record.record_id,
-            values.time(record.timestamp),
+            self._time[record.timestamp],
             record.tenant_id,
-            values.time(record.recorded_at),
+            self._time[record.recorded_at],
             record.resource_type,
             values.amount(record.cost_amount),
             record.currency,
@@ -354,7 +381,7 @@ class LedgerWriter:
         values = self._values
         return (
             key.tenant_id,
-            values.time(key.bucket),
+            self._time[key.bucket],
             key.series_id,
             values.amount(total.cost_amount),
             values.amount(total.usage_quantity),
@@ -368,8 +395,8 @@ class LedgerWriter:
             tenant_id,
             operation_id,
             recorded.record_id,
-            values.time(recorded.recorded_at),
-            values.time(recorded.timestamp),
+            self._time[recorded.recorded_at],
+            self._time[recorded.timestamp],
             values.amount(recorded.cost_amount),
             recorded.currency,
         )

@@ -95,6 +95,13 @@ def parse_scope_id(value: object) -> str:
     return parse_id(value, "page_token")
 
 
+def parse_number(value: object) -> int:
+    """A whole number that the databases can hold."""
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        _bad_token()
+    return value
+
+
 def parse_time(value: object) -> datetime:
     """A moment from the microseconds that `time_value` made of it."""
     if not isinstance(value, int):

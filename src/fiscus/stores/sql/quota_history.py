@@ -13,13 +13,13 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.money import ZERO, plain, subtract
 from fiscus.paging import PageRequest
 from fiscus.quotas.calls import DayTotal, HistoryRow, QuotaHistory
-from fiscus.quotas.model import Quota, QuotaKey, QuotaUsage, UsageKind
-from fiscus.scopes import ScopeType
+from fiscus.quotas.model import Quota, UsageKind
+from fiscus.scopes import EVERY, ScopeType
 from fiscus.stores.sql.column_types import UtcTime
 from fiscus.stores.sql.database import ALL_TENANTS, Database
-from fiscus.stores.sql.paging import SortKey, parse_time, parse_uuid, read_page, time_value
+from fiscus.stores.sql.paging import SortKey, parse_number, parse_time, read_page, time_value
+from fiscus.stores.sql.quota_tables import quota_consumptions, quotas
 from fiscus.stores.sql.quota_tables import quota_usage as t
-from fiscus.stores.sql.quota_tables import quotas
 from fiscus.stores.sql.sums import ExactSum
 from fiscus.zones import day_start, zone_of
 
@@ -28,8 +28,8 @@ DAYS: Final = 30
 MOST_DAYS: Final = 366
 _BATCH: Final = 5000
 
-# ix_quota_usage_newest has the quota before these two.
-_ORDER: Final = (SortKey(t.c.at, parse_time), SortKey(t.c.usage_id, parse_uuid))
+# The primary key has the quota before these two.
+_ORDER: Final = (SortKey(t.c.at, parse_time), SortKey(t.c.usage_id, parse_number))
 
 
 # ---------------------------------------------------------------- reading
@@ -64,12 +64,12 @@ def read_history(
         sa.select(t).where(*where),
         _ORDER,
         page,
-        read=_usage_rows,
-        position=lambda usage: [time_value(usage.at), usage.usage_id],
+        read=list[Row[Any]],
+        position=lambda row: [time_value(row.at), row.usage_id],
     )
     return QuotaHistory(
         quota_id=quota.quota_id,
-        rows=[_history_row(usage) for usage in found.items],
+        rows=_history_rows(connection, found.items),
         days=totals,
         pagination=found.pagination,
     )
@@ -91,16 +91,18 @@ def used_since(
         partition_by=[quotas.c.scope_type, t.c.scope_id, t.c.consumption_id],
         order_by=t.c.quota_id,
     )
-    # ix_quota_usage_scope
+    scope_ids = {scope_id for _, scope_id in scopes}
+    # ix_quotas_place, then the primary key: a history is found by its quota
     met = (
         sa.select(quotas.c.scope_type, t.c.scope_id, t.c.kind, t.c.amount, which.label("which"))
         .join(quotas, quotas.c.quota_id == t.c.quota_id)
         .where(
-            t.c.tenant_id == tenant_id,
-            t.c.scope_id.in_({scope_id for _, scope_id in scopes}),
-            t.c.at >= since,
             quotas.c.tenant_id == tenant_id,
+            quotas.c.scope_id.in_({*scope_ids, EVERY}),
             quotas.c.resource_type == resource_type,
+            t.c.tenant_id == tenant_id,
+            t.c.scope_id.in_(scope_ids),
+            t.c.at >= since,
         )
         .subquery()
     )
@@ -196,39 +198,30 @@ def _local_day(moment: datetime, timezone: str) -> int:
     return day + 1 if moment >= day_start(day + 1, timezone) else day
 
 
-def _usage_rows(found: Sequence[Row[Any]]) -> list[QuotaUsage]:
-    return [
-        QuotaUsage(
-            usage_id=row.usage_id,
-            tenant_id=row.tenant_id,
-            key=QuotaKey(row.quota_id, row.scope_id),
-            at=row.at,
-            kind=UsageKind(row.kind),
-            amount=plain(row.amount),
-            burst=plain(row.burst),
-            used_after=plain(row.used_after),
-            consumption_id=row.consumption_id,
-            project_id=row.project_id,
-            user_id=row.user_id,
-            feature_id=row.feature_id,
-        )
-        for row in found
-    ]
-
-
-def _history_row(usage: QuotaUsage) -> HistoryRow:
-    return HistoryRow(
-        at=usage.at,
-        kind=usage.kind,
-        scope_id=usage.key.scope_id,
-        amount=usage.amount,
-        burst=usage.burst,
-        used_after=usage.used_after,
-        consumption_id=usage.consumption_id,
-        project_id=usage.project_id,
-        user_id=usage.user_id,
-        feature_id=usage.feature_id,
+def _history_rows(connection: Connection, found: Sequence[Row[Any]]) -> list[HistoryRow]:
+    c = quota_consumptions.c
+    query = sa.select(c.consumption_id, c.project_id, c.user_id, c.feature_id).where(
+        c.consumption_id.in_({row.consumption_id for row in found})
     )
+    ids = {row[0]: row[1:] for row in connection.execute(query)}
+    rows: list[HistoryRow] = []
+    for row in found:
+        project_id, user_id, feature_id = ids.get(row.consumption_id, (None, None, None))
+        rows.append(
+            HistoryRow(
+                at=row.at,
+                kind=UsageKind(row.kind),
+                scope_id=row.scope_id,
+                amount=plain(row.amount),
+                burst=plain(row.burst),
+                used_after=plain(row.used_after),
+                consumption_id=row.consumption_id,
+                project_id=project_id,
+                user_id=user_id,
+                feature_id=feature_id,
+            )
+        )
+    return rows
 
 
 # ---------------------------------------------------------------- forgetting
@@ -240,8 +233,8 @@ def drop_before(database: Database, moment: datetime) -> int:
     On PostgreSQL whole months go at once, with their partitions.
     """
     dropped = 0 if database.is_sqlite else _drop_months(database, moment)
-    key = sa.tuple_(t.c.usage_id, t.c.at)
-    old = sa.select(t.c.usage_id, t.c.at).where(t.c.at < moment).limit(_BATCH)
+    key = sa.tuple_(*t.primary_key)
+    old = sa.select(*t.primary_key).where(t.c.at < moment).limit(_BATCH)
     # again in the delete, for PostgreSQL to leave out the other months' partitions
     delete = sa.delete(t).where(key.in_(old), t.c.at < moment)
     # In small transactions, so that the ledger's turn comes in between.

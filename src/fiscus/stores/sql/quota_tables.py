@@ -95,31 +95,16 @@ quota_consumptions = Table(
     Column("feature_id", SCOPE_ID),
     Column("operation_id", SCOPE_ID),
     Column("created_at", UtcTime, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-quota_consumption_lines = Table(
-    "quota_consumption_lines",
-    metadata,
-    Column("consumption_id", uuid_type(), nullable=False),
-    Column("quota_id", uuid_type(), nullable=False),
-    Column("scope_id", SCOPE_ID, nullable=False),
-    Column("tenant_id", SCOPE_ID, nullable=False),
-    Column("amount", AMOUNT, nullable=False),
-    Column("burst", AMOUNT, nullable=False),
-    Column("released", AMOUNT, nullable=False),
-    Column("burst_released", AMOUNT, nullable=False),
-    # What a unit of the burst cost then; the definition may be another or gone when it comes back.
-    Column("premium_rate", AMOUNT),
-    Column("premium_currency", String(3)),
-    PrimaryKeyConstraint("consumption_id", "quota_id", "scope_id"),
+    # What it took from each quota, as JSON of model.ConsumptionLine: only ever read as a whole.
+    Column("lines", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
 quota_usage = Table(
     "quota_usage",
     metadata,
-    Column("usage_id", uuid_type(), nullable=False),
+    # Orders what happened to a quota at one moment.
+    Column("usage_id", BigInteger, nullable=False),
     Column("at", UtcTime, nullable=False),
     Column("tenant_id", SCOPE_ID, nullable=False),
     Column("quota_id", uuid_type(), nullable=False),
@@ -129,15 +114,10 @@ quota_usage = Table(
     Column("burst", AMOUNT, nullable=False),
     Column("used_after", SUM, nullable=False),
     Column("consumption_id", uuid_type(), nullable=False),
-    Column("project_id", SCOPE_ID),
-    Column("user_id", SCOPE_ID),
-    Column("feature_id", SCOPE_ID),
-    # PostgreSQL partitions by month of `at`, so the key must contain it.
-    PrimaryKeyConstraint("usage_id", "at"),
-    Index("ix_quota_usage_newest", "quota_id", "at", "usage_id"),
-    Index("ix_quota_usage_scope", "tenant_id", "scope_id", "at"),
+    # The order of a quota's history. Rows lie in the order they came, also on SQLite, where in key
+    # order each would change a page of its own.
+    PrimaryKeyConstraint("quota_id", "at", "usage_id"),
     Index("ix_quota_usage_at", "at", postgresql_using="brin"),
-    sqlite_with_rowid=False,
 )
 
 quota_requests = Table(

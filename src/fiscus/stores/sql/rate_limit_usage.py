@@ -152,9 +152,9 @@ def _add_on_sqlite(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> N
 
 
 def _add_on_postgres(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    text = _ADD.replace("{rows}", _USAGE.recordset)
+    text = _ADD.replace("{rows}", _USAGE.unnested)
     for start in range(0, len(rows), _BATCH):
-        connection.exec_driver_sql(text, (_USAGE.json(rows[start : start + _BATCH]),))
+        connection.exec_driver_sql(text, tuple(_USAGE.arrays(rows[start : start + _BATCH])))
 
 
 def _windows(rows: Sequence[Row[Any]]) -> list[UsageWindow]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -25,13 +26,9 @@ BUSY_TIMEOUT_MS: Final = 5_000
 # A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
 CHECKPOINT_PAGES: Final = 8_000
 LARGEST_CHUNK: Final = 128
+STATEMENTS_KEPT: Final = 512
 _LOCK: Final = re.compile(r"\{lock_\w\}")
-_SUM: Final = re.compile(r"\{sum:([\w.]+):([\w.]+)\}")
-
-
-def decimal_add(left: str, right: str) -> str:
-    """Registered with SQLite, so that sums in SQL are exact."""
-    return format(add(Decimal(left), Decimal(right)), "f")
+_TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
 
 
 class DecimalSum:
@@ -56,7 +53,6 @@ def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     # Statements of many rows keep a journal to undo themselves by; it need not be a file.
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.create_function("decimal_add", 2, decimal_add, deterministic=True)
     # The stub knows aggregates of integers only.
     connection.create_aggregate("decimal_sum", 1, DecimalSum)  # pyright: ignore[reportArgumentType]
 
@@ -118,7 +114,7 @@ class WriteTurn:
 class SqliteDriver:
     """One connection in its owner's thread; a whole transaction holds the write turn."""
 
-    needs_rows_before_locking = False
+    locks_store = True
 
     def __init__(self, path: Path, synchronous: str, turn: WriteTurn) -> None:
         self._path = path
@@ -126,7 +122,7 @@ class SqliteDriver:
         self._turn = turn
         self._connection: sqlite3.Connection | None = None
         self._open = False
-        self._texts: dict[tuple[str, int], str] = {}
+        self._texts: dict[tuple[str, str, int], str] = {}
         self._read = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
 
     def time(self, moment: datetime) -> int:
@@ -154,7 +150,7 @@ class SqliteDriver:
                     self._path,
                     isolation_level=None,
                     check_same_thread=False,
-                    cached_statements=512,
+                    cached_statements=STATEMENTS_KEPT,
                 )
                 configure(self._connection, self._synchronous)
             self._connection.execute("BEGIN IMMEDIATE")
@@ -208,29 +204,33 @@ class SqliteDriver:
         Rows to read therefore come as one JSON array, rows to write go in large chunks.
         """
         found: list[Row] = []
+        statement = statement.lean()
         width = len(statement.columns.names)
         for start in range(0, len(statement.rows), LARGEST_CHUNK):
             rows = statement.rows[start : start + LARGEST_CHUNK]
             count = _padded(len(rows))
-            parameters = [value for row in rows for value in row]
+            parameters = list(chain.from_iterable(rows))
             parameters += [None] * (width * (count - len(rows)))
-            text = self._text(connection, statement, count)
-            cursor = connection.execute(text, parameters)
+            cursor = connection.execute(self._text(connection, statement, count), parameters)
             if statement.reads:
                 found += self._read(cursor.fetchone()[0])
         return found
 
     def _text(self, connection: sqlite3.Connection, statement: Statement, count: int) -> str:
-        key = (statement.sql, count)
+        columns = statement.columns
+        key = (statement.sql, columns.list, count)
         text = self._texts.get(key)
         if text is None:
-            text = _SUM.sub(r"decimal_add(\1, \2)", statement.sql)
-            text = _LOCK.sub("", text)
-            text = text.replace("{rows}", statement.columns.values(count))
+            text = _LOCK.sub("", statement.sql)
+            text = _TEXT.sub(r"\1", text)
+            text = text.replace("{columns}", columns.list)
+            text = text.replace("{rows}", columns.values(count))
             if statement.reads:
-                names = ", ".join(f"c{i}" for i in range(_width(connection, text)))
-                rows_as_json = f"SELECT json_group_array(json_array({names})) FROM q"
-                text = f"WITH q({names}) AS ({text}) {rows_as_json}"
+                answered = ", ".join(f"c{i}" for i in range(_width(connection, text)))
+                rows_as_json = f"SELECT json_group_array(json_array({answered})) FROM q"
+                text = f"WITH q({answered}) AS ({text}) {rows_as_json}"
+            if len(self._texts) >= STATEMENTS_KEPT:
+                self._texts.clear()
             self._texts[key] = text
         return text
 
