@@ -26,6 +26,9 @@ from fiscus.settings import Settings
 log = structlog.get_logger(__name__)
 
 KEEP_TOKEN: Final = timedelta(minutes=5)
+REFRESH_EARLY: Final = KEEP_KEY / 4
+"""Keys that would be due so soon are looked up along with one that is: all in one wave, not each
+at its own moment."""
 MAX_CACHED: Final = 10_000
 MAX_LOOKUPS: Final = 1000
 
@@ -120,11 +123,12 @@ class Authenticator:
         return known
 
     async def _refresh(self, now: datetime) -> None:
-        """Look up the keys again that are in use and half through their time."""
+        """Look up the keys again that are in use and about half through their time."""
+        soon = now + REFRESH_EARLY
         due = [
             digest
             for digest, known in self._known.items()
-            if known.used and known.key_id is not None and now >= known.refresh_at
+            if known.used and known.key_id is not None and soon >= known.refresh_at
         ]
         revocations = self._revocations
         try:

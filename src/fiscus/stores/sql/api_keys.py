@@ -15,6 +15,7 @@ from fiscus.idempotency import Idempotency
 from fiscus.ids import is_uuid
 from fiscus.paging import Page, PageRequest
 from fiscus.priorities import Priority
+from fiscus.stores.sql.at_once import rows_at_once
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
@@ -57,7 +58,7 @@ class SqlApiKeys:
         with self._database.read(ALL_TENANTS) as connection:
             for start in range(0, len(key_hashes), _AT_ONCE):
                 some = key_hashes[start : start + _AT_ONCE]
-                rows = connection.execute(sa.select(t).where(t.c.key_hash.in_(some)))
+                rows = rows_at_once(connection, tuple(t.c), t.c.key_hash.in_(some))
                 found.update({row.key_hash: _key(row) for row in rows})
         return found
 

@@ -14,6 +14,7 @@ from fiscus.errors import Conflict, NotFound
 from fiscus.money import parse_currency
 from fiscus.periods import parse_timezone
 from fiscus.scopes import parse_id
+from fiscus.stores.sql.at_once import rows_at_once
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.tables import tenants as t
 from fiscus.tenants import Tenant, TenantSettings, TenantSpec
@@ -108,8 +109,9 @@ def next_definitions_version(connection: Connection, tenant_id: str, now: dateti
 
 def definitions_versions(connection: Connection, tenant_ids: Sequence[str]) -> dict[str, int]:
     """The versions of the tenants' definitions; without those that nothing was defined for."""
-    query = sa.select(t.c.tenant_id, t.c.definitions_version).where(t.c.tenant_id.in_(tenant_ids))
-    return {row.tenant_id: row.definitions_version for row in connection.execute(query)}
+    columns = (t.c.tenant_id, t.c.definitions_version)
+    rows = rows_at_once(connection, columns, t.c.tenant_id.in_(tenant_ids))
+    return {row.tenant_id: row.definitions_version for row in rows}
 
 
 def stale_version(kind: str, name: str, current: int) -> Conflict:
