@@ -92,6 +92,14 @@ async def test_each_kind_of_call_has_its_limit_also_for_service_keys(
     assert replies[2].json()["details"]["limit"] == name
 
 
+async def test_a_check_of_rate_limits_that_asks_nothing_sensible_counts_too(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_rate_limit_checks=2) as app:
+        for _ in range(2):
+            assert (await app.post("/rate-limits/check", {"no": "such"})).status_code == 400
+        assert (await app.post("/rate-limits/check", {"no": "such"})).status_code == 429
+        assert (await app.post("/rate-limits/check", {"resource_type": "llm"})).status_code == 429
+
+
 async def test_reports_are_limited_per_tenant(data_dir: Path) -> None:
     async with open_app(data_dir, api_limit_reports=1) as client:
         path = "/cost-tracking/reports?report_type=summary"

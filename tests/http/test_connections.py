@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -9,8 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from tests.http.app_client import API
+from fiscus.access.model import Role
+from fiscus.http.connections import connections_of
+from tests.http.app_client import API, open_app
 from tests.http.live_server import LiveServer, serving
 
 if TYPE_CHECKING:
@@ -243,6 +248,86 @@ def test_a_client_that_hangs_up_before_its_answer_has_been_heard(server: LiveSer
         client.post(f"{API}/budgets/check", json=CHECK)  # the ledger goes in order
         held = client.get(f"{API}/budgets/reservations").json()
     assert held["pagination"]["total_count"] == 2
+
+
+class ManualTimers:
+    """The loop's clock and timers, moved by hand; nothing else of it is asked for."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[tuple[float, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, seconds: float, callback: Any) -> asyncio.TimerHandle:
+        self.timers.append((self.now + seconds, callback))
+        return asyncio.TimerHandle(0, callback, (), asyncio.get_running_loop())
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+        due = [callback for at, callback in self.timers if at <= self.now]
+        self.timers = [timer for timer in self.timers if timer[0] > self.now]
+        for callback in due:
+            callback()
+
+
+class Pipe(asyncio.Transport):
+    """The end of a connection that the test looks at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.anyio
+async def test_a_connection_is_closed_when_nothing_is_asked_on_it_for_a_while(
+    data_dir: Path,
+) -> None:
+    async with open_app(data_dir) as app:
+        key = app.make_key(Role.SERVICE)
+        config = uvicorn.Config(app.app, log_config=None, timeout_keep_alive=5)
+        config.load()
+        connection = connections_of(app.app)(config, ServerState(), {})
+        timers, pipe = ManualTimers(), Pipe()
+        connection.connection_made(pipe)
+        connection.loop = timers
+        body = json.dumps(LIMIT).encode()
+        request = (
+            f"POST {API}/rate-limits/check HTTP/1.1\r\nX-API-Key: {key}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+
+        async def ask(part: bytes = request) -> None:
+            pipe.written = b""
+            connection.data_received(part)
+            for _ in range(100):
+                if pipe.written:
+                    return
+                await asyncio.sleep(0.01)  # the first time, the key is looked up
+
+        await ask()
+        for _ in range(4):
+            timers.pass_by(4)
+            assert not pipe.closed
+            await ask()
+        connection.data_received(request[:40])  # one that is slow to ask is not idle
+        timers.pass_by(6)
+        assert not pipe.closed
+        await ask(request[40:])
+        assert b" 200 OK" in pipe.written
+        timers.pass_by(6)
+        assert pipe.closed
 
 
 def test_a_stop_answers_the_decision_in_hand_and_closes(data_dir: Path) -> None:

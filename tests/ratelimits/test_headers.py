@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fiscus.clock import to_us
 from fiscus.ratelimits.answers import NONE_APPLIES
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
 from fiscus.ratelimits.headers import HeaderLine, headers_of, rate_limit_headers, sf_string
@@ -23,6 +24,7 @@ def line(policy_id: str, **fields: object) -> PolicyLine:
         "time_window_seconds": 60,
         "ceiling": 100,
         "remaining_requests": 40,
+        "shadow": False,
         "retry_after": 0,
         "reset_time": NOW + timedelta(seconds=36.000_001),
     }
@@ -54,7 +56,7 @@ def test_every_policy_is_told_the_deciding_one_first() -> None:
             line("p-2", limit_value=10, time_window_seconds=1, remaining_requests=3),
             deciding=1,
         ),
-        NOW,
+        to_us(NOW),
     )
     assert headers == [
         ("RateLimit-Policy", '"p-2";q=10;w=1, "p-1";q=100;w=60'),
@@ -68,7 +70,7 @@ def test_every_policy_is_told_the_deciding_one_first() -> None:
 def test_a_denial_says_when_to_come_back() -> None:
     denied = line("p-1", decision="deny", remaining_requests=0, retry_after=7)
     headers = dict(
-        rate_limit_headers(answer(denied, line("p-2"), allowed=False, retry_after=7), NOW)
+        rate_limit_headers(answer(denied, line("p-2"), allowed=False, retry_after=7), to_us(NOW))
     )
     assert headers["Retry-After"] == "7"
     assert headers["RateLimit"] == '"p-1";r=0;t=7, "p-2";r=40;t=37'
@@ -76,25 +78,25 @@ def test_a_denial_says_when_to_come_back() -> None:
 
 def test_no_waiting_helps_a_request_that_is_too_large() -> None:
     denied = line("p-1", decision="deny", retry_after=None)
-    headers = dict(rate_limit_headers(answer(denied, allowed=False, retry_after=None), NOW))
+    headers = dict(rate_limit_headers(answer(denied, allowed=False, retry_after=None), to_us(NOW)))
     assert "Retry-After" not in headers
     assert headers["RateLimit"] == '"p-1";r=40;t=37'
 
 
 def test_shadow_policies_are_not_told() -> None:
     shadow = line("p-0", shadow=True, remaining_requests=1)
-    headers = dict(rate_limit_headers(answer(shadow, line("p-1"), deciding=1), NOW))
+    headers = dict(rate_limit_headers(answer(shadow, line("p-1"), deciding=1), to_us(NOW)))
     assert headers["RateLimit"] == '"p-1";r=40;t=37'
     assert headers["RateLimit-Policy"] == '"p-1";q=100;w=60'
 
 
 def test_nothing_is_told_when_no_policy_applies() -> None:
-    assert rate_limit_headers(NONE_APPLIES, NOW) == []
+    assert rate_limit_headers(NONE_APPLIES, to_us(NOW)) == []
 
 
 def test_a_reset_in_the_past_is_now() -> None:
     past = line("p-1", reset_time=NOW - timedelta(seconds=5))
-    assert dict(rate_limit_headers(answer(past), NOW))["RateLimit"] == '"p-1";r=40;t=0'
+    assert dict(rate_limit_headers(answer(past), to_us(NOW)))["RateLimit"] == '"p-1";r=40;t=0'
 
 
 def test_a_response_stays_small_under_many_policies() -> None:

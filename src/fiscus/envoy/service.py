@@ -14,6 +14,7 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from msgspec.structs import replace
 
 from fiscus.access.model import Principal
+from fiscus.clock import to_us
 from fiscus.envoy.mapping import DescriptorMapping, Mapped
 from fiscus.envoy.reading import AskedTogether
 from fiscus.priorities import PRIORITIES, Priority
@@ -181,7 +182,7 @@ def _headers(answers: Iterable[RateLimitCheckAnswer], now: datetime) -> list[tup
             # of counters of one policy, the one with the least left is told
             if told is None or line.remaining_requests < told.remaining_requests:
                 lines[line.policy_id] = line
-    return rate_limit_headers(replace(deciding, policies=list(lines.values())), now)
+    return rate_limit_headers(replace(deciding, policies=list(lines.values())), to_us(now))
 
 
 def _rank(answer: RateLimitCheckAnswer) -> tuple[bool, float, int]:

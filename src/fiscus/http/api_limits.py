@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from fiscus.access.model import Principal, Role
@@ -159,18 +158,24 @@ class ApiLimitExceeded(RateLimitViolated):
         self.headers = headers
 
 
+_RAW_NAMES: Final = {
+    name: name.lower().encode()
+    for name in (
+        "RateLimit-Policy",
+        "RateLimit",
+        "X-RateLimit-Limit",
+        "X-RateLimit-Remaining",
+        "X-RateLimit-Reset",
+        "Retry-After",
+    )
+}
 _UNKNOWN: Final = Take("", (), (), 0, 0)
 """Told apart from None, which is known to be no limit."""
 
 
 def raw_headers(told: Sequence[tuple[str, str]]) -> Headers:
     """Header fields as ASGI has them."""
-    return [(_raw_name(name), text.encode()) for name, text in told]
-
-
-@lru_cache(maxsize=64)
-def _raw_name(name: str) -> bytes:
-    return name.lower().encode()
+    return [(_RAW_NAMES[name], text.encode()) for name, text in told]
 
 
 def headers_left(admitted: Admitted | None) -> Headers:

@@ -37,9 +37,18 @@ class DecisionProtocol(HttpToolsProtocol):
         self._largest = min(lane.max_body_bytes, HIGH_WATER_LIMIT)
         self._exchange: _Exchange | None = None
         """The decision whose request is being read."""
+        self._reading = False
+        self._answered_at = 0.0
+        """When the last decision was answered, by the loop's clock."""
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(joining(transport, self.loop))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        super().connection_lost(exc)
 
     def shutdown(self) -> None:
         if self._exchange is None:
@@ -51,8 +60,9 @@ class DecisionProtocol(HttpToolsProtocol):
     # -- httptools: a request as it is read
 
     def on_message_begin(self) -> None:
-        # an answer that was made at once, while more had arrived already, has armed it
+        # uvicorn's answer of a moment ago has armed it when the next request was there already
         self._unset_keepalive_if_required()
+        self._reading = True
         self.url = b""
         self.headers = []
 
@@ -79,6 +89,7 @@ class DecisionProtocol(HttpToolsProtocol):
             exchange.body += body
 
     def on_message_complete(self) -> None:
+        self._reading = False
         exchange = self._exchange
         if exchange is None:
             super().on_message_complete()
@@ -122,7 +133,31 @@ class DecisionProtocol(HttpToolsProtocol):
         self.transport.write(b"".join(lines))
         if not keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        if self.pipeline or not keep_alive:
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._answered_at = self.loop.time()
+        if self._idle_timer is None:
+            self._close_when_idle(self.timeout_keep_alive)
+
+    # -- hanging up on who asks nothing more
+
+    def _close_when_idle(self, after_seconds: float) -> None:
+        """One timer for many decisions: uvicorn's is made and cancelled with each request."""
+        self._idle_timer = self.loop.call_later(after_seconds, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        self._idle_timer = None
+        if self.transport.is_closing() or self._reading or not self.cycle.response_complete:
+            return  # the next answer sees to it
+        if self.timeout_keep_alive_task is not None:
+            return  # uvicorn does, whose answer was the last
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._close_when_idle(left)
+        else:
+            self.transport.close()
 
 
 class _Exchange:

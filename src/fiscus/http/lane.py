@@ -48,7 +48,6 @@ from fiscus.ratelimits.calls import (
     RateLimitBatchAnswer,
     RateLimitCheckAnswer,
 )
-from fiscus.ratelimits.port import Take
 from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
 from fiscus.replies import LoopReplies
 from fiscus.wire import decode, encode
@@ -88,7 +87,6 @@ class DecisionLane:
         self.max_body_bytes: Final = engine.settings.max_body_bytes
         self._clock = engine.clock
         self._ledger = engine.ledger
-        self._limiter = engine.limiter
         self._limit_checks = LimitChecks(engine.limiter, limiter, api_limits)
         self._authenticator = authenticator
         self._api_limits = api_limits
@@ -151,22 +149,20 @@ class DecisionLane:
             principal.require(decision.action)
             enforce = _wants_enforcement(decision, query)
             now_us = to_us(now)
-            # a check whose counters are elsewhere asks for its own and the API's at once, below
-            at_once = decision.command is None and not self._limiter.immediate
+            # a check of rate limits is decided at once with the API's own limit, below
+            at_once = decision.command is None
             if not at_once:
                 admitted = await self._api_limits.admit(principal, decision.limited_as, now_us)
-            body = await read()
-            if not body and decision.request in _MAY_BE_LEFT_OUT:
-                body = b"{}"
+            request = await self._request(decision, principal, now_us, read)
             call = Call(
-                decode(body, decision.request),
-                principal,
-                _as_id(decision, path_id),
-                now,
-                _idempotency_key(headers),
+                request, principal, _as_id(decision, path_id), now, _idempotency_key(headers)
             )
-            gate = self._api_limits.take(principal, decision.limited_as) if at_once else None
-            tenant_id, outcome, told = await self._outcome(decision, call, now_us, gate)
+            if at_once:
+                gate = self._api_limits.take(principal, decision.limited_as)
+                outcome, told = await self._limit_checks.answer(call, now_us, gate)
+                self._metrics.limited(outcome)
+            else:
+                tenant_id, outcome = await self._committed(decision, call)
             allowed = getattr(outcome, "allowed", True)
             if enforce and not allowed:
                 raise _refusal(outcome)
@@ -176,30 +172,17 @@ class DecisionLane:
             content_type = b"application/json"
             word = "allowed" if allowed else "denied"
         except FiscusError as error:
-            is_own = isinstance(error, ApiLimitExceeded)
-            extra = error.headers if is_own else told or headers_left(admitted)
-            status, more, payload = render_problem(
-                error, correlation_id=correlation_id, tenant_id=tenant_id, instance=path
+            content_type, extra = PROBLEM_JSON, told or headers_left(admitted)
+            status, extra, payload = self._failed(
+                error, principal, tenant_id, path, correlation_id, extra
             )
-            extra = [one for one in extra if one[0] != b"retry-after"] + more
-            content_type = PROBLEM_JSON
             word = "denied" if isinstance(error, Refused) else "error"
-            note_refusal(
-                error,
-                self._metrics,
-                principal=principal,
-                path=path,
-                correlation_id=correlation_id,
-            )
         except Exception:
             log.exception("request_failed", path=path, correlation_id=correlation_id)
-            status, extra, payload = render_problem(
-                InternalError("The request failed"),
-                correlation_id=correlation_id,
-                tenant_id=tenant_id,
-                instance=path,
+            content_type, error = PROBLEM_JSON, InternalError("The request failed")
+            status, extra, payload = self._failed(
+                error, principal, tenant_id, path, correlation_id, []
             )
-            content_type = PROBLEM_JSON
             word = "error"
         self._metrics.decided(decision.operation, word, perf_counter() - started)
         headers_told = [
@@ -210,17 +193,47 @@ class DecisionLane:
         ]
         return Reply(status, headers_told, payload)
 
-    async def _outcome(
-        self, decision: Decision, call: Call, now_us: int, gate: Take | None
-    ) -> tuple[str, Any, Headers]:
-        """The tenant that a call was for, its answer, and headers that tell of it.
+    async def _request(
+        self,
+        decision: Decision,
+        principal: Principal,
+        now_us: int,
+        read: Callable[[], Awaitable[bytes]],
+    ) -> Any:
+        """What is asked. A call that asks nothing sensible counts against the API's limits too."""
+        try:
+            body = await read()
+            if not body and decision.request in _MAY_BE_LEFT_OUT:
+                body = b"{}"
+            return decode(body, decision.request)
+        except FiscusError:
+            if decision.command is None:
+                await self._api_limits.admit(principal, decision.limited_as, now_us)
+            raise
 
-        `gate` is one of the API's own limits that is not decided yet.
-        """
-        if decision.command is None:
-            answer, told = await self._limit_checks.answer(call, now_us, gate)
-            self._metrics.limited(answer)
-            return call.principal.tenant_id, answer, told
+    def _failed(
+        self,
+        error: FiscusError,
+        principal: Principal | None,
+        tenant_id: str | None,
+        path: str,
+        correlation_id: str,
+        told: Headers,
+    ) -> tuple[int, Headers, bytes]:
+        """Status, further headers and body of the answer to `error`."""
+        note_refusal(
+            error, self._metrics, principal=principal, path=path, correlation_id=correlation_id
+        )
+        status, more, payload = render_problem(
+            error, correlation_id=correlation_id, tenant_id=tenant_id, instance=path
+        )
+        if isinstance(error, ApiLimitExceeded):
+            told = error.headers
+        return status, [one for one in told if one[0] != b"retry-after"] + more, payload
+
+    async def _committed(self, decision: Decision, call: Call) -> tuple[str, Any]:
+        """The tenant that a call was for, and the ledger's answer."""
+        assert decision.command is not None
         command = decision.command(call)
         outcome = await self._replies_here().execute(command)
         if isinstance(outcome, FiscusError):
@@ -229,15 +242,12 @@ class DecisionLane:
             self._metrics.checked(outcome)
         elif isinstance(outcome, QuotaCheckAnswer | QuotaCheckBatchAnswer):
             self._metrics.quotas_checked(outcome)
-        return command.tenant_id, outcome, _NO_HEADERS
+        return command.tenant_id, outcome
 
     def _replies_here(self) -> LoopReplies[Command, Outcome]:
         if self._replies is None:
             self._replies = LoopReplies(self._ledger, asyncio.get_running_loop())
         return self._replies
-
-
-_NO_HEADERS: Final[Headers] = []
 
 
 def _wants_enforcement(decision: Decision, query: bytes) -> bool:

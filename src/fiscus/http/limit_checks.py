@@ -38,7 +38,10 @@ class LimitChecks:
         """Decide a check of rate limits, or a batch of them; with the headers that tell of it."""
         if isinstance(call.body, RateLimitBatchRequest):
             return await self._batch(call, call.body, now_us, gate)
-        one = await self._prepare(call.body, call, now_us)
+        tenant_id = call.principal.tenant_for(call.body.tenant_id)
+        if not self._limiter.is_ready(tenant_id, now_us):
+            await self._loop_limiter.ready(tenant_id, call.now, now_us)
+        one = self._prepare(call.body, tenant_id, call, now_us)
         takes: tuple[Take, ...] = (one.take,) if one.policies else ()
         admitted: Admitted | None = None
         if gate is not None and one.take.tenant_id == gate.tenant_id:
@@ -52,7 +55,7 @@ class LimitChecks:
             admitted = self._api_limits.judge(gate, judged, now_us)
         taken = outcome[-1] if outcome is not None and one.policies else None
         answer = self._limiter.answer(one, taken, now_us)
-        return answer, _told(answer, call) or headers_left(admitted)
+        return answer, raw_headers(rate_limit_headers(answer, now_us)) or headers_left(admitted)
 
     async def _batch(
         self, call: Call, batch: RateLimitBatchRequest, now_us: int, gate: Take | None
@@ -64,7 +67,12 @@ class LimitChecks:
                 details={"field": "checks", "max_items": MAX_RATE_LIMIT_CHECKS},
                 suggested_action="Send them in several batches.",
             )
-        prepared = [await self._prepare(check, call, now_us) for check in batch.checks]
+        prepared: list[Prepared] = []
+        for check in batch.checks:
+            tenant_id = call.principal.tenant_for(check.tenant_id)
+            if not self._limiter.is_ready(tenant_id, now_us):
+                await self._loop_limiter.ready(tenant_id, call.now, now_us)
+            prepared.append(self._prepare(check, tenant_id, call, now_us))
         outcome = await self._loop_limiter.decide(tuple(one.take for one in prepared), now_us)
         answer = self._limiter.answer_batch(prepared, outcome, now_us)
         return answer, headers_left(admitted)
@@ -73,11 +81,10 @@ class LimitChecks:
         outcome = await self._loop_limiter.decide((gate,), now_us)
         return self._api_limits.judge(gate, None if outcome is None else outcome[0], now_us)
 
-    async def _prepare(self, request: RateLimitCheckRequest, call: Call, now_us: int) -> Prepared:
+    def _prepare(
+        self, request: RateLimitCheckRequest, tenant_id: str, call: Call, now_us: int
+    ) -> Prepared:
         principal = call.principal
-        tenant_id = principal.tenant_for(request.tenant_id)
-        if not self._limiter.is_ready(tenant_id, now_us):
-            await self._loop_limiter.ready(tenant_id, call.now, now_us)
         return self._limiter.prepare(
             request,
             tenant_id,
@@ -86,11 +93,6 @@ class LimitChecks:
             principal.key_id,
             principal.highest_priority,
         )
-
-
-def _told(answer: RateLimitCheckAnswer, call: Call) -> Headers:
-    """The headers of a check's own policies, which a gateway hands on to its client."""
-    return raw_headers(rate_limit_headers(answer, call.now))
 
 
 __all__ = ["MAX_RATE_LIMIT_CHECKS", "LimitChecks"]

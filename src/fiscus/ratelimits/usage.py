@@ -21,14 +21,26 @@ MAX_ROWS: Final = 200_000
 class _Tally:
     """One policy for one scope in one window."""
 
-    __slots__ = ("admitted", "checks", "denied", "shadow_denied")
+    __slots__ = (
+        "admitted",
+        "checks",
+        "denied",
+        "policy_id",
+        "scope_id",
+        "shadow_denied",
+        "tenant_id",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, applied: Applied) -> None:
+        definition = applied.policy.state.policy
+        self.tenant_id = definition.tenant_id
+        self.policy_id = definition.policy_id
+        self.scope_id = applied.scope_id
         self.checks = self.admitted = self.denied = self.shadow_denied = 0
 
 
-_Key = tuple[str, str, str, int, int]
-"""Tenant, policy, scope id, and the window's start and length in microseconds."""
+_Key = tuple[str, int, int]
+"""`Applied.counters`, and the window's start and length in microseconds."""
 
 
 class UsageTally:
@@ -54,17 +66,10 @@ class UsageTally:
         with self._lock:
             for applied, rule, verdict in zip(policies, rules, verdicts, strict=True):
                 length_us = min(_LONGEST_US, max(_SHORTEST_US, rule.window_us))
-                definition = applied.policy.state.policy
-                key = (
-                    definition.tenant_id,
-                    definition.policy_id,
-                    applied.scope_id,
-                    now_us - now_us % length_us,
-                    length_us,
-                )
+                key = (applied.counters, now_us - now_us % length_us, length_us)
                 tally = self._tallies.get(key)
                 if tally is None:
-                    tally = self._tallies[key] = _Tally()
+                    tally = self._tallies[key] = _Tally(applied)
                 tally.checks += 1
                 if not verdict.allowed:
                     if rule.shadow:
@@ -81,14 +86,14 @@ class UsageTally:
             if policy_id is None:
                 self._tallies = {}
             else:
-                wanted = [key for key in tallies if key[1] == policy_id]
+                wanted = [key for key, one in tallies.items() if one.policy_id == policy_id]
                 tallies = {key: tallies.pop(key) for key in wanted}
         return [
             UsageRow(
-                tenant_id,
-                policy_id,
+                tally.tenant_id,
+                tally.policy_id,
                 UsageWindow(
-                    scope_id=scope_id,
+                    scope_id=tally.scope_id,
                     window_start=from_us(start_us),
                     window_end=from_us(start_us + length_us),
                     checks=tally.checks,
@@ -97,5 +102,5 @@ class UsageTally:
                     shadow_denied=tally.shadow_denied,
                 ),
             )
-            for (tenant_id, policy_id, scope_id, start_us, length_us), tally in tallies.items()
+            for (_, start_us, length_us), tally in tallies.items()
         ]

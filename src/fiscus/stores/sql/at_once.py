@@ -25,8 +25,8 @@ def rows_at_once(
     if connection.dialect.name != "sqlite":
         return connection.execute(sa.select(*columns).where(where)).all()
     gathered = sa.func.json_group_array(sa.func.json_array(*columns))
-    found = _decode(connection.scalar(sa.select(gathered).where(where)))
-    row = _row_of(tuple([column.name for column in columns]))
+    found = _decode(connection.execute(sa.select(gathered).where(where)).scalar_one())
+    row = _row_of(tuple([str(column.name) for column in columns]))
     readers = [
         column.type.dialect_impl(connection.dialect).result_processor(connection.dialect, None)
         for column in columns
