@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -158,24 +157,8 @@ class ApiLimitExceeded(RateLimitViolated):
         self.headers = headers
 
 
-_RAW_NAMES: Final = {
-    name: name.lower().encode()
-    for name in (
-        "RateLimit-Policy",
-        "RateLimit",
-        "X-RateLimit-Limit",
-        "X-RateLimit-Remaining",
-        "X-RateLimit-Reset",
-        "Retry-After",
-    )
-}
 _UNKNOWN: Final = Take("", (), (), 0, 0)
 """Told apart from None, which is known to be no limit."""
-
-
-def raw_headers(told: Sequence[tuple[str, str]]) -> Headers:
-    """Header fields as ASGI has them."""
-    return [(_RAW_NAMES[name], text.encode()) for name, text in told]
 
 
 def headers_left(admitted: Admitted | None) -> Headers:
@@ -199,14 +182,13 @@ def _headers(take: Take, taken: Taken, now_us: int, deciding: int) -> Headers:
     if deciding:
         lines.insert(0, lines.pop(deciding))
     verdict = verdicts[deciding]
-    told = headers_of(
+    return headers_of(
         lines,
         limit=rules[deciding].limit,
         remaining=verdict.remaining,
         reset_epoch_seconds=whole_seconds(verdict.reset_us),
         retry_after_seconds=None,  # comes with the problem
     )
-    return raw_headers(told)
 
 
 def _name(key: str) -> str:
@@ -219,4 +201,4 @@ def _until(verdict: Verdict, now_us: int) -> int:
     return verdict.wait_us
 
 
-__all__ = ["Admitted", "ApiLimit", "ApiLimitExceeded", "ApiLimits", "headers_left", "raw_headers"]
+__all__ = ["Admitted", "ApiLimit", "ApiLimitExceeded", "ApiLimits", "headers_left"]

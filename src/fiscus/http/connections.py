@@ -122,15 +122,15 @@ class DecisionProtocol(HttpToolsProtocol):
 
     def write_reply(self, reply: Reply, *, keep_alive: bool) -> None:
         """Write an answer whole."""
-        status, headers, payload = reply
-        lines = [STATUS_LINE[status]]
+        parts = [STATUS_LINE[reply.status]]
         for name, value in self.server_state.default_headers:
-            lines += name, b": ", value, b"\r\n"
-        for name, value in headers:
-            lines += name, b": ", value, b"\r\n"
-        lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-        lines.append(payload)
-        self.transport.write(b"".join(lines))
+            parts += name, b": ", value, b"\r\n"
+        parts += (
+            "".join([f"{name}: {text}\r\n" for name, text in reply.headers]).encode("latin-1"),
+            b"\r\n" if keep_alive else b"Connection: close\r\n\r\n",
+            reply.payload,
+        )
+        self.transport.write(b"".join(parts))
         if not keep_alive:
             self.transport.close()
         if self.pipeline or not keep_alive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -60,7 +60,7 @@ from fiscus.ratelimits.calls import (
 BASE_PATH: Final = "/budget/v1"
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """What a row of the table turns into a command."""
 
     body: Any

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fiscus.errors import InternalError
 from fiscus.http.correlation import correlation_id_of
 from fiscus.http.metrics import Metrics
-from fiscus.http.problems import PROBLEM_JSON, render_problem
+from fiscus.http.problems import PROBLEM_JSON, raw, render_problem
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +67,6 @@ async def _send_failure(scope: Scope, correlation_id: str, send: Send) -> None:
         tenant_id=None,
         instance=scope["path"],
     )
-    headers += [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    headers += [("Content-Type", PROBLEM_JSON), ("Content-Length", str(len(body)))]
+    await send({"type": "http.response.start", "status": status, "headers": raw(headers)})
     await send({"type": "http.response.body", "body": body})

@@ -26,7 +26,7 @@ from fiscus.http.api_limits import ApiLimit, ApiLimitExceeded, ApiLimits, header
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.metrics import Metrics
-from fiscus.http.problems import PROBLEM_JSON, Headers, render_problem
+from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.queries import NoQuery, read_query
 from fiscus.http.refusals import note_refusal
 from fiscus.idempotency import Idempotency, idempotency
@@ -207,7 +207,7 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         reply = await endpoint.handler(
             Call(server, principal, now, correlation_id, query, body, request)
         )
-        reply.raw_headers.extend(limits)
+        reply.raw_headers.extend(raw(limits))
         return reply
     except FiscusError as error:
         failure = error
@@ -228,7 +228,7 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
     reply = problem_reply(
         failure, request, tenant_id=None if principal is None else principal.tenant_id
     )
-    reply.raw_headers.extend(limits)
+    reply.raw_headers.extend(raw(limits))
     return reply
 
 
@@ -246,8 +246,8 @@ def problem_reply(
     return Response(
         body,
         code,
-        headers={name.decode(): value.decode() for name, value in headers},
-        media_type=PROBLEM_JSON.decode(),
+        headers=dict(headers),
+        media_type=PROBLEM_JSON,
     )
 
 

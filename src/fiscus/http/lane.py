@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,7 +35,7 @@ from fiscus.http.decisions import BASE_PATH, DECISIONS, Call, Decision
 from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
-from fiscus.http.problems import PROBLEM_JSON, Headers, render_problem
+from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.refusals import note_refusal
 from fiscus.ids import is_uuid
 from fiscus.ledger.commands import Command, Outcome
@@ -60,7 +61,7 @@ _MAY_BE_LEFT_OUT: Final = frozenset({ReleaseRequest, ReleaseConsumptionRequest})
 """Requests whose body may be empty: every field has a default."""
 
 
-class Reply(NamedTuple):
+class Reply(Struct, frozen=True):
     """What is answered, with all its headers but those of the server."""
 
     status: int
@@ -106,9 +107,10 @@ class DecisionLane:
         async def read() -> bytes:
             return await read_body(headers, receive, self.max_body_bytes)
 
-        status, told, payload = await self.answer(asked, path, scope["query_string"], headers, read)
-        await send({"type": "http.response.start", "status": status, "headers": told})
-        await send({"type": "http.response.body", "body": payload})
+        reply = await self.answer(asked, path, scope["query_string"], headers, read)
+        head = {"status": reply.status, "headers": raw(reply.headers)}
+        await send({"type": "http.response.start", **head})
+        await send({"type": "http.response.body", "body": reply.payload})
 
     def find(self, path: str) -> tuple[Decision, str] | None:
         """The endpoint that a POST to `path` is for and the id in it; None for all others."""
@@ -169,7 +171,7 @@ class DecisionLane:
             status = decision.status
             extra = told or headers_left(admitted)
             payload = encode(replace(outcome, correlation_id=correlation_id))
-            content_type = b"application/json"
+            content_type = "application/json"
             word = "allowed" if allowed else "denied"
         except FiscusError as error:
             content_type, extra = PROBLEM_JSON, told or headers_left(admitted)
@@ -186,9 +188,9 @@ class DecisionLane:
             word = "error"
         self._metrics.decided(decision.operation, word, perf_counter() - started)
         headers_told = [
-            (b"content-type", content_type),
-            (b"content-length", b"%d" % len(payload)),
-            (b"x-correlation-id", correlation_id.encode()),
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(payload))),
+            ("X-Correlation-ID", correlation_id),
             *extra,
         ]
         return Reply(status, headers_told, payload)
@@ -229,7 +231,7 @@ class DecisionLane:
         )
         if isinstance(error, ApiLimitExceeded):
             told = error.headers
-        return status, [one for one in told if one[0] != b"retry-after"] + more, payload
+        return status, [one for one in told if one[0] != "Retry-After"] + more, payload
 
     async def _committed(self, decision: Decision, call: Call) -> tuple[str, Any]:
         """The tenant that a call was for, and the ledger's answer."""

@@ -7,7 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from fiscus.errors import PayloadTooLarge
-from fiscus.http.api_limits import Admitted, ApiLimits, headers_left, raw_headers
+from fiscus.http.api_limits import Admitted, ApiLimits, headers_left
 from fiscus.http.decisions import Call
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.problems import Headers
@@ -55,7 +55,7 @@ class LimitChecks:
             admitted = self._api_limits.judge(gate, judged, now_us)
         taken = outcome[-1] if outcome is not None and one.policies else None
         answer = self._limiter.answer(one, taken, now_us)
-        return answer, raw_headers(rate_limit_headers(answer, now_us)) or headers_left(admitted)
+        return answer, rate_limit_headers(answer, now_us) or headers_left(admitted)
 
     async def _batch(
         self, call: Call, batch: RateLimitBatchRequest, now_us: int, gate: Take | None

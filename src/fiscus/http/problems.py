@@ -10,8 +10,9 @@ from msgspec import Meta, Struct
 from fiscus.errors import FiscusError
 from fiscus.wire import encode
 
-PROBLEM_JSON: Final = b"application/problem+json"
-Headers = list[tuple[bytes, bytes]]
+PROBLEM_JSON: Final = "application/problem+json"
+Headers = list[tuple[str, str]]
+"""Header fields; their text is Latin-1."""
 
 STATUS_OF: Final[dict[str, int]] = {
     "VALIDATION_ERROR": 400,
@@ -116,10 +117,15 @@ def render_problem(
     if retry_after is None and problem.status == 503:
         retry_after = 1
     if retry_after is not None:
-        headers.append((b"retry-after", b"%d" % retry_after))
+        headers.append(("Retry-After", str(retry_after)))
     if problem.status == 401:
-        headers.append((b"www-authenticate", b'Bearer realm="fiscus", ApiKey realm="fiscus"'))
+        headers.append(("WWW-Authenticate", 'Bearer realm="fiscus", ApiKey realm="fiscus"'))
     return problem.status, headers, encode(problem)
+
+
+def raw(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """As ASGI has them."""
+    return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in headers]
 
 
 __all__ = [
@@ -129,5 +135,6 @@ __all__ = [
     "Headers",
     "Problem",
     "problem_of",
+    "raw",
     "render_problem",
 ]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fiscus.errors import RateLimitViolated, ValidationError
 from fiscus.http.correlation import correlation_id_of
-from fiscus.http.problems import PROBLEM_JSON, render_problem
+from fiscus.http.problems import PROBLEM_JSON, raw, render_problem
 from fiscus.limits.base import Limit
 from fiscus.limits.decorating import key_text
 from fiscus.limits.opening import limit as make_limit
@@ -74,7 +74,7 @@ class RateLimitMiddleware:
         if not result.allowed:
             await _refuse(scope, send, result.violation())
             return
-        headers = _headers(result)
+        headers = raw(result.headers())
         begun = False
 
         async def send_with_headers(message: Message) -> None:
@@ -122,21 +122,15 @@ async def _refuse(scope: Scope, send: Send, violation: RateLimitViolated) -> Non
         instance=scope["path"],
     )
     if isinstance(violation.answer, LimitResult):
-        headers = _headers(violation.answer)
-    start = [
-        (b"content-type", PROBLEM_JSON),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-correlation-id", correlation_id.encode("ascii")),
+        headers = violation.answer.headers()
+    told = [
+        ("Content-Type", PROBLEM_JSON),
+        ("Content-Length", str(len(body))),
+        ("X-Correlation-ID", correlation_id),
         *headers,
     ]
-    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.start", "status": status, "headers": raw(told)})
     await send({"type": "http.response.body", "body": body})
-
-
-def _headers(result: LimitResult) -> list[tuple[bytes, bytes]]:
-    return [
-        (name.lower().encode("ascii"), value.encode("ascii")) for name, value in result.headers()
-    ]
 
 
 def _client_address(request: RequestHead) -> str:
