@@ -92,7 +92,7 @@ def test_the_rate_limit_lines_refuse_the_fourth_and_say_when(tmp_path: Path) -> 
         printed = run_lines(block("Rate limits", "export KEY="), server, tmp_path)
     assert printed.count('"allowed":true') == 3
     refused = printed.split("429 Too Many Requests", 1)[1]
-    for header in ("ratelimit-policy: ", "ratelimit: ", "x-ratelimit-limit: 3", "retry-after: 20"):
+    for header in ("RateLimit-Policy: ", "RateLimit: ", "X-RateLimit-Limit: 3", "Retry-After: 20"):
         assert header in refused
 
 
