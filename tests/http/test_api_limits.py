@@ -100,6 +100,14 @@ async def test_a_check_of_rate_limits_that_asks_nothing_sensible_counts_too(data
         assert (await app.post("/rate-limits/check", {"resource_type": "llm"})).status_code == 429
 
 
+async def test_a_check_of_rate_limits_that_is_not_allowed_counts_too(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_rate_limit_checks=2) as app:
+        key = app.make_key(Role.SERVICE)
+        other = {"resource_type": "llm", "tenant_id": "another"}
+        replies = [await app.post("/rate-limits/check", other, key=key) for _ in range(3)]
+    assert [one.status_code for one in replies] == [403, 403, 429]
+
+
 async def test_reports_are_limited_per_tenant(data_dir: Path) -> None:
     async with open_app(data_dir, api_limit_reports=1) as client:
         path = "/cost-tracking/reports?report_type=summary"

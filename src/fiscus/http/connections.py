@@ -110,6 +110,8 @@ class DecisionProtocol(HttpToolsProtocol):
         asked = self.lane.find(decoded)
         if asked is None or not parser.should_keep_alive() or parser.get_http_version() != "1.1":
             return None
+        if "%" in decoded:  # ASGI servers decode paths
+            return None
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
         if not length.isdigit() or int(length) > self._largest:

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from fiscus.errors import PayloadTooLarge
+from fiscus.errors import FiscusError, PayloadTooLarge
 from fiscus.http.api_limits import Admitted, ApiLimits, headers_left
 from fiscus.http.decisions import Call
 from fiscus.http.limiting import LoopLimiter
@@ -38,10 +38,15 @@ class LimitChecks:
         """Decide a check of rate limits, or a batch of them; with the headers that tell of it."""
         if isinstance(call.body, RateLimitBatchRequest):
             return await self._batch(call, call.body, now_us, gate)
-        tenant_id = call.principal.tenant_for(call.body.tenant_id)
-        if not self._limiter.is_ready(tenant_id, now_us):
-            await self._loop_limiter.ready(tenant_id, call.now, now_us)
-        one = self._prepare(call.body, tenant_id, call, now_us)
+        try:
+            tenant_id = call.principal.tenant_for(call.body.tenant_id)
+            if not self._limiter.is_ready(tenant_id, now_us):
+                await self._loop_limiter.ready(tenant_id, call.now, now_us)
+            one = self._prepare(call.body, tenant_id, call, now_us)
+        except FiscusError:
+            if gate is not None:  # a call that cannot be decided counts too
+                await self._admit(gate, now_us)
+            raise
         takes: tuple[Take, ...] = (one.take,) if one.policies else ()
         admitted: Admitted | None = None
         if gate is not None and one.take.tenant_id == gate.tenant_id:

@@ -73,6 +73,7 @@ def decide_steps(
     """As `decide_together`, for rules that are decided often; `counts` may go on for ever."""
     verdicts: list[Verdict] = []
     admitted = True
+    # not strict: `counts` may have no end
     for (decide, rule, ceiling), state, count in zip(steps, states, counts):  # noqa: B905
         verdict = decide(rule, state, count, ceiling, now_us)
         verdicts.append(verdict)
