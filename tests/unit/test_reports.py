@@ -57,9 +57,6 @@ class RecordList:
     def list(self, tenant_id: str, wanted: CostFilter, page: PageRequest) -> Page[CostRecord]:
         raise NotImplementedError
 
-    def totals_by_currency(self, tenant_id: str, wanted: CostFilter) -> list[Any]:
-        raise NotImplementedError
-
     def rollup_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum] | None:
         for stretch in query.stretches:
             assert stretch.start.minute % 15 == stretch.end.minute % 15 == 0

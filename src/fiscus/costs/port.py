@@ -98,7 +98,3 @@ class CostStore(Protocol):
     def record_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum]:
         """The same sums out of the records themselves, by any tag and between any two moments."""
         ...
-
-    def totals_by_currency(self, tenant_id: str, wanted: CostFilter) -> list[tuple[str, RollupSum]]:
-        """Exact sums over the records themselves, to audit the rollups and budgets by."""
-        ...

@@ -30,7 +30,6 @@ from fiscus.wire import Currency, Id, Label, Name, explain, worked_out
 T = TypeVar("T", bound=Struct)
 
 MAX_PARAMETERS: Final = 100
-MAX_VERSION: Final = 999_999_999
 
 _Page = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 _PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)]

@@ -208,26 +208,6 @@ class SqlCosts:
         )
         return [_read_sum(row) for row in self._summed(tenant_id, query, rows)]
 
-    def totals_by_currency(self, tenant_id: str, wanted: CostFilter) -> list[tuple[str, RollupSum]]:
-        currency = cost_records.c.currency
-        statement = (
-            sa.select(
-                currency,
-                ExactSum(cost_records.c.cost_amount),
-                ExactSum(cost_records.c.usage_quantity),
-                sa.func.count(),
-            )
-            .where(*self._records_where(tenant_id, wanted))
-            .group_by(currency)
-            .order_by(currency)
-        )
-        with self._database.read(tenant_id) as connection:
-            rows = connection.execute(statement).all()
-        return [
-            (currency, RollupSum(plain(cost), plain(usage), count))
-            for currency, cost, usage, count in rows
-        ]
-
     def _summed(self, tenant_id: str, query: SumQuery, rows: sa.Select[Any]) -> Sequence[Row[Any]]:
         """`rows` added up by everything that is no amount."""
         # Apart, because PostgreSQL must not see an expression with parameters twice.
