@@ -69,7 +69,7 @@ def read_history(
     )
     return QuotaHistory(
         quota_id=quota.quota_id,
-        rows=_history_rows(connection, found.items),
+        rows=_history_rows(connection, quota.tenant_id, found.items),
         days=totals,
         pagination=found.pagination,
     )
@@ -198,10 +198,12 @@ def _local_day(moment: datetime, timezone: str) -> int:
     return day + 1 if moment >= day_start(day + 1, timezone) else day
 
 
-def _history_rows(connection: Connection, found: Sequence[Row[Any]]) -> list[HistoryRow]:
+def _history_rows(
+    connection: Connection, tenant_id: str, found: Sequence[Row[Any]]
+) -> list[HistoryRow]:
     c = quota_consumptions.c
     query = sa.select(c.consumption_id, c.project_id, c.user_id, c.feature_id).where(
-        c.consumption_id.in_({row.consumption_id for row in found})
+        c.tenant_id == tenant_id, c.consumption_id.in_({row.consumption_id for row in found})
     )
     ids = {row[0]: row[1:] for row in connection.execute(query)}
     rows: list[HistoryRow] = []
