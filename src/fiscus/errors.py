@@ -5,7 +5,7 @@ A refusal by a rule is a value (see `budgets.model`), never one of these.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class FiscusError(Exception):
@@ -142,3 +142,57 @@ class InternalError(FiscusError):
     """Something that should not happen; the message never carries a stack trace or SQL."""
 
     code = "INTERNAL_ERROR"
+
+
+KINDS: Final[dict[str, type[FiscusError]]] = {
+    kind.code: kind
+    for kind in (
+        BudgetExceeded,
+        Conflict,
+        CostCalculationError,
+        Forbidden,
+        IdempotencyConflict,
+        InternalError,
+        NotFound,
+        PayloadTooLarge,
+        QuotaExhausted,
+        RateLimitViolated,
+        ServiceUnavailable,
+        Unauthorized,
+        ValidationError,
+    )
+}
+"""The errors by their code."""
+
+
+def made_again(
+    kind: type[FiscusError],
+    message: str,
+    details: dict[str, Any],
+    suggested_action: str | None,
+    retry_after_seconds: int | None,
+) -> FiscusError:
+    """The error that another process raised, from what it told of it."""
+    if issubclass(kind, ValidationError):
+        error: FiscusError = kind(
+            message,
+            field=str(details.get("field", "body")),
+            suggested_action=suggested_action,
+        )
+        error.details = details
+        error.retry_after_seconds = retry_after_seconds
+        return error
+    if issubclass(kind, Refused):
+        return kind(
+            message,
+            answer=None,
+            details=details,
+            suggested_action=suggested_action,
+            retry_after_seconds=retry_after_seconds,
+        )
+    return kind(
+        message,
+        details=details,
+        suggested_action=suggested_action,
+        retry_after_seconds=retry_after_seconds,
+    )

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import perf_counter
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -30,6 +30,21 @@ R = TypeVar("R")
 
 _YIELD_SECONDS: Final = 0.02
 """The longest the loop stands back for an event loop that it gave outcomes to."""
+
+
+class MaybeDone(Exception):
+    """It is not known whether a group was done: who was asked has not answered."""
+
+
+class GroupLimits(NamedTuple):
+    """How much is taken on at once, and for how long."""
+
+    max_group: int = 256
+    """The weight of commands that share a group."""
+    max_queue: int = 20_000
+    """Commands that may wait before new ones are refused."""
+    deadline_seconds: float = 2.0
+    """How long a caller waits."""
 
 
 class Sink(Protocol):
@@ -67,9 +82,8 @@ class GroupObserver(Protocol):
 class GroupLoop(ABC, Generic[C, R]):
     """Commands of many callers, done in groups on a thread of its own.
 
-    `run` does a group, and raises when nothing of it is promised; `breaker` then keeps the store
-    from being asked for a while. `deadline_seconds` is how long a caller waits; `max_queue` how
-    many commands may wait before new ones are refused; `max_group` how many share a group.
+    `run` does a group, and raises when nothing of it is promised, `MaybeDone` when it may have been
+    done all the same; `breaker` then keeps the store from being asked for a while.
     """
 
     def __init__(
@@ -78,20 +92,17 @@ class GroupLoop(ABC, Generic[C, R]):
         run: Callable[[list[C]], Sequence[R]],
         clock: Clock,
         breaker: CircuitBreaker,
+        limits: GroupLimits,
         *,
         expected_failure: type[Exception],
-        max_group: int,
-        max_queue: int,
-        deadline_seconds: float,
     ) -> None:
-        self.deadline_seconds: Final = deadline_seconds
+        self.name: Final = name
+        self.clock: Final = clock
+        self.breaker: Final = breaker
+        self.limits: Final = limits
         self.observer: GroupObserver | None = None
         self._run = run
-        self._clock = clock
-        self._breaker = breaker
         self._expected_failure = expected_failure
-        self._max_group = max_group
-        self._max_queue = max_queue
         self._queue: deque[tuple[C, Sink, Any]] = deque()
         self._arrived = threading.Semaphore(0)
         self._sleeping = False
@@ -126,7 +137,7 @@ class GroupLoop(ABC, Generic[C, R]):
 
     @property
     def breaker_state(self) -> BreakerState:
-        return self._breaker.state
+        return self.breaker.state
 
     def submit(self, command: C, sink: Sink, token: Any) -> None:
         """Queue a command; its outcome goes to `sink` under `token`. `wake` must follow.
@@ -135,7 +146,7 @@ class GroupLoop(ABC, Generic[C, R]):
         """
         if self._closing:
             raise ServiceUnavailable("Fiscus is shutting down", retry_after_seconds=1)
-        if len(self._queue) >= self._max_queue:
+        if len(self._queue) >= self.limits.max_queue:
             raise ServiceUnavailable(
                 "Too many operations are waiting to be decided",
                 suggested_action="Try again after the time in Retry-After.",
@@ -162,7 +173,7 @@ class GroupLoop(ABC, Generic[C, R]):
         self.submit(command, self._futures, future)
         self.wake()
         try:
-            return future.result(timeout=self.deadline_seconds)
+            return future.result(timeout=self.limits.deadline_seconds)
         except TimeoutError:
             return self.without_store(command) if future.cancel() else self.late(command)
 
@@ -200,7 +211,7 @@ class GroupLoop(ABC, Generic[C, R]):
         group: list[tuple[C, Sink, Any]] = []
         size = 0
         queue = self._queue
-        while queue and size < self._max_group:
+        while queue and size < self.limits.max_group:
             item = queue.popleft()
             command, sink, token = item
             if sink.is_waiting(token):
@@ -209,29 +220,32 @@ class GroupLoop(ABC, Generic[C, R]):
         return group
 
     def _outcomes(self, commands: list[C]) -> Sequence[R]:
-        now = self._clock.now()
-        if self._breaker.allows(now):
+        now = self.clock.now()
+        outcome_of = self.without_store
+        if self.breaker.allows(now):
             started = perf_counter()
             try:
                 outcomes = self._run(commands)
             except Exception as error:
                 # Whatever it was: nothing of the group is promised, and the thread must go on.
-                name = self._thread.name
-                if isinstance(error, self._expected_failure):
+                name = self.name
+                if isinstance(error, self._expected_failure | MaybeDone):
                     log.warning(
                         "store_unavailable", loop=name, commands=len(commands), reason=str(error)
                     )
                 else:
                     log.exception("group_failed", loop=name, commands=len(commands))
-                self._breaker.failed(self._clock.now())
+                if isinstance(error, MaybeDone):
+                    outcome_of = self.late
+                self.breaker.failed(self.clock.now())
                 if self.observer is not None:
                     self.observer.group_failed(len(commands))
             else:
-                self._breaker.succeeded(now)
+                self.breaker.succeeded(now)
                 if self.observer is not None:
                     self.observer.group_committed(len(commands), perf_counter() - started)
                 return outcomes
-        return [self.without_store(command) for command in commands]
+        return [outcome_of(command) for command in commands]
 
     def _answer(self, group: list[tuple[C, Sink, Any]], outcomes: Sequence[R]) -> bool:
         """Deliver a group's outcomes; whether a sink will wake the loop when it is done."""
@@ -252,4 +266,4 @@ class GroupLoop(ABC, Generic[C, R]):
         return will_wake
 
 
-__all__ = ["FutureSink", "GroupLoop", "GroupObserver", "Sink"]
+__all__ = ["FutureSink", "GroupLimits", "GroupLoop", "GroupObserver", "MaybeDone", "Sink"]

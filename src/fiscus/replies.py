@@ -39,7 +39,7 @@ class LoopReplies(Generic[C, R]):
         self._loop = loop
         self._waiting: dict[_Waiting[C, R], None] = {}
         """Those not answered yet, in order of arrival and so of their deadlines."""
-        self._sweep_seconds = min(_SWEEP_SECONDS, group_loop.deadline_seconds / 2)
+        self._sweep_seconds = min(_SWEEP_SECONDS, group_loop.limits.deadline_seconds / 2)
         self._sweeping = False
         self._waking = False
 
@@ -48,7 +48,7 @@ class LoopReplies(Generic[C, R]):
         waiting: _Waiting[C, R] = _Waiting(  # `_Waiting[C, R](` takes a microsecond
             command,
             self._loop.create_future(),
-            self._loop.time() + self._group_loop.deadline_seconds,
+            self._loop.time() + self._group_loop.limits.deadline_seconds,
         )
         self._group_loop.submit(command, self, waiting)
         if not self._waking:

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         20_000, ge=1, description="Operations that may wait; more are answered 503."
     )
     ledger_max_group: int = Field(256, ge=1, le=5000, description="Operations per commit, at most.")
+    ledger_apart: bool | None = Field(
+        None,
+        description="Whether a server's ledger is a process of its own. Default: when one process "
+        "serves, and the machine has a second core.",
+    )
     max_body_bytes: int = Field(
         2_000_000, ge=1_000, description="Largest request body, in bytes; streams are not limited."
     )

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -101,12 +102,16 @@ def worked_out(kind: type[T]) -> type[T]:
 def _write_custom(value: object) -> object:
     if isinstance(value, Decimal):
         return Decimal(value)
+    if isinstance(value, MappingProxyType):
+        return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     raise NotImplementedError(type(value))  # as above
 
 
 _encoder: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=_write_custom)
 encode: Final = _encoder.encode
 """An answer as JSON bytes, amounts as numbers with their exact digits."""
+encode_into: Final = _encoder.encode_into
+"""As `encode`, into a buffer."""
 
 _canonical: Final = msgspec.json.Encoder(
     decimal_format="number", order="deterministic", enc_hook=_write_custom
@@ -211,6 +216,7 @@ __all__ = [
     "decoder_for",
     "encode",
     "encode_canonical",
+    "encode_into",
     "explain",
     "item_error",
     "worked_out",

@@ -11,9 +11,9 @@ import pytest
 
 from fiscus import ServiceUnavailable
 from fiscus.clock import SystemClock
+from fiscus.groups import GroupLimits
 from fiscus.ids import uuid7
 from fiscus.priorities import PRIORITIES, Priority
-from fiscus.ratelimits import loop_takes
 from fiscus.ratelimits.counter_loop import CounterLoop, Outcome
 from fiscus.ratelimits.port import Take
 from fiscus.ratelimits.rules import Algorithm, make_rule
@@ -244,7 +244,7 @@ async def test_closing_answers_those_who_wait_then_disconnects(
 async def test_too_many_who_wait_are_refused(
     loop: CounterLoop, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_takes, "MAX_QUEUE", 5)
+    monkeypatch.setattr(loop, "limits", GroupLimits(max_queue=5, deadline_seconds=PATIENT_SECONDS))
     valkey.pause()
     try:
         asked = [loop.here().execute(takes("t")) for _ in range(5)]

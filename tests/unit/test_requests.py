@@ -13,12 +13,11 @@ from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.errors import (
     CostCalculationError,
-    FiscusError,
     PayloadTooLarge,
     ValidationError,
 )
 from fiscus.ledger import requests
-from fiscus.ledger.commands import Check, Record, weight
+from fiscus.ledger.commands import Check, Record, Unfit, weight
 from fiscus.wire import convert
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -185,5 +184,5 @@ def test_a_wrong_record_of_a_batch_is_an_error_in_its_place() -> None:
     request = RecordBatchRequest(records=[msgspec.Raw(body) for body in bodies])
     batch = requests.record_batch_command(request, "t", NOW, "k")
     assert [isinstance(one, Record) for one in batch.records] == [True] + [False] * 6 + [True]
-    assert all(isinstance(one, Record | FiscusError) for one in batch.records)
+    assert all(isinstance(one, Record | Unfit) for one in batch.records)
     assert weight(batch) == len(bodies)

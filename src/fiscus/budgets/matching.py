@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime
 from typing import Final
 
@@ -170,6 +170,9 @@ class BudgetIndex:
 
     def get(self, budget_id: str) -> PreparedBudget | None:
         return self._by_id.get(budget_id)
+
+    def __iter__(self) -> Iterator[Budget]:
+        return (prepared.budget for prepared in self._by_id.values())
 
     def put(self, budget: Budget) -> None:
         """Add a budget, or replace its earlier version."""

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.logs import configure_logs
 from fiscus.cli.terminal import CommandError, facts, notes, out
 from fiscus.engine import Engine
+from fiscus.logs import configure_logs
 from fiscus.settings import Settings
 
 
@@ -81,7 +81,7 @@ def serve(
             on_listening=announce,
         )
     # so that the tables are ready and the admin key is made once, before any process starts
-    configure_logs(settings)
+    configure_logs(settings.log_level)
     engine = open_engine(settings)
     try:
         prepare(engine)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvicorn
 
-from fiscus.cli.logs import configure_logs
 from fiscus.cli.terminal import CommandError
 from fiscus.engine import Engine
+from fiscus.logs import configure_logs
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker
@@ -102,21 +102,25 @@ def serve_process(
     bound: socket.socket,
     *,
     with_worker: bool,
+    alone: bool = True,
     on_open: Callable[[Engine], None] = lambda _: None,
     on_listening: Callable[[], None] = lambda: None,
 ) -> NoReturn:
     """Serve on `bound` until SIGTERM or SIGINT, then stop accepting and drain the ledger.
 
-    Tells when the stores are open and when it listens. Leaves by `SystemExit(0)`. For the main
-    thread of a process.
+    `alone`: no other process serves beside it. Tells when the stores are open and when it
+    listens. Leaves by `SystemExit(0)`. For the main thread of a process.
     """
     from fiscus.http.app import create_app
     from fiscus.http.connections import connections_of
     from fiscus.http.metrics import Metrics
 
     on_signals(leave)
-    configure_logs(settings)
-    engine = open_engine(settings)
+    configure_logs(settings.log_level)
+    apart = settings.ledger_apart
+    if apart is None:
+        apart = alone and os.name == "posix" and _cores() > 1
+    engine = open_engine(settings, ledger_apart=apart)
     worker = Worker(engine)
     thread: threading.Thread | None = None
     envoy: EnvoyServer | None = None
@@ -127,9 +131,10 @@ def serve_process(
         if settings.grpc_port is not None:
             envoy = open_envoy(engine, settings.grpc_port, metrics)
             envoy.start()
+        app = create_app(engine, metrics)
+        engine.ledger.wait_until_ready()
         if with_worker:
             thread = worker.start()
-        app = create_app(engine, metrics)
         config = uvicorn.Config(
             app,
             http=connections_of(app),
@@ -151,6 +156,13 @@ def serve_process(
             thread.join()
         engine.close()
     raise SystemExit(0)
+
+
+def _cores() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_envoy(settings: Settings) -> None:
@@ -203,7 +215,7 @@ def _mapping_of(settings: Settings) -> DescriptorMapping:
 def serve_child(settings: Settings, bound: socket.socket, with_worker: bool) -> None:
     """`serve_process` in a process of a supervisor's, which it does not outlive."""
     threading.Thread(target=_follow_parent, name="fiscus-parent", daemon=True).start()
-    serve_process(settings, bound, with_worker=with_worker)
+    serve_process(settings, bound, with_worker=with_worker, alone=False)
 
 
 def _follow_parent() -> None:

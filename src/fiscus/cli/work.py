@@ -5,8 +5,8 @@ from __future__ import annotations
 import structlog
 
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.logs import configure_logs
 from fiscus.cli.terminal import CommandError
+from fiscus.logs import configure_logs
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +25,7 @@ def worker(data_dir: DataDir = None) -> None:
             "on SQLite the background work is part of the server",
             suggested_action="run `fiscus serve`, or set FISCUS_DATABASE_URL to a PostgreSQL.",
         )
-    configure_logs(settings)
+    configure_logs(settings.log_level)
     on_signals(leave)
     engine = open_engine(settings)
     rounds = Worker(engine)

@@ -8,42 +8,21 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from fiscus.errors import (
-    BudgetExceeded,
+    KINDS,
     Conflict,
-    CostCalculationError,
     FiscusError,
     Forbidden,
-    IdempotencyConflict,
     InternalError,
     NotFound,
     PayloadTooLarge,
-    QuotaExhausted,
     RateLimitViolated,
-    Refused,
     ServiceUnavailable,
     Unauthorized,
     ValidationError,
+    made_again,
 )
 from fiscus.wire import decode
 
-_OF_CODE: Final[dict[str, type[FiscusError]]] = {
-    kind.code: kind
-    for kind in (
-        BudgetExceeded,
-        Conflict,
-        CostCalculationError,
-        Forbidden,
-        IdempotencyConflict,
-        InternalError,
-        NotFound,
-        PayloadTooLarge,
-        QuotaExhausted,
-        RateLimitViolated,
-        ServiceUnavailable,
-        Unauthorized,
-        ValidationError,
-    )
-}
 # for answers of something in between, such as a proxy
 _OF_STATUS: Final[dict[int, type[FiscusError]]] = {
     401: Unauthorized,
@@ -76,7 +55,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> FiscusErro
         problem = decode(body, _Problem)
     except ValidationError:
         return _not_of_fiscus(status, retry_after_seconds)
-    kind = _OF_CODE.get(problem.error_code) or _OF_STATUS.get(status, InternalError)
+    kind = KINDS.get(problem.error_code) or _OF_STATUS.get(status, InternalError)
     error = _make(kind, problem, retry_after_seconds)
     error.correlation_id = problem.correlation_id or headers.get("x-correlation-id")
     return error
@@ -85,27 +64,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> FiscusErro
 def _make(
     kind: type[FiscusError], problem: _Problem, retry_after_seconds: int | None
 ) -> FiscusError:
-    if issubclass(kind, ValidationError):
-        error: FiscusError = kind(
-            problem.message,
-            field=str(problem.details.get("field", "body")),
-            suggested_action=problem.suggested_action,
-        )
-        error.details = problem.details
-        return error
-    if issubclass(kind, Refused):
-        return kind(
-            problem.message,
-            answer=None,
-            details=problem.details,
-            suggested_action=problem.suggested_action,
-            retry_after_seconds=retry_after_seconds,
-        )
-    return kind(
-        problem.message,
-        details=problem.details,
-        suggested_action=problem.suggested_action,
-        retry_after_seconds=retry_after_seconds,
+    return made_again(
+        kind, problem.message, problem.details, problem.suggested_action, retry_after_seconds
     )
 
 

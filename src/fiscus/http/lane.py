@@ -5,7 +5,6 @@ Authentication, correlation ids, metrics and error bodies are those of the other
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -38,7 +37,8 @@ from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.refusals import note_refusal
 from fiscus.ids import is_uuid
-from fiscus.ledger.commands import Command, Outcome
+from fiscus.ledger.apart.messages import Answered
+from fiscus.ledger.loop import LedgerHere
 from fiscus.quotas.calls import (
     QuotaCheckAnswer,
     QuotaCheckBatchAnswer,
@@ -50,7 +50,6 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
 )
 from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
-from fiscus.replies import LoopReplies
 from fiscus.wire import decode, encode
 
 log = structlog.get_logger(__name__)
@@ -93,7 +92,7 @@ class DecisionLane:
         self._api_limits = api_limits
         self._metrics = metrics
         self._rest = rest
-        self._replies: LoopReplies[Command, Outcome] | None = None
+        self._here: LedgerHere | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
@@ -170,7 +169,11 @@ class DecisionLane:
                 raise _refusal(outcome)
             status = decision.status
             extra = told or headers_left(admitted)
-            payload = encode(replace(outcome, correlation_id=correlation_id))
+            payload = (
+                outcome.with_correlation_id(correlation_id)
+                if type(outcome) is Answered
+                else encode(replace(outcome, correlation_id=correlation_id))
+            )
             content_type = "application/json"
             word = "allowed" if allowed else "denied"
         except FiscusError as error:
@@ -237,19 +240,23 @@ class DecisionLane:
         """The tenant that a call was for, and the ledger's answer."""
         assert decision.command is not None
         command = decision.command(call)
-        outcome = await self._replies_here().execute(command)
+        outcome = await self._ledger_here().execute(command)
         if isinstance(outcome, FiscusError):
             raise outcome
+        if isinstance(outcome, Answered):
+            if outcome.allowed:
+                return command.tenant_id, outcome
+            outcome = decode(bytes(outcome.answer), decision.answer)
         if isinstance(outcome, CheckAnswer | CheckBatchAnswer):
             self._metrics.checked(outcome)
         elif isinstance(outcome, QuotaCheckAnswer | QuotaCheckBatchAnswer):
             self._metrics.quotas_checked(outcome)
         return command.tenant_id, outcome
 
-    def _replies_here(self) -> LoopReplies[Command, Outcome]:
-        if self._replies is None:
-            self._replies = LoopReplies(self._ledger, asyncio.get_running_loop())
-        return self._replies
+    def _ledger_here(self) -> LedgerHere:
+        if self._here is None:
+            self._here = self._ledger.here()
+        return self._here
 
 
 def _wants_enforcement(decision: Decision, query: bytes) -> bool:

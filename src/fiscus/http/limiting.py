@@ -8,9 +8,8 @@ from functools import partial
 
 import anyio.to_thread
 
-from fiscus.ratelimits.counter_loop import Outcome, Takes
+from fiscus.ratelimits.counter_loop import LoopTakes, Outcome, Takes
 from fiscus.ratelimits.limiter import Limiter
-from fiscus.ratelimits.loop_takes import LoopTakes
 from fiscus.ratelimits.port import Take, Taken
 
 

@@ -25,7 +25,7 @@ from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
 from fiscus.http.body import ClientGone
 from fiscus.http.endpoints import Call, NoBody
 from fiscus.http.queries import TenantQuery
-from fiscus.ledger.commands import Record, RecordBatch
+from fiscus.ledger.commands import Record, RecordBatch, Unfit
 from fiscus.ledger.requests import record_item
 from fiscus.wire import ItemError, encode, item_error
 
@@ -138,7 +138,7 @@ class RecordStream(Response):
         """Record a chunk in one command: its answers, and whether the ledger can go on."""
         now = self._call.engine.clock.now()
         numbers: list[int] = []
-        items: list[Record | FiscusError] = []
+        items: list[Record | Unfit] = []
         for line in lines:
             self._line += 1
             if line is None or line.strip():
@@ -168,17 +168,17 @@ class RecordStream(Response):
         return b"".join(encode(answer) + b"\n" for answer in answers), recorded
 
 
-def _read(line: bytes | None, tenant_id: str, now: datetime) -> Record | FiscusError:
-    if line is None:
-        return PayloadTooLarge(
-            f"The line is longer than {MAX_LINE_BYTES} bytes",
-            details={"maximum_bytes": MAX_LINE_BYTES},
-            suggested_action="Send shorter lines.",
-        )
+def _read(line: bytes | None, tenant_id: str, now: datetime) -> Record | Unfit:
     try:
+        if line is None:
+            raise PayloadTooLarge(
+                f"The line is longer than {MAX_LINE_BYTES} bytes",
+                details={"maximum_bytes": MAX_LINE_BYTES},
+                suggested_action="Send shorter lines.",
+            )
         return record_item(line, tenant_id, now)
     except FiscusError as error:
-        return error
+        return Unfit(item_error(error))
 
 
 def _answer(number: int, record: RecordAnswer | None, error: ItemError | None) -> StreamLine:

@@ -18,14 +18,14 @@ from fiscus.budgets.rules import ONE, charge
 from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordBatchAnswer, RecordItem
 from fiscus.costs.fx import Rate, convert
 from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord
-from fiscus.errors import Conflict, FiscusError, ValidationError
+from fiscus.errors import Conflict, ValidationError
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Cost, Record, RecordBatch, Settle
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import close, current, require_reservation
 from fiscus.ledger.workspace import Workspace
 from fiscus.money import add, plain, ratio, subtract
-from fiscus.wire import decode, encode, item_error
+from fiscus.wire import decode, encode
 
 
 def plan_record(workspace: Workspace, command: Record) -> None:
@@ -301,13 +301,7 @@ def _charged_line(
     )
 
 
-def batch_outcome(results: list[RecordAnswer | FiscusError]) -> RecordBatchAnswer:
+def record_batch_answer(items: list[RecordItem]) -> RecordBatchAnswer:
     """One item per record, in order."""
-    items = [
-        RecordItem(error=item_error(result))
-        if isinstance(result, FiscusError)
-        else RecordItem(record=result)
-        for result in results
-    ]
     failed = sum(1 for item in items if item.error is not None)
     return RecordBatchAnswer(recorded=len(items) - failed, failed=failed, results=items)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -18,9 +19,10 @@ from fiscus.errors import FiscusError
 from fiscus.idempotency import Idempotency
 from fiscus.operations import NO_TAGS, Operation
 from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaCheckBatchAnswer
+from fiscus.wire import ItemError
 
 
-class Check(Struct, frozen=True, kw_only=True):
+class Check(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Decide an operation on every matching budget and reserve its estimate."""
 
     operation: Operation
@@ -37,7 +39,7 @@ class Check(Struct, frozen=True, kw_only=True):
         return self.operation.tenant_id
 
 
-class CheckBatch(Struct, frozen=True, kw_only=True):
+class CheckBatch(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Checks decided in order in one transaction, together or each for itself."""
 
     tenant_id: str
@@ -47,7 +49,7 @@ class CheckBatch(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
 
 
-class Cost(Struct, frozen=True, kw_only=True):
+class Cost(Struct, frozen=True, kw_only=True, array_like=True):
     """A cost as it will be recorded, before its flags and charges are known."""
 
     operation: Operation
@@ -57,13 +59,13 @@ class Cost(Struct, frozen=True, kw_only=True):
     charge_category: ChargeCategory = ChargeCategory.USAGE
     usage_quantity: Decimal | None = None
     usage_unit: str | None = None
-    usage: dict[str, object] | None = None
+    usage: dict[str, Any] | None = None
     resource_id: str | None = None
     region: str | None = None
     operation_id: str | None = None
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class Record(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Record a cost, charge the budgets it matches and, with a reservation, settle that."""
 
     cost: Cost
@@ -76,16 +78,22 @@ class Record(Struct, frozen=True, kw_only=True):
         return self.cost.operation.tenant_id
 
 
-class RecordBatch(Struct, frozen=True, kw_only=True):
-    """Records in one transaction; each stands or falls alone. An item may be an error already."""
+class Unfit(Struct, frozen=True, array_like=True, tag=True):
+    """A record of a batch that is an error already."""
+
+    error: ItemError
+
+
+class RecordBatch(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Records in one transaction; each stands or falls alone."""
 
     tenant_id: str
-    records: list[Record | FiscusError]
+    records: list[Record | Unfit]
     now: datetime
     idempotency: Idempotency | None = None
 
 
-class Settle(Struct, frozen=True, kw_only=True):
+class Settle(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Record what a reserved operation did cost, with the reservation's attributes.
 
     What is None is taken from the reservation.
@@ -99,7 +107,7 @@ class Settle(Struct, frozen=True, kw_only=True):
     timestamp: datetime | None = None
     usage_quantity: Decimal | None = None
     usage_unit: str | None = None
-    usage: dict[str, object] | None = None
+    usage: dict[str, Any] | None = None
     tags: Mapping[str, str] = NO_TAGS
     resource_id: str | None = None
     service_name: str | None = None
@@ -107,7 +115,7 @@ class Settle(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
 
 
-class Release(Struct, frozen=True, kw_only=True):
+class Release(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Give a reservation's money back."""
 
     tenant_id: str
@@ -116,7 +124,7 @@ class Release(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
 
 
-class Extend(Struct, frozen=True, kw_only=True):
+class Extend(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Hold a reservation's money until `ttl_seconds` from now."""
 
     tenant_id: str
@@ -126,7 +134,7 @@ class Extend(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
 
 
-class Expire(Struct, frozen=True, kw_only=True):
+class Expire(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Free the due reservations of a tenant; asked by the worker."""
 
     tenant_id: str
@@ -140,7 +148,7 @@ class Expired(Struct, frozen=True, kw_only=True):
     count: int
 
 
-class Consume(Struct, frozen=True, kw_only=True):
+class Consume(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Decide an amount on every matching quota and, unless it only looks, take it from each."""
 
     operation: Operation
@@ -155,7 +163,7 @@ class Consume(Struct, frozen=True, kw_only=True):
         return self.operation.tenant_id
 
 
-class ConsumeBatch(Struct, frozen=True, kw_only=True):
+class ConsumeBatch(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Quota checks decided in order in one transaction, each for itself."""
 
     tenant_id: str
@@ -164,7 +172,7 @@ class ConsumeBatch(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
 
 
-class GiveBack(Struct, frozen=True, kw_only=True):
+class GiveBack(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Give back what a consumption took; without an amount, all that it still holds."""
 
     tenant_id: str
@@ -200,6 +208,21 @@ Answer = (
     | ConsumptionView
 )
 Outcome = Answer | FiscusError
+
+ANSWERS: Final[dict[type[Command], type[Answer]]] = {
+    Check: CheckAnswer,
+    CheckBatch: CheckBatchAnswer,
+    Record: RecordAnswer,
+    RecordBatch: RecordBatchAnswer,
+    Settle: SettleAnswer,
+    Release: ReservationView,
+    Extend: ReservationView,
+    Expire: Expired,
+    Consume: QuotaCheckAnswer,
+    ConsumeBatch: QuotaCheckBatchAnswer,
+    GiveBack: ConsumptionView,
+}
+"""What each command is answered."""
 
 
 def weight(command: Command) -> int:

@@ -62,7 +62,7 @@ class DefinitionCache:
     def is_behind(self, tenant_id: str, version: int) -> bool:
         return self.get(tenant_id).version != version
 
-    def seen(self, tenant_id: str) -> TenantDefinitions | None:
-        """The definitions if this tenant was ever loaded; for decisions without the store."""
+    def last_known(self, tenant_id: str) -> BudgetIndex | None:
+        """The budgets of a tenant that was ever loaded; for decisions without the store."""
         found = self._tenants.get(tenant_id)
-        return found if found is not None and found.version > 0 else None
+        return found.budgets if found is not None and found.version > 0 else None

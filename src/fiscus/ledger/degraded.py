@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from fiscus.budgets.calls import allowed_without_store
+from fiscus.budgets.matching import BudgetIndex
 from fiscus.budgets.model import OnStoreFailure
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, Command, Outcome
-from fiscus.ledger.definitions import DefinitionCache
 from fiscus.wire import encode_canonical
 
 log = structlog.get_logger(__name__)
@@ -26,11 +26,19 @@ log = structlog.get_logger(__name__)
 _MEANWHILE: Final = "The store cannot be reached; the matching budgets allow operations meanwhile."
 
 
+class LastKnown(Protocol):
+    """Budgets in memory."""
+
+    def last_known(self, tenant_id: str) -> BudgetIndex | None:
+        """The budgets of a tenant; None when they are not known."""
+        ...
+
+
 class DegradedDecisions:
     """Decides without the store, from the definitions in memory."""
 
-    def __init__(self, definitions: DefinitionCache, journal: Path) -> None:
-        self._definitions = definitions
+    def __init__(self, budgets: LastKnown, journal: Path) -> None:
+        self._budgets = budgets
         self._journal = journal
         self._lock = threading.Lock()
         self.allowed_count = 0
@@ -47,12 +55,12 @@ class DegradedDecisions:
         )
 
     def _may_pass(self, command: Check) -> bool:
-        known = self._definitions.seen(command.tenant_id)
+        known = self._budgets.last_known(command.tenant_id)
         if known is None:
             return False
         matches = [
             prepared.budget
-            for prepared, _ in known.budgets.matches(command.operation)
+            for prepared, _ in known.matches(command.operation)
             if prepared.period_at(command.now) is not None
         ]
         return bool(matches) and all(

@@ -6,24 +6,24 @@ changed, a reservation that became due) or when another process was first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final, assert_never
 
 import structlog
 from msgspec.structs import replace
 
-from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, ReservationView, SettleAnswer
-from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
+from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordItem
 from fiscus.costs.fx import Rates
 from fiscus.errors import FiscusError, InternalError, ServiceUnavailable
 from fiscus.idempotency import require_same_body
 from fiscus.ledger.charges import (
     apply_record,
     apply_settle,
-    batch_outcome,
     plan_record,
     plan_record_batch,
+    record_batch_answer,
 )
 from fiscus.ledger.checks import (
     apply_check,
@@ -35,6 +35,7 @@ from fiscus.ledger.checks import (
     throttled_balances,
 )
 from fiscus.ledger.commands import (
+    ANSWERS,
     Answer,
     Check,
     CheckBatch,
@@ -49,8 +50,9 @@ from fiscus.ledger.commands import (
     RecordBatch,
     Release,
     Settle,
+    Unfit,
 )
-from fiscus.ledger.definitions import DefinitionCache
+from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import GroupConflict, GroupRejected, LedgerStore, LedgerTransaction, Needs
 from fiscus.ledger.quotas import (
     apply_consume,
@@ -66,8 +68,8 @@ from fiscus.ledger.reservations import (
     plan_on_reservation,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
-from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaCheckBatchAnswer
-from fiscus.wire import decode, encode
+from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
+from fiscus.wire import decode, encode, item_error
 
 log = structlog.get_logger(__name__)
 
@@ -80,8 +82,16 @@ KEEP_ENDED_QUOTAS: Final = timedelta(days=1)
 class GroupRunner:
     """Decides groups against one store. Used by one thread at a time."""
 
-    def __init__(self, store: LedgerStore, rates: Rates, definitions: DefinitionCache) -> None:
+    def __init__(
+        self,
+        store: LedgerStore,
+        rates: Rates,
+        definitions: DefinitionCache,
+        on_refreshed: Callable[[str, TenantDefinitions], None] = lambda _id, _definitions: None,
+    ) -> None:
+        """`on_refreshed` is told of each tenant whose definitions were read again."""
         self.definitions = definitions
+        self._on_refreshed = on_refreshed
         self._store = store
         self._rates = rates
         self._known_series: set[str] = set()
@@ -164,6 +174,7 @@ class GroupRunner:
                 known = self.definitions.get(tenant_id)
                 known.apply(transaction.definitions(tenant_id, known.version, since))
                 known.quotas.drop_ended(since)
+                self._on_refreshed(tenant_id, known)
             raise MoreNeeded
 
     def _remember(self, workspace: Workspace) -> None:
@@ -292,41 +303,29 @@ def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaCh
 
 
 def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordBatchAnswer:
-    results: list[RecordAnswer | FiscusError] = []
+    results: list[RecordItem] = []
     for record in command.records:
-        outcome = record if isinstance(record, FiscusError) else _run(workspace, record)
-        assert isinstance(outcome, RecordAnswer | FiscusError)
-        results.append(outcome)
-    return batch_outcome(results)
+        if isinstance(record, Unfit):
+            results.append(RecordItem(error=record.error))
+            continue
+        outcome = _run(workspace, record)
+        if isinstance(outcome, FiscusError):
+            results.append(RecordItem(error=item_error(outcome)))
+        else:
+            assert isinstance(outcome, RecordAnswer)
+            results.append(RecordItem(record=outcome))
+    return record_batch_answer(results)
 
 
 def _replay(workspace: Workspace, command: Command, answer: bytes) -> Answer:
     """The stored answer; a check's shows its reservation as it is now."""
-    match command:
-        case Check():
-            return _as_it_is_now(workspace, command.tenant_id, decode(answer, CheckAnswer))
-        case CheckBatch():
-            stored = decode(answer, CheckBatchAnswer)
-            results = [_as_it_is_now(workspace, command.tenant_id, one) for one in stored.results]
-            return replace(stored, results=results)
-        case Record():
-            return decode(answer, RecordAnswer)
-        case RecordBatch():
-            return decode(answer, RecordBatchAnswer)
-        case Settle():
-            return decode(answer, SettleAnswer)
-        case Release() | Extend():
-            return decode(answer, ReservationView)
-        case Expire():
-            raise AssertionError("expiring keeps no answer")
-        case Consume():
-            return decode(answer, QuotaCheckAnswer)
-        case ConsumeBatch():
-            return decode(answer, QuotaCheckBatchAnswer)
-        case GiveBack():
-            return decode(answer, ConsumptionView)
-        case _:
-            assert_never(command)
+    stored = decode(answer, ANSWERS[type(command)])
+    if isinstance(stored, CheckAnswer):
+        return _as_it_is_now(workspace, command.tenant_id, stored)
+    if isinstance(stored, CheckBatchAnswer):
+        results = [_as_it_is_now(workspace, command.tenant_id, one) for one in stored.results]
+        return replace(stored, results=results)
+    return stored
 
 
 def _as_it_is_now(workspace: Workspace, tenant_id: str, answer: CheckAnswer) -> CheckAnswer:

@@ -5,42 +5,67 @@ Commands are committed in groups; nobody is answered before the commit returned.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from fiscus.breaker import CircuitBreaker
+from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.errors import FiscusError, ServiceUnavailable
-from fiscus.groups import GroupLoop
+from fiscus.groups import GroupLimits, GroupLoop
 from fiscus.ledger.commands import Command, Outcome, weight
 from fiscus.ledger.degraded import DegradedDecisions
-from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
+from fiscus.replies import LoopReplies
+
+
+class LedgerHere(Protocol):
+    """The ledger for the coroutines of one event loop."""
+
+    def execute(self, command: Command) -> asyncio.Future[Any]:
+        """An `Outcome` to come, or an answer that is JSON already: `Answered`.
+
+        Raises `ServiceUnavailable` when the queue is full or the ledger is closing.
+        """
+        ...
 
 
 class Ledger(GroupLoop[Command, Outcome]):
-    """The loop over the database. See `groups.GroupLoop` for the limits."""
+    """The loop over the database.
+
+    `run` does a group: `group.GroupRunner.run`, or what asks a process that has one.
+    """
 
     def __init__(
         self,
-        runner: GroupRunner,
+        run: Callable[[list[Command]], Sequence[Outcome]],
         clock: Clock,
         degraded: DegradedDecisions,
-        *,
-        max_group: int = 256,
-        max_queue: int = 20_000,
-        deadline_seconds: float = 2.0,
+        limits: GroupLimits,
     ) -> None:
         self._degraded = degraded
         super().__init__(
             "ledger",
-            runner.run,
+            run,
             clock,
             CircuitBreaker(failure_ratio=0.4, window_seconds=30),
+            limits,
             expected_failure=StoreUnavailable,
-            max_group=max_group,
-            max_queue=max_queue,
-            deadline_seconds=deadline_seconds,
         )
+
+    def here(self) -> LedgerHere:
+        """For coroutines of the running event loop, of which each asks once and keeps it."""
+        return LoopReplies(self, asyncio.get_running_loop())
+
+    def wait_until_ready(self) -> None:
+        """Return once groups can be done."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why commands are not done now, for people; None when they are."""
+        if self.breaker_state is BreakerState.CLOSED:
+            return None
+        return "commands fail; the breaker is open"
 
     def without_store(self, command: Command) -> Outcome:
         """What each budget's failure policy says to a command that was never begun."""
@@ -65,4 +90,4 @@ def value(outcome: Outcome) -> Any:
     return outcome
 
 
-__all__ = ["Ledger", "value"]
+__all__ = ["Ledger", "LedgerHere", "value"]

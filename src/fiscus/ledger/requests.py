@@ -33,6 +33,7 @@ from fiscus.ledger.commands import (
     RecordBatch,
     Release,
     Settle,
+    Unfit,
 )
 from fiscus.operations import NO_TAGS, Operation
 from fiscus.quotas.calls import (
@@ -41,7 +42,7 @@ from fiscus.quotas.calls import (
     ReleaseConsumptionRequest,
 )
 from fiscus.scopes import ScopeType
-from fiscus.wire import decode
+from fiscus.wire import decode, item_error
 
 MAX_CHECKS: Final = 500
 MAX_RECORDS: Final = 1000
@@ -164,12 +165,12 @@ def record_batch_command(
     """Records that stand or fall alone: a wrong one is an error in its place."""
     if len(request.records) > MAX_RECORDS:
         raise _too_many("records", len(request.records), MAX_RECORDS)
-    records: list[Record | FiscusError] = []
+    records: list[Record | Unfit] = []
     for raw in request.records:
         try:
             records.append(record_item(bytes(raw), tenant_id, now))
         except FiscusError as error:
-            records.append(error)
+            records.append(Unfit(item_error(error)))
     return RecordBatch(
         tenant_id=tenant_id,
         records=records,

@@ -16,9 +16,8 @@ from fiscus.limits.in_process import told_of
 from fiscus.limits.results import LimitResult
 from fiscus.limits.strings import Phrase
 from fiscus.priorities import PRIORITIES, Priority
-from fiscus.ratelimits.counter_loop import CounterLoop, Outcome
+from fiscus.ratelimits.counter_loop import CounterLoop, LoopTakes, Outcome
 from fiscus.ratelimits.degraded import DegradedTakes
-from fiscus.ratelimits.loop_takes import LoopTakes
 from fiscus.ratelimits.model import OnCountersFailure
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import MAX_LIMIT, Rule

@@ -5,13 +5,35 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final
 
 from fiscus.breaker import CircuitBreaker
 from fiscus.clock import Clock
-from fiscus.groups import GroupLoop
-from fiscus.ratelimits.loop_takes import MAX_GROUP, MAX_QUEUE, LoopTakes, Outcome, Takes
-from fiscus.ratelimits.port import CounterStore, CountersUnavailable
+from fiscus.groups import GroupLimits, GroupLoop
+from fiscus.loop_groups import LoopGroups
+from fiscus.ratelimits.port import (
+    Asked,
+    CounterStore,
+    CountersUnavailable,
+    LoopCounters,
+    Take,
+    Taken,
+)
+
+Takes = tuple[Take, ...]
+Outcome = list[Taken | None] | None
+"""What became of takes; None when the counters cannot be reached."""
+LoopTakes = LoopGroups[Takes, Outcome]
+"""Takes of the coroutines of one event loop."""
+
+MAX_GROUP: Final = 512
+"""Takes of a group at most."""
+MAX_QUEUE: Final = 20_000
+"""Callers that may wait for a group to begin, before new ones are refused."""
+_EARLY_GROUP: Final = 32
+_MAX_IN_FLIGHT: Final = 4
 
 
 class CounterLoop(GroupLoop[Takes, Outcome]):
@@ -21,8 +43,6 @@ class CounterLoop(GroupLoop[Takes, Outcome]):
     """
 
     def __init__(self, counters: CounterStore, clock: Clock, timeout_seconds: float) -> None:
-        self.breaker: Final = CircuitBreaker(failure_ratio=0.3, window_seconds=60)
-        self.clock: Final = clock
         self._counters = counters
         self._loops: dict[asyncio.AbstractEventLoop, LoopTakes] = {}
         self._lock = threading.Lock()
@@ -30,11 +50,9 @@ class CounterLoop(GroupLoop[Takes, Outcome]):
             "counters",
             self._decide,
             clock,
-            self.breaker,
+            CircuitBreaker(failure_ratio=0.3, window_seconds=60),
+            GroupLimits(MAX_GROUP, MAX_QUEUE, timeout_seconds),
             expected_failure=CountersUnavailable,
-            max_group=MAX_GROUP,
-            max_queue=MAX_QUEUE,
-            deadline_seconds=timeout_seconds,
         )
 
     def here(self) -> LoopTakes:
@@ -44,7 +62,13 @@ class CounterLoop(GroupLoop[Takes, Outcome]):
         if found is None:
             counters = self._counters.on_loop(running)
             assert counters is not None  # immediate ones are not asked for others
-            found = LoopTakes(counters, self, running)
+            found = LoopTakes(
+                _Elsewhere(counters),
+                self,
+                running,
+                max_in_flight=_MAX_IN_FLIGHT,
+                early_group=_EARLY_GROUP,
+            )
             with self._lock:
                 gone = [one for loop, one in self._loops.items() if loop.is_closed()]
                 for one in gone:
@@ -80,13 +104,34 @@ class CounterLoop(GroupLoop[Takes, Outcome]):
         return len(command)
 
     def _decide(self, group: list[Takes]) -> list[Outcome]:
-        decided = self._counters.decide_all([take for takes in group for take in takes], None)
-        outcomes: list[Outcome] = []
-        start = 0
-        for takes in group:
-            outcomes.append(decided[start : start + len(takes)])
-            start += len(takes)
-        return outcomes
+        return _apart(group, self._counters.decide_all(list(chain.from_iterable(group)), None))
 
 
-__all__ = ["CounterLoop", "Outcome", "Takes"]
+class _Elsewhere:
+    """A `loop_groups.Elsewhere`: counters, as one event loop asks them."""
+
+    def __init__(self, counters: LoopCounters) -> None:
+        self._counters = counters
+        self.close: Final = counters.close
+
+    def ask_all(
+        self, commands: list[Takes], told: Callable[[Sequence[Outcome] | Exception], None]
+    ) -> Asked:
+        def answered(taken: list[Taken | None] | Exception) -> None:
+            told(taken if isinstance(taken, Exception) else _apart(commands, taken))
+
+        return self._counters.ask_all(list(chain.from_iterable(commands)), answered)
+
+
+def _apart(group: list[Takes], taken: list[Taken | None]) -> list[Outcome]:
+    """What became of each caller's takes."""
+    outcomes: list[Outcome] = []
+    start = 0
+    for takes in group:
+        end = start + len(takes)
+        outcomes.append(taken[start:end])
+        start = end
+    return outcomes
+
+
+__all__ = ["CounterLoop", "LoopTakes", "Outcome", "Takes"]

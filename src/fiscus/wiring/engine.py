@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -19,8 +20,11 @@ from fiscus.clock import Clock, SystemClock
 from fiscus.costs.fx import EcbRates
 from fiscus.engine import Engine
 from fiscus.errors import ValidationError
+from fiscus.groups import GroupLimits
 from fiscus.idempotency import idempotency
 from fiscus.ids import uuid7
+from fiscus.ledger.apart.asking import LedgerApart
+from fiscus.ledger.apart.fallbacks import ToldFallbacks
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.group import GroupRunner
@@ -43,6 +47,7 @@ from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
 from fiscus.stores.sql.reservations import SqlReservations
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.wiring.counters import open_counters
+from fiscus.wiring.ledger_process import open_rates, start_ledger
 
 log = structlog.get_logger(__name__)
 
@@ -50,8 +55,12 @@ _FOR_GOOD: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _BOOTSTRAP: Final = "bootstrap"
 
 
-def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
+def open_engine(
+    settings: Settings, *, clock: Clock | None = None, ledger_apart: bool = False
+) -> Engine:
     """Open everything `settings` name; the caller closes the engine.
+
+    `ledger_apart`: the ledger is in a process of its own, which ends with the engine.
 
     The tables are brought up to date first. Raises `ServiceUnavailable` when the database cannot be
     reached, or when they are not up to date and this login may not change them, and
@@ -66,19 +75,8 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
         sqlite_synchronous=settings.sqlite_synchronous,
         pool_size=settings.database_pool_size,
     )
-    rates = EcbRates(settings.exchange_rates_file)
-    if settings.exchange_rates_file is not None:
-        rates.load()  # a file that cannot be read is told now, not with the first foreign cost
-    definitions = DefinitionCache()
-    ledger_store = database.ledger_store()
-    ledger = Ledger(
-        GroupRunner(ledger_store, rates, definitions),
-        clock,
-        DegradedDecisions(definitions, settings.data_dir / "degraded.jsonl"),
-        max_group=settings.ledger_max_group,
-        max_queue=settings.ledger_max_queue,
-        deadline_seconds=settings.ledger_deadline_seconds,
-    )
+    rates = open_rates(settings.exchange_rates_file)
+    ledger, close_ledger_store = _open_ledger(settings, database, rates, clock, apart=ledger_apart)
     maintenance = SqlMaintenance(database, clock)
     policies, usage = SqlPolicies(database), SqlRateLimitUsage(database)
     counters = open_counters(settings.redis_url, timeout_seconds=settings.counters_timeout_seconds)
@@ -93,7 +91,7 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
 
     def close_stores() -> None:
         maintenance.close()
-        ledger_store.close()
+        close_ledger_store()
         database.close()
 
     return Engine(
@@ -115,6 +113,29 @@ def open_engine(settings: Settings, *, clock: Clock | None = None) -> Engine:
         maintenance=maintenance,
         close_stores=close_stores,
     )
+
+
+def _open_ledger(
+    settings: Settings, database: Database, rates: EcbRates, clock: Clock, *, apart: bool
+) -> tuple[Ledger, Callable[[], None]]:
+    """The ledger, and what closes its store once it is closed."""
+    journal = settings.data_dir / "degraded.jsonl"
+    limits = GroupLimits(
+        settings.ledger_max_group, settings.ledger_max_queue, settings.ledger_deadline_seconds
+    )
+    if apart:
+        fallbacks = ToldFallbacks()
+        degraded = DegradedDecisions(fallbacks, journal)
+        return LedgerApart(start_ledger(settings), fallbacks, clock, degraded, limits), _nothing
+    definitions = DefinitionCache()
+    store = database.ledger_store()
+    runner = GroupRunner(store, rates, definitions)
+    ledger = Ledger(runner.run, clock, DegradedDecisions(definitions, journal), limits)
+    return ledger, store.close
+
+
+def _nothing() -> None:
+    """What the ledger's process has open it closes itself."""
 
 
 def migration_status(settings: Settings) -> list[Revision]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from random import uniform
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import psycopg
 import sqlalchemy as sa
@@ -22,9 +22,12 @@ from fiscus.ledger.port import LedgerTransaction
 from fiscus.stores.sql import sqlite
 from fiscus.stores.sql.ledger import KnownBalances, SqlLedgerTransaction
 from fiscus.stores.sql.postgres import PostgresDriver
-from fiscus.stores.sql.sqlite import SqliteDriver, WriteTurn
+from fiscus.stores.sql.sqlite import SqliteDriver
+from fiscus.stores.sql.write_turn import WriteTurn
 
 T = TypeVar("T")
+
+Synchronous = Literal["FULL", "NORMAL", "OFF"]
 
 ALL_TENANTS: Final = "*"
 """For the few statements that are no tenant's: finding an API key, the worker's rounds."""
@@ -46,11 +49,13 @@ class Database:
     durability (`FULL`: a commit survives a power cut).
     """
 
-    def __init__(self, url: str, *, sqlite_synchronous: str = "FULL", pool_size: int = 8) -> None:
+    def __init__(
+        self, url: str, *, sqlite_synchronous: Synchronous = "FULL", pool_size: int = 8
+    ) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._synchronous = sqlite_synchronous
-        self._turn = WriteTurn()
+        self._turn = WriteTurn(self.sqlite_path) if self.is_sqlite else None
         self.engine = self._make_engine(pool_size)
 
     @property
@@ -59,7 +64,7 @@ class Database:
         return Path(self.url.database)
 
     def ledger_store(self) -> SqlLedgerStore:
-        if self.is_sqlite:
+        if self._turn is not None:
             return SqlLedgerStore(SqliteDriver(self.sqlite_path, self._synchronous, self._turn))
         return SqlLedgerStore(PostgresDriver(self.connect_psycopg))
 
@@ -90,15 +95,17 @@ class Database:
                 if isinstance(error, exc.OperationalError):
                     raise unavailable() from error
                 raise
-            except exc.TimeoutError as error:
+            except (exc.TimeoutError, OSError) as error:
                 raise unavailable() from error
         raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
         self.engine.dispose()
+        if self._turn is not None:
+            self._turn.close()
 
     def _write_once(self, tenant: str, change: Callable[[Connection], T]) -> T:
-        if self.is_sqlite:
+        if self._turn is not None:
             with self._turn.held(), self.engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 result = change(connection)

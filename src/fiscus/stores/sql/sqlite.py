@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import sys
-import threading
-from collections import deque
-from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import chain
@@ -21,6 +18,7 @@ from fiscus.clock import from_us, to_us
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
 from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import Row, Statement
+from fiscus.stores.sql.write_turn import WriteTurn
 
 BUSY_TIMEOUT_MS: Final = 5_000
 # A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
@@ -75,42 +73,6 @@ def lock_file(path: Path) -> IO[bytes] | None:
     return file
 
 
-class WriteTurn:
-    """Whose turn it is to write: threads of this process in the order they asked.
-
-    SQLite lets one connection write; waiting for it by polling could starve one for seconds.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-        self._taken = False
-
-    def acquire(self) -> None:
-        with self._lock:
-            if not self._taken:
-                self._taken = True
-                return
-            mine = threading.Event()
-            self._waiting.append(mine)
-        mine.wait()
-
-    def release(self) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
-            else:
-                self._taken = False
-
-    @contextmanager
-    def held(self) -> Generator[None]:
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
-
-
 class SqliteDriver:
     """One connection in its owner's thread; a whole transaction holds the write turn."""
 
@@ -142,7 +104,10 @@ class SqliteDriver:
         return Decimal(value)
 
     def begin(self, tenants: Collection[str]) -> None:
-        self._turn.acquire()
+        try:
+            self._turn.acquire()
+        except OSError as error:
+            raise StoreUnavailable(f"SQLite: {error}") from error
         self._open = True
         try:
             if self._connection is None:

@@ -8,12 +8,10 @@ import sys
 import structlog
 from structlog.types import Processor
 
-from fiscus.settings import Settings
 
-
-def configure_logs(settings: Settings) -> None:
+def configure_logs(log_level: str) -> None:
     """Send structlog's and the libraries' lines to standard error, from `log_level` on."""
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    level = logging.getLevelNamesMapping()[log_level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -1,0 +1,279 @@
+"""The other side: commands of threads and of an event loop, asked of the ledger's process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from fiscus.clock import Clock
+from fiscus.errors import ServiceUnavailable
+from fiscus.groups import GroupLimits, MaybeDone
+from fiscus.ledger.apart.fallbacks import ToldFallbacks
+from fiscus.ledger.apart.messages import (
+    Answered,
+    Done,
+    Failed,
+    Frames,
+    error_of,
+    group_message,
+    read_done,
+)
+from fiscus.ledger.apart.process import LedgerProcess
+from fiscus.ledger.commands import ANSWERS, Command, Outcome
+from fiscus.ledger.degraded import DegradedDecisions
+from fiscus.ledger.loop import Ledger
+from fiscus.ledger.port import StoreUnavailable
+from fiscus.loop_groups import LoopGroups
+from fiscus.wire import decode
+
+PART_BYTES: Final = 1_000_000
+_IN_FLIGHT: Final = 2
+"""One group that is being done and one that can be begun at once after it."""
+_EARLY_GROUP: Final = 32
+_HANG_UP_SECONDS: Final = 1.0
+_ENDED: Final = "the ledger's process has ended"
+
+Told = Callable[[Sequence[Answered | Outcome] | Exception], None]
+
+
+class LedgerApart(Ledger):
+    """A `loop.Ledger` whose groups are done by another process.
+
+    Its thread asks for callers in threads; the event loop of the server asks for itself.
+    """
+
+    def __init__(
+        self,
+        process: LedgerProcess,
+        fallbacks: ToldFallbacks,
+        clock: Clock,
+        degraded: DegradedDecisions,
+        limits: GroupLimits,
+    ) -> None:
+        self._process = process
+        self._fallbacks = fallbacks
+        self._line = process.thread_line()
+        self._asked_count = process.began_count
+        """Of the process that `_line` leads to."""
+        self._frames = Frames()
+        self._number = 0
+        self._loop_line: LoopLine | None = None
+        self._here: LoopGroups[Command, Answered | Outcome] | None = None
+        super().__init__(self._ask, clock, degraded, limits)
+
+    def wait_until_ready(self) -> None:
+        """Raises `ServiceUnavailable` when the process ends instead."""
+        try:
+            self._ask([])
+        except (MaybeDone, StoreUnavailable) as error:
+            raise ServiceUnavailable(
+                "The ledger's process ended as it began; what it logged says why"
+            ) from error
+
+    def here(self) -> LoopGroups[Command, Answered | Outcome]:
+        """For the coroutines of the running event loop, the only one that asks."""
+        loop = asyncio.get_running_loop()
+        if self._here is None:
+            self._loop_line = LoopLine(self._process, self._fallbacks, loop)
+            self._here = LoopGroups(
+                self._loop_line, self, loop, max_in_flight=_IN_FLIGHT, early_group=_EARLY_GROUP
+            )
+        elif self._here.loop is not loop:
+            raise AssertionError("another event loop asks the ledger's process")
+        return self._here
+
+    @property
+    def pid(self) -> int:
+        """The process that decides now."""
+        return self._process.pid
+
+    @property
+    def queue_depth(self) -> int:
+        return super().queue_depth + (self._here.queue_depth if self._here is not None else 0)
+
+    @property
+    def trouble(self) -> str | None:
+        return super().trouble if self._process.is_alive else "its process is started again"
+
+    def close(self) -> None:
+        super().close()
+        self._line.close()
+        if self._loop_line is not None:
+            self._loop_line.hang_up()
+        self._process.close()
+
+    def _ask(self, commands: list[Command]) -> list[Outcome]:
+        """Have a group done; on the thread, which waits."""
+        done = self._done(commands)
+        self._fallbacks.told(done.fallbacks)
+        if done.unavailable is not None:
+            raise StoreUnavailable(done.unavailable)
+        return [
+            error_of(one)
+            if isinstance(one, Failed)
+            else decode(bytes(one.answer), ANSWERS[type(command)])
+            for command, one in zip(commands, done.outcomes, strict=True)
+        ]
+
+    def _done(self, commands: list[Command]) -> Done:
+        self._number += 1
+        try:
+            if self._asked_count != self._process.began_count:
+                self._asked_count = self._process.began_count
+                self._line.close()
+                self._line = self._process.thread_line()
+                self._frames = Frames()
+            self._line.sendall(group_message(self._number, commands))
+        except OSError as error:
+            raise StoreUnavailable(f"{_ENDED}: {error}") from None
+        try:
+            while data := self._line.recv(PART_BYTES):
+                for message in self._frames.feed(data):
+                    return read_done(message)
+        except OSError as error:
+            raise MaybeDone(f"{_ENDED}: {error}") from None
+        raise MaybeDone(_ENDED)
+
+
+class LoopLine:
+    """A `loop_groups.Elsewhere`: the process, as one event loop asks it."""
+
+    def __init__(
+        self, process: LedgerProcess, fallbacks: ToldFallbacks, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._process = process
+        self._fallbacks = fallbacks
+        self._loop = loop
+        self._number = 0
+        self._told: dict[int, Told] = {}
+        """Who waits, by the number of their group."""
+        self._socket: socket.socket | None = None
+        self._open()
+        process.when_started(partial(self._call, self._open))
+
+    def ask_all(self, commands: list[Command], told: Told) -> _Asked:
+        self._number += 1
+        number = self._number
+        if self._socket is None:
+            self._loop.call_soon(told, StoreUnavailable(_ENDED))
+        else:
+            self._told[number] = told
+            self._send(group_message(number, commands))
+        return _Asked(self._told, number)
+
+    def close(self) -> None:
+        """Ask no more; on the event loop."""
+        self._end(MaybeDone(_ENDED))
+
+    def hang_up(self) -> None:
+        """`close`, from any thread, also when the event loop is closed."""
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop or self._loop.is_closed():
+            self.close()
+        else:
+            closed = threading.Event()
+            self._call(lambda: (self.close(), closed.set()))
+            closed.wait(_HANG_UP_SECONDS)
+
+    def _call(self, call: Callable[[], object]) -> None:
+        """From any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody asks any more
+            self._loop.call_soon_threadsafe(call)
+
+    def _open(self) -> None:
+        self._end(MaybeDone(_ENDED))
+        try:
+            self._socket = self._process.loop_line()
+        except OSError:
+            return  # it is closed by now
+        self._socket.setblocking(False)
+        self._frames = Frames()
+        self._unsent = bytearray()
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    def _send(self, data: bytearray) -> None:
+        if self._unsent:
+            self._unsent += data
+            return
+        assert self._socket is not None
+        sent = self._taken(data)
+        if sent < len(data):
+            self._unsent = data[sent:]
+            self._loop.add_writer(self._socket.fileno(), self._send_rest)
+
+    def _send_rest(self) -> None:
+        if self._socket is None:
+            return
+        del self._unsent[: self._taken(self._unsent)]
+        if not self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _taken(self, data: bytearray) -> int:
+        """How many bytes the system took."""
+        assert self._socket is not None
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            # not at once: who asks is not done with asking
+            self._loop.call_soon(self._end, MaybeDone(f"{_ENDED}: {error}"))
+            return len(data)
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(PART_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end(MaybeDone(_ENDED))
+            return
+        for message in self._frames.feed(data):
+            self._answer(read_done(message))
+
+    def _answer(self, done: Done) -> None:
+        self._fallbacks.told(done.fallbacks)
+        told = self._told.pop(done.number, None)
+        if told is None:
+            return
+        if done.unavailable is not None:
+            told(StoreUnavailable(done.unavailable))
+        else:
+            told([error_of(one) if isinstance(one, Failed) else one for one in done.outcomes])
+
+    def _end(self, error: Exception) -> None:
+        """Disconnect, and tell those who wait that there will be no answer."""
+        ended, self._socket = self._socket, None
+        if ended is None:
+            return
+        if not self._loop.is_closed():
+            self._loop.remove_reader(ended.fileno())
+            self._loop.remove_writer(ended.fileno())
+        ended.close()
+        told, self._told = list(self._told.values()), {}
+        for one in told:
+            one(error)
+
+
+class _Asked:
+    """A group that was sent."""
+
+    __slots__ = ("_number", "_told")
+
+    def __init__(self, told: dict[int, Told], number: int) -> None:
+        self._told = told
+        self._number = number
+
+    def give_up(self) -> None:
+        self._told.pop(self._number, None)

@@ -1,0 +1,56 @@
+"""What of the definitions both processes know: those that say what is done without the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fiscus.budgets.matching import BudgetIndex
+from fiscus.budgets.model import OnStoreFailure
+from fiscus.ledger.apart.messages import Fallback
+from fiscus.ledger.definitions import TenantDefinitions
+
+
+class FallbacksToTell:
+    """On the ledger's side: collects what the other side has to be told."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        """Tenants of whose budgets the other side knows some."""
+        self._to_tell: dict[str, TenantDefinitions] = {}
+
+    def refreshed(self, tenant_id: str, definitions: TenantDefinitions) -> None:
+        """A tenant's definitions were read again."""
+        self._to_tell[tenant_id] = definitions
+
+    def next(self) -> list[Fallback]:
+        """What has to be told now."""
+        if not self._to_tell:
+            return []
+        found: list[Fallback] = []
+        for tenant_id, definitions in self._to_tell.items():
+            budgets = definitions.budgets
+            if any(one.on_store_failure is OnStoreFailure.ALLOW for one in budgets):
+                self._told.add(tenant_id)
+                found.append(Fallback(tenant_id, list(budgets)))
+            elif tenant_id in self._told:
+                self._told.remove(tenant_id)
+                found.append(Fallback(tenant_id, []))
+        self._to_tell.clear()
+        return found
+
+
+class ToldFallbacks:
+    """On the other side: a `ledger.degraded.LastKnown` of what was told."""
+
+    def __init__(self) -> None:
+        self._budgets: dict[str, BudgetIndex] = {}
+
+    def last_known(self, tenant_id: str) -> BudgetIndex | None:
+        return self._budgets.get(tenant_id)
+
+    def told(self, fallbacks: Iterable[Fallback]) -> None:
+        for one in fallbacks:
+            if one.budgets:
+                self._budgets[one.tenant_id] = BudgetIndex(one.budgets)
+            else:
+                self._budgets.pop(one.tenant_id, None)

@@ -1,0 +1,128 @@
+"""The other side's hold on the ledger's process: started, watched, started again, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+STEADY_SECONDS: Final = 30
+"""A process that lived this long is started again at once, others after a growing wait."""
+LONGEST_WAIT_SECONDS: Final = 10.0
+_END_SECONDS: Final = 10.0
+
+
+class LedgerProcess:
+    """One process at a time, with a line for an event loop and a line for threads. POSIX only."""
+
+    def __init__(self, module: str, given: bytes) -> None:
+        """The process runs `module`, with `given` as its standard input and the descriptors of both
+        lines as its arguments. It has to end when a line is closed, and not before."""
+        self._module = module
+        self._given = given
+        self.began_count = 0
+        """Goes up with each process."""
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._on_started: list[Callable[[], None]] = []
+        self._begin()
+        self._keeper = threading.Thread(target=self._keep, name="fiscus-ledger-keeper", daemon=True)
+        self._keeper.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def loop_line(self) -> socket.socket:
+        """The line for an event loop, which the caller closes. Raises `OSError` when closed."""
+        with self._lock:
+            return self._lines[0].dup()
+
+    def thread_line(self) -> socket.socket:
+        """As `loop_line`, for threads."""
+        with self._lock:
+            return self._lines[1].dup()
+
+    def when_started(self, call: Callable[[], None]) -> None:
+        """Call whenever another process takes the place of one that ended; in any thread."""
+        self._on_started.append(call)
+
+    def close(self) -> None:
+        """End the process, which does what it was sent before."""
+        with self._lock:
+            self._closing.set()
+            self._hang_up()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.error("ledger_process_killed", pid=self.pid)
+            self._process.kill()
+        self._keeper.join()
+
+    def _begin(self) -> None:
+        loop_line, far_loop = socket.socketpair()
+        thread_line, far_thread = socket.socketpair()
+        self._lines = (loop_line, thread_line)
+        self._began_at = time.monotonic()
+        self.began_count += 1
+        lines = [far_loop.fileno(), far_thread.fileno()]
+        with far_loop, far_thread:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-P", "-m", self._module, *map(str, lines)],
+                # the same modules, wherever this process has them from
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.PIPE,
+                pass_fds=lines,
+            )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(self._given)
+
+    def _hang_up(self) -> None:
+        for line in self._lines:
+            with contextlib.suppress(OSError):  # the other end is gone
+                line.shutdown(socket.SHUT_RDWR)
+            line.close()
+
+    def _keep(self) -> None:
+        failures = 0
+        while True:
+            self._process.wait()
+            if self._closing.is_set():
+                return
+            lived = time.monotonic() - self._began_at
+            failures = 0 if lived >= STEADY_SECONDS else failures + 1
+            wait = min(LONGEST_WAIT_SECONDS, 0.1 * 2**failures) if failures else 0.0
+            log.error(
+                "ledger_process_ended",
+                pid=self.pid,
+                exit_code=self._process.returncode,
+                starts_again_in_seconds=wait,
+            )
+            self._closing.wait(wait)
+            with self._lock:
+                if self._closing.is_set():
+                    return
+                self._hang_up()
+                try:
+                    self._begin()
+                except OSError:
+                    # no memory or no descriptors left, for now: the next round tries again
+                    log.exception("ledger_process_not_started")
+                    continue
+            for call in self._on_started:
+                call()

@@ -1,0 +1,276 @@
+"""Commands of one event loop's coroutines, done elsewhere in groups without another thread.
+
+As `groups.GroupLoop` for callers in threads, but the event loop itself sends the groups and reads
+what became of them, and several are on their way at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Final, Generic, Protocol, TypeVar
+
+import structlog
+
+from fiscus.breaker import BreakerState, CircuitBreaker
+from fiscus.clock import Clock
+from fiscus.errors import ServiceUnavailable
+from fiscus.groups import GroupLimits, GroupObserver, MaybeDone
+
+log = structlog.get_logger(__name__)
+
+C = TypeVar("C")
+"""A command: one caller's work."""
+R = TypeVar("R")
+"""What becomes of a command."""
+_C_contra = TypeVar("_C_contra", contravariant=True)
+_R_co = TypeVar("_R_co", covariant=True)
+
+_SWEEP_SECONDS: Final = 0.05
+"""How often deadlines are looked at, at most; of short ones, twice in each."""
+
+
+class Asked(Protocol):
+    """A group on its way."""
+
+    def give_up(self) -> None:
+        """Nobody waits for the outcomes any longer, nor is told.
+
+        What was not sent never will be.
+        """
+        ...
+
+
+class Elsewhere(Protocol[C, _R_co]):
+    """Who does the commands of one event loop, on whose thread all of this is called."""
+
+    def ask_all(
+        self, commands: list[C], told: Callable[[Sequence[_R_co] | Exception], None]
+    ) -> Asked:
+        """Send a group; `told` is given the outcomes, or the error for which nothing is promised.
+
+        That is `MaybeDone` when it may have been done. Never before this returned. What is asked
+        before another is answered may be on its way together with it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Disconnect; on the event loop, or when that is closed."""
+        ...
+
+
+class Asker(Protocol[_C_contra, _R_co]):
+    """What all who ask the same have in common. See `groups.GroupLoop`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def limits(self) -> GroupLimits: ...
+    @property
+    def observer(self) -> GroupObserver | None: ...
+    @property
+    def breaker(self) -> CircuitBreaker: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def is_closing(self) -> bool: ...
+
+    def without_store(self, command: _C_contra) -> _R_co: ...
+    def late(self, command: _C_contra) -> _R_co: ...
+    def weight(self, command: _C_contra) -> int: ...
+
+
+class _Flight(Generic[C, R]):
+    """A group that was sent and is not answered."""
+
+    __slots__ = ("asked", "began", "group", "is_late", "until")
+
+    def __init__(self, group: list[tuple[C, asyncio.Future[R], float]], until: float) -> None:
+        self.group = group
+        self.began = perf_counter()
+        self.until = until
+        """The time of the loop at which the answer is late."""
+        self.is_late = False
+        self.asked: Asked | None = None
+
+
+class LoopGroups(Generic[C, R]):
+    """Commands of coroutines of one event loop, in groups of which several are on their way.
+
+    A group is what a turn of the loop brings, or what arrived while as many as may be were on their
+    way. A command whose deadline passes is answered `without_store` when it was not sent, which
+    then never happens; else as `late`, since it may still be done.
+    """
+
+    def __init__(
+        self,
+        elsewhere: Elsewhere[C, R],
+        asker: Asker[C, R],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_in_flight: int,
+        early_group: int,
+    ) -> None:
+        """`early_group` callers are a group before the others of their turn of the event loop are
+        there: these are done while those are worked out."""
+        self.loop: Final = loop
+        self._elsewhere = elsewhere
+        self._asker = asker
+        self._max_in_flight = max_in_flight
+        self._early_group = early_group
+        self._queue: deque[tuple[C, asyncio.Future[R], float]] = deque()
+        """Those whose group has not begun, each with the time of the loop at which it is no longer
+        waited for, in order of arrival and so of that time."""
+        self._flights: dict[_Flight[C, R], None] = {}
+        self._in_turn = False
+        """This turn's end is waited for."""
+        self._deadline = 0.0
+        """Of those who arrive in this turn."""
+        self._sweep_seconds = min(_SWEEP_SECONDS, asker.limits.deadline_seconds / 2)
+        self._sweeping = False
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self._queue)
+
+    def execute(self, command: C) -> asyncio.Future[R]:
+        """The outcome to come. Raises `ServiceUnavailable` when the queue is full, or when those
+        who are asked are being closed."""
+        queue = self._queue
+        if len(queue) >= self._asker.limits.max_queue:
+            raise ServiceUnavailable(
+                "Too many operations are waiting to be decided",
+                suggested_action="Try again after the time in Retry-After.",
+                retry_after_seconds=1,
+            )
+        if not self._in_turn:
+            self._begin_turn()
+        future: asyncio.Future[R] = self.loop.create_future()
+        queue.append((command, future, self._deadline))
+        if len(queue) == self._early_group:
+            self._begin()
+        return future
+
+    def close(self) -> None:
+        """Disconnect when what waits is done; on the event loop, or when that is closed."""
+        if self.loop.is_closed():
+            for _ in self._flights:  # one of them may be what the breaker waits for
+                self._asker.breaker.failed(self._asker.clock.now())
+            self._flights.clear()
+            self._queue.clear()
+        if not (self._queue or self._flights):
+            self._elsewhere.close()
+
+    def _begin_turn(self) -> None:
+        if self._asker.is_closing:
+            raise ServiceUnavailable("Fiscus is shutting down", retry_after_seconds=1)
+        loop = self.loop
+        self._in_turn = True
+        self._deadline = loop.time() + self._asker.limits.deadline_seconds
+        loop.call_soon(self._end_turn)
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(self._sweep_seconds, self._sweep)
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Send groups of those who wait, as far as there may be more."""
+        asker = self._asker
+        while self._queue and len(self._flights) < self._max_in_flight:
+            breaker = asker.breaker
+            if breaker.state is BreakerState.HALF_OPEN and self._flights:
+                return  # one tries for all
+            group = self._next_group()
+            if not group:
+                return
+            if breaker.allows(asker.clock.now()):
+                self._send(group)
+            else:
+                _answer(group, asker.without_store)
+
+    def _next_group(self) -> list[tuple[C, asyncio.Future[R], float]]:
+        group: list[tuple[C, asyncio.Future[R], float]] = []
+        size = 0
+        queue, weight, max_group = self._queue, self._asker.weight, self._asker.limits.max_group
+        while queue and size < max_group:
+            one = queue.popleft()
+            if not one[1].done():
+                group.append(one)
+                size += weight(one[0])
+        return group
+
+    def _send(self, group: list[tuple[C, asyncio.Future[R], float]]) -> None:
+        flight = _Flight[C, R](group, self.loop.time() + self._asker.limits.deadline_seconds)
+        self._flights[flight] = None
+        try:
+            flight.asked = self._elsewhere.ask_all(
+                [command for command, _, _ in group], partial(self._told, flight)
+            )
+        except Exception as error:
+            # whatever it was: others are to be asked for after these
+            log.exception("group_failed", commands=len(group))
+            self.loop.call_soon(self._told, flight, error)
+
+    def _told(self, flight: _Flight[C, R], outcomes: Sequence[R] | Exception) -> None:
+        if self._flights.pop(flight, self) is self:
+            return
+        flight.asked = None
+        asker, group = self._asker, flight.group
+        if isinstance(outcomes, Exception):
+            self._failed(group, outcomes)
+        else:
+            asker.breaker.succeeded(asker.clock.now())
+            if asker.observer is not None:
+                asker.observer.group_committed(len(group), perf_counter() - flight.began)
+            for (_, future, _), outcome in zip(group, outcomes, strict=True):
+                if not future.done():
+                    future.set_result(outcome)
+        self._begin()
+        if asker.is_closing:
+            self.close()
+
+    def _failed(self, group: list[tuple[C, asyncio.Future[R], float]], error: Exception) -> None:
+        asker = self._asker
+        log.warning("group_not_done", loop=asker.name, commands=len(group), reason=str(error))
+        asker.breaker.failed(asker.clock.now())
+        if asker.observer is not None:
+            asker.observer.group_failed(len(group))
+        _answer(group, asker.late if isinstance(error, MaybeDone) else asker.without_store)
+
+    def _sweep(self) -> None:
+        """Answer those whose deadline passed."""
+        now = self.loop.time()
+        asker, queue = self._asker, self._queue
+        # before groups that end make room for others
+        while queue and queue[0][2] <= now:
+            _answer([queue.popleft()], asker.without_store)
+        for flight in list(self._flights):
+            for one in flight.group:
+                if one[2] > now:
+                    break
+                _answer([one], asker.late)
+            if flight.is_late:
+                if flight.asked is not None:
+                    flight.asked.give_up()
+                self._told(flight, MaybeDone("the answer is late"))
+            # a loop that was held up may look at its timers before it reads what has come
+            flight.is_late = flight.until <= now
+        if queue or self._flights:
+            self.loop.call_later(self._sweep_seconds, self._sweep)
+        else:
+            self._sweeping = False
+
+
+def _answer(group: list[tuple[C, asyncio.Future[R], float]], outcome_of: Callable[[C], R]) -> None:
+    for command, future, _ in group:
+        if not future.done():
+            future.set_result(outcome_of(command))
+
+
+__all__ = ["Asked", "Asker", "Elsewhere", "LoopGroups"]

@@ -1,0 +1,105 @@
+"""Whose turn it is to write to SQLite, which lets one connection do so.
+
+Who waits for it by polling, as SQLite does, could starve for seconds beside a busy ledger.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class WriteTurn:
+    """Threads of this process write in the order they asked, and processes one after the other.
+
+    SQLite's own locks keep the writers apart; this is only about whose turn is next.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._taken = False
+        self._processes = _ProcessTurn(database.with_name(f"{database.name}-turn"))
+
+    def acquire(self) -> None:
+        self._acquire_in_process()
+        try:
+            self._processes.acquire()
+        except BaseException:
+            self._release_in_process()
+            raise
+
+    def release(self) -> None:
+        self._processes.release()
+        self._release_in_process()
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Let go of the file. For when nobody writes any more."""
+        self._processes.close()
+
+    def _acquire_in_process(self) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            mine = threading.Event()
+            self._waiting.append(mine)
+        mine.wait()
+
+    def _release_in_process(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._taken = False
+
+
+class _ProcessTurn:
+    """Two locks on a file: on the turn, and on being next.
+
+    Who is next waits for the turn with the second lock held, so the process that has the turn can
+    not take it again before. Only one thread of a process asks at a time.
+    """
+
+    _TURN, _NEXT = 0, 1
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> None:
+        if sys.platform == "win32":
+            return
+        if self._file is None:
+            self._file = self._path.open("ab")
+        file = self._file.fileno()
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, self._NEXT)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, self._TURN)
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, self._NEXT)
+
+    def release(self) -> None:
+        if sys.platform != "win32" and self._file is not None:
+            fcntl.lockf(self._file.fileno(), fcntl.LOCK_UN, 1, self._TURN)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,97 @@
+"""The ledger's process: what it is given, how it is started, and what it does.
+
+It loads nothing that the ledger does not need, so that it is there before the server listens.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from fiscus.costs.fx import EcbRates
+from fiscus.ledger.apart.fallbacks import FallbacksToTell
+from fiscus.ledger.apart.serving import LedgerServer
+from fiscus.ledger.definitions import DefinitionCache
+from fiscus.ledger.group import GroupRunner
+from fiscus.logs import configure_logs
+from fiscus.stores.sql.database import Database, Synchronous
+from fiscus.wire import decode, encode
+
+if TYPE_CHECKING:
+    from fiscus.ledger.apart.process import LedgerProcess
+    from fiscus.settings import Settings
+
+_GC_THRESHOLDS: Final = (50_000, 50, 100)
+"""A group's many small objects are in use until its end: the collector need not look for them."""
+
+
+class Given(Struct, frozen=True, kw_only=True):
+    """What of the settings the process is given."""
+
+    database_url: str
+    sqlite_synchronous: Synchronous
+    exchange_rates_file: str | None
+    max_group: int
+    log_level: str
+
+
+def start_ledger(settings: Settings) -> LedgerProcess:
+    """Start the process over the database of `settings`, whose tables are up to date."""
+    from fiscus.ledger.apart.process import LedgerProcess
+
+    rates = settings.exchange_rates_file
+    given = Given(
+        database_url=settings.resolved_database_url,
+        sqlite_synchronous=settings.sqlite_synchronous,
+        exchange_rates_file=None if rates is None else str(rates),
+        max_group=settings.ledger_max_group,
+        log_level=settings.log_level,
+    )
+    return LedgerProcess(__name__, encode(given))
+
+
+def open_rates(file: Path | None) -> EcbRates:
+    """Exchange rates from `file`, or those that come with Fiscus."""
+    rates = EcbRates(file)
+    if file is not None:
+        rates.load()  # a file that cannot be read is told now, not with the first foreign cost
+    return rates
+
+
+def main() -> None:
+    """Be the ledger's process; see `apart.process.LedgerProcess` for what it is given."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # it ends when the server is done with it
+    given = decode(sys.stdin.buffer.read(), Given)
+    configure_logs(given.log_level)
+    database = Database(
+        given.database_url, sqlite_synchronous=given.sqlite_synchronous, pool_size=1
+    )
+    store = database.ledger_store()
+    file = given.exchange_rates_file
+    fallbacks = FallbacksToTell()
+    runner = GroupRunner(
+        store,
+        open_rates(None if file is None else Path(file)),
+        DefinitionCache(),
+        fallbacks.refreshed,
+    )
+    lines = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    try:
+        LedgerServer(lines, runner, fallbacks, given.max_group).run()
+    finally:
+        store.close()
+        database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""The ledger in a process of its own: asked by threads and by an event loop, killed, held up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiscus.breaker import BreakerState
+from fiscus.budgets.calls import CheckAnswer
+from fiscus.engine import Engine
+from fiscus.errors import FiscusError, ServiceUnavailable
+from fiscus.ids import uuid7
+from fiscus.ledger.apart.asking import LedgerApart
+from fiscus.ledger.apart.messages import Answered
+from fiscus.ledger.commands import Check
+from fiscus.settings import Settings
+from fiscus.wire import decode
+from fiscus.wiring.engine import open_engine
+from tests.ledger.books import read_books
+from tests.ledger.desk import Desk
+from tests.valkey import wait_until
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(os.name != "posix", reason="descriptors are handed on to a process"),
+]
+DEADLINE_SECONDS = 0.5
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+@pytest.fixture
+def open_apart(store_url: str, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    opened: list[Engine] = []
+
+    def open_(**settings: Any) -> Engine:
+        given = Settings(
+            data_dir=tmp_path, database_url=store_url, sqlite_synchronous="NORMAL", **settings
+        )
+        opened.append(open_engine(given, ledger_apart=True))
+        opened[-1].ledger.wait_until_ready()
+        return opened[-1]
+
+    yield open_
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture
+def engine(open_apart: Callable[..., Engine]) -> Engine:
+    return open_apart(ledger_deadline_seconds=30)
+
+
+@pytest.fixture
+def desk(engine: Engine) -> Desk:
+    return Desk(engine, f"acme-{uuid7()}")
+
+
+def pid(engine: Engine) -> int:
+    assert isinstance(engine.ledger, LedgerApart)
+    return engine.ledger.pid
+
+
+def has_ended(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def answer(outcome: object) -> CheckAnswer:
+    assert isinstance(outcome, Answered), outcome
+    return decode(bytes(outcome.answer), CheckAnswer)
+
+
+async def check(desk: Desk, cost: object, key: str | None = None) -> Any:
+    return await desk.engine.ledger.here().execute(desk.check_command(cost, key))
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    await asyncio.to_thread(wait_until, is_so)
+
+
+async def is_there_again(engine: Engine, ended: int) -> None:
+    await until(lambda: pid(engine) != ended)
+    await asyncio.to_thread(engine.ledger.wait_until_ready)
+
+
+async def test_threads_and_the_event_loop_share_one_ledger(desk: Desk) -> None:
+    budget = desk.budget("10")
+    held = await asyncio.to_thread(desk.reserve, "4")
+    assert answer(await check(desk, "6")).allowed
+    assert not answer(await check(desk, "0.01")).allowed
+    settled = await asyncio.to_thread(desk.settle, held, "3.5", usage={"tokens": 1})
+    assert str(settled.charged) == "3.5"
+    assert desk.used(budget) == ("3.5", "6")
+
+
+async def test_the_group_that_was_asked_for_first_is_decided_first(desk: Desk) -> None:
+    desk.budget("50")
+    outcomes = await asyncio.gather(*(check(desk, "1") for _ in range(200)))
+    assert [answer(one).allowed for one in outcomes] == [True] * 50 + [False] * 150
+
+
+async def test_errors_of_the_ledger_are_the_same_errors(desk: Desk) -> None:
+    with pytest.raises(FiscusError) as caught:
+        await asyncio.to_thread(desk.release, str(uuid7()))
+    assert caught.value.code == "NOT_FOUND"
+
+
+async def test_a_batch_with_wrong_records_says_which(desk: Desk) -> None:
+    batch = await asyncio.to_thread(
+        desk.record_batch,
+        [{"resource_type": "llm", "cost_amount": 1}, {"resource_type": "llm", "cost_amount": -1}],
+    )
+    assert (batch.recorded, batch.failed) == (1, 1)
+    assert batch.results[1].error is not None
+    assert batch.results[1].error.details == {"field": "cost_amount"}
+
+
+async def test_a_killed_process_is_replaced_and_no_retry_is_charged_twice(
+    desk: Desk, store_url: str
+) -> None:
+    desk.budget("1000000")
+    ended = pid(desk.engine)
+    keys = [f"key-{number}" for number in range(300)]
+
+    async def caller(key: str) -> CheckAnswer:
+        while True:
+            try:
+                outcome = await check(desk, "1", key)
+            except ServiceUnavailable as error:
+                outcome = error
+            if isinstance(outcome, Answered):
+                return answer(outcome)
+            assert isinstance(outcome, ServiceUnavailable)
+            await asyncio.to_thread(threading.Event().wait, 0.02)
+
+    callers = asyncio.gather(*map(caller, keys))
+    await asyncio.sleep(0)
+    os.kill(ended, signal.SIGKILL)
+    answers = await callers
+    assert pid(desk.engine) != ended
+    assert len({one.reservation_id for one in answers}) == len(keys)
+    books = read_books(store_url, desk.tenant_id)
+    assert len(books.reservations) == len(keys)
+    assert books.faults() == []
+    assert await asyncio.to_thread(desk.reserve, "1")
+
+
+async def test_a_process_that_dies_idle_is_replaced_and_told_of(engine: Engine, desk: Desk) -> None:
+    assert engine.ledger.trouble is None
+    for _ in range(2):
+        ended = pid(engine)
+        os.kill(ended, signal.SIGKILL)
+        await is_there_again(engine, ended)
+    assert answer(await check(desk, "1")).allowed
+    assert engine.ledger.trouble is None
+
+
+async def test_what_budgets_say_holds_while_the_process_does_not_answer(
+    open_apart: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = open_apart(ledger_deadline_seconds=DEADLINE_SECONDS)
+    open_, closed = (Desk(engine, f"{name}-{uuid7()}") for name in ("open", "closed"))
+    open_.budget("10", on_store_failure="allow")
+    closed.budget("10")
+    for one in (open_, closed):
+        await check(one, "1")
+    os.kill(pid(engine), signal.SIGSTOP)
+    try:
+        # two groups are on their way, and nobody knows whether they are done
+        sent = [asyncio.ensure_future(check(open_, "1"))]
+        await asyncio.sleep(0.01)
+        sent.append(asyncio.ensure_future(check(open_, "1")))
+        await asyncio.sleep(0.01)
+        waiting = [asyncio.ensure_future(check(one, "1")) for one in (open_, closed)]
+        assert all(isinstance(one, ServiceUnavailable) for one in await asyncio.gather(*sent))
+        allowed, refused = await asyncio.gather(*waiting)
+        assert isinstance(allowed, CheckAnswer)
+        assert allowed.degraded
+        assert isinstance(refused, ServiceUnavailable)
+        assert "nothing was decided" in refused.message
+    finally:
+        os.kill(pid(engine), signal.SIGCONT)
+    (entry,) = map(json.loads, (tmp_path / "degraded.jsonl").read_text().splitlines())
+    assert entry["tenant_id"] == open_.tenant_id
+
+
+async def test_a_budget_that_no_longer_allows_is_known_to_the_other_side(
+    open_apart: Callable[..., Engine],
+) -> None:
+    engine = open_apart(ledger_deadline_seconds=30)
+    desk = Desk(engine, f"acme-{uuid7()}")
+    command: Check = desk.check_command("1")
+    budget = desk.budget("10", on_store_failure="allow")
+    await check(desk, "1")
+    assert isinstance(engine.ledger.without_store(command), CheckAnswer)
+    desk.replace(budget, "10", on_store_failure="deny")
+    await check(desk, "1")
+    assert isinstance(engine.ledger.without_store(command), ServiceUnavailable)
+
+
+async def test_a_process_that_answers_late_opens_the_breaker(
+    open_apart: Callable[..., Engine],
+) -> None:
+    engine = open_apart(ledger_deadline_seconds=0.05)
+    desk = Desk(engine, f"acme-{uuid7()}")
+    os.kill(pid(engine), signal.SIGSTOP)
+    try:
+        while engine.ledger.breaker_state is BreakerState.CLOSED:
+            assert isinstance(await check(desk, "1"), ServiceUnavailable)
+        assert engine.ledger.trouble is not None
+    finally:
+        os.kill(pid(engine), signal.SIGCONT)
+    # what came too late is answered to nobody, and the next ones to whom they belong
+    while not isinstance(outcome := await check(desk, "2"), Answered):
+        await asyncio.to_thread(threading.Event().wait, 0.05)
+    assert answer(outcome).message
+
+
+async def test_closing_does_what_waits_and_ends_the_process(
+    open_apart: Callable[..., Engine], store_url: str
+) -> None:
+    engine = open_apart(ledger_deadline_seconds=30)
+    desk = Desk(engine, f"acme-{uuid7()}")
+    number = pid(engine)
+    threads = [threading.Thread(target=desk.record, args=("1",)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: not any(thread.is_alive() for thread in threads))
+    await check(desk, "1")
+    await asyncio.to_thread(engine.ledger.close)
+    assert has_ended(number)
+    assert len(read_books(store_url, desk.tenant_id).records) == 20
+    with pytest.raises(ServiceUnavailable):
+        await check(desk, "1")
+
+
+def test_the_process_ends_with_the_one_that_started_it(store_url: str, tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from fiscus.settings import Settings
+from fiscus.wiring.engine import open_engine
+settings = Settings(data_dir=Path({str(tmp_path)!r}), database_url={store_url!r})
+engine = open_engine(settings, ledger_apart=True)
+engine.ledger.wait_until_ready()
+print(engine.ledger.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    wait_until(lambda: has_ended(int(done.stdout)))
+
+
+def test_a_process_that_cannot_begin_is_an_error_at_once(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiscus.wiring.ledger_process.__name__", "fiscus.no_such_module")
+    engine = open_engine(Settings(data_dir=tmp_path, database_url=store_url), ledger_apart=True)
+    try:
+        with pytest.raises(ServiceUnavailable, match="ended as it began"):
+            engine.ledger.wait_until_ready()
+    finally:
+        engine.close()
