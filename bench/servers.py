@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,7 @@ ROOT: Final = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Server:
-    """A running server process."""
+    """A running server, by the process that was started."""
 
     pid: int
     port: int
@@ -67,22 +67,38 @@ class Server:
             connection.close()
 
     def cpu_seconds(self) -> float | None:
-        """Processor time of all its threads so far; None where the system does not tell."""
-        threads = Path(f"/proc/{self.pid}/task")
-        if not (threads / str(self.pid) / "schedstat").exists():
+        """Processor time of its processes so far; None where the system does not tell."""
+        if not Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").exists():
             return None
-        spent = [(one / "schedstat").read_text().split()[0] for one in threads.iterdir()]
-        return sum(map(int, spent)) / 1e9
+        tasks = (task for pid in self._pids() for task in Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def peak_memory_bytes(self) -> int | None:
-        """The most memory the process had resident so far; None where the system does not tell."""
-        status = Path(f"/proc/{self.pid}/status")
-        if not status.exists():
+        """The most memory its processes had resident so far; None where the system does not tell.
+
+        Each process's own peak, and what they share is counted for each.
+        """
+        if not Path(f"/proc/{self.pid}/status").exists():
             return None
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        return None
+        return sum(map(_peak_memory_bytes, self._pids()))
+
+    def _pids(self) -> list[int]:
+        """The process and those that it started."""
+        found = [self.pid]
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended since
+                # after the name in brackets, which may be anything: the state, then the parent
+                parent = (process / "stat").read_text().rpartition(") ")[2].split()[1]
+                if int(parent) == self.pid:
+                    found.append(int(process.name))
+        return found
+
+
+def _peak_memory_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def post(server: Server, path: str, body: bytes, key: str = ADMIN_KEY) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,11 +18,13 @@ import pytest
 
 from tests.fiscus_process import (
     ADMIN_KEY,
+    FiscusProcess,
     clean_environment,
     fiscus_server,
     free_port,
     run_fiscus,
 )
+from tests.valkey import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +61,61 @@ def test_server_stops_with_status_0(tmp_path: Path, number: signal.Signals) -> N
     with fiscus_server(tmp_path) as server:
         assert server.stop(number) == 0
         assert "Traceback" not in server.output()
+
+
+def ledger_of(pid: int) -> int | None:
+    """The process of a server's ledger, if it has one."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (process / "stat").read_text().rpartition(") ")[2].split()[1]
+            command = (process / "cmdline").read_bytes()
+            if int(parent) == pid and b"fiscus.wiring.ledger_process" in command:
+                return int(process.name)
+    return None
+
+
+def post_check(server: FiscusProcess) -> httpx.Response:
+    return httpx.post(
+        f"{server.url}/budget/v1/budgets/check",
+        headers={"X-API-Key": server.key},
+        json={"resource_type": "llm", "estimated_cost": 1},
+        timeout=30,
+    )
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_ledger_has_a_process_that_ends_with_the_server(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with fiscus_server(tmp_path, env={"FISCUS_LEDGER_APART": "true"}) as server:
+        ledger = ledger_of(server.process.pid)
+        assert ledger is not None
+        os.kill(ledger, signal.SIGINT)  # as a terminal sends it to all
+        assert post_check(server).json()["allowed"]
+        server.stop(number)
+        wait_until(lambda: not Path(f"/proc/{ledger}").exists())
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_a_killed_ledger_is_started_again_and_health_tells(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path, env={"FISCUS_LEDGER_APART": "true"}) as server:
+        for _ in range(2):  # the second time it is not started again at once
+            ledger = ledger_of(server.process.pid)
+            assert ledger is not None
+            os.kill(ledger, signal.SIGKILL)
+            wait_until(lambda ledger=ledger: ledger_of(server.process.pid) not in {None, ledger})
+        wait_until(lambda: post_check(server).status_code == 200)
+        assert httpx.get(f"{server.url}/health", timeout=30).json()["status"] != "DOWN"
+        assert "ledger_process_ended" in server.output()
+        assert server.stop() == 0
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_everything_is_in_one_process_when_asked_for(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path, env={"FISCUS_LEDGER_APART": "false"}) as server:
+        assert ledger_of(server.process.pid) is None
+        assert post_check(server).json()["allowed"]
 
 
 def test_several_processes_are_refused_on_sqlite(run: Run) -> None:

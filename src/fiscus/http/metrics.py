@@ -235,7 +235,7 @@ class Metrics:
         """Counters elsewhere did not answer."""
         self._counter_errors.inc()
 
-    # -- told by the ledger, on its thread
+    # -- told by the ledger, in any thread
 
     def watch(self, ledger: Ledger, limiter: Limiter) -> None:
         """Be told by `ledger` and `limiter` about their groups; show their queue and breakers."""

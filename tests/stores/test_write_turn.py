@@ -1,0 +1,133 @@
+"""Turns at writing to SQLite: among threads, among processes, and beside a busy ledger."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from fiscus.stores.sql.write_turn import WriteTurn, _ProcessTurn
+from tests.valkey import wait_until
+
+WAIT_SECONDS: Final = 60
+_OTHER: Final = """
+import sys
+from pathlib import Path
+from fiscus.stores.sql.write_turn import WriteTurn
+turn = WriteTurn(Path(sys.argv[1]))
+while True:
+    turn.acquire()
+    print("has it", flush=True)
+    if sys.argv[2] == "keep":
+        sys.stdin.read()
+    turn.release()
+"""
+
+
+def start(database: Path, how: str) -> subprocess.Popen[str]:
+    """A process that takes the turn again and again, or keeps it until its input ends."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _OTHER, str(database), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_threads_get_it_in_the_order_they_asked(tmp_path: Path) -> None:
+    turn = WriteTurn(tmp_path / "fiscus.db")
+    order: list[int] = []
+
+    def take(number: int) -> None:
+        with turn.held():
+            order.append(number)
+
+    turn.acquire()
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(20)]
+    for waiting, thread in enumerate(threads, start=1):
+        thread.start()
+        wait_until(lambda waiting=waiting: len(turn._waiting) == waiting)
+    turn.release()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert order == list(range(20))
+    turn.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
+def test_one_that_takes_it_again_at_once_lets_the_process_that_waits_go_first(
+    tmp_path: Path,
+) -> None:
+    database = tmp_path / "fiscus.db"
+    turn = WriteTurn(database)
+    turn.acquire()
+    other = start(database, "again")
+    printed: list[str] = []
+    assert other.stdout is not None
+    reader = threading.Thread(target=printed.extend, args=(other.stdout,))
+    reader.start()
+    try:
+        for _ in range(20):
+            wait_until(lambda: is_next_taken(database))
+            before = len(printed)
+            turn.release()
+            turn.acquire()
+            wait_until(lambda before=before: len(printed) > before)
+    finally:
+        other.kill()
+        reader.join(WAIT_SECONDS)
+        end(other)
+        turn.close()
+
+
+def is_next_taken(database: Path) -> bool:
+    """Whether a process waits for its turn, as one that asks in passing finds out."""
+    ask = f"""
+import fcntl
+with open({str(database) + "-turn"!r}, "ab") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, {_ProcessTurn._NEXT})
+"""
+    command = [sys.executable, "-S", "-c", ask]
+    return subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
+def test_a_killed_process_gives_its_turn_back(tmp_path: Path) -> None:
+    turn = WriteTurn(tmp_path / "fiscus.db")
+    other = start(tmp_path / "fiscus.db", "keep")
+    assert other.stdout is not None
+    assert other.stdout.readline()
+    got = threading.Event()
+
+    def take() -> None:
+        with turn.held():
+            got.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert not got.wait(0.2)
+    end(other)
+    assert got.wait(WAIT_SECONDS)
+    thread.join(WAIT_SECONDS)
+    turn.close()
+
+
+def test_a_folder_that_is_gone_is_an_error_and_keeps_no_turn(tmp_path: Path) -> None:
+    turn = WriteTurn(tmp_path / "gone" / "fiscus.db")
+    for _ in range(2):
+        with pytest.raises(OSError, match="gone"):
+            turn.acquire()
+    (tmp_path / "gone").mkdir()
+    with turn.held():
+        pass
+    turn.close()
