@@ -24,7 +24,6 @@ from tests.fiscus_process import (
     free_port,
     run_fiscus,
 )
-from tests.valkey import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
