@@ -45,6 +45,7 @@ class Profiler:
                 f"--duration={max(1, round(seconds))}",
                 "--rate=500",
                 "--threads",
+                "--subprocesses",
                 "--format=raw",
                 f"--output={self.folder / f'run-{self._runs}.folded'}",
             ],

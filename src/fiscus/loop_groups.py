@@ -28,9 +28,21 @@ R = TypeVar("R")
 """What becomes of a command."""
 _C_contra = TypeVar("_C_contra", contravariant=True)
 _R_co = TypeVar("_R_co", covariant=True)
+_R_contra = TypeVar("_R_contra", contravariant=True)
 
 _SWEEP_SECONDS: Final = 0.05
 """How often deadlines are looked at, at most; of short ones, twice in each."""
+
+
+class Told(Protocol[_R_contra]):
+    """Hears what became of a group."""
+
+    def __call__(
+        self, outcomes: Sequence[_R_contra] | Exception, seconds: float | None = None, /
+    ) -> None:
+        """The outcomes, or the error for which nothing is promised: `MaybeDone` when all the same
+        it may have been done. `seconds` is how long it took, else it is the time until now."""
+        ...
 
 
 class Asked(Protocol):
@@ -47,13 +59,10 @@ class Asked(Protocol):
 class Elsewhere(Protocol[C, _R_co]):
     """Who does the commands of one event loop, on whose thread all of this is called."""
 
-    def ask_all(
-        self, commands: list[C], told: Callable[[Sequence[_R_co] | Exception], None]
-    ) -> Asked:
-        """Send a group; `told` is given the outcomes, or the error for which nothing is promised.
+    def ask_all(self, commands: list[C], told: Told[_R_co], /) -> Asked:
+        """Send a group; `told` is never called before this returned.
 
-        That is `MaybeDone` when it may have been done. Never before this returned. What is asked
-        before another is answered may be on its way together with it.
+        What is asked before another is answered may be on its way together with it.
         """
         ...
 
@@ -217,7 +226,12 @@ class LoopGroups(Generic[C, R]):
             log.exception("group_failed", commands=len(group))
             self.loop.call_soon(self._told, flight, error)
 
-    def _told(self, flight: _Flight[C, R], outcomes: Sequence[R] | Exception) -> None:
+    def _told(
+        self,
+        flight: _Flight[C, R],
+        outcomes: Sequence[R] | Exception,
+        seconds: float | None = None,
+    ) -> None:
         if self._flights.pop(flight, self) is self:
             return
         flight.asked = None
@@ -227,7 +241,8 @@ class LoopGroups(Generic[C, R]):
         else:
             asker.breaker.succeeded(asker.clock.now())
             if asker.observer is not None:
-                asker.observer.group_committed(len(group), perf_counter() - flight.began)
+                took = perf_counter() - flight.began if seconds is None else seconds
+                asker.observer.group_committed(len(group), took)
             for (_, future, _), outcome in zip(group, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)

@@ -20,6 +20,7 @@ from fiscus.budgets.calls import CheckAnswer
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ids import uuid7
+from fiscus.ledger.apart import asking
 from fiscus.ledger.apart.asking import LedgerApart
 from fiscus.ledger.apart.messages import Answered
 from fiscus.ledger.commands import Check
@@ -249,6 +250,24 @@ async def test_closing_does_what_waits_and_ends_the_process(
     assert len(read_books(store_url, desk.tenant_id).records) == 20
     with pytest.raises(ServiceUnavailable):
         await check(desk, "1")
+
+
+def test_closing_does_not_wait_for_ever_for_a_process_that_hangs(
+    open_apart: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_CLOSE_SECONDS", 0.2)
+    engine = open_apart(ledger_deadline_seconds=30)
+    number = pid(engine)
+    command = Desk(engine, f"acme-{uuid7()}").record_command("1")
+    os.kill(number, signal.SIGSTOP)
+    outcomes: list[object] = []
+    caller = threading.Thread(target=lambda: outcomes.append(engine.ledger.execute(command)))
+    caller.start()
+    wait_until(lambda: engine.ledger.queue_depth == 0)
+    engine.ledger.close()
+    assert has_ended(number)
+    caller.join()
+    assert isinstance(outcomes[0], ServiceUnavailable)
 
 
 def test_the_process_ends_with_the_one_that_started_it(store_url: str, tmp_path: Path) -> None:

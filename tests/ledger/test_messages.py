@@ -171,7 +171,7 @@ def test_the_correlation_id_is_the_last_field_of_an_answer(answer: type[msgspec.
 
 def test_an_answer_is_the_same_json_as_in_process() -> None:
     answer = allowed_without_store('A "message" with ümläuts')
-    frame = messages.done_message(1, [answer, Expired(count=3)], [])
+    frame = messages.done_message(1, [answer, Expired(count=3)], [], 0.5)
     first, second = messages.read_done(content(frame)).outcomes
     assert isinstance(first, Answered)
     assert first.allowed
@@ -183,7 +183,7 @@ def test_an_answer_is_the_same_json_as_in_process() -> None:
 
 def test_a_denial_is_told_apart() -> None:
     answer = msgspec.structs.replace(allowed_without_store("no"), allowed=False)
-    (outcome,) = messages.read_done(content(messages.done_message(1, [answer], []))).outcomes
+    (outcome,) = messages.read_done(content(messages.done_message(1, [answer], [], 0.5))).outcomes
     assert isinstance(outcome, Answered)
     assert not outcome.allowed
 
@@ -198,7 +198,7 @@ def test_errors_arrive_as_they_were(kind: type[FiscusError]) -> None:
     if kind.__init__ is not FiscusError.__init__ and not issubclass(kind, ValidationError):
         given |= {"answer": None}
     error = kind("What is wrong", **given)
-    (failed,) = messages.read_done(content(messages.done_message(1, [error], []))).outcomes
+    (failed,) = messages.read_done(content(messages.done_message(1, [error], [], 0.5))).outcomes
     assert isinstance(failed, Failed)
     made = messages.error_of(failed)
     assert type(made) is kind

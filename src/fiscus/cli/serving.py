@@ -120,6 +120,11 @@ def serve_process(
     apart = settings.ledger_apart
     if apart is None:
         apart = alone and os.name == "posix" and _cores() > 1
+    elif apart and os.name != "posix":
+        raise CommandError(
+            "the ledger cannot be a process of its own on this system",
+            suggested_action="leave FISCUS_LEDGER_APART out.",
+        )
     engine = open_engine(settings, ledger_apart=apart)
     worker = Worker(engine)
     thread: threading.Thread | None = None

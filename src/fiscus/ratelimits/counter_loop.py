@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Final
 
 from fiscus.breaker import CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.groups import GroupLimits, GroupLoop
-from fiscus.loop_groups import LoopGroups
+from fiscus.loop_groups import LoopGroups, Told
 from fiscus.ratelimits.port import (
     Asked,
     CounterStore,
@@ -114,9 +113,7 @@ class _Elsewhere:
         self._counters = counters
         self.close: Final = counters.close
 
-    def ask_all(
-        self, commands: list[Takes], told: Callable[[Sequence[Outcome] | Exception], None]
-    ) -> Asked:
+    def ask_all(self, commands: list[Takes], told: Told[Outcome]) -> Asked:
         def answered(taken: list[Taken | None] | Exception) -> None:
             told(taken if isinstance(taken, Exception) else _apart(commands, taken))
 

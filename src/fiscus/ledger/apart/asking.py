@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -28,7 +28,7 @@ from fiscus.ledger.commands import ANSWERS, Command, Outcome
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.port import StoreUnavailable
-from fiscus.loop_groups import LoopGroups
+from fiscus.loop_groups import LoopGroups, Told
 from fiscus.wire import decode
 
 PART_BYTES: Final = 1_000_000
@@ -36,9 +36,10 @@ _IN_FLIGHT: Final = 2
 """One group that is being done and one that can be begun at once after it."""
 _EARLY_GROUP: Final = 32
 _HANG_UP_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 10.0
 _ENDED: Final = "the ledger's process has ended"
 
-Told = Callable[[Sequence[Answered | Outcome] | Exception], None]
+Hears = Told[Answered | Outcome]
 
 
 class LedgerApart(Ledger):
@@ -101,7 +102,11 @@ class LedgerApart(Ledger):
         return super().trouble if self._process.is_alive else "its process is started again"
 
     def close(self) -> None:
+        # a store that hangs must not keep the server from stopping
+        killing = threading.Timer(_CLOSE_SECONDS, self._process.kill)
+        killing.start()
         super().close()
+        killing.cancel()
         self._line.close()
         if self._loop_line is not None:
             self._loop_line.hang_up()
@@ -150,13 +155,13 @@ class LoopLine:
         self._fallbacks = fallbacks
         self._loop = loop
         self._number = 0
-        self._told: dict[int, Told] = {}
+        self._told: dict[int, Hears] = {}
         """Who waits, by the number of their group."""
         self._socket: socket.socket | None = None
         self._open()
         process.when_started(partial(self._call, self._open))
 
-    def ask_all(self, commands: list[Command], told: Told) -> _Asked:
+    def ask_all(self, commands: list[Command], told: Hears) -> _Asked:
         self._number += 1
         number = self._number
         if self._socket is None:
@@ -250,7 +255,8 @@ class LoopLine:
         if done.unavailable is not None:
             told(StoreUnavailable(done.unavailable))
         else:
-            told([error_of(one) if isinstance(one, Failed) else one for one in done.outcomes])
+            outcomes = [error_of(one) if isinstance(one, Failed) else one for one in done.outcomes]
+            told(outcomes, done.seconds)
 
     def _end(self, error: Exception) -> None:
         """Disconnect, and tell those who wait that there will be no answer."""
@@ -271,7 +277,7 @@ class _Asked:
 
     __slots__ = ("_number", "_told")
 
-    def __init__(self, told: dict[int, Told], number: int) -> None:
+    def __init__(self, told: dict[int, Hears], number: int) -> None:
         self._told = told
         self._number = number
 

@@ -66,6 +66,8 @@ class Done(Struct, frozen=True, array_like=True):
     """In the order of its commands; empty when nothing of it was done."""
     unavailable: str | None
     """Why nothing of it was done."""
+    seconds: float
+    """How long the groups took that it was done with."""
     fallbacks: list[Fallback]
     """Of tenants whose definitions changed since the group before."""
 
@@ -80,15 +82,15 @@ def group_message(number: int, commands: Sequence[Command]) -> bytearray:
 
 
 def done_message(
-    number: int, outcomes: Sequence[Outcome], fallbacks: Sequence[Fallback]
+    number: int, outcomes: Sequence[Outcome], fallbacks: Sequence[Fallback], seconds: float
 ) -> bytearray:
     """A `Done` as a frame."""
-    return _framed((number, [_told(one) for one in outcomes], None, fallbacks))
+    return _framed((number, [_told(one) for one in outcomes], None, seconds, fallbacks))
 
 
 def unavailable_message(number: int, reason: str) -> bytearray:
     """A `Done` of which nothing was done."""
-    return _framed((number, (), reason, ()))
+    return _framed((number, (), reason, 0.0, ()))
 
 
 def error_of(failed: Failed) -> FiscusError:

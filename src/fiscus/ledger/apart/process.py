@@ -61,6 +61,11 @@ class LedgerProcess:
         """Call whenever another process takes the place of one that ended; in any thread."""
         self._on_started.append(call)
 
+    def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        log.error("ledger_process_killed", pid=self.pid)
+        self._process.kill()
+
     def close(self) -> None:
         """End the process, which does what it was sent before."""
         with self._lock:
@@ -69,8 +74,7 @@ class LedgerProcess:
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            log.error("ledger_process_killed", pid=self.pid)
-            self._process.kill()
+            self.kill()
         self._keeper.join()
 
     def _begin(self) -> None:

@@ -6,6 +6,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Final
 
 import structlog
@@ -80,6 +81,7 @@ class LedgerServer:
 
     def _do(self, groups: list[tuple[socket.socket, Group]]) -> None:
         commands: list[Command] = [one for _, group in groups for one in group.commands]
+        began = perf_counter()
         try:
             outcomes = self._runner.run(commands) if commands else []
         except Exception as error:
@@ -89,8 +91,10 @@ class LedgerServer:
             for line, group in groups:
                 line.sendall(unavailable_message(group.number, str(error)))
             return
+        seconds = perf_counter() - began
         start = 0
         for line, group in groups:
             end = start + len(group.commands)
-            line.sendall(done_message(group.number, outcomes[start:end], self._fallbacks.next()))
+            done = outcomes[start:end]
+            line.sendall(done_message(group.number, done, self._fallbacks.next(), seconds))
             start = end
