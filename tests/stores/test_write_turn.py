@@ -1,8 +1,10 @@
-"""Turns at writing to SQLite: among threads, among processes, and beside a busy ledger."""
+"""Turns at writing to SQLite, among threads and among processes, also as the first of all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from fiscus.stores.sql.sqlite import configure
 from fiscus.stores.sql.write_turn import WriteTurn, _ProcessTurn
 from tests.valkey import wait_until
 
@@ -120,6 +123,22 @@ def test_a_killed_process_gives_its_turn_back(tmp_path: Path) -> None:
     assert got.wait(WAIT_SECONDS)
     thread.join(WAIT_SECONDS)
     turn.close()
+
+
+def test_the_first_connections_wait_for_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as before:
+        before.execute("CREATE TABLE things (name TEXT)")
+        before.execute("BEGIN IMMEDIATE")
+        first = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        with contextlib.closing(first):
+            thread = threading.Thread(target=configure, args=(first, "FULL"))
+            thread.start()
+            thread.join(0.1)
+            assert thread.is_alive()
+            before.execute("COMMIT")
+            thread.join(WAIT_SECONDS)
+            assert first.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_folder_that_is_gone_is_an_error_and_keeps_no_turn(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import sys
+import time
 from collections.abc import Collection, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -21,6 +22,7 @@ from fiscus.stores.sql.bulk import Row, Statement
 from fiscus.stores.sql.write_turn import WriteTurn
 
 BUSY_TIMEOUT_MS: Final = 5_000
+_TRY_SECONDS: Final = 0.01
 # A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
 CHECKPOINT_PAGES: Final = 8_000
 LARGEST_CHUNK: Final = 128
@@ -45,7 +47,7 @@ class DecimalSum:
 
 def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     """What every connection to the store needs, reading or writing."""
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -53,6 +55,24 @@ def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute("PRAGMA temp_store = MEMORY")
     # The stub knows aggregates of integers only.
     connection.create_aggregate("decimal_sum", 1, DecimalSum)  # pyright: ignore[reportArgumentType]
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Have the database journaled ahead, which is for good.
+
+    SQLite does not wait when another connection is in the way of that, so two that are the first
+    would fail one of them.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_TRY_SECONDS)
+        else:
+            return
 
 
 def lock_file(path: Path) -> IO[bytes] | None:
