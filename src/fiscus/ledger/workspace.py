@@ -66,6 +66,7 @@ class Workspace:
         self.needs = needs
         self.changes = Changes()
         self._definitions = definitions
+        self._tenants: dict[str, TenantDefinitions] = {}
         self._known_series = known_series
         self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
         self._checked_due: dict[str, datetime] = {}
@@ -85,7 +86,10 @@ class Workspace:
         )
 
     def tenant(self, tenant_id: str) -> TenantDefinitions:
-        return self._definitions.get(tenant_id)
+        found = self._tenants.get(tenant_id)
+        if found is None:
+            found = self._tenants[tenant_id] = self._definitions.get(tenant_id)
+        return found
 
     # -- going back
 

@@ -47,7 +47,7 @@ class QuotaCheckBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_f
     checks: Annotated[list[QuotaCheckRequest], Meta(min_length=1)]
 
 
-class QuotaLine(Struct, frozen=True, kw_only=True):
+class QuotaLine(Struct, frozen=True):
     """One matching quota after the decision."""
 
     quota_id: str
@@ -74,7 +74,7 @@ class QuotaLine(Struct, frozen=True, kw_only=True):
     period_end: datetime
 
 
-class QuotaCheckAnswer(Struct, frozen=True, kw_only=True):
+class QuotaCheckAnswer(Struct, frozen=True):
     """The decision. A denial names its quota, what is left, what would pass and when."""
 
     allowed: bool

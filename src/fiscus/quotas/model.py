@@ -176,7 +176,7 @@ class ConsumptionLine(Struct, frozen=True, omit_defaults=True):
     premium_currency: str | None = None
 
 
-class Consumption(Struct, frozen=True, kw_only=True):
+class Consumption(Struct, frozen=True):
     """An amount taken from every quota that an operation matched."""
 
     consumption_id: str
