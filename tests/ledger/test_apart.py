@@ -184,11 +184,12 @@ async def test_what_budgets_say_holds_while_the_process_does_not_answer(
         await check(one, "1")
     os.kill(pid(engine), signal.SIGSTOP)
     try:
-        # two groups are on their way, and nobody knows whether they are done
-        sent = [asyncio.ensure_future(check(open_, "1"))]
-        await asyncio.sleep(0.01)
-        sent.append(asyncio.ensure_future(check(open_, "1")))
-        await asyncio.sleep(0.01)
+        # these groups are on their way, and nobody knows whether they are done
+        sent: list[asyncio.Future[Any]] = []
+        assert isinstance(engine.ledger, LedgerApart)
+        for _ in range(engine.ledger.max_in_flight):
+            sent.append(asyncio.ensure_future(check(open_, "1")))
+            await asyncio.sleep(0.01)
         waiting = [asyncio.ensure_future(check(one, "1")) for one in (open_, closed)]
         assert all(isinstance(one, ServiceUnavailable) for one in await asyncio.gather(*sent))
         allowed, refused = await asyncio.gather(*waiting)

@@ -53,6 +53,9 @@ log = structlog.get_logger(__name__)
 
 _FOR_GOOD: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _BOOTSTRAP: Final = "bootstrap"
+_IN_FLIGHT: Final = {True: 2, False: 1}
+"""Groups on their way to the ledger's process, on SQLite and else: there it can begin the next at
+once; a database server decides on cores of its own, and fewer, larger groups cost it less."""
 
 
 def open_engine(
@@ -126,7 +129,15 @@ def _open_ledger(
     if apart:
         fallbacks = ToldFallbacks()
         degraded = DegradedDecisions(fallbacks, journal)
-        return LedgerApart(start_ledger(settings), fallbacks, clock, degraded, limits), _nothing
+        apart_ledger = LedgerApart(
+            start_ledger(settings),
+            fallbacks,
+            clock,
+            degraded,
+            limits,
+            max_in_flight=_IN_FLIGHT[database.is_sqlite],
+        )
+        return apart_ledger, _nothing
     definitions = DefinitionCache()
     store = database.ledger_store()
     runner = GroupRunner(store, rates, definitions)

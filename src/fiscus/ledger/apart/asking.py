@@ -32,9 +32,6 @@ from fiscus.loop_groups import LoopGroups, Told
 from fiscus.wire import decode
 
 PART_BYTES: Final = 1_000_000
-_IN_FLIGHT: Final = 2
-"""One group that is being done and one that can be begun at once after it."""
-_EARLY_GROUP: Final = 32
 _HANG_UP_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0
 _ENDED: Final = "the ledger's process has ended"
@@ -55,7 +52,11 @@ class LedgerApart(Ledger):
         clock: Clock,
         degraded: DegradedDecisions,
         limits: GroupLimits,
+        *,
+        max_in_flight: int,
     ) -> None:
+        """`max_in_flight`: groups of the event loop that may be on their way at once."""
+        self.max_in_flight: Final = max_in_flight
         self._process = process
         self._fallbacks = fallbacks
         self._line = process.thread_line()
@@ -82,7 +83,11 @@ class LedgerApart(Ledger):
         if self._here is None:
             self._loop_line = LoopLine(self._process, self._fallbacks, loop)
             self._here = LoopGroups(
-                self._loop_line, self, loop, max_in_flight=_IN_FLIGHT, early_group=_EARLY_GROUP
+                self._loop_line,
+                self,
+                loop,
+                max_in_flight=self.max_in_flight,
+                early_group=self.limits.max_group,
             )
         elif self._here.loop is not loop:
             raise AssertionError("another event loop asks the ledger's process")
