@@ -173,6 +173,18 @@ async def test_a_process_that_dies_idle_is_replaced_and_told_of(engine: Engine, 
     assert engine.ledger.trouble is None
 
 
+async def test_news_of_a_broken_line_do_not_end_the_one_that_took_its_place(desk: Desk) -> None:
+    await check(desk, "1")
+    assert isinstance(desk.engine.ledger, LedgerApart)
+    line = desk.engine.ledger._loop_line
+    assert line is not None
+    broken = line._socket
+    assert broken is not None
+    line._open()  # as when another process has begun
+    line._broke(broken, BrokenPipeError())
+    assert answer(await check(desk, "1")).allowed
+
+
 async def test_what_budgets_say_holds_while_the_process_does_not_answer(
     open_apart: Callable[..., Engine], tmp_path: Path
 ) -> None:

@@ -235,7 +235,7 @@ class LoopLine:
             return 0
         except OSError as error:
             # not at once: who asks is not done with asking
-            self._loop.call_soon(self._end, MaybeDone(f"{_ENDED}: {error}"))
+            self._loop.call_soon(self._broke, self._socket, error)
             return len(data)
 
     def _readable(self) -> None:
@@ -262,6 +262,11 @@ class LoopLine:
         else:
             outcomes = [error_of(one) if isinstance(one, Failed) else one for one in done.outcomes]
             told(outcomes, done.seconds)
+
+    def _broke(self, line: socket.socket, error: Exception) -> None:
+        """A line is of no use any more; another may have taken its place meanwhile."""
+        if line is self._socket:
+            self._end(MaybeDone(f"{_ENDED}: {error}"))
 
     def _end(self, error: Exception) -> None:
         """Disconnect, and tell those who wait that there will be no answer."""
