@@ -20,7 +20,7 @@ multiply: Final = EXACT.multiply
 _TWELVE_PLACES: Final = Context(prec=13, Emin=0, rounding=ROUND_HALF_EVEN)
 QUANTUM: Final = Decimal("1e-12")
 ZERO: Final = Decimal(0)
-_ONE: Final = Decimal(1)
+ONE: Final = Decimal(1)
 # NUMERIC(38, 12) holds 26 digits before the point.
 LIMIT: Final = Decimal("1e26")
 
@@ -102,13 +102,13 @@ def parse_currency(value: str, field: str = "currency") -> str:
 def plain(number: Decimal) -> Decimal:
     """The same value with no exponent and no trailing zeros, as it is shown and stored."""
     text = str(number)
-    if _is_plain(text):
+    if "E" not in text and (text[-1] != "0" or "." not in text):
         return number or ZERO
     if not number:
         return ZERO
     if "E" not in text:
         return Decimal(text.rstrip("0").rstrip("."))
-    whole = number.quantize(_ONE, context=EXACT)
+    whole = number.quantize(ONE, context=EXACT)
     return whole if whole == number else number.normalize(EXACT)
 
 
@@ -147,6 +147,7 @@ __all__ = [
     "EXACT",
     "LIMIT",
     "NOT_A_NUMBER",
+    "ONE",
     "QUANTUM",
     "ZERO",
     "Amount",

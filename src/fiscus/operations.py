@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from fiscus.scopes import ScopeType
 
 NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-class Operation(NamedTuple):
+class Operation(Struct, frozen=True, array_like=True, gc=False):
     """A tenant's use of a resource, with the ids the caller gave; nothing is inferred."""
 
     tenant_id: str

@@ -18,7 +18,7 @@ from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import InternalError, NotFound, ServiceUnavailable
 from fiscus.groups import FutureSink
-from fiscus.ledger.commands import Command, Expire, Outcome, Record
+from fiscus.ledger.commands import Answer, Command, Expire, Outcome, Record
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.requests import settle_command
 from fiscus.ledger.workspace import Workspace
@@ -78,15 +78,16 @@ def test_a_command_that_breaks_half_way_has_changed_nothing(
     desk: Desk, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = desk.budget("10")
-    apply = fiscus.ledger.group.apply_record
+    handlers = fiscus.ledger.group.HANDLERS
+    apply = handlers[Record].apply
 
-    def breaks_after_charging(workspace: Workspace, command: Record) -> RecordAnswer:
+    def breaks_after_charging(workspace: Workspace, command: Record) -> Answer:
         answer = apply(workspace, command)
         if command.cost.resource_id == POISON:
             raise ZeroDivisionError
         return answer
 
-    monkeypatch.setattr(fiscus.ledger.group, "apply_record", breaks_after_charging)
+    monkeypatch.setitem(handlers, Record, handlers[Record]._replace(apply=breaks_after_charging))
     before, wrong, after = desk.outcomes(
         [
             desk.record_command("1"),
@@ -107,7 +108,7 @@ def test_a_value_the_store_refuses_fails_its_own_command_only(desk: Desk, store_
     budget = desk.budget("10")
     good = [desk.record_command("1"), desk.record_command("4")]
     # no request can carry a NUL this far; PostgreSQL refuses it, SQLite does not
-    operation = good[0].cost.operation._replace(resource_type="\x00")
+    operation = replace(good[0].cost.operation, resource_type="\x00")
     bad = replace(good[0], cost=replace(good[0].cost, operation=operation))
     first, refused, last = desk.outcomes([good[0], bad, good[1]])
     assert isinstance(first, RecordAnswer)

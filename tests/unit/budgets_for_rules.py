@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from fiscus.budgets.definitions import define
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, BudgetSpec
-from fiscus.budgets.rules import ONE, Demand
+from fiscus.budgets.rules import Demand
 from fiscus.costs.fx import Rate, convert
+from fiscus.money import ONE
 from fiscus.tenants import TenantSettings
 from fiscus.wire import convert as as_request
 

@@ -35,12 +35,11 @@ from fiscus.quotas.model import (
 )
 from fiscus.quotas.rules import (
     Demand,
-    crossed,
     decide,
     fits_at,
     give_back,
-    level,
     premium_owed,
+    reached,
 )
 from fiscus.scopes import ScopeType
 from fiscus.tenants import TenantSettings
@@ -94,22 +93,23 @@ def whole(balance: QuotaBalance) -> Decimal:
 @given(several=demands(), amount=amounts)
 def test_an_amount_is_taken_from_all_or_from_none(several: Sequence[Demand], amount: Decimal):
     decision = decide(several, amount)
-    rooms = [remaining(quota, one.used, one.burst_used) for quota, one in several]
+    rooms = [remaining(one.quota, one.balance.used, one.balance.burst_used) for one in several]
     assert decision.remaining == rooms
     assert decision.allowed == all(amount <= max(ZERO, room) for room in rooms)
     taken = amount if decision.allowed else ZERO
-    for (_, before), after in zip(several, decision.balances, strict=True):
-        assert whole(after) == add(whole(before), taken)
+    for demand, after in zip(several, decision.balances, strict=True):
+        assert whole(after) == add(whole(demand.balance), taken)
     assert len(decision.lines) == (len(several) if decision.allowed else 0)
 
 
 @given(several=demands(), amount=amounts)
 def test_the_allocation_is_used_before_the_burst(several: Sequence[Demand], amount: Decimal):
     decision = decide(several, amount)
-    for (quota, before), after, line in zip(
+    for demand, after, line in zip(
         several, decision.balances, decision.lines, strict=decision.allowed
     ):
-        assert line.burst == subtract(after.burst_used, before.burst_used)
+        quota = demand.quota
+        assert line.burst == subtract(after.burst_used, demand.balance.burst_used)
         assert ZERO <= line.burst <= line.amount == amount
         if line.burst:  # nothing is left of the allocation
             assert after.used >= quota.allocated_amount
@@ -133,11 +133,11 @@ def test_what_is_given_back_in_parts_leaves_every_balance_as_it_was(
     several: list[Demand], amount: Decimal, parts: list[Decimal]
 ):
     several = [
-        Demand(replace(quota, burst_premium_rate=Decimal("0.333333333333")), one)
-        for quota, one in several
+        replace(one, quota=replace(one.quota, burst_premium_rate=Decimal("0.333333333333")))
+        for one in several
     ]
     decision = decide(several, amount)
-    for (_, before), balance, line in zip(
+    for demand, balance, line in zip(
         several, decision.balances, decision.lines, strict=decision.allowed
     ):
         now, kept, reversed_premium = balance, line, ZERO
@@ -147,7 +147,7 @@ def test_what_is_given_back_in_parts_leaves_every_balance_as_it_was(
             now, kept = give_back(now, kept, wanted)
             assert kept.burst_released == min(kept.released, kept.burst)  # the burst first
             reversed_premium = add(reversed_premium, subtract(owed, premium_owed(kept)))
-        assert now == before
+        assert now == demand.balance
         assert reversed_premium == premium_owed(line)
         assert premium_owed(kept) == 0
 
@@ -174,11 +174,9 @@ def test_each_level_is_crossed_once_on_the_way_up(quota: Quota, steps: st.DataOb
         used = add(
             balance.used, (quota.allocated_amount * Decimal(part)).quantize(Decimal("1e-12"))
         )
-        after = replace(balance, used=used)
-        told += crossed(quota, balance, after)
-        balance = after
-        assert level(quota, balance) == (told[-1] if told else "ok")
-        assert crossed(quota, balance, balance) == []
+        told += reached(quota, used)[len(reached(quota, balance.used)) :]
+        balance = replace(balance, used=used)
+        assert reached(quota, balance.used) == ["ok", *told]
     assert told == ["warning_80", "critical_90", "exhausted_100"][: len(told)]
 
 
@@ -193,8 +191,8 @@ def test_each_level_is_crossed_once_on_the_way_up(quota: Quota, steps: st.DataOb
     ],
 )
 def test_levels_begin_at_their_shares(used: object, burst_used: int, expected: str) -> None:
-    balance = QuotaBalance(QuotaKey("a", "p"), "t", Decimal(str(used)), Decimal(burst_used))
-    assert level(make_quota(max_burst_amount=5), balance) == expected
+    quota = make_quota(max_burst_amount=5)
+    assert reached(quota, add(Decimal(str(used)), Decimal(burst_used)))[-1] == expected
 
 
 # -- when a denial fits

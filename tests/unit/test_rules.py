@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from fiscus.budgets.model import EnforcementAction
 from fiscus.budgets.rules import (
-    ONE,
     Demand,
     Hold,
     charge,
@@ -27,7 +26,7 @@ from fiscus.budgets.rules import (
     throttle_share,
 )
 from fiscus.costs.fx import Rate, convert
-from fiscus.money import QUANTUM
+from fiscus.money import ONE, QUANTUM
 from tests.unit.budgets_for_rules import NOW, amounts, demands, make_budget, make_demand
 
 HARD = (EnforcementAction.HARD_STOP, EnforcementAction.ESCALATE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from fiscus.errors import ValidationError
 from fiscus.operations import Operation
@@ -33,6 +34,6 @@ def test_anything_else_is_refused_by_name(text: str) -> None:
 def test_an_operation_is_attributed_to_its_most_specific_scope() -> None:
     operation = Operation("t", "llm", "p", "u", "f")
     assert operation.attributed_to() == (ScopeType.FEATURE, "f")
-    assert operation._replace(feature_id=None).attributed_to() == (ScopeType.USER, "u")
+    assert replace(operation, feature_id=None).attributed_to() == (ScopeType.USER, "u")
     assert Operation("t", "llm", "p").attributed_to() == (ScopeType.PROJECT, "p")
     assert Operation("t", "llm").attributed_to() == (ScopeType.TENANT, "t")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Final
 
@@ -37,6 +37,8 @@ class Matched(Struct, frozen=True):
 
 
 _MOST_MET: Final = 10_000
+_MOST_KNOWN: Final = 1_000
+_Ids = tuple[str | None, ...]
 _ByScopeId = dict[str, dict[str, "PreparedBudget"]]
 
 
@@ -162,6 +164,11 @@ class BudgetIndex:
         self._project: _ByScopeId = {}
         self._user: _ByScopeId = {}
         self._feature: _ByScopeId = {}
+        self._picky: set[str] = set()
+        """Budgets that do not count every operation of their scope."""
+        self._known: dict[_Ids, list[tuple[PreparedBudget, str]]] = {}
+        """What was found, by those of an operation's ids that it depends on; until a budget
+        changes."""
         for budget in budgets:
             self.put(budget)
 
@@ -177,14 +184,19 @@ class BudgetIndex:
     def put(self, budget: Budget) -> None:
         """Add a budget, or replace its earlier version."""
         self.remove(budget.budget_id)
+        self._known.clear()
         prepared = PreparedBudget(budget)
         self._by_id[budget.budget_id] = prepared
+        if not prepared.counts_all:
+            self._picky.add(budget.budget_id)
         scopes = self._of_type(budget.allocated_to_type)
         scopes.setdefault(budget.allocated_to_id, {})[budget.budget_id] = prepared
 
     def remove(self, budget_id: str) -> None:
         prepared = self._by_id.pop(budget_id, None)
         if prepared is not None:
+            self._known.clear()
+            self._picky.discard(budget_id)
             budget = prepared.budget
             scopes = self._of_type(budget.allocated_to_type)
             of_scope = scopes[budget.allocated_to_id]
@@ -192,22 +204,32 @@ class BudgetIndex:
             if not of_scope:
                 del scopes[budget.allocated_to_id]
 
-    def matches(self, operation: Operation) -> list[tuple[PreparedBudget, str]]:
+    def matches(self, operation: Operation) -> Sequence[tuple[PreparedBudget, str]]:
         """Every budget that counts this operation, with the scope id it is charged under."""
+        ids = (
+            operation.tenant_id if self._tenant else None,
+            operation.project_id if self._project else None,
+            operation.user_id if self._user else None,
+            operation.feature_id if self._feature else None,
+        )
+        known = self._known.get(ids)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[ids] = self._of_scopes(ids)
+        if self._picky:
+            return [one for one in known if one[0].counts_all or one[0].counts(operation)]
+        return known
+
+    def _of_scopes(self, ids: _Ids) -> list[tuple[PreparedBudget, str]]:
+        """The budgets of these scopes, from the tenant's to the feature's."""
         found: list[tuple[PreparedBudget, str]] = []
-        for scopes, scope_id in (
-            (self._tenant, operation.tenant_id),
-            (self._project, operation.project_id),
-            (self._user, operation.user_id),
-            (self._feature, operation.feature_id),
-        ):
-            if scope_id is None or not scopes:
-                continue
-            for of_scope in (scopes.get(scope_id), scopes.get(EVERY)):
-                if of_scope is not None:
-                    for prepared in of_scope.values():
-                        if prepared.counts_all or prepared.counts(operation):
-                            found.append((prepared, scope_id))  # noqa: PERF401 - it is one or two
+        kinds = (self._tenant, self._project, self._user, self._feature)
+        for scopes, scope_id in zip(kinds, ids, strict=True):
+            if scope_id is not None:
+                for wanted in (scope_id, EVERY):
+                    there = scopes.get(wanted, {})
+                    found += [(prepared, scope_id) for prepared in there.values()]
         return found
 
     def _of_type(self, kind: ScopeType) -> _ByScopeId:

@@ -192,7 +192,7 @@ class ReservationLine(Struct, frozen=True):
     rate_date: date
 
 
-class Reservation(Struct, frozen=True, kw_only=True):
+class Reservation(Struct, frozen=True):
     """Money held for an operation."""
 
     reservation_id: str

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
 from fiscus.money import (
     EXACT,
+    ONE,
     QUANTUM,
     ZERO,
     add,
@@ -28,7 +29,6 @@ from fiscus.money import (
     subtract,
 )
 
-ONE: Final = Decimal(1)
 _HALF: Final = QUANTUM / 2
 
 ALLOW: Final = "allow"
@@ -208,10 +208,22 @@ def _by_precedence(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> li
 
 
 def _deciding(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> int:
-    if len(demands) == 1:
-        return 0
-    ranks = list(map(_precedence, demands, verdicts))
-    return ranks.index(min(ranks))
+    """The first by `_precedence`, which is not asked where less tells."""
+    first = 0
+    for index in range(1, len(demands)):
+        one, other = demands[index], demands[first]
+        if verdicts[index].denies is not verdicts[first].denies:
+            is_before = verdicts[index].denies
+        elif one.budget.allocated_to_type is not other.budget.allocated_to_type:
+            is_before = (
+                one.budget.allocated_to_type.specificity
+                > other.budget.allocated_to_type.specificity
+            )
+        else:
+            is_before = _precedence(one, verdicts[index]) < _precedence(other, verdicts[first])
+        if is_before:
+            first = index
+    return first
 
 
 def max_allowed_cost(demands: Iterable[Demand], rooms: Iterable[Decimal]) -> Decimal | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fiscus.errors import CostCalculationError, ValidationError
-from fiscus.money import EXACT, LIMIT, parse_currency, plain, round_half_even
+from fiscus.money import EXACT, LIMIT, ONE, parse_currency, plain, round_half_even
 
 if TYPE_CHECKING:
     from currency_converter import CurrencyConverter
@@ -30,7 +30,6 @@ _RATE: Final = Context(prec=RATE_DIGITS, rounding=ROUND_HALF_EVEN)
 _READING: Final = Context(prec=EXACT.prec, traps=[])
 # From here on a product rounds to `LIMIT` or more.
 _OUT_OF_RANGE: Final = EXACT.subtract(LIMIT, Decimal("5e-13"))
-_ONE: Final = Decimal(1)
 _LEAST: Final = Decimal("1e-12")
 _MOST: Final = Decimal("1e12")
 _EURO: Final = "EUR"
@@ -47,6 +46,12 @@ class Rate(NamedTuple):
 
     value: Decimal
     as_of: date
+
+
+@lru_cache(maxsize=256)
+def rate_to_itself(on: date) -> Rate:
+    """What every currency is worth in itself."""
+    return Rate(ONE, on)
 
 
 class Rates(Protocol):
@@ -125,7 +130,7 @@ class EcbRates:
 
     def _work_out(self, source: str, target: str, on: date) -> Rate | None:
         if source == target:
-            return Rate(_ONE, on)
+            return rate_to_itself(on)
         fixed = self._fixed.get((source, target))
         if fixed is not None:
             return Rate(_rounded(fixed), on)
@@ -151,7 +156,7 @@ class EcbRates:
 
     def _per_euro_directly(self, currency: str, on: date) -> Rate | None:
         if currency == _EURO:
-            return Rate(_ONE, on)
+            return Rate(ONE, on)
         fixed = self._fixed.get((_EURO, currency))
         if fixed is not None:
             return Rate(fixed, on)
@@ -210,7 +215,7 @@ def _figures(table: CurrencyConverter, currency: str, file: Path | None) -> _Ser
         for ordinal in range(first.toordinal(), last.toordinal() + 1):
             day = date.fromordinal(ordinal)
             try:
-                value = table.convert(_ONE, _EURO, currency, day)
+                value = table.convert(ONE, _EURO, currency, day)
             except RateNotFoundError:
                 continue
             if not _is_rate(value):
@@ -234,7 +239,7 @@ def _both_ways(overrides: Mapping[tuple[str, str], Decimal]) -> dict[tuple[str, 
             )
         fixed[source, target] = value
     for (source, target), value in overrides.items():
-        fixed.setdefault((target, source), EXACT.divide(_ONE, value))
+        fixed.setdefault((target, source), EXACT.divide(ONE, value))
     return fixed
 
 

@@ -14,6 +14,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from fiscus.costs.model import CostRecord
 from fiscus.money import ZERO, add
 
@@ -51,7 +53,7 @@ class RollupKey(NamedTuple):
     """Start of the quarter hour, UTC."""
 
 
-class RollupSum(NamedTuple):
+class RollupSum(Struct, frozen=True, gc=False):
     """What is added to one bucket of one series."""
 
     cost_amount: Decimal

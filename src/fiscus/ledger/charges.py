@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from fiscus.budgets.calls import SettleAnswer
 from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import BudgetBalance, Reservation, ReservationStatus
-from fiscus.budgets.rules import ONE, charge
+from fiscus.budgets.rules import charge
 from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordBatchAnswer, RecordItem
-from fiscus.costs.fx import Rate, convert
+from fiscus.costs.fx import Rate, convert, rate_to_itself
 from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord
 from fiscus.errors import Conflict, ValidationError
 from fiscus.ids import uuid7
@@ -24,7 +24,7 @@ from fiscus.ledger.commands import Cost, Record, RecordBatch, Settle
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import close, current, require_reservation
 from fiscus.ledger.workspace import Workspace
-from fiscus.money import add, plain, ratio, subtract
+from fiscus.money import ONE, add, plain, ratio, subtract
 from fiscus.wire import decode, encode
 
 
@@ -142,7 +142,8 @@ def _exceeds(
 def _cost_of(reservation: Reservation, command: Settle) -> Cost:
     held = reservation.operation
     return Cost(
-        operation=held._replace(
+        operation=replace(
+            held,
             service_name=held.service_name or command.service_name,
             tags={**held.tags, **command.tags},
         ),
@@ -264,7 +265,7 @@ def _charge_budgets(
     lines: list[ChargedLine] = []
     unconverted = False
     day = cost.timestamp.date()
-    same = Rate(ONE, day)
+    same = rate_to_itself(day)
     for matched in find_matches(workspace, cost.operation, cost.timestamp):
         target = matched.budget.currency
         rate = same if target == currency else workspace.rates.rate(currency, target, day)

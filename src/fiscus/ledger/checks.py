@@ -22,7 +22,6 @@ from fiscus.budgets.rules import (
     DENY,
     ESCALATE,
     FROZEN,
-    ONE,
     THROTTLE,
     WARN,
     Decision,
@@ -33,14 +32,14 @@ from fiscus.budgets.rules import (
     max_allowed_cost,
     throttle_fits_at,
 )
-from fiscus.costs.fx import Rate, convert
+from fiscus.costs.fx import Rate, convert, rate_to_itself
 from fiscus.errors import ValidationError
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, CheckBatch
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
-from fiscus.money import ZERO, add, plain, ratio, subtract
+from fiscus.money import ONE, ZERO, add, plain, ratio, subtract
 from fiscus.periods import FAR_FUTURE
 
 _PENDING: Final = ReservationStatus.PENDING
@@ -96,7 +95,7 @@ def _demands(
     """What is asked of each budget, and the rate into its currency on the day of the check."""
     estimate = command.estimate
     day = command.now.date()
-    same = Rate(ONE, day)
+    same = rate_to_itself(day)
     demands: list[Demand] = []
     rates: list[Rate] = []
     for one in matched:
@@ -126,17 +125,17 @@ def _reserve(
     workspace: Workspace, command: Check, currency: str, lines: tuple[ReservationLine, ...]
 ) -> Reservation:
     operation = command.operation
-    reservation = Reservation(
-        reservation_id=uuid7(),
-        tenant_id=operation.tenant_id,
-        operation=operation,
-        operation_id=command.operation_id,
-        estimated_cost=command.estimate,
-        currency=currency,
-        status=_PENDING,
-        created_at=command.now,
-        expires_at=command.now + _hold_time(command.ttl_seconds),
-        lines=lines,
+    reservation = Reservation(  # by position, as answers are
+        uuid7(),
+        operation.tenant_id,
+        operation,
+        command.operation_id,
+        command.estimate,
+        currency,
+        _PENDING,
+        command.now,
+        command.now + _hold_time(command.ttl_seconds),
+        lines,
     )
     workspace.add_reservation(reservation)
     return reservation

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Final, assert_never
+from typing import Any, Final, NamedTuple
 
 import structlog
 from msgspec.structs import replace
@@ -77,6 +77,15 @@ MAX_ATTEMPTS: Final = 20
 MAX_KNOWN_SERIES: Final = 500_000
 KEEP_ENDED_QUOTAS: Final = timedelta(days=1)
 """How far a clock may go back and still meet the quotas of its time."""
+
+
+class Handler(NamedTuple):
+    """What is done with one type of command."""
+
+    plan: Callable[[Workspace, Any], None]
+    """Adds what it will read to the group's needs."""
+    apply: Callable[[Workspace, Any], Answer]
+    """Does it; may raise `MoreNeeded`, or a `FiscusError`, after which it is undone."""
 
 
 class GroupRunner:
@@ -191,27 +200,7 @@ class GroupRunner:
 def _plan(workspace: Workspace, command: Command) -> None:
     if command.idempotency is not None:
         workspace.needs.idempotency.add(command.idempotency.at)
-    match command:
-        case Check():
-            plan_check(workspace, command)
-        case CheckBatch():
-            plan_check_batch(workspace, command)
-        case Record():
-            plan_record(workspace, command)
-        case RecordBatch():
-            plan_record_batch(workspace, command)
-        case Settle() | Release() | Extend():
-            plan_on_reservation(workspace, command)
-        case Expire():
-            pass
-        case Consume():
-            plan_consume(workspace, command)
-        case ConsumeBatch():
-            plan_consume_batch(workspace, command)
-        case GiveBack():
-            plan_give_back(workspace, command)
-        case _:
-            assert_never(command)
+    HANDLERS[type(command)].plan(workspace, command)
 
 
 def _run(workspace: Workspace, command: Command) -> Outcome:
@@ -220,10 +209,10 @@ def _run(workspace: Workspace, command: Command) -> Outcome:
     try:
         idempotency = command.idempotency
         if idempotency is None:
-            return _apply(workspace, command)
+            return HANDLERS[type(command)].apply(workspace, command)
         stored = workspace.stored_answer(idempotency, command.now)
         if stored is None:
-            answer = _apply(workspace, command)
+            answer = HANDLERS[type(command)].apply(workspace, command)
             workspace.keep_answer(idempotency, encode(answer))
             return answer
         require_same_body(idempotency, stored)
@@ -237,34 +226,6 @@ def _run(workspace: Workspace, command: Command) -> Outcome:
         workspace.undo(mark)
         log.exception("command_failed", command=type(command).__name__)
         return InternalError("The command failed; it has changed nothing.")
-
-
-def _apply(workspace: Workspace, command: Command) -> Answer:
-    match command:
-        case Check():
-            return apply_check(workspace, command)
-        case CheckBatch():
-            return _apply_check_batch(workspace, command)
-        case Record():
-            return apply_record(workspace, command)
-        case RecordBatch():
-            return _apply_record_batch(workspace, command)
-        case Settle():
-            return apply_settle(workspace, command)
-        case Release():
-            return apply_release(workspace, command)
-        case Extend():
-            return apply_extend(workspace, command)
-        case Expire():
-            return apply_expire(workspace, command)
-        case Consume():
-            return apply_consume(workspace, command)
-        case ConsumeBatch():
-            return _apply_consume_batch(workspace, command)
-        case GiveBack():
-            return apply_give_back(workspace, command)
-        case _:
-            assert_never(command)
 
 
 def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> CheckBatchAnswer:
@@ -339,3 +300,24 @@ def _as_it_is_now(workspace: Workspace, tenant_id: str, answer: CheckAnswer) -> 
         reservation_status=reservation.status,
         expires_at=reservation.expires_at,
     )
+
+
+def _plan_nothing(_workspace: Workspace, _command: Expire) -> None:
+    """What is due is found when it is looked for."""
+
+
+# Looked up by type: asking for one type after the other takes longer than some commands do.
+HANDLERS: Final[dict[type[Command], Handler]] = {
+    Check: Handler(plan_check, apply_check),
+    CheckBatch: Handler(plan_check_batch, _apply_check_batch),
+    Record: Handler(plan_record, apply_record),
+    RecordBatch: Handler(plan_record_batch, _apply_record_batch),
+    Settle: Handler(plan_on_reservation, apply_settle),
+    Release: Handler(plan_on_reservation, apply_release),
+    Extend: Handler(plan_on_reservation, apply_extend),
+    Expire: Handler(_plan_nothing, apply_expire),
+    Consume: Handler(plan_consume, apply_consume),
+    ConsumeBatch: Handler(plan_consume_batch, _apply_consume_batch),
+    GiveBack: Handler(plan_give_back, apply_give_back),
+}
+"""What is done with each command."""

@@ -20,10 +20,10 @@ from fiscus.ledger.workspace import PlannedQuota, Workspace
 from fiscus.money import LIMIT, ZERO, add, plain, ratio, subtract
 from fiscus.operations import Operation
 from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaLine
+from fiscus.quotas.matching import MatchedQuota
 from fiscus.quotas.model import (
     Consumption,
     ConsumptionLine,
-    Quota,
     QuotaBalance,
     QuotaUsage,
     UsageKind,
@@ -31,12 +31,11 @@ from fiscus.quotas.model import (
 from fiscus.quotas.rules import (
     Decision,
     Demand,
-    crossed,
     decide,
     fits_at,
     give_back,
-    level,
     premium_owed,
+    reached,
 )
 
 NO_QUOTA: Final = "No quota matches this operation."
@@ -55,13 +54,12 @@ def plan_consume(workspace: Workspace, command: Consume) -> None:
     balances = workspace.needs.quota_balances
     found: list[PlannedQuota] = []
     for matched in workspace.tenant(operation.tenant_id).quotas.matches(operation, command.now):
-        quota, blank = matched.quota, matched.blank
         premium = None
-        if command.consume and quota.burst_premium_rate:
-            premium = _premium_operation(operation, quota.quota_id)
+        if command.consume and matched.quota.burst_premium_rate:
+            premium = _premium_operation(operation, matched.quota.quota_id)
             plan_matches(workspace, premium, command.now)
-        balances[blank.key] = blank
-        found.append(PlannedQuota(quota, blank, premium))
+        balances[matched.blank.key] = matched.blank
+        found.append(PlannedQuota(matched, premium))
     workspace.planned_quotas[id(operation)] = found
 
 
@@ -82,15 +80,39 @@ def apply_consume(workspace: Workspace, command: Consume) -> QuotaCheckAnswer:
     if not planned:
         settings = workspace.tenant(command.tenant_id).settings
         return _without_quota(required=settings.require_quota)
-    demands = [Demand(one.quota, workspace.quota_balance(one.blank.key)) for one in planned]
+    demands: list[Demand] = []
+    for one in planned:
+        matched = one.matched
+        demands.append(Demand(matched.quota, workspace.quota_balance(matched.blank.key)))
     decision = decide(demands, command.amount)
     if not decision.allowed:
-        return _denied(workspace, command, demands, decision)
-    if not command.consume:
-        lines = [_line(quota, balance, balance, ZERO) for quota, balance in demands]
-        return _allowed(command, lines, decision, None)
+        return _denied(workspace, command, planned, demands, decision)
+    consumption = _take(workspace, command, planned, decision) if command.consume else None
+    lines: list[QuotaLine] = []
+    for index, one in enumerate(planned):
+        before = demands[index].balance
+        if consumption is None:
+            lines.append(_line(one.matched, before, before, ZERO, ALLOW))
+        else:
+            after, burst = decision.balances[index], decision.lines[index].burst
+            lines.append(_line(one.matched, before, after, burst, ALLOW))
+    shown = lines[decision.deciding]
+    label = planned[decision.deciding].matched.label
+    message = f"{label} has room."
+    if shown.from_burst:
+        message = (
+            f"{label} is past its allocation: {plain(shown.from_burst)} of "
+            f"{plain(command.amount)} came from the burst, {shown.remaining_amount} left."
+        )
+    return _answer(lines, decision, consumption, None, message)
+
+
+def _take(
+    workspace: Workspace, command: Consume, planned: list[PlannedQuota], decision: Decision
+) -> Consumption:
+    """Take what was decided from each quota, with its history and its premium."""
     amount, now = command.amount, command.now
-    consumption = Consumption(  # by position, as below
+    consumption = Consumption(  # by position, as answers are
         uuid7(),
         command.tenant_id,
         command.operation,
@@ -101,17 +123,12 @@ def apply_consume(workspace: Workspace, command: Consume) -> QuotaCheckAnswer:
         decision.lines,
     )
     workspace.add_consumption(consumption)
-    lines: list[QuotaLine] = []
-    for one, demand, balance, taken in zip(
-        planned, demands, decision.balances, decision.lines, strict=True
-    ):
-        burst = taken.burst
+    for one, balance, line in zip(planned, decision.balances, decision.lines, strict=True):
         workspace.put_quota_balance(balance)
-        _keep_usage(workspace, consumption, balance, UsageKind.CONSUME, amount, burst, now)
-        lines.append(_line(one.quota, demand.balance, balance, burst))
+        _keep_usage(workspace, consumption, balance, UsageKind.CONSUME, amount, line.burst, now)
         if one.premium is not None:
-            _record_premium(workspace, one.premium, taken, premium_owed(taken), now)
-    return _allowed(command, lines, decision, consumption.consumption_id)
+            _record_premium(workspace, one.premium, line, premium_owed(line), now)
+    return consumption
 
 
 def apply_give_back(workspace: Workspace, command: GiveBack) -> ConsumptionView:
@@ -206,7 +223,7 @@ def _keep_usage(
 
 def _premium_operation(operation: Operation, quota_id: str) -> Operation:
     """What the premium of a burst is recorded for: the operation, tagged."""
-    return operation._replace(tags={"quota_id": quota_id, "charge": "burst"})
+    return replace(operation, tags={"quota_id": quota_id, "charge": "burst"})
 
 
 def _record_premium(
@@ -252,31 +269,22 @@ def _without_quota(*, required: bool) -> QuotaCheckAnswer:
     )
 
 
-def _allowed(
-    command: Consume, lines: list[QuotaLine], decision: Decision, consumption_id: str | None
-) -> QuotaCheckAnswer:
-    shown = lines[decision.deciding]
-    message = f"{_label(command, shown)} has room."
-    if shown.from_burst:
-        message = (
-            f"{_label(command, shown)} is past its allocation: {plain(shown.from_burst)} of "
-            f"{plain(command.amount)} came from the burst, {shown.remaining_amount} left."
-        )
-    return _answer(lines, decision, consumption_id, None, message)
-
-
 def _denied(
-    workspace: Workspace, command: Consume, demands: list[Demand], decision: Decision
+    workspace: Workspace,
+    command: Consume,
+    planned: list[PlannedQuota],
+    demands: list[Demand],
+    decision: Decision,
 ) -> QuotaCheckAnswer:
     lines = [
-        _line(quota, balance, balance, ZERO, DENY if denies else ALLOW)
-        for (quota, balance), denies in zip(demands, decision.denies, strict=True)
+        _line(one.matched, demand.balance, demand.balance, ZERO, DENY if denies else ALLOW)
+        for one, demand, denies in zip(planned, demands, decision.denies, strict=True)
     ]
     shown = lines[decision.deciding]
     whole = plain(add(shown.allocated_amount, shown.max_burst_amount))
     message = (
-        f"{_label(command, shown)} has no room: {shown.remaining_amount} of {whole} left, "
-        f"{plain(command.amount)} needed."
+        f"{planned[decision.deciding].matched.label} has no room: {shown.remaining_amount} of "
+        f"{whole} left, {plain(command.amount)} needed."
     )
     index = workspace.tenant(command.tenant_id).quotas
     moments = [
@@ -292,18 +300,21 @@ def _denied(
 def _answer(
     lines: list[QuotaLine],
     decision: Decision,
-    consumption_id: str | None,
+    consumption: Consumption | None,
     fits: datetime | None,
     message: str,
 ) -> QuotaCheckAnswer:
     shown = lines[decision.deciding]
+    least = shown.remaining_amount
+    for line in lines:
+        least = min(least, line.remaining_amount)
     return QuotaCheckAnswer(  # by position: with names it takes six times as long
         decision.allowed,
         len(lines),
         shown.quota_id,
-        consumption_id,
+        None if consumption is None else consumption.consumption_id,
         shown.remaining_amount,
-        max(ZERO, min([line.remaining_amount for line in lines])),
+        max(ZERO, least),
         fits,
         message,
         lines,
@@ -311,33 +322,33 @@ def _answer(
 
 
 def _line(
-    quota: Quota,
+    matched: MatchedQuota,
     before: QuotaBalance,
     after: QuotaBalance,
     from_burst: Decimal,
-    decision: str = ALLOW,
+    decision: str,
 ) -> QuotaLine:
     """A quota as it is after the decision; `before` is `after` when nothing was taken."""
+    quota = matched.quota
+    allocated, burst = quota.allocated_amount, quota.max_burst_amount
     used = add(after.used, after.burst_used)
-    whole = add(quota.allocated_amount, quota.max_burst_amount)
+    levels = reached(quota, used)
+    crossed: list[str] = []
+    if after is not before and len(levels) > 1:
+        crossed = levels[len(reached(quota, add(before.used, before.burst_used))) :]
     return QuotaLine(  # by position, as above
         quota.quota_id,
-        {"type": quota.scope_type.value, "id": after.key.scope_id},
-        quota.allocated_amount,
-        quota.max_burst_amount,
+        matched.scope,
+        allocated,
+        burst,
         after.used,
         after.burst_used,
-        plain(subtract(whole, used)),
-        ratio(used, quota.allocated_amount),
+        plain(subtract(add(allocated, burst), used)),
+        ratio(used, allocated),
         decision,
-        level(quota, after),
-        [] if after is before else crossed(quota, before, after),
+        levels[-1],
+        crossed,
         from_burst,
         quota.period_start,
         quota.period_end,
     )
-
-
-def _label(command: Consume, line: QuotaLine) -> str:
-    scope = line.scope
-    return f"The {command.operation.resource_type} quota of {scope['type']} {scope['id']}"

@@ -7,7 +7,9 @@ decided. A row that was not loaded raises `MoreNeeded`: the group starts again w
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from msgspec import Struct
 
 from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import (
@@ -33,7 +35,8 @@ from fiscus.ledger.port import (
     RecordedOperation,
 )
 from fiscus.operations import Operation
-from fiscus.quotas.model import Consumption, Quota, QuotaBalance, QuotaKey, QuotaUsage
+from fiscus.quotas.matching import MatchedQuota
+from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey, QuotaUsage
 
 _ABSENT: Final = object()
 
@@ -42,12 +45,10 @@ class MoreNeeded(Exception):
     """The group must start again with more loaded; its needs have been added already."""
 
 
-class PlannedQuota(NamedTuple):
+class PlannedQuota(Struct, frozen=True, gc=False):
     """A quota that an operation meets."""
 
-    quota: Quota
-    blank: QuotaBalance
-    """Its balance if nothing was used of it yet."""
+    matched: MatchedQuota
     premium: Operation | None
     """What the premium of its burst would be recorded as; None when it has none."""
 

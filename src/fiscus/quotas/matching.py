@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from fiscus.operations import Operation
 from fiscus.quotas.model import Quota, QuotaBalance, QuotaKey
 from fiscus.scopes import EVERY, ScopeType
 
 
-class MatchedQuota(NamedTuple):
-    """A quota that an operation meets at one moment, for one of its ids."""
+class MatchedQuota(Struct, frozen=True, gc=False):
+    """A quota that an operation meets, for one of its ids."""
 
     quota: Quota
     scope_id: str
     blank: QuotaBalance
     """The balance if nothing was used yet."""
+    scope: dict[str, str]
+    """The scope as answers show it."""
+    label: str
+    """What messages call the quota."""
 
 
+_MOST_KNOWN: Final = 1_000
+_Ids = tuple[str | None, ...]
 _Place = tuple[str, str]
 """Scope id or `*`, and resource type."""
 _Places = dict[_Place, dict[str, MatchedQuota]]
@@ -38,6 +46,8 @@ class QuotaIndex:
         self._project: _Places = {}
         self._user: _Places = {}
         self._feature: _Places = {}
+        self._known: dict[_Ids, list[MatchedQuota]] = {}
+        """What was found, by all of an operation that it depends on; until a quota changes."""
         for quota in quotas:
             self.put(quota)
 
@@ -53,6 +63,7 @@ class QuotaIndex:
             self.remove(quota.quota_id)
         else:
             heappush(self._ends, (quota.period_end, quota.quota_id))
+        self._known.clear()
         self._by_id[quota.quota_id] = quota
         there = self._places(quota.scope_type).setdefault(_place(quota), {})
         there[quota.quota_id] = _matched(quota, quota.scope_id)
@@ -60,6 +71,7 @@ class QuotaIndex:
     def remove(self, quota_id: str) -> None:
         quota = self._by_id.pop(quota_id, None)
         if quota is not None:
+            self._known.clear()
             places, place = self._places(quota.scope_type), _place(quota)
             there = places[place]
             del there[quota_id]
@@ -79,24 +91,29 @@ class QuotaIndex:
 
     def matches(self, operation: Operation, moment: datetime) -> list[MatchedQuota]:
         """Every quota that counts this operation at `moment`."""
+        ids = (
+            operation.resource_type,
+            operation.tenant_id if self._tenant else None,
+            operation.project_id if self._project else None,
+            operation.user_id if self._user else None,
+            operation.feature_id if self._feature else None,
+        )
+        known = self._known.get(ids)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[ids] = self._of_any_time(*ids)
+        return [one for one in known if one.quota.period_start <= moment < one.quota.period_end]
+
+    def _of_any_time(self, resource_type: str, *scope_ids: str | None) -> list[MatchedQuota]:
+        """The quotas of all periods for these ids, from the tenant's to the feature's."""
         found: list[MatchedQuota] = []
-        resource_type = operation.resource_type
-        for places, scope_id in (
-            (self._tenant, operation.tenant_id),
-            (self._project, operation.project_id),
-            (self._user, operation.user_id),
-            (self._feature, operation.feature_id),
-        ):
-            if scope_id is None or not places:
-                continue
-            for wanted in (scope_id, EVERY):
-                there = places.get((wanted, resource_type))
-                if there is None:
-                    continue
-                for one in there.values():
-                    quota = one.quota
-                    if quota.period_start <= moment < quota.period_end:
-                        found.append(one if wanted == scope_id else _matched(quota, scope_id))
+        kinds = (self._tenant, self._project, self._user, self._feature)
+        for places, scope_id in zip(kinds, scope_ids, strict=True):
+            if scope_id is not None:
+                found += places.get((scope_id, resource_type), {}).values()
+                for one in places.get((EVERY, resource_type), {}).values():
+                    found.append(_matched(one.quota, scope_id))
         return found
 
     def _places(self, kind: ScopeType) -> _Places:
@@ -116,5 +133,11 @@ def _place(quota: Quota) -> _Place:
 
 
 def _matched(quota: Quota, scope_id: str) -> MatchedQuota:
-    blank = QuotaBalance(QuotaKey(quota.quota_id, scope_id), quota.tenant_id)
-    return MatchedQuota(quota, scope_id, blank)
+    kind = quota.scope_type.value
+    return MatchedQuota(
+        quota,
+        scope_id,
+        QuotaBalance(QuotaKey(quota.quota_id, scope_id), quota.tenant_id),
+        {"type": kind, "id": scope_id},
+        f"The {quota.resource_type} quota of {kind} {scope_id}",
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -32,14 +32,14 @@ LEVELS: Final = (
 """Shares of the allocation and what they are called, from the lowest."""
 
 
-class Demand(NamedTuple):
+class Demand(Struct, frozen=True, gc=False):
     """A quota that an operation meets, and what is used of it."""
 
     quota: Quota
     balance: QuotaBalance
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """Whether the amount is there; balances and lines are those after it was taken."""
 
     allowed: bool
@@ -63,19 +63,24 @@ def decide(demands: Sequence[Demand], amount: Decimal) -> Decision:
     left: list[Decimal] = []
     denies: list[bool] = []
     ranks: list[tuple[bool, int, Decimal, str]] = []
-    for quota, balance in demands:
+    for demand in demands:
+        quota, balance = demand.quota, demand.balance
         room = remaining(quota, balance.used, balance.burst_used)
         denied = amount > room and amount > ZERO
         left.append(room)
         denies.append(denied)
         ranks.append((not denied, -quota.scope_type.specificity, room, quota.quota_id))
     deciding = ranks.index(min(ranks))
-    if any(denies):
-        balances = [balance for _, balance in demands]
+    balances: list[QuotaBalance] = []
+    lines: list[ConsumptionLine] = []
+    if True in denies:
+        balances += [demand.balance for demand in demands]
         return Decision(False, deciding, left, denies, balances, ())
-    taken = [_take(quota, balance, amount) for quota, balance in demands]
-    balances, lines = [one for one, _ in taken], tuple([line for _, line in taken])
-    return Decision(True, deciding, left, denies, balances, lines)
+    for demand in demands:
+        balance, line = _take(demand.quota, demand.balance, amount)
+        balances.append(balance)
+        lines.append(line)
+    return Decision(True, deciding, left, denies, balances, tuple(lines))
 
 
 def give_back(
@@ -128,26 +133,17 @@ def premium_owed(line: ConsumptionLine) -> Decimal:
     return round_half_even(multiply(line.premium_rate, held))
 
 
-def level(quota: Quota, balance: QuotaBalance) -> str:
-    """How full a quota is, by what is used of its allocation, burst included."""
-    return _reached(quota, balance)[-1]
+def reached(quota: Quota, used: Decimal) -> list[str]:
+    """The levels that a quota is at or above, from the lowest, which is `ok`.
 
-
-def crossed(quota: Quota, before: QuotaBalance, after: QuotaBalance) -> list[str]:
-    """The levels that were reached between two balances, from the lowest."""
-    reached = _reached(quota, after)
-    return [] if len(reached) == 1 else reached[len(_reached(quota, before)) :]
-
-
-def _reached(quota: Quota, balance: QuotaBalance) -> list[str]:
-    """The levels that a quota is at or above, from the lowest, which is `ok`."""
-    used = add(balance.used, balance.burst_used)
-    reached = [OK]
+    They go by what is used of its allocation, burst included.
+    """
+    names = [OK]
     for share, name in LEVELS:
         if used < multiply(quota.allocated_amount, share):
             break
-        reached.append(name)
-    return reached
+        names.append(name)
+    return names
 
 
 def _take(

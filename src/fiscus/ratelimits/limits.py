@@ -13,7 +13,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Final, NamedTuple
 
 from fiscus.clock import EPOCH, to_us
-from fiscus.money import EXACT
+from fiscus.money import EXACT, ONE
 from fiscus.ratelimits.model import (
     CalendarUnit,
     Emergency,
@@ -29,7 +29,6 @@ HOURS_OF_WEEK: Final = 168
 MIN_WEEKS: Final = 2
 """Weeks of use that must be known before a usage pattern says anything."""
 
-_ONE: Final = Decimal(1)
 _MINUTE_US: Final = 60_000_000
 _SECONDS_US: Final = 1_000_000
 
@@ -103,11 +102,11 @@ def effective_limit(state: PolicyState, now: datetime) -> int:
 
 def greatest_limit(policy: Policy, emergency: int = 0) -> int:
     """The most that the effective limit can come to, for checking that it can be counted."""
-    highest = max((hours.multiplier for hours in policy.overrides.time_of_day), default=_ONE)
-    factor = max(_ONE, highest)
+    highest = max((hours.multiplier for hours in policy.overrides.time_of_day), default=ONE)
+    factor = max(ONE, highest)
     if policy.overrides.usage_pattern is not None:
         factor = EXACT.multiply(factor, policy.overrides.usage_pattern.max_multiplier)
-    product = EXACT.multiply(Decimal(policy.limit_value), max(_ONE, factor))
+    product = EXACT.multiply(Decimal(policy.limit_value), max(ONE, factor))
     return int(product.to_integral_value(rounding=ROUND_FLOOR)) + emergency
 
 
@@ -153,7 +152,7 @@ def _of_hour(ranges: list[HourRange], hour: int) -> Decimal:
     for hours in ranges:
         if is_within(hours, hour):
             return hours.multiplier
-    return _ONE
+    return ONE
 
 
 def _of_pattern(
@@ -161,7 +160,7 @@ def _of_pattern(
 ) -> Decimal:
     total = sum(hourly_load)
     if pattern is None or total == 0:
-        return _ONE
+        return ONE
     load = hourly_load[local.weekday() * 24 + local.hour]
     # usual load of this hour over the average one, to 12 places
     usual = EXACT.divide(Decimal(load * HOURS_OF_WEEK), Decimal(total)).quantize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fiscus.stores.sql.bulk import Row, Statement
+
+T = TypeVar("T")
 
 
 class Values(Protocol):
@@ -18,6 +20,18 @@ class Values(Protocol):
     def read_time(self, value: Any) -> datetime: ...
     def read_date(self, value: Any) -> date: ...
     def read_amount(self, value: Any) -> Decimal: ...
+
+
+class Written(dict[T, Any]):
+    """Values as the database takes them, each made once: most rows of a group share theirs."""
+
+    def __init__(self, make: Callable[[T], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, value: T) -> Any:
+        made = self[value] = self._make(value)
+        return made
 
 
 class Driver(Values, Protocol):

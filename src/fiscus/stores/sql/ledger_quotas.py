@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from fiscus.quotas.model import (
     QuotaUsage,
 )
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Values
+from fiscus.stores.sql.driver import Values, Written
 from fiscus.wire import decode
 
 _Lines: Final = tuple[ConsumptionLine, ...]
@@ -129,6 +130,7 @@ class QuotaRows:
 
     def __init__(self, values: Values) -> None:
         self._values = values
+        self._time: Written[datetime] = Written(values.time)
 
     def balances(self, rows: list[Row]) -> dict[QuotaKey, QuotaBalance]:
         read_amount = self._values.read_amount
@@ -187,7 +189,7 @@ class QuotaRows:
             operation.user_id,
             operation.feature_id,
             one.operation_id,
-            values.time(one.created_at),
+            self._time[one.created_at],
             _encode_lines(one.lines).decode(),
         )
 
@@ -200,10 +202,10 @@ class QuotaRows:
         amount = values.amount
         return (
             one.usage_id,
-            values.time(one.at),
+            self._time[one.at],
             consumption.tenant_id,
             *one.key,
-            str(one.kind),
+            one.kind.value,
             amount(one.amount),
             amount(one.burst),
             amount(one.used_after),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from fiscus.budgets.model import BudgetBalance, Reservation
 from fiscus.costs.model import CostRecord
@@ -12,7 +12,7 @@ from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Values
+from fiscus.stores.sql.driver import Values, Written
 from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
 from fiscus.wire import encode
 
@@ -193,28 +193,13 @@ _DROP_ANSWERS = """
 """
 
 
-T = TypeVar("T")
-
-
-class _Written(dict[T, Any]):
-    """Values as the database takes them, each made once: most rows of a group share theirs."""
-
-    def __init__(self, make: Callable[[T], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, value: T) -> Any:
-        made = self[value] = self._make(value)
-        return made
-
-
 class LedgerWriter:
     """A group's changes as bulk statements, by the database's way of taking values."""
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._time: _Written[datetime] = _Written(values.time)
-        self._day: _Written[date] = _Written(date.isoformat)
+        self._time: Written[datetime] = Written(values.time)
+        self._day: Written[date] = Written(date.isoformat)
 
     def statements(
         self,
