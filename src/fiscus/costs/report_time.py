@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from fiscus.costs.port import Stretch
 from fiscus.costs.report_model import Granularity
-from fiscus.costs.rollups import BUCKET_SECONDS, bucket_of, quarter_hours_within
+from fiscus.costs.rollups import QUARTER_HOUR, bucket_of, quarter_hours_within
 from fiscus.errors import ValidationError
 from fiscus.zones import day_start, month_start, zone_of
 
@@ -19,7 +19,6 @@ MAX_RANGE: Final = timedelta(days=3660)
 MAX_PERIODS: Final = 10_000
 _OLDEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NEWEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
-_QUARTER: Final = timedelta(seconds=BUCKET_SECONDS)
 
 
 class TimeRange(NamedTuple):
@@ -44,7 +43,7 @@ def report_range(
 
     Raises `ValidationError` naming the date that is wrong.
     """
-    end = _within_reach(bucket_of(now) + _QUARTER if end is None else end, "end_date")
+    end = _within_reach(bucket_of(now) + QUARTER_HOUR if end is None else end, "end_date")
     if start is None:
         day = _local_day(min(now, end - timedelta(microseconds=1)), timezone)
         start = day_start(day.replace(day=1).toordinal(), timezone)
@@ -160,11 +159,11 @@ def _hour_at(moment: datetime, timezone: str) -> tuple[str, datetime]:
     begun = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
     following = moment + (timedelta(hours=1) - begun)
     # The clocks may change in between, on a quarter hour.
-    change = bucket_of(moment) + _QUARTER
+    change = bucket_of(moment) + QUARTER_HOUR
     while change < following:
         if change.astimezone(zone).utcoffset() != local.utcoffset():
             following = change
-        change += _QUARTER
+        change += QUARTER_HOUR
     # By its text, to keep the offset of `moment`: the full hour before may have had another.
     text = local.isoformat(timespec="hours")
     return f"{text[:13]}:00:00{text[13:]}", following

@@ -19,7 +19,7 @@ from msgspec import Struct
 from fiscus.costs.model import CostRecord
 from fiscus.money import ZERO, add
 
-BUCKET_SECONDS: Final = 900
+QUARTER_HOUR: Final = timedelta(minutes=15)
 _SERIES_KEPT: Final = 30_000
 
 
@@ -88,11 +88,7 @@ _Dimensions = tuple[
 
 def bucket_of(moment: datetime) -> datetime:
     """The start of the quarter hour `moment` falls in."""
-    return _bucket_of(moment if moment.tzinfo is UTC else moment.astimezone(UTC))
-
-
-@lru_cache(maxsize=256)
-def _bucket_of(utc: datetime) -> datetime:
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     return utc.replace(minute=utc.minute // 15 * 15, second=0, microsecond=0)
 
 
@@ -100,7 +96,7 @@ def quarter_hours_within(start: datetime, end: datetime) -> tuple[datetime, date
     """The whole quarter hours of `[start, end)`, from first start to last end; None without one."""
     first = bucket_of(start)
     if first < start:
-        first += timedelta(seconds=BUCKET_SECONDS)
+        first += QUARTER_HOUR
     last = bucket_of(end)
     return (first, last) if first < last else None
 

@@ -41,6 +41,8 @@ from fiscus.quotas.rules import (
 NO_QUOTA: Final = "No quota matches this operation."
 _numbers: Final = count(time_ns())
 """Of rows of history: they grow, also after a restart."""
+_CONSUME: Final = UsageKind.CONSUME
+_RELEASE: Final = UsageKind.RELEASE
 ALLOW: Final = "allow"
 DENY: Final = "deny"
 
@@ -124,8 +126,10 @@ def _take(
     )
     workspace.add_consumption(consumption)
     for one, balance, line in zip(planned, decision.balances, decision.lines, strict=True):
-        workspace.put_quota_balance(balance)
-        _keep_usage(workspace, consumption, balance, UsageKind.CONSUME, amount, line.burst, now)
+        number = next(_numbers)
+        workspace.use_quota(
+            QuotaUsage(number, consumption, balance, now, _CONSUME, amount, line.burst)
+        )
         if one.premium is not None:
             _record_premium(workspace, one.premium, line, premium_owed(line), now)
     return consumption
@@ -188,9 +192,9 @@ def _give_back(
     for line in consumption.lines:
         balance, changed = give_back(workspace.quota_balance(line.key), line, amount)
         lines.append(changed)
-        workspace.put_quota_balance(balance)
         burst = subtract(changed.burst_released, line.burst_released)
-        _keep_usage(workspace, consumption, balance, UsageKind.RELEASE, amount, burst, now)
+        number = next(_numbers)
+        workspace.use_quota(QuotaUsage(number, consumption, balance, now, _RELEASE, amount, burst))
         if burst:
             reversal = subtract(premium_owed(changed), premium_owed(line))
             operation = _premium_operation(consumption.operation, line.key.quota_id)
@@ -203,22 +207,6 @@ def _give_back(
     )
     workspace.put_consumption(changed_consumption)
     return changed_consumption
-
-
-def _keep_usage(
-    workspace: Workspace,
-    consumption: Consumption,
-    balance: QuotaBalance,
-    kind: UsageKind,
-    amount: Decimal,
-    burst: Decimal,
-    now: datetime,
-) -> None:
-    """A row of the quota's history; `balance` is how it stands after."""
-    used = add(balance.used, balance.burst_used)
-    workspace.add_quota_usage(
-        QuotaUsage(next(_numbers), consumption, balance.key, now, kind, amount, burst, used)
-    )
 
 
 def _premium_operation(operation: Operation, quota_id: str) -> Operation:

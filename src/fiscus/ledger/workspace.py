@@ -6,7 +6,7 @@ decided. A row that was not loaded raises `MoreNeeded`: the group starts again w
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from msgspec import Struct
@@ -19,9 +19,10 @@ from fiscus.budgets.model import (
     ReservationStatus,
 )
 from fiscus.budgets.rules import Hold
+from fiscus.clock import EPOCH
 from fiscus.costs.fx import Rates
 from fiscus.costs.model import CostRecord
-from fiscus.costs.rollups import RollupKey, bucket_of, series_of, sum_of
+from fiscus.costs.rollups import QUARTER_HOUR, RollupKey, bucket_of, series_of, sum_of
 from fiscus.idempotency import Idempotency, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
@@ -39,6 +40,7 @@ from fiscus.quotas.matching import MatchedQuota
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey, QuotaUsage
 
 _ABSENT: Final = object()
+_NO_TIME: Final = timedelta()
 
 
 class MoreNeeded(Exception):
@@ -71,6 +73,7 @@ class Workspace:
         self._known_series = known_series
         self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
         self._checked_due: dict[str, datetime] = {}
+        self._bucket = EPOCH
         self.planned: dict[int, list[Matched]] = {}
         """What planning found, by the `id` of the operation, which its command keeps alive."""
         self.planned_quotas: dict[int, list[PlannedQuota]] = {}
@@ -236,10 +239,9 @@ class Workspace:
         found = self._loaded.quota_balances.get(key)
         return self.needs.quota_balances[key] if found is None else found
 
-    def put_quota_balance(self, balance: QuotaBalance) -> None:
-        self._put(self.changes.quota_balances, balance.key, balance)
-
-    def add_quota_usage(self, usage: QuotaUsage) -> None:
+    def use_quota(self, usage: QuotaUsage) -> None:
+        """Keep a quota's new balance, and how it came to it as a row of its history."""
+        self._put(self.changes.quota_balances, usage.balance.key, usage.balance)
         self._put(self.changes.quota_usage, usage.usage_id, usage)
 
     def need_consumption(self, consumption_id: str, tenant_id: str) -> None:
@@ -282,7 +284,7 @@ class Workspace:
         series = series_of(record, self.tenant(record.tenant_id).settings.rollup_tags)
         if series.series_id not in self._known_series and series.series_id not in changes.series:
             self._put(changes.series, series.series_id, series)
-        key = RollupKey(record.tenant_id, series.series_id, bucket_of(record.timestamp))
+        key = RollupKey(record.tenant_id, series.series_id, self._bucket_of(record.timestamp))
         before = changes.rollups.get(key)
         added = sum_of(record)
         self._put(changes.rollups, key, added if before is None else before.plus(added))
@@ -295,6 +297,12 @@ class Workspace:
                 record.currency,
             )
             self._put(changes.operations, (record.tenant_id, record.operation_id), operation)
+
+    def _bucket_of(self, moment: datetime) -> datetime:
+        """Most records of a group are of one quarter hour."""
+        if not _NO_TIME <= moment - self._bucket < QUARTER_HOUR:
+            self._bucket = bucket_of(moment)
+        return self._bucket
 
     # -- idempotency
 

@@ -200,13 +200,12 @@ class QuotaUsage(Struct, frozen=True):
     usage_id: int
     """Orders what happened to a quota at one moment."""
     consumption: Consumption
-    key: QuotaKey
+    balance: QuotaBalance
+    """As it stood after."""
     at: datetime
     kind: UsageKind
     amount: Decimal
     burst: Decimal
-    used_after: Decimal
-    """Allocation and burst together."""
 
 
 class RequestStatus(StrEnum):

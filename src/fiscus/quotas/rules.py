@@ -62,15 +62,12 @@ def decide(demands: Sequence[Demand], amount: Decimal) -> Decision:
     """
     left: list[Decimal] = []
     denies: list[bool] = []
-    ranks: list[tuple[bool, int, Decimal, str]] = []
     for demand in demands:
-        quota, balance = demand.quota, demand.balance
-        room = remaining(quota, balance.used, balance.burst_used)
-        denied = amount > room and amount > ZERO
+        balance = demand.balance
+        room = remaining(demand.quota, balance.used, balance.burst_used)
         left.append(room)
-        denies.append(denied)
-        ranks.append((not denied, -quota.scope_type.specificity, room, quota.quota_id))
-    deciding = ranks.index(min(ranks))
+        denies.append(amount > room and amount > ZERO)
+    deciding = _deciding(demands, left, denies)
     balances: list[QuotaBalance] = []
     lines: list[ConsumptionLine] = []
     if True in denies:
@@ -81,6 +78,22 @@ def decide(demands: Sequence[Demand], amount: Decimal) -> Decision:
         balances.append(balance)
         lines.append(line)
     return Decision(True, deciding, left, denies, balances, tuple(lines))
+
+
+def _deciding(demands: Sequence[Demand], left: list[Decimal], denies: list[bool]) -> int:
+    """See `decide`."""
+    first = 0
+    for index in range(1, len(demands)):
+        one, other = demands[index].quota, demands[first].quota
+        if denies[index] is not denies[first]:
+            is_before = denies[index]
+        elif one.scope_type is not other.scope_type:
+            is_before = one.scope_type.specificity > other.scope_type.specificity
+        else:
+            is_before = (left[index], one.quota_id) < (left[first], other.quota_id)
+        if is_before:
+            first = index
+    return first
 
 
 def give_back(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from fiscus.stores.sql.bulk import Row, Statement
 
@@ -23,7 +23,10 @@ class Values(Protocol):
 
 
 class Written(dict[T, Any]):
-    """Values as the database takes them, each made once: most rows of a group share theirs."""
+    """Values as the database takes them, each made once: for those that many rows have in common.
+
+    That an equal value was made is found by its hash, which a time works out once, and slowly.
+    """
 
     def __init__(self, make: Callable[[T], Any]) -> None:
         super().__init__()
@@ -32,6 +35,22 @@ class Written(dict[T, Any]):
     def __missing__(self, value: T) -> Any:
         made = self[value] = self._make(value)
         return made
+
+
+class Repeated(Generic[T]):
+    """As `Written`, for values that rows one after the other may have in common: it keeps one."""
+
+    __slots__ = ("_made", "_make", "_value")
+
+    def __init__(self, make: Callable[[T], Any]) -> None:
+        self._make = make
+        self._value: T | None = None
+        self._made: Any = None
+
+    def __call__(self, value: T) -> Any:
+        if value != self._value:
+            self._value, self._made = value, self._make(value)
+        return self._made
 
 
 class Driver(Values, Protocol):

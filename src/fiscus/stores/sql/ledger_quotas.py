@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from fiscus.ledger.port import Changes
+from fiscus.money import add
 from fiscus.operations import Operation
 from fiscus.quotas.model import (
     Consumption,
@@ -18,7 +19,7 @@ from fiscus.quotas.model import (
     QuotaUsage,
 )
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Values, Written
+from fiscus.stores.sql.driver import Repeated, Values
 from fiscus.wire import decode
 
 _Lines: Final = tuple[ConsumptionLine, ...]
@@ -107,7 +108,8 @@ _USAGE = Columns(
     used_after="numeric",
     consumption_id="uuid",
 )
-_ADD_USAGE = insert("quota_usage")
+# every column has a value, so there is none to leave out
+_ADD_USAGE = f"INSERT INTO quota_usage ({_USAGE.list}) SELECT {_USAGE.list} FROM {{rows}}"
 
 
 def quotas_after(tenant_id: str, after_version: int, ending_after: object) -> Statement:
@@ -130,7 +132,7 @@ class QuotaRows:
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._time: Written[datetime] = Written(values.time)
+        self._time: Repeated[datetime] = Repeated(values.time)
 
     def balances(self, rows: list[Row]) -> dict[QuotaKey, QuotaBalance]:
         read_amount = self._values.read_amount
@@ -189,7 +191,7 @@ class QuotaRows:
             operation.user_id,
             operation.feature_id,
             one.operation_id,
-            self._time[one.created_at],
+            self._time(one.created_at),
             _encode_lines(one.lines).decode(),
         )
 
@@ -199,16 +201,16 @@ class QuotaRows:
 
     def _usage_row(self, one: QuotaUsage) -> Row:
         values, consumption = self._values, one.consumption
-        amount = values.amount
+        amount, balance = values.amount, one.balance
         return (
             one.usage_id,
-            self._time[one.at],
+            self._time(one.at),
             consumption.tenant_id,
-            *one.key,
+            *balance.key,
             one.kind.value,
             amount(one.amount),
             amount(one.burst),
-            amount(one.used_after),
+            amount(add(balance.used, balance.burst_used)),
             consumption.consumption_id,
         )
 

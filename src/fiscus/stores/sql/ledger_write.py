@@ -12,7 +12,7 @@ from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Values, Written
+from fiscus.stores.sql.driver import Repeated, Values, Written
 from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
 from fiscus.wire import encode
 
@@ -199,6 +199,8 @@ class LedgerWriter:
     def __init__(self, values: Values) -> None:
         self._values = values
         self._time: Written[datetime] = Written(values.time)
+        self._began: Repeated[datetime] = Repeated(values.time)
+        self._ends: Repeated[datetime] = Repeated(values.time)
         self._day: Written[date] = Written(date.isoformat)
 
     def statements(
@@ -293,8 +295,8 @@ class LedgerWriter:
             operation.service_name,
             _json_or_none(operation.tags),
             reservation.operation_id,
-            self._time[reservation.created_at],
-            self._time[reservation.expires_at],
+            self._began(reservation.created_at),
+            self._ends(reservation.expires_at),
             reservation.record_id,
             None if reservation.actual_cost is None else values.amount(reservation.actual_cost),
             reservation.settlement.decode() if reservation.settlement else None,
@@ -326,7 +328,7 @@ class LedgerWriter:
         return (
             reservation.reservation_id,
             str(reservation.status),
-            self._time[reservation.expires_at],
+            self._ends(reservation.expires_at),
             reservation.record_id,
             None if reservation.actual_cost is None else values.amount(reservation.actual_cost),
             reservation.settlement.decode() if reservation.settlement else None,
@@ -337,9 +339,9 @@ class LedgerWriter:
         quantity = record.usage_quantity
         return (
             record.record_id,
-            self._time[record.timestamp],
+            self._began(record.timestamp),
             record.tenant_id,
-            self._time[record.recorded_at],
+            self._ends(record.recorded_at),
             record.resource_type,
             values.amount(record.cost_amount),
             record.currency,
