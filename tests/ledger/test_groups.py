@@ -107,9 +107,10 @@ def test_a_command_that_breaks_half_way_has_changed_nothing(
 def test_a_value_the_store_refuses_fails_its_own_command_only(desk: Desk, store_url: str) -> None:
     budget = desk.budget("10")
     good = [desk.record_command("1"), desk.record_command("4")]
+    other = desk.record_command("1")
     # no request can carry a NUL this far; PostgreSQL refuses it, SQLite does not
-    operation = replace(good[0].cost.operation, resource_type="\x00")
-    bad = replace(good[0], cost=replace(good[0].cost, operation=operation))
+    operation = replace(other.cost.operation, resource_type="\x00")
+    bad = replace(other, cost=replace(other.cost, operation=operation))
     first, refused, last = desk.outcomes([good[0], bad, good[1]])
     assert isinstance(first, RecordAnswer)
     assert isinstance(last, RecordAnswer)

@@ -11,6 +11,7 @@ import pytest
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.model import Budget
 from fiscus.errors import ServiceUnavailable
+from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.degraded import DegradedDecisions
@@ -34,6 +35,7 @@ def check(**fields: Any) -> Check:
         currency=None,
         reserve=True,
         ttl_seconds=60,
+        reservation_id=uuid7(),
         now=NOW,
     )
 

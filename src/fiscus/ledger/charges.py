@@ -19,7 +19,6 @@ from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordBatchAnswer, Rec
 from fiscus.costs.fx import Rate, convert, rate_to_itself
 from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord
 from fiscus.errors import Conflict, ValidationError
-from fiscus.ids import uuid7
 from fiscus.ledger.commands import Cost, Record, RecordBatch, Settle
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import close, current, require_reservation
@@ -53,6 +52,7 @@ def apply_record(workspace: Workspace, command: Record) -> RecordAnswer:
         settle = Settle(
             tenant_id=command.tenant_id,
             reservation_id=command.reservation_id,
+            record_id=cost.record_id,
             actual_cost=cost.amount,
             now=command.now,
             currency=cost.currency,
@@ -147,6 +147,7 @@ def _cost_of(reservation: Reservation, command: Settle) -> Cost:
             service_name=held.service_name or command.service_name,
             tags={**held.tags, **command.tags},
         ),
+        record_id=command.record_id,
         amount=command.actual_cost,
         currency=None,
         timestamp=command.timestamp or command.now,
@@ -219,7 +220,7 @@ def record_cost(
     if charged and reservation_id is None:
         flags = [*flags, CostFlag.UNRESERVED]
     record = CostRecord(  # by position: with names it takes six times as long
-        uuid7(),
+        cost.record_id,
         operation.tenant_id,
         cost.timestamp,
         now,

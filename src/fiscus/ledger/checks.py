@@ -34,7 +34,6 @@ from fiscus.budgets.rules import (
 )
 from fiscus.costs.fx import Rate, convert, rate_to_itself
 from fiscus.errors import ValidationError
-from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, CheckBatch
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import free_due
@@ -126,7 +125,7 @@ def _reserve(
 ) -> Reservation:
     operation = command.operation
     reservation = Reservation(  # by position, as answers are
-        uuid7(),
+        command.reservation_id,
         operation.tenant_id,
         operation,
         command.operation_id,

@@ -1,4 +1,5 @@
-"""What the ledger is asked to do. Commands are complete: checked, resolved, with their time.
+"""What the ledger is asked to do. Commands are complete: checked, resolved, with their time and
+the ids of what they make.
 
 An outcome is an answer struct or a `FiscusError` as a value; a denial is an answer.
 """
@@ -31,6 +32,8 @@ class Check(Struct, frozen=True, array_like=True, tag=True):
     currency: str | None
     reserve: bool
     ttl_seconds: int
+    reservation_id: str
+    """Of the reservation, if there will be one."""
     now: datetime
     idempotency: Idempotency | None = None
 
@@ -49,10 +52,11 @@ class CheckBatch(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     idempotency: Idempotency | None = None
 
 
-class Cost(Struct, frozen=True, kw_only=True, array_like=True):
+class Cost(Struct, frozen=True, array_like=True):
     """A cost as it will be recorded, before its flags and charges are known."""
 
     operation: Operation
+    record_id: str
     amount: Decimal
     currency: str | None
     timestamp: datetime
@@ -65,7 +69,7 @@ class Cost(Struct, frozen=True, kw_only=True, array_like=True):
     operation_id: str | None = None
 
 
-class Record(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+class Record(Struct, frozen=True, array_like=True, tag=True):
     """Record a cost, charge the budgets it matches and, with a reservation, settle that."""
 
     cost: Cost
@@ -101,6 +105,7 @@ class Settle(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
 
     tenant_id: str
     reservation_id: str
+    record_id: str
     actual_cost: Decimal
     now: datetime
     currency: str | None = None
@@ -155,6 +160,8 @@ class Consume(Struct, frozen=True, array_like=True, tag=True):
     operation_id: str | None
     amount: Decimal
     consume: bool
+    consumption_id: str
+    """Of the consumption, if there will be one."""
     now: datetime
     idempotency: Idempotency | None = None
 

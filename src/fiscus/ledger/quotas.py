@@ -115,7 +115,7 @@ def _take(
     """Take what was decided from each quota, with its history and its premium."""
     amount, now = command.amount, command.now
     consumption = Consumption(  # by position, as answers are
-        uuid7(),
+        command.consumption_id,
         command.tenant_id,
         command.operation,
         command.operation_id,
@@ -235,6 +235,7 @@ def _record_premium(
     category = ChargeCategory.USAGE if amount > 0 else ChargeCategory.ADJUSTMENT
     cost = Cost(
         operation=operation,
+        record_id=uuid7(),
         amount=amount,
         currency=line.premium_currency,
         timestamp=timestamp or now,

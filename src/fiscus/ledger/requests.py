@@ -21,6 +21,7 @@ from fiscus.errors import (
     ValidationError,
 )
 from fiscus.idempotency import Idempotency, idempotency
+from fiscus.ids import uuid7
 from fiscus.ledger.commands import (
     Check,
     CheckBatch,
@@ -76,6 +77,7 @@ def check_command(
         request.currency,
         request.reserve,
         request.ttl_seconds,
+        uuid7(),
         now,
         idempotency(
             tenant_id,
@@ -131,29 +133,30 @@ def record_command(
         )
     timestamp = _timestamp(request.timestamp, now)
     key = _one_key(key, request.idempotency_key)
-    return Record(
-        cost=Cost(
-            operation=_operation(
+    return Record(  # by position, as above
+        Cost(
+            _operation(
                 request,
                 tenant_id,
                 request.attributed_to_type,
                 request.attributed_to_id,
                 ("attributed_to_type", "attributed_to_id"),
             ),
-            amount=Decimal(request.cost_amount),
-            currency=request.currency,
-            timestamp=timestamp,
-            charge_category=request.charge_category,
-            usage_quantity=_quantity(request.usage_quantity),
-            usage_unit=request.usage_unit,
-            usage=request.usage,
-            resource_id=request.resource_id,
-            region=request.region,
-            operation_id=request.operation_id,
+            uuid7(),
+            Decimal(request.cost_amount),
+            request.currency,
+            timestamp,
+            request.charge_category,
+            _quantity(request.usage_quantity),
+            request.usage_unit,
+            request.usage,
+            request.resource_id,
+            request.region,
+            request.operation_id,
         ),
-        reservation_id=request.reservation_id,
-        now=now,
-        idempotency=idempotency(tenant_id, "record", key, request, now + KEEP_COSTS)
+        request.reservation_id,
+        now,
+        idempotency(tenant_id, "record", key, request, now + KEEP_COSTS)
         if key is not None
         else None,
     )
@@ -221,6 +224,7 @@ def settle_command(
     return Settle(
         tenant_id=tenant_id,
         reservation_id=reservation_id,
+        record_id=uuid7(),
         actual_cost=_not_negative(request.actual_cost, "actual_cost"),
         now=now,
         currency=request.currency,
@@ -285,6 +289,7 @@ def quota_check_command(
         request.operation_id,
         _not_negative(request.required_amount, "required_amount"),
         request.consume,
+        uuid7(),
         now,
         _keep_consumption(tenant_id, "quota_check", key, request, now),
     )
