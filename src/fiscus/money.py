@@ -102,6 +102,7 @@ def parse_currency(value: str, field: str = "currency") -> str:
 def plain(number: Decimal) -> Decimal:
     """The same value with no exponent and no trailing zeros, as it is shown and stored."""
     text = str(number)
+    # `_is_plain`, written out: nothing is asked as often
     if "E" not in text and (text[-1] != "0" or "." not in text):
         return number or ZERO
     if not number:

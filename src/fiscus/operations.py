@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
 from fiscus.scopes import ScopeType
+
+C = TypeVar("C", bound=Sized)
+"""What is kept for a type of scope."""
+
+ScopeIds = tuple[str | None, str | None, str | None, str | None]
+"""Of tenant, project, user and feature."""
 
 NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -33,3 +39,37 @@ class Operation(Struct, frozen=True, array_like=True, gc=False):
         if self.project_id is not None:
             return ScopeType.PROJECT, self.project_id
         return ScopeType.TENANT, self.tenant_id
+
+
+class ByScopeType(Generic[C]):
+    """One collection for each type of scope."""
+
+    def __init__(self, empty: Callable[[], C]) -> None:
+        self._tenant, self._project, self._user, self._feature = empty(), empty(), empty(), empty()
+
+    def of(self, kind: ScopeType) -> C:
+        match kind:
+            case ScopeType.TENANT:
+                return self._tenant
+            case ScopeType.PROJECT:
+                return self._project
+            case ScopeType.USER:
+                return self._user
+            case ScopeType.FEATURE:
+                return self._feature
+
+    def ids_of(self, operation: Operation) -> ScopeIds:
+        """The ids of an operation for whose types there is anything; others are None."""
+        return (
+            operation.tenant_id if self._tenant else None,
+            operation.project_id if self._project else None,
+            operation.user_id if self._user else None,
+            operation.feature_id if self._feature else None,
+        )
+
+    def at(self, ids: ScopeIds) -> Iterator[tuple[C, str]]:
+        """The collections in which to look, with the id to look for, from tenant to feature."""
+        kept = (self._tenant, self._project, self._user, self._feature)
+        for collection, scope_id in zip(kept, ids, strict=True):
+            if scope_id is not None:
+                yield collection, scope_id

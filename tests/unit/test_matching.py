@@ -38,6 +38,24 @@ def test_every_scope_the_operation_names_is_met_and_no_other() -> None:
     assert met(Operation("t", "llm"), *budgets) == {("tenant", "t")}
 
 
+def test_what_was_found_is_forgotten_when_a_budget_changes() -> None:
+    index = BudgetIndex([make_budget("p")])
+
+    def found() -> set[tuple[str, int]]:
+        matches = index.matches(OPERATION)
+        return {(one.budget.budget_id, one.budget.version) for one, _ in matches}
+
+    assert found() == {("p", 1)}
+    index.put(make_budget("u", allocated_to_type="user", allocated_to_id="u"))
+    assert found() == {("p", 1), ("u", 1)}
+    index.put(replace(make_budget("p"), version=2))
+    assert found() == {("p", 2), ("u", 1)}
+    index.put(make_budget("u", allocated_to_id="q"))
+    assert found() == {("p", 2)}
+    index.remove("p")
+    assert found() == set()
+
+
 def test_a_template_is_met_under_the_operations_own_id() -> None:
     every = make_budget("every", allocated_to_id="*")
     assert met(OPERATION, every) == {("every", "p")}

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance
-from fiscus.operations import Operation
+from fiscus.operations import ByScopeType, Operation, ScopeIds
 from fiscus.periods import (
     Period,
     PeriodType,
@@ -18,7 +18,7 @@ from fiscus.periods import (
     period_after,
     period_at,
 )
-from fiscus.scopes import EVERY, ScopeType
+from fiscus.scopes import EVERY
 
 
 class Matched(Struct, frozen=True):
@@ -38,7 +38,6 @@ class Matched(Struct, frozen=True):
 
 _MOST_MET: Final = 10_000
 _MOST_KNOWN: Final = 1_000
-_Ids = tuple[str | None, ...]
 _ByScopeId = dict[str, dict[str, "PreparedBudget"]]
 
 
@@ -160,13 +159,10 @@ class BudgetIndex:
 
     def __init__(self, budgets: Iterable[Budget] = ()) -> None:
         self._by_id: dict[str, PreparedBudget] = {}
-        self._tenant: _ByScopeId = {}
-        self._project: _ByScopeId = {}
-        self._user: _ByScopeId = {}
-        self._feature: _ByScopeId = {}
+        self._scopes: ByScopeType[_ByScopeId] = ByScopeType(dict)
         self._picky: set[str] = set()
         """Budgets that do not count every operation of their scope."""
-        self._known: dict[_Ids, list[tuple[PreparedBudget, str]]] = {}
+        self._known: dict[ScopeIds, list[tuple[PreparedBudget, str]]] = {}
         """What was found, by those of an operation's ids that it depends on; until a budget
         changes."""
         for budget in budgets:
@@ -189,7 +185,7 @@ class BudgetIndex:
         self._by_id[budget.budget_id] = prepared
         if not prepared.counts_all:
             self._picky.add(budget.budget_id)
-        scopes = self._of_type(budget.allocated_to_type)
+        scopes = self._scopes.of(budget.allocated_to_type)
         scopes.setdefault(budget.allocated_to_id, {})[budget.budget_id] = prepared
 
     def remove(self, budget_id: str) -> None:
@@ -198,7 +194,7 @@ class BudgetIndex:
             self._known.clear()
             self._picky.discard(budget_id)
             budget = prepared.budget
-            scopes = self._of_type(budget.allocated_to_type)
+            scopes = self._scopes.of(budget.allocated_to_type)
             of_scope = scopes[budget.allocated_to_id]
             del of_scope[budget_id]
             if not of_scope:
@@ -206,12 +202,7 @@ class BudgetIndex:
 
     def matches(self, operation: Operation) -> Sequence[tuple[PreparedBudget, str]]:
         """Every budget that counts this operation, with the scope id it is charged under."""
-        ids = (
-            operation.tenant_id if self._tenant else None,
-            operation.project_id if self._project else None,
-            operation.user_id if self._user else None,
-            operation.feature_id if self._feature else None,
-        )
+        ids = self._scopes.ids_of(operation)
         known = self._known.get(ids)
         if known is None:
             if len(self._known) >= _MOST_KNOWN:
@@ -221,24 +212,9 @@ class BudgetIndex:
             return [one for one in known if one[0].counts_all or one[0].counts(operation)]
         return known
 
-    def _of_scopes(self, ids: _Ids) -> list[tuple[PreparedBudget, str]]:
-        """The budgets of these scopes, from the tenant's to the feature's."""
+    def _of_scopes(self, ids: ScopeIds) -> list[tuple[PreparedBudget, str]]:
         found: list[tuple[PreparedBudget, str]] = []
-        kinds = (self._tenant, self._project, self._user, self._feature)
-        for scopes, scope_id in zip(kinds, ids, strict=True):
-            if scope_id is not None:
-                for wanted in (scope_id, EVERY):
-                    there = scopes.get(wanted, {})
-                    found += [(prepared, scope_id) for prepared in there.values()]
+        for by_id, scope_id in self._scopes.at(ids):
+            for wanted in (scope_id, EVERY):
+                found += [(prepared, scope_id) for prepared in by_id.get(wanted, {}).values()]
         return found
-
-    def _of_type(self, kind: ScopeType) -> _ByScopeId:
-        match kind:
-            case ScopeType.TENANT:
-                return self._tenant
-            case ScopeType.PROJECT:
-                return self._project
-            case ScopeType.USER:
-                return self._user
-            case ScopeType.FEATURE:
-                return self._feature

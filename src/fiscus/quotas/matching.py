@@ -9,9 +9,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from fiscus.operations import Operation
+from fiscus.operations import ByScopeType, Operation, ScopeIds
 from fiscus.quotas.model import Quota, QuotaBalance, QuotaKey
-from fiscus.scopes import EVERY, ScopeType
+from fiscus.scopes import EVERY
 
 
 class MatchedQuota(Struct, frozen=True, gc=False):
@@ -28,7 +28,6 @@ class MatchedQuota(Struct, frozen=True, gc=False):
 
 
 _MOST_KNOWN: Final = 1_000
-_Ids = tuple[str | None, ...]
 _Place = tuple[str, str]
 """Scope id or `*`, and resource type."""
 _Places = dict[_Place, dict[str, MatchedQuota]]
@@ -42,11 +41,8 @@ class QuotaIndex:
         self._by_id: dict[str, Quota] = {}
         self._ends: list[tuple[datetime, str]] = []
         """A heap of when periods end, which no new version changes; also of what was removed."""
-        self._tenant: _Places = {}
-        self._project: _Places = {}
-        self._user: _Places = {}
-        self._feature: _Places = {}
-        self._known: dict[_Ids, list[MatchedQuota]] = {}
+        self._scopes: ByScopeType[_Places] = ByScopeType(dict)
+        self._known: dict[tuple[str, ScopeIds], list[MatchedQuota]] = {}
         """What was found, by all of an operation that it depends on; until a quota changes."""
         for quota in quotas:
             self.put(quota)
@@ -65,14 +61,14 @@ class QuotaIndex:
             heappush(self._ends, (quota.period_end, quota.quota_id))
         self._known.clear()
         self._by_id[quota.quota_id] = quota
-        there = self._places(quota.scope_type).setdefault(_place(quota), {})
+        there = self._scopes.of(quota.scope_type).setdefault(_place(quota), {})
         there[quota.quota_id] = _matched(quota, quota.scope_id)
 
     def remove(self, quota_id: str) -> None:
         quota = self._by_id.pop(quota_id, None)
         if quota is not None:
             self._known.clear()
-            places, place = self._places(quota.scope_type), _place(quota)
+            places, place = self._scopes.of(quota.scope_type), _place(quota)
             there = places[place]
             del there[quota_id]
             if not there:
@@ -85,47 +81,27 @@ class QuotaIndex:
 
     def following(self, quota: Quota) -> Quota | None:
         """The quota for the same scope and resource whose period begins where this one's ends."""
-        there = self._places(quota.scope_type).get(_place(quota), {})
+        there = self._scopes.of(quota.scope_type).get(_place(quota), {})
         end = quota.period_end
         return next((one.quota for one in there.values() if one.quota.period_start == end), None)
 
     def matches(self, operation: Operation, moment: datetime) -> list[MatchedQuota]:
         """Every quota that counts this operation at `moment`."""
-        ids = (
-            operation.resource_type,
-            operation.tenant_id if self._tenant else None,
-            operation.project_id if self._project else None,
-            operation.user_id if self._user else None,
-            operation.feature_id if self._feature else None,
-        )
-        known = self._known.get(ids)
+        wanted = operation.resource_type, self._scopes.ids_of(operation)
+        known = self._known.get(wanted)
         if known is None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            known = self._known[ids] = self._of_any_time(*ids)
+            known = self._known[wanted] = self._of_any_time(*wanted)
         return [one for one in known if one.quota.period_start <= moment < one.quota.period_end]
 
-    def _of_any_time(self, resource_type: str, *scope_ids: str | None) -> list[MatchedQuota]:
-        """The quotas of all periods for these ids, from the tenant's to the feature's."""
+    def _of_any_time(self, resource_type: str, ids: ScopeIds) -> list[MatchedQuota]:
         found: list[MatchedQuota] = []
-        kinds = (self._tenant, self._project, self._user, self._feature)
-        for places, scope_id in zip(kinds, scope_ids, strict=True):
-            if scope_id is not None:
-                found += places.get((scope_id, resource_type), {}).values()
-                for one in places.get((EVERY, resource_type), {}).values():
-                    found.append(_matched(one.quota, scope_id))
+        for places, scope_id in self._scopes.at(ids):
+            found += places.get((scope_id, resource_type), {}).values()
+            for one in places.get((EVERY, resource_type), {}).values():
+                found.append(_matched(one.quota, scope_id))
         return found
-
-    def _places(self, kind: ScopeType) -> _Places:
-        match kind:
-            case ScopeType.TENANT:
-                return self._tenant
-            case ScopeType.PROJECT:
-                return self._project
-            case ScopeType.USER:
-                return self._user
-            case ScopeType.FEATURE:
-                return self._feature
 
 
 def _place(quota: Quota) -> _Place:
