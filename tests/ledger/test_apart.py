@@ -85,7 +85,7 @@ def has_ended(number: int) -> bool:
 
 def answer(outcome: object) -> CheckAnswer:
     assert isinstance(outcome, Answered), outcome
-    return decode(bytes(outcome.answer), CheckAnswer)
+    return decode(outcome.answer, CheckAnswer)
 
 
 async def check(desk: Desk, cost: object, key: str | None = None) -> Any:

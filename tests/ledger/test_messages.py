@@ -178,7 +178,7 @@ def test_an_answer_is_the_same_json_as_in_process() -> None:
     told = msgspec.structs.replace(answer, correlation_id="c-1")
     assert first.with_correlation_id("c-1") == encode(told)
     assert isinstance(second, Answered)
-    assert msgspec.json.decode(bytes(second.answer)) == {"count": 3}
+    assert msgspec.json.decode(second.answer) == {"count": 3}
 
 
 def test_a_denial_is_told_apart() -> None:

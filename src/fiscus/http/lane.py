@@ -246,7 +246,7 @@ class DecisionLane:
         if isinstance(outcome, Answered):
             if outcome.allowed:
                 return command.tenant_id, outcome
-            outcome = decode(bytes(outcome.answer), decision.answer)
+            outcome = decode(outcome.answer, decision.answer)
         if isinstance(outcome, CheckAnswer | CheckBatchAnswer):
             self._metrics.checked(outcome)
         elif isinstance(outcome, QuotaCheckAnswer | QuotaCheckBatchAnswer):

@@ -109,7 +109,7 @@ class Changes(Struct):
     )
     new_consumptions: dict[str, Consumption] = field(default_factory=dict[str, Consumption])
     changed_consumptions: dict[str, Consumption] = field(default_factory=dict[str, Consumption])
-    quota_usage: dict[int, QuotaUsage] = field(default_factory=dict[int, QuotaUsage])
+    quota_usage: list[QuotaUsage] = field(default_factory=list[QuotaUsage])
 
 
 class StoreUnavailable(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import count
@@ -16,7 +17,7 @@ from fiscus.ids import uuid7
 from fiscus.ledger.charges import record_cost
 from fiscus.ledger.commands import Consume, ConsumeBatch, Cost, GiveBack
 from fiscus.ledger.matches import plan_matches
-from fiscus.ledger.workspace import PlannedQuota, Workspace
+from fiscus.ledger.workspace import PlannedQuotas, Workspace
 from fiscus.money import LIMIT, ZERO, add, plain, ratio, subtract
 from fiscus.operations import Operation
 from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaLine
@@ -43,6 +44,7 @@ _numbers: Final = count(time_ns())
 """Of rows of history: they grow, also after a restart."""
 _CONSUME: Final = UsageKind.CONSUME
 _RELEASE: Final = UsageKind.RELEASE
+_NO_PREMIUMS: Final[dict[str, Operation]] = {}
 ALLOW: Final = "allow"
 DENY: Final = "deny"
 
@@ -54,15 +56,16 @@ def plan_consume(workspace: Workspace, command: Consume) -> None:
     """
     operation = command.operation
     balances = workspace.needs.quota_balances
-    found: list[PlannedQuota] = []
-    for matched in workspace.tenant(operation.tenant_id).quotas.matches(operation, command.now):
-        premium = None
-        if command.consume and matched.quota.burst_premium_rate:
-            premium = _premium_operation(operation, matched.quota.quota_id)
+    found = workspace.tenant(operation.tenant_id).quotas.matches(operation, command.now)
+    premiums = _NO_PREMIUMS
+    for one in found:
+        quota, blank = one.quota, one.blank
+        balances[blank.key] = blank
+        if quota.burst_premium_rate and command.consume:
+            premium = _premium_operation(operation, quota.quota_id)
             plan_matches(workspace, premium, command.now)
-        balances[matched.blank.key] = matched.blank
-        found.append(PlannedQuota(matched, premium))
-    workspace.planned_quotas[id(operation)] = found
+            premiums = premiums | {quota.quota_id: premium}
+    workspace.planned_quotas[id(operation)] = PlannedQuotas(found, premiums)
 
 
 def plan_consume_batch(workspace: Workspace, command: ConsumeBatch) -> None:
@@ -79,38 +82,37 @@ def plan_give_back(workspace: Workspace, command: GiveBack) -> None:
 def apply_consume(workspace: Workspace, command: Consume) -> QuotaCheckAnswer:
     """Decide one check; takes the amount from every matching quota, or changes nothing."""
     planned = workspace.planned_quotas[id(command.operation)]
-    if not planned:
+    matched = planned.matched
+    if not matched:
         settings = workspace.tenant(command.tenant_id).settings
         return _without_quota(required=settings.require_quota)
-    demands: list[Demand] = []
-    for one in planned:
-        matched = one.matched
-        demands.append(Demand(matched.quota, workspace.quota_balance(matched.blank.key)))
-    decision = decide(demands, command.amount)
+    demands = [Demand(one.quota, workspace.quota_balance(one.blank.key)) for one in matched]
+    amount = command.amount
+    decision = decide(demands, amount)
     if not decision.allowed:
-        return _denied(workspace, command, planned, demands, decision)
+        return _denied(workspace, command, matched, demands, decision)
     consumption = _take(workspace, command, planned, decision) if command.consume else None
     lines: list[QuotaLine] = []
-    for index, one in enumerate(planned):
-        before = demands[index].balance
+    for index, one in enumerate(matched):
+        before, left = demands[index].balance, decision.remaining[index]
         if consumption is None:
-            lines.append(_line(one.matched, before, before, ZERO, ALLOW))
+            lines.append(_line(one, before, before, left, ZERO, ALLOW))
         else:
             after, burst = decision.balances[index], decision.lines[index].burst
-            lines.append(_line(one.matched, before, after, burst, ALLOW))
+            lines.append(_line(one, before, after, subtract(left, amount), burst, ALLOW))
     shown = lines[decision.deciding]
-    label = planned[decision.deciding].matched.label
+    label = matched[decision.deciding].label
     message = f"{label} has room."
     if shown.from_burst:
         message = (
             f"{label} is past its allocation: {plain(shown.from_burst)} of "
-            f"{plain(command.amount)} came from the burst, {shown.remaining_amount} left."
+            f"{plain(amount)} came from the burst, {shown.remaining_amount} left."
         )
     return _answer(lines, decision, consumption, None, message)
 
 
 def _take(
-    workspace: Workspace, command: Consume, planned: list[PlannedQuota], decision: Decision
+    workspace: Workspace, command: Consume, planned: PlannedQuotas, decision: Decision
 ) -> Consumption:
     """Take what was decided from each quota, with its history and its premium."""
     amount, now = command.amount, command.now
@@ -125,13 +127,16 @@ def _take(
         decision.lines,
     )
     workspace.add_consumption(consumption)
-    for one, balance, line in zip(planned, decision.balances, decision.lines, strict=True):
+    balances = decision.balances
+    for index, line in enumerate(decision.lines):
         number = next(_numbers)
         workspace.use_quota(
-            QuotaUsage(number, consumption, balance, now, _CONSUME, amount, line.burst)
+            QuotaUsage(number, consumption, balances[index], now, _CONSUME, amount, line.burst)
         )
-        if one.premium is not None:
-            _record_premium(workspace, one.premium, line, premium_owed(line), now)
+        if planned.premiums and line.burst:
+            premium = planned.premiums.get(line.key.quota_id)
+            if premium is not None:
+                _record_premium(workspace, premium, line, premium_owed(line), now)
     return consumption
 
 
@@ -261,18 +266,20 @@ def _without_quota(*, required: bool) -> QuotaCheckAnswer:
 def _denied(
     workspace: Workspace,
     command: Consume,
-    planned: list[PlannedQuota],
+    matched: Sequence[MatchedQuota],
     demands: list[Demand],
     decision: Decision,
 ) -> QuotaCheckAnswer:
     lines = [
-        _line(one.matched, demand.balance, demand.balance, ZERO, DENY if denies else ALLOW)
-        for one, demand, denies in zip(planned, demands, decision.denies, strict=True)
+        _line(one, demand.balance, demand.balance, left, ZERO, DENY if denies else ALLOW)
+        for one, demand, left, denies in zip(
+            matched, demands, decision.remaining, decision.denies, strict=True
+        )
     ]
     shown = lines[decision.deciding]
     whole = plain(add(shown.allocated_amount, shown.max_burst_amount))
     message = (
-        f"{planned[decision.deciding].matched.label} has no room: {shown.remaining_amount} of "
+        f"{matched[decision.deciding].label} has no room: {shown.remaining_amount} of "
         f"{whole} left, {plain(command.amount)} needed."
     )
     index = workspace.tenant(command.tenant_id).quotas
@@ -303,7 +310,7 @@ def _answer(
         shown.quota_id,
         None if consumption is None else consumption.consumption_id,
         shown.remaining_amount,
-        max(ZERO, least),
+        max(least, ZERO),
         fits,
         message,
         lines,
@@ -314,12 +321,13 @@ def _line(
     matched: MatchedQuota,
     before: QuotaBalance,
     after: QuotaBalance,
+    left: Decimal,
     from_burst: Decimal,
     decision: str,
 ) -> QuotaLine:
     """A quota as it is after the decision; `before` is `after` when nothing was taken."""
     quota = matched.quota
-    allocated, burst = quota.allocated_amount, quota.max_burst_amount
+    allocated = quota.allocated_amount
     used = add(after.used, after.burst_used)
     levels = reached(quota, used)
     crossed: list[str] = []
@@ -329,10 +337,10 @@ def _line(
         quota.quota_id,
         matched.scope,
         allocated,
-        burst,
+        quota.max_burst_amount,
         after.used,
         after.burst_used,
-        plain(subtract(add(allocated, burst), used)),
+        plain(left),
         ratio(used, allocated),
         decision,
         levels[-1],

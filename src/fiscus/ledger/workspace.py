@@ -6,6 +6,7 @@ decided. A row that was not loaded raises `MoreNeeded`: the group starts again w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
@@ -47,12 +48,12 @@ class MoreNeeded(Exception):
     """The group must start again with more loaded; its needs have been added already."""
 
 
-class PlannedQuota(Struct, frozen=True, gc=False):
-    """A quota that an operation meets."""
+class PlannedQuotas(Struct, frozen=True, gc=False):
+    """The quotas that an operation meets."""
 
-    matched: MatchedQuota
-    premium: Operation | None
-    """What the premium of its burst would be recorded as; None when it has none."""
+    matched: Sequence[MatchedQuota]
+    premiums: dict[str, Operation]
+    """What the premium of a quota's burst would be recorded as, by quota id."""
 
 
 class Workspace:
@@ -71,12 +72,12 @@ class Workspace:
         self._definitions = definitions
         self._tenants: dict[str, TenantDefinitions] = {}
         self._known_series = known_series
-        self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._journal: list[tuple[Any, Any, Any]] = []
         self._checked_due: dict[str, datetime] = {}
         self._bucket = EPOCH
         self.planned: dict[int, list[Matched]] = {}
         """What planning found, by the `id` of the operation, which its command keeps alive."""
-        self.planned_quotas: dict[int, list[PlannedQuota]] = {}
+        self.planned_quotas: dict[int, PlannedQuotas] = {}
         """As `planned`; keeps the operations of premiums alive."""
 
     def open(self, transaction: LedgerTransaction, loaded: Loaded) -> None:
@@ -242,7 +243,9 @@ class Workspace:
     def use_quota(self, usage: QuotaUsage) -> None:
         """Keep a quota's new balance, and how it came to it as a row of its history."""
         self._put(self.changes.quota_balances, usage.balance.key, usage.balance)
-        self._put(self.changes.quota_usage, usage.usage_id, usage)
+        history = self.changes.quota_usage
+        self._journal.append((history, -1, _ABSENT))
+        history.append(usage)
 
     def need_consumption(self, consumption_id: str, tenant_id: str) -> None:
         """Have a consumption loaded. What is no UUID names none."""

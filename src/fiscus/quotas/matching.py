@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from heapq import heappop, heappush
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from fiscus.operations import ByScopeType, Operation, ScopeIds
+from fiscus.periods import DAWN, FAR_FUTURE
 from fiscus.quotas.model import Quota, QuotaBalance, QuotaKey
 from fiscus.scopes import EVERY
 
@@ -27,6 +28,16 @@ class MatchedQuota(Struct, frozen=True, gc=False):
     """What messages call the quota."""
 
 
+class _Known(Struct, frozen=True, gc=False):
+    """Quotas of one scope and resource type, of any time."""
+
+    quotas: list[MatchedQuota]
+    since: datetime
+    """The last of their periods has begun."""
+    until: datetime
+    """The first of their periods ends."""
+
+
 _MOST_KNOWN: Final = 1_000
 _Place = tuple[str, str]
 """Scope id or `*`, and resource type."""
@@ -42,7 +53,7 @@ class QuotaIndex:
         self._ends: list[tuple[datetime, str]] = []
         """A heap of when periods end, which no new version changes; also of what was removed."""
         self._scopes: ByScopeType[_Places] = ByScopeType(dict)
-        self._known: dict[tuple[str, ScopeIds], list[MatchedQuota]] = {}
+        self._known: dict[tuple[str, ScopeIds], _Known] = {}
         """What was found, by all of an operation that it depends on; until a quota changes."""
         for quota in quotas:
             self.put(quota)
@@ -85,7 +96,7 @@ class QuotaIndex:
         end = quota.period_end
         return next((one.quota for one in there.values() if one.quota.period_start == end), None)
 
-    def matches(self, operation: Operation, moment: datetime) -> list[MatchedQuota]:
+    def matches(self, operation: Operation, moment: datetime) -> Sequence[MatchedQuota]:
         """Every quota that counts this operation at `moment`."""
         wanted = operation.resource_type, self._scopes.ids_of(operation)
         known = self._known.get(wanted)
@@ -93,15 +104,21 @@ class QuotaIndex:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             known = self._known[wanted] = self._of_any_time(*wanted)
-        return [one for one in known if one.quota.period_start <= moment < one.quota.period_end]
+        if known.since <= moment < known.until:
+            return known.quotas
+        return [
+            one for one in known.quotas if one.quota.period_start <= moment < one.quota.period_end
+        ]
 
-    def _of_any_time(self, resource_type: str, ids: ScopeIds) -> list[MatchedQuota]:
+    def _of_any_time(self, resource_type: str, ids: ScopeIds) -> _Known:
         found: list[MatchedQuota] = []
         for places, scope_id in self._scopes.at(ids):
             found += places.get((scope_id, resource_type), {}).values()
             for one in places.get((EVERY, resource_type), {}).values():
                 found.append(_matched(one.quota, scope_id))
-        return found
+        since = max((one.quota.period_start for one in found), default=DAWN)
+        until = min((one.quota.period_end for one in found), default=FAR_FUTURE)
+        return _Known(found, since, until)
 
 
 def _place(quota: Quota) -> _Place:

@@ -124,9 +124,7 @@ class LedgerApart(Ledger):
         if done.unavailable is not None:
             raise StoreUnavailable(done.unavailable)
         return [
-            error_of(one)
-            if isinstance(one, Failed)
-            else decode(bytes(one.answer), ANSWERS[type(command)])
+            error_of(one) if isinstance(one, Failed) else decode(one.answer, ANSWERS[type(command)])
             for command, one in zip(commands, done.outcomes, strict=True)
         ]
 

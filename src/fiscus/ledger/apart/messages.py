@@ -1,4 +1,8 @@
-"""What the two processes say to each other: JSON with exact digits, in frames of a known length."""
+"""What the two processes say to each other: JSON with exact digits, in frames of a known length.
+
+Answers stand before the rest of their message, each of a known length too, so that the other side
+need not read what it only hands on.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from fiscus.budgets.model import Budget
 from fiscus.errors import KINDS, FiscusError, InternalError, made_again
@@ -26,19 +30,26 @@ class Group(Struct, frozen=True, array_like=True):
     commands: list[Command]
 
 
-class Answered(Struct, frozen=True, array_like=True, tag=1):
+class Answered(Struct, frozen=True):
     """A command's answer."""
 
-    answer: Raw
+    answer: bytes
     """As JSON."""
     allowed: bool
     """False for a denial."""
 
     def with_correlation_id(self, correlation_id: str) -> bytes:
         """The answer as JSON with this id, which is safe in JSON, as its last field."""
-        answer = bytes(self.answer)
+        answer = self.answer
         assert answer.endswith(_NO_ID)
         return b'%b"%b"}' % (answer[: -len(_NO_ID) + len(_ID_FIELD)], correlation_id.encode())
+
+
+class _Answer(Struct, frozen=True, array_like=True, tag=1):
+    """An answer among those of a message, which stand one after the other."""
+
+    size: int
+    allowed: bool
 
 
 class Failed(Struct, frozen=True, array_like=True, tag=2):
@@ -58,7 +69,17 @@ class Fallback(Struct, frozen=True, array_like=True):
     budgets: list[Budget]
 
 
-class Done(Struct, frozen=True, array_like=True):
+class _Done(Struct, frozen=True, array_like=True):
+    """A `Done`, without its answers."""
+
+    number: int
+    outcomes: list[_Answer | Failed]
+    unavailable: str | None
+    seconds: float
+    fallbacks: list[Fallback]
+
+
+class Done(Struct, frozen=True):
     """What became of a group."""
 
     number: int
@@ -73,7 +94,7 @@ class Done(Struct, frozen=True, array_like=True):
 
 
 read_group: Final = decoder_for(Group).decode
-read_done: Final = decoder_for(Done).decode
+_read_rest: Final = decoder_for(_Done).decode
 
 
 def group_message(number: int, commands: Sequence[Command]) -> bytearray:
@@ -85,12 +106,36 @@ def done_message(
     number: int, outcomes: Sequence[Outcome], fallbacks: Sequence[Fallback], seconds: float
 ) -> bytearray:
     """A `Done` as a frame."""
-    return _framed((number, [_told(one) for one in outcomes], None, seconds, fallbacks))
+    frame = bytearray(_LENGTH.size)
+    told: list[tuple[object, ...]] = []
+    for outcome in outcomes:
+        if isinstance(outcome, FiscusError):
+            told.append(_failed(outcome))
+            continue
+        start = len(frame)
+        encode_into(outcome, frame, start)
+        told.append((1, len(frame) - start, getattr(outcome, "allowed", True)))
+    return _done(frame, (number, told, None, seconds, fallbacks))
+
+
+def read_done(message: bytes) -> Done:
+    """The reverse of `done_message` and `unavailable_message`."""
+    (end,) = _LENGTH.unpack_from(message, len(message) - _LENGTH.size)
+    rest: _Done = _read_rest(memoryview(message)[end : -_LENGTH.size])
+    outcomes: list[Answered | Failed] = []
+    start = 0
+    for one in rest.outcomes:
+        if isinstance(one, Failed):
+            outcomes.append(one)
+        else:
+            outcomes.append(Answered(message[start : start + one.size], one.allowed))
+            start += one.size
+    return Done(rest.number, outcomes, rest.unavailable, rest.seconds, rest.fallbacks)
 
 
 def unavailable_message(number: int, reason: str) -> bytearray:
     """A `Done` of which nothing was done."""
-    return _framed((number, (), reason, 0.0, ()))
+    return _done(bytearray(_LENGTH.size), (number, (), reason, 0.0, ()))
 
 
 def error_of(failed: Failed) -> FiscusError:
@@ -104,24 +149,34 @@ def error_of(failed: Failed) -> FiscusError:
     )
 
 
-def _told(outcome: Outcome) -> tuple[object, ...]:
-    if isinstance(outcome, FiscusError):
-        return (
-            2,
-            outcome.code,
-            outcome.message,
-            outcome.details,
-            outcome.suggested_action,
-            outcome.retry_after_seconds,
-        )
-    return 1, outcome, getattr(outcome, "allowed", True)
+def _failed(error: FiscusError) -> tuple[object, ...]:
+    return (
+        2,
+        error.code,
+        error.message,
+        error.details,
+        error.suggested_action,
+        error.retry_after_seconds,
+    )
 
 
 def _framed(value: object) -> bytearray:
-    body = bytearray(_LENGTH.size)
-    encode_into(value, body, _LENGTH.size)
-    _LENGTH.pack_into(body, 0, len(body) - _LENGTH.size)
-    return body
+    frame = bytearray(_LENGTH.size)
+    encode_into(value, frame, _LENGTH.size)
+    return _measured(frame)
+
+
+def _done(frame: bytearray, rest: tuple[object, ...]) -> bytearray:
+    """The answers that are in `frame`, the rest of their message, and where that begins."""
+    end = len(frame)
+    encode_into(rest, frame, end)
+    frame += _LENGTH.pack(end - _LENGTH.size)
+    return _measured(frame)
+
+
+def _measured(frame: bytearray) -> bytearray:
+    _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+    return frame
 
 
 class Frames:
@@ -136,11 +191,12 @@ class Frames:
         buffer += data
         messages: list[bytes] = []
         start, size = 0, _LENGTH.size
-        while len(buffer) - start >= size:
-            end = start + size + _LENGTH.unpack_from(buffer, start)[0]
-            if len(buffer) < end:
-                break
-            messages.append(bytes(buffer[start + size : end]))
-            start = end
+        with memoryview(buffer) as view:
+            while len(view) - start >= size:
+                end = start + size + _LENGTH.unpack_from(view, start)[0]
+                if len(view) < end:
+                    break
+                messages.append(bytes(view[start + size : end]))
+                start = end
         del buffer[:start]
         return messages

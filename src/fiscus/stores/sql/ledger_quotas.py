@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -133,6 +134,8 @@ class QuotaRows:
     def __init__(self, values: Values) -> None:
         self._values = values
         self._time: Repeated[datetime] = Repeated(values.time)
+        self._amount: Repeated[Decimal] = Repeated(values.amount)
+        self._rest: Repeated[Decimal] = Repeated(values.amount)
 
     def balances(self, rows: list[Row]) -> dict[QuotaKey, QuotaBalance]:
         read_amount = self._values.read_amount
@@ -174,19 +177,19 @@ class QuotaRows:
             (_PUT_BALANCES, QUOTA_BALANCE, map(self.balance_row, changes.quota_balances.values())),
             (_ADD_CONSUMPTIONS, _CONSUMPTION, map(self._consumption_row, new)),
             (_CHANGE_CONSUMPTIONS, _RELEASED, map(self._released_row, changed)),
-            (_ADD_USAGE, _USAGE, map(self._usage_row, changes.quota_usage.values())),
+            (_ADD_USAGE, _USAGE, map(self._usage_row, changes.quota_usage)),
         )
         made = [Statement(sql, columns, list(rows)) for sql, columns, rows in gathered]
         return [statement for statement in made if statement.rows]
 
     def _consumption_row(self, one: Consumption) -> Row:
-        values, operation = self._values, one.operation
+        operation = one.operation
         return (
             one.consumption_id,
             one.tenant_id,
             operation.resource_type,
-            values.amount(one.amount),
-            values.amount(one.released),
+            self._amount(one.amount),
+            self._rest(one.released),
             operation.project_id,
             operation.user_id,
             operation.feature_id,
@@ -200,17 +203,16 @@ class QuotaRows:
         return one.consumption_id, self._values.amount(one.released), lines
 
     def _usage_row(self, one: QuotaUsage) -> Row:
-        values, consumption = self._values, one.consumption
-        amount, balance = values.amount, one.balance
+        consumption, balance = one.consumption, one.balance
         return (
             one.usage_id,
             self._time(one.at),
             consumption.tenant_id,
             *balance.key,
             one.kind.value,
-            amount(one.amount),
-            amount(one.burst),
-            amount(add(balance.used, balance.burst_used)),
+            self._amount(one.amount),
+            self._rest(one.burst),
+            self._values.amount(add(balance.used, balance.burst_used)),
             consumption.consumption_id,
         )
 

@@ -27,6 +27,9 @@ _TRY_SECONDS: Final = 0.01
 CHECKPOINT_PAGES: Final = 8_000
 LARGEST_CHUNK: Final = 128
 STATEMENTS_KEPT: Final = 512
+# A row that is refused undoes the whole transaction, as its group does anyhow. To undo but the
+# statement, SQLite would first copy every page that it changes.
+_CHANGE: Final = re.compile(r"^\s*(INSERT|UPDATE)\b")
 _LOCK: Final = re.compile(r"\{lock_\w\}")
 _TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
 
@@ -51,7 +54,7 @@ def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    # Statements of many rows keep a journal to undo themselves by; it need not be a file.
+    # What a statement that can be undone alone keeps of the pages it changes need not be a file.
     connection.execute("PRAGMA temp_store = MEMORY")
     # The stub knows aggregates of integers only.
     connection.create_aggregate("decimal_sum", 1, DecimalSum)  # pyright: ignore[reportArgumentType]
@@ -208,6 +211,7 @@ class SqliteDriver:
         if text is None:
             text = _LOCK.sub("", statement.sql)
             text = _TEXT.sub(r"\1", text)
+            text = _CHANGE.sub(r"\1 OR ROLLBACK", text)
             text = text.replace("{columns}", columns.list)
             text = text.replace("{rows}", columns.values(count))
             if statement.reads:
