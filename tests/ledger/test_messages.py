@@ -11,13 +11,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiscus.budgets.answers import BudgetsDecided, BudgetStanding, Converted
 from fiscus.budgets.calls import allowed_without_store
+from fiscus.budgets.definitions import define as define_budget
+from fiscus.budgets.matching import Matched, PreparedBudget
+from fiscus.budgets.model import BudgetSpec
+from fiscus.budgets.rules import ThrottleShare
 from fiscus.costs.model import ChargeCategory
 from fiscus.errors import KINDS, FiscusError, ValidationError
 from fiscus.http.decisions import DECISIONS
 from fiscus.idempotency import Idempotency, IdempotencyKey
-from fiscus.ledger.apart import messages
-from fiscus.ledger.apart.messages import Answered, Failed, Frames
+from fiscus.ledger.answers import BudgetBatchDecided, Decided, QuotaBatchDecided, in_words
+from fiscus.ledger.apart import messages, outcomes
+from fiscus.ledger.apart.messages import Frames
+from fiscus.ledger.apart.outcomes import (
+    Answered,
+    Hearer,
+    Teller,
+    ToldOutcome,
+    unavailable_message,
+)
 from fiscus.ledger.commands import (
     ANSWERS,
     Check,
@@ -37,7 +50,12 @@ from fiscus.ledger.commands import (
     Unfit,
 )
 from fiscus.operations import NO_TAGS, Operation
-from fiscus.wire import ItemError, encode
+from fiscus.quotas.answers import QuotasDecided, QuotaStanding
+from fiscus.quotas.definitions import define as define_quota
+from fiscus.quotas.matching import MatchedQuota, matched_quota
+from fiscus.quotas.model import QuotaSpec
+from fiscus.tenants import TenantSettings
+from fiscus.wire import ItemError, convert, encode
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, 789_012, tzinfo=UTC)
 texts = st.text(max_size=20)
@@ -169,21 +187,38 @@ def test_the_correlation_id_is_the_last_field_of_an_answer(answer: type[msgspec.
     assert answer.__struct_defaults__[-1] is None
 
 
+def told(*outcomes: tuple[Command, Decided | FiscusError]) -> list[ToldOutcome]:
+    """What comes of a message with these outcomes."""
+    return through(Teller(), Hearer(), *outcomes)
+
+
+def through(
+    teller: Teller, hearer: Hearer, *outcomes: tuple[Command, Decided | FiscusError]
+) -> list[ToldOutcome]:
+    commands = [command for command, _ in outcomes]
+    frame = teller.done(1, commands, [outcome for _, outcome in outcomes], [], 0.5)
+    (done,) = hearer.feed(bytes(frame))
+    assert (done.number, done.unavailable, done.seconds, done.fallbacks) == (1, None, 0.5, [])
+    return done.outcomes
+
+
+EXPIRE = Expire(tenant_id="t", now=NOW)
+
+
 def test_an_answer_is_the_same_json_as_in_process() -> None:
     answer = allowed_without_store('A "message" with ümläuts')
-    frame = messages.done_message(1, [answer, Expired(count=3)], [], 0.5)
-    first, second = messages.read_done(content(frame)).outcomes
+    first, second = told((EXPIRE, answer), (EXPIRE, Expired(count=3)))
     assert isinstance(first, Answered)
     assert first.allowed
-    told = msgspec.structs.replace(answer, correlation_id="c-1")
-    assert first.with_correlation_id("c-1") == encode(told)
+    named = msgspec.structs.replace(answer, correlation_id="c-1")
+    assert first.with_correlation_id("c-1") == encode(named)
     assert isinstance(second, Answered)
     assert msgspec.json.decode(second.answer) == {"count": 3}
 
 
 def test_a_denial_is_told_apart() -> None:
     answer = msgspec.structs.replace(allowed_without_store("no"), allowed=False)
-    (outcome,) = messages.read_done(content(messages.done_message(1, [answer], [], 0.5))).outcomes
+    (outcome,) = told((EXPIRE, answer))
     assert isinstance(outcome, Answered)
     assert not outcome.allowed
 
@@ -198,9 +233,7 @@ def test_errors_arrive_as_they_were(kind: type[FiscusError]) -> None:
     if kind.__init__ is not FiscusError.__init__ and not issubclass(kind, ValidationError):
         given |= {"answer": None}
     error = kind("What is wrong", **given)
-    (failed,) = messages.read_done(content(messages.done_message(1, [error], [], 0.5))).outcomes
-    assert isinstance(failed, Failed)
-    made = messages.error_of(failed)
+    (made,) = told((EXPIRE, error))
     assert type(made) is kind
     for name in ("message", "suggested_action", "retry_after_seconds", "code", "retriable"):
         assert getattr(made, name) == getattr(error, name)
@@ -208,8 +241,161 @@ def test_errors_arrive_as_they_were(kind: type[FiscusError]) -> None:
 
 
 def test_a_group_that_was_not_done_says_why() -> None:
-    done = messages.read_done(content(messages.unavailable_message(4, "the disk is full")))
+    (done,) = Hearer().feed(bytes(unavailable_message(4, "the disk is full")))
     assert (done.number, done.outcomes, done.unavailable) == (4, [], "the disk is full")
+
+
+# -- decisions
+
+
+positive = amounts.map(abs).map(lambda amount: amount or Decimal(1))
+
+
+def some_quotas(names: list[str]) -> list[MatchedQuota]:
+    """What an operation meets: quotas of its project, each called and allocated otherwise."""
+    made: list[MatchedQuota] = []
+    for size, name in enumerate(names, 1):
+        spec = {
+            "resource_type": "gpu_hours",
+            "scope_type": "project",
+            "scope_id": name,
+            "allocated_amount": size,
+            "max_burst_amount": 1,
+        }
+        quota = define_quota(
+            convert(spec, QuotaSpec),
+            TenantSettings(),
+            quota_id=f"quota-{name}",
+            tenant_id="t",
+            version=1,
+            created_at=NOW,
+            now=NOW,
+        )
+        made.append(matched_quota(quota, name))
+    return made
+
+
+def some_budgets(names: list[str]) -> list[Matched]:
+    """What an operation meets: budgets of its project, each called and sized otherwise."""
+    made: list[Matched] = []
+    for size, name in enumerate(names, 1):
+        spec = {
+            "budget_name": name,
+            "budget_amount": size,
+            "period_type": "monthly" if size % 2 else "project",
+            "allocated_to_type": "project",
+            "allocated_to_id": name,
+        }
+        budget = define_budget(
+            convert(spec, BudgetSpec),
+            TenantSettings(),
+            budget_id=f"budget-{name}",
+            tenant_id="t",
+            version=1,
+            created_at=NOW,
+            now=NOW,
+        )
+        met = PreparedBudget(budget).met(name, NOW)
+        assert met is not None
+        made.append(met)
+    return made
+
+
+quotas_met = [some_quotas(names) for names in ([], ["a"], ["b"], ["a", "b"])]
+budgets_met = [some_budgets(names) for names in ([], ["a"], ["b"], ["a", "b"])]
+quota_standings = st.builds(QuotaStanding, positive, positive, positive, st.booleans())
+budget_standings = st.builds(
+    BudgetStanding,
+    positive,
+    positive,
+    st.sampled_from(["allow", "warn", "deny", "escalate", "throttle", "frozen", "shadow_deny"]),
+    st.none() | st.builds(Converted, positive, st.just(Decimal("0.9")), st.dates()),
+)
+shares = st.none() | st.builds(ThrottleShare, positive, st.integers(0, 1000))
+
+
+@st.composite
+def quota_decisions(draw: st.DrawFn) -> QuotasDecided:
+    matched = draw(st.sampled_from(quotas_met))
+    return QuotasDecided(
+        matched,
+        draw(st.booleans()),
+        draw(st.integers(0, max(0, len(matched) - 1))),
+        draw(st.none() | moments),
+        draw(st.lists(quota_standings, min_size=len(matched), max_size=len(matched))),
+    )
+
+
+@st.composite
+def budget_decisions(draw: st.DrawFn) -> BudgetsDecided:
+    matched = draw(st.sampled_from(budgets_met))
+    return BudgetsDecided(
+        matched,
+        draw(st.booleans()),
+        draw(st.integers(0, max(0, len(matched) - 1))),
+        draw(shares),
+        draw(st.none() | moments),
+        draw(st.lists(budget_standings, min_size=len(matched), max_size=len(matched))),
+        draw(st.booleans()),
+    )
+
+
+@st.composite
+def decisions(draw: st.DrawFn) -> tuple[Command, Decided]:
+    of_quotas = draw(st.booleans())
+    checked: list[tuple[Any, Any]] = draw(
+        st.lists(
+            st.tuples(consumes, quota_decisions())
+            if of_quotas
+            else st.tuples(checks, budget_decisions()),
+            max_size=3,
+        )
+    )
+    if len(checked) == 1 and draw(st.booleans()):
+        return checked[0]
+    given = [decided for _, decided in checked]
+    if given and draw(st.booleans()):  # one was answered before
+        given[0] = in_words(*checked[0])
+    asked = [check for check, _ in checked]
+    if of_quotas:
+        return ConsumeBatch(tenant_id="t", checks=asked, now=NOW), QuotaBatchDecided(given)
+    batch = CheckBatch(tenant_id="t", checks=asked, all_or_nothing=False, now=NOW)
+    return batch, BudgetBatchDecided(given)
+
+
+def as_answered(command: Command, outcome: ToldOutcome) -> bytes:
+    if isinstance(outcome, Answered):
+        return outcome.answer
+    return encode(in_words(command, outcome))
+
+
+@given(st.lists(st.lists(decisions(), max_size=4), max_size=4))
+def test_a_decision_is_answered_as_where_it_was_made(
+    groups: list[list[tuple[Command, Decided]]],
+) -> None:
+    teller, hearer = Teller(), Hearer()
+    for group in groups:
+        heard = through(teller, hearer, *group)
+        for (command, decided), outcome in zip(group, heard, strict=True):
+            assert as_answered(command, outcome) == encode(in_words(command, decided))
+
+
+def test_numbers_begin_again_before_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "MOST_NUMBERED", 3)
+    teller, hearer = Teller(), Hearer()
+    consume = Consume(Operation("t", "gpu_hours"), None, Decimal(1), True, "c", NOW)
+    check = Check(Operation("t", "llm"), None, Decimal(1), None, True, 300, "r", NOW)
+    taken = QuotaStanding(Decimal(1), Decimal(0), Decimal(0), False)
+    held = BudgetStanding(Decimal(1), Decimal(0), "allow")
+    for count in range(20):
+        group: list[tuple[Command, Decided]] = [
+            (consume, QuotasDecided(some_quotas([f"q{count}"]), True, 0, None, [taken])),
+            (check, BudgetsDecided(some_budgets([f"b{count}"]), True, 0, None, None, [held])),
+        ]
+        for _ in range(2):  # the second time by their numbers
+            heard = through(teller, hearer, *group)
+            for (command, decided), outcome in zip(group, heard, strict=True):
+                assert as_answered(command, outcome) == encode(in_words(command, decided))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.data())

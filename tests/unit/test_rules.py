@@ -305,7 +305,7 @@ def test_the_largest_cost_passes_and_one_quantum_more_does_not(given: list[Deman
         headroom(demand.budget, balance)
         for demand, balance in zip(given, decision.balances, strict=True)
     ]
-    largest = max_allowed_cost(given, rooms)
+    largest = max_allowed_cost([one.budget for one in given], [one.rate for one in given], rooms)
     now = [
         replace(demand, balance=balance)
         for demand, balance in zip(given, decision.balances, strict=True)

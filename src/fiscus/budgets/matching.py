@@ -125,9 +125,18 @@ class PreparedBudget:
         period = self.period_at(moment, anchor)
         if period is None:
             return None
+        met = self.in_period(scope_id, period)
+        if not self.floats:  # else the anchor, which is not for good before it is stored, decides
+            if len(self._met) >= _MOST_MET:
+                self._met.clear()
+            self._met[scope_id] = met
+        return met
+
+    def in_period(self, scope_id: str, period: Period) -> Matched:
+        """What operations of `scope_id` meet in one of the budget's periods."""
         budget = self.budget
         kind = str(budget.allocated_to_type)
-        met = Matched(
+        return Matched(
             self,
             budget,
             scope_id,
@@ -136,11 +145,6 @@ class PreparedBudget:
             {"type": kind, "id": scope_id},
             f"Budget {budget.budget_name!r} ({kind} {scope_id})",
         )
-        if not self.floats:  # else the anchor, which is not for good before it is stored, decides
-            if len(self._met) >= _MOST_MET:
-                self._met.clear()
-            self._met[scope_id] = met
-        return met
 
 
 def schedule_of(budget: Budget, anchor: date | None = None) -> Schedule:

@@ -38,6 +38,7 @@ ESCALATE: Final = "escalate"
 THROTTLE: Final = "throttle"
 FROZEN: Final = "frozen"
 SHADOW: Final = "shadow_"
+DENIALS: Final = frozenset({DENY, ESCALATE, THROTTLE, FROZEN})
 
 # A member of an enum takes longer to look up than all else in a comparison.
 _HARD_STOP_ACTION: Final = EnforcementAction.HARD_STOP
@@ -226,14 +227,15 @@ def _deciding(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> int:
     return first
 
 
-def max_allowed_cost(demands: Iterable[Demand], rooms: Iterable[Decimal]) -> Decimal | None:
+def max_allowed_cost(
+    budgets: Sequence[Budget], rates: Sequence[Decimal], rooms: Sequence[Decimal]
+) -> Decimal | None:
     """The largest estimate that would pass now, in the request's currency; None: any.
 
-    `rooms` are the headrooms after the decision, in the order of the demands.
+    `rates` are those of the demands, `rooms` the headrooms after the decision.
     """
     largest: Decimal | None = None
-    for demand, headroom_after in zip(demands, rooms, strict=True):
-        budget = demand.budget
+    for index, budget in enumerate(budgets):
         if budget.shadow:
             continue
         if budget.frozen:
@@ -241,9 +243,9 @@ def max_allowed_cost(demands: Iterable[Demand], rooms: Iterable[Decimal]) -> Dec
         action = budget.enforcement_action
         if action is not _HARD_STOP_ACTION and action is not _ESCALATE_ACTION:
             continue
-        room = headroom_after
-        if demand.rate is not ONE:
-            room = _before_conversion(room, demand.rate)
+        room = rooms[index]
+        if rates[index] != ONE:
+            room = _before_conversion(room, rates[index])
         if largest is None or room < largest:
             largest = room
     return ZERO if largest is not None and largest < ZERO else largest

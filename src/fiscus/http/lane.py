@@ -37,7 +37,7 @@ from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.refusals import note_refusal
 from fiscus.ids import is_uuid
-from fiscus.ledger.apart.messages import Answered
+from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.loop import LedgerHere
 from fiscus.quotas.calls import (
     QuotaCheckAnswer,

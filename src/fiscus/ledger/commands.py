@@ -7,8 +7,9 @@ An outcome is an answer struct or a `FiscusError` as a value; a denial is an ans
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from msgspec import Struct
@@ -40,6 +41,16 @@ class Check(Struct, frozen=True, array_like=True, tag=True):
     @property
     def tenant_id(self) -> str:
         return self.operation.tenant_id
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the reservation ends, if there is one."""
+        return self.now + _hold_time(self.ttl_seconds)
+
+
+@lru_cache(maxsize=256)
+def _hold_time(ttl_seconds: int) -> timedelta:
+    return timedelta(seconds=ttl_seconds)
 
 
 class CheckBatch(Struct, frozen=True, kw_only=True, array_like=True, tag=True):

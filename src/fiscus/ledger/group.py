@@ -13,11 +13,13 @@ from typing import Any, Final, NamedTuple
 import structlog
 from msgspec.structs import replace
 
+from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordItem
 from fiscus.costs.fx import Rates
 from fiscus.errors import FiscusError, InternalError, ServiceUnavailable
 from fiscus.idempotency import require_same_body
+from fiscus.ledger.answers import BudgetBatchDecided, Decided, QuotaBatchDecided, in_words
 from fiscus.ledger.charges import (
     apply_record,
     apply_settle,
@@ -27,7 +29,6 @@ from fiscus.ledger.charges import (
 )
 from fiscus.ledger.checks import (
     apply_check,
-    batch_answer,
     keep_throttle_credits,
     look_again,
     plan_check,
@@ -68,7 +69,8 @@ from fiscus.ledger.reservations import (
     plan_on_reservation,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
-from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
+from fiscus.quotas.answers import QuotasDecided
+from fiscus.quotas.calls import QuotaCheckAnswer
 from fiscus.wire import decode, encode, item_error
 
 log = structlog.get_logger(__name__)
@@ -84,7 +86,7 @@ class Handler(NamedTuple):
 
     plan: Callable[[Workspace, Any], None]
     """Adds what it will read to the group's needs."""
-    apply: Callable[[Workspace, Any], Answer]
+    apply: Callable[[Workspace, Any], Decided]
     """Does it; may raise `MoreNeeded`, or a `FiscusError`, after which it is undone."""
 
 
@@ -107,6 +109,16 @@ class GroupRunner:
 
     def run(self, commands: Sequence[Command]) -> list[Outcome]:
         """The outcomes, in order, once they are durable.
+
+        Raises `StoreUnavailable` when the store failed; then nothing of the group is promised.
+        """
+        return [
+            in_words(command, decided)
+            for command, decided in zip(commands, self.decide(commands), strict=True)
+        ]
+
+    def decide(self, commands: Sequence[Command]) -> list[Decided | FiscusError]:
+        """What the commands came to, in order, once it is durable; `in_words` says it.
 
         Raises `StoreUnavailable` when the store failed; then nothing of the group is promised.
         """
@@ -139,19 +151,21 @@ class GroupRunner:
             ),
         )
 
-    def _each_alone(self, commands: Sequence[Command], alone: FiscusError) -> list[Outcome]:
+    def _each_alone(
+        self, commands: Sequence[Command], alone: FiscusError
+    ) -> list[Decided | FiscusError]:
         """Decide each command in a group of its own, so that a bad one fails no other."""
         if len(commands) == 1:
             return [alone]
-        return [outcome for command in commands for outcome in self.run([command])]
+        return [outcome for command in commands for outcome in self.decide([command])]
 
     def _attempt(
         self, transaction: LedgerTransaction, workspace: Workspace, commands: Sequence[Command]
-    ) -> list[Outcome]:
+    ) -> list[Decided | FiscusError]:
         loaded = transaction.load(workspace.needs)
         self._require_fresh(transaction, loaded.versions, commands)
         workspace.open(transaction, loaded)
-        outcomes: list[Outcome] = []
+        outcomes: list[Decided | FiscusError] = []
         more_needed: MoreNeeded | None = None
         for command in commands:
             try:
@@ -203,7 +217,7 @@ def _plan(workspace: Workspace, command: Command) -> None:
     HANDLERS[type(command)].plan(workspace, command)
 
 
-def _run(workspace: Workspace, command: Command) -> Outcome:
+def _run(workspace: Workspace, command: Command) -> Decided | FiscusError:
     """One command's outcome; an error leaves the workspace as it was."""
     mark = workspace.mark()
     try:
@@ -212,7 +226,8 @@ def _run(workspace: Workspace, command: Command) -> Outcome:
             return HANDLERS[type(command)].apply(workspace, command)
         stored = workspace.stored_answer(idempotency, command.now)
         if stored is None:
-            answer = HANDLERS[type(command)].apply(workspace, command)
+            decided = HANDLERS[type(command)].apply(workspace, command)
+            answer = in_words(command, decided)
             workspace.keep_answer(idempotency, encode(answer))
             return answer
         require_same_body(idempotency, stored)
@@ -228,39 +243,39 @@ def _run(workspace: Workspace, command: Command) -> Outcome:
         return InternalError("The command failed; it has changed nothing.")
 
 
-def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> CheckBatchAnswer:
+def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> BudgetBatchDecided:
     """Decide in order; an item in error rejects the batch, a denied one may."""
     mark = workspace.mark()
-    results: list[CheckAnswer] = []
+    results: list[BudgetsDecided | CheckAnswer] = []
     for check in command.checks:
         outcome = _run(workspace, check)
         if isinstance(outcome, FiscusError):
             raise outcome
-        assert isinstance(outcome, CheckAnswer)
+        assert isinstance(outcome, BudgetsDecided | CheckAnswer)
         results.append(outcome)
-    answer = batch_answer(results)
-    if command.all_or_nothing and not answer.allowed:
+    decided = BudgetBatchDecided(results)
+    if command.all_or_nothing and not decided.allowed:
         throttled = throttled_balances(workspace, results)
         workspace.undo(mark)
         keep_throttle_credits(workspace, throttled)
-        results = [
+        again = [
             look_again(workspace, check) if result.allowed else result
             for check, result in zip(command.checks, results, strict=True)
         ]
-        answer = CheckBatchAnswer(allowed=False, results=results)
-    return answer
+        return BudgetBatchDecided(again)
+    return decided
 
 
-def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaCheckBatchAnswer:
+def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBatchDecided:
     """Decide in order, each for itself; an item in error rejects the batch."""
-    results: list[QuotaCheckAnswer] = []
+    results: list[QuotasDecided | QuotaCheckAnswer] = []
     for check in command.checks:
         outcome = _run(workspace, check)
         if isinstance(outcome, FiscusError):
             raise outcome
-        assert isinstance(outcome, QuotaCheckAnswer)
+        assert isinstance(outcome, QuotasDecided | QuotaCheckAnswer)
         results.append(outcome)
-    return QuotaCheckBatchAnswer(allowed=all(one.allowed for one in results), results=results)
+    return QuotaBatchDecided(results)
 
 
 def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordBatchAnswer:

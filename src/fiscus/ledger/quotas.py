@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import count
@@ -18,14 +17,13 @@ from fiscus.ledger.charges import record_cost
 from fiscus.ledger.commands import Consume, ConsumeBatch, Cost, GiveBack
 from fiscus.ledger.matches import plan_matches
 from fiscus.ledger.workspace import PlannedQuotas, Workspace
-from fiscus.money import LIMIT, ZERO, add, plain, ratio, subtract
+from fiscus.money import LIMIT, ZERO, add, plain, subtract
 from fiscus.operations import Operation
-from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaLine
-from fiscus.quotas.matching import MatchedQuota
+from fiscus.quotas.answers import QuotasDecided, QuotaStanding
+from fiscus.quotas.calls import ConsumptionView
 from fiscus.quotas.model import (
     Consumption,
     ConsumptionLine,
-    QuotaBalance,
     QuotaUsage,
     UsageKind,
 )
@@ -36,17 +34,13 @@ from fiscus.quotas.rules import (
     fits_at,
     give_back,
     premium_owed,
-    reached,
 )
 
-NO_QUOTA: Final = "No quota matches this operation."
 _numbers: Final = count(time_ns())
 """Of rows of history: they grow, also after a restart."""
 _CONSUME: Final = UsageKind.CONSUME
 _RELEASE: Final = UsageKind.RELEASE
 _NO_PREMIUMS: Final[dict[str, Operation]] = {}
-ALLOW: Final = "allow"
-DENY: Final = "deny"
 
 
 def plan_consume(workspace: Workspace, command: Consume) -> None:
@@ -79,41 +73,47 @@ def plan_give_back(workspace: Workspace, command: GiveBack) -> None:
     workspace.need_consumption(command.consumption_id, command.tenant_id)
 
 
-def apply_consume(workspace: Workspace, command: Consume) -> QuotaCheckAnswer:
+def apply_consume(workspace: Workspace, command: Consume) -> QuotasDecided:
     """Decide one check; takes the amount from every matching quota, or changes nothing."""
     planned = workspace.planned_quotas[id(command.operation)]
     matched = planned.matched
     if not matched:
         settings = workspace.tenant(command.tenant_id).settings
-        return _without_quota(required=settings.require_quota)
+        return QuotasDecided((), not settings.require_quota, 0, None, [])
     demands = [Demand(one.quota, workspace.quota_balance(one.blank.key)) for one in matched]
-    amount = command.amount
-    decision = decide(demands, amount)
-    if not decision.allowed:
-        return _denied(workspace, command, matched, demands, decision)
-    consumption = _take(workspace, command, planned, decision) if command.consume else None
-    lines: list[QuotaLine] = []
-    for index, one in enumerate(matched):
-        before, left = demands[index].balance, decision.remaining[index]
-        if consumption is None:
-            lines.append(_line(one, before, before, left, ZERO, ALLOW))
-        else:
-            after, burst = decision.balances[index], decision.lines[index].burst
-            lines.append(_line(one, before, after, subtract(left, amount), burst, ALLOW))
-    shown = lines[decision.deciding]
-    label = matched[decision.deciding].label
-    message = f"{label} has room."
-    if shown.from_burst:
-        message = (
-            f"{label} is past its allocation: {plain(shown.from_burst)} of "
-            f"{plain(amount)} came from the burst, {shown.remaining_amount} left."
-        )
-    return _answer(lines, decision, consumption, None, message)
+    decision = decide(demands, command.amount)
+    standings: list[QuotaStanding] = []
+    if not decision.allowed or not command.consume:
+        for demand, denies in zip(demands, decision.denies, strict=True):
+            balance = demand.balance
+            standings.append(QuotaStanding(balance.used, balance.burst_used, ZERO, denies))
+        fits = None if decision.allowed else _fits_at(workspace, command, demands, decision)
+        return QuotasDecided(matched, decision.allowed, decision.deciding, fits, standings)
+    _take(workspace, command, planned, decision)
+    lines = decision.lines
+    for index, balance in enumerate(decision.balances):
+        burst = lines[index].burst
+        standings.append(QuotaStanding(balance.used, balance.burst_used, burst, False))
+    return QuotasDecided(matched, True, decision.deciding, None, standings)
+
+
+def _fits_at(
+    workspace: Workspace, command: Consume, demands: list[Demand], decision: Decision
+) -> datetime | None:
+    """The latest of when the deniers have room; None when that of one is not known."""
+    index = workspace.tenant(command.tenant_id).quotas
+    moments = [
+        fits_at(demand.quota, index.following(demand.quota), command.amount)
+        for demand, denies in zip(demands, decision.denies, strict=True)
+        if denies
+    ]
+    known = [moment for moment in moments if moment is not None]
+    return max(known) if len(known) == len(moments) else None
 
 
 def _take(
     workspace: Workspace, command: Consume, planned: PlannedQuotas, decision: Decision
-) -> Consumption:
+) -> None:
     """Take what was decided from each quota, with its history and its premium."""
     amount, now = command.amount, command.now
     consumption = Consumption(  # by position, as answers are
@@ -137,7 +137,6 @@ def _take(
             premium = planned.premiums.get(line.key.quota_id)
             if premium is not None:
                 _record_premium(workspace, premium, line, premium_owed(line), now)
-    return consumption
 
 
 def apply_give_back(workspace: Workspace, command: GiveBack) -> ConsumptionView:
@@ -247,105 +246,3 @@ def _record_premium(
         charge_category=category,
     )
     record_cost(workspace, cost, line.premium_currency, now)
-
-
-def _without_quota(*, required: bool) -> QuotaCheckAnswer:
-    return QuotaCheckAnswer(
-        allowed=not required,
-        matched=0,
-        quota_id=None,
-        consumption_id=None,
-        remaining_amount=None,
-        max_allowed_amount=ZERO if required else None,
-        fits_at=None,
-        message=NO_QUOTA + " This tenant requires one." if required else NO_QUOTA,
-        quotas=[],
-    )
-
-
-def _denied(
-    workspace: Workspace,
-    command: Consume,
-    matched: Sequence[MatchedQuota],
-    demands: list[Demand],
-    decision: Decision,
-) -> QuotaCheckAnswer:
-    lines = [
-        _line(one, demand.balance, demand.balance, left, ZERO, DENY if denies else ALLOW)
-        for one, demand, left, denies in zip(
-            matched, demands, decision.remaining, decision.denies, strict=True
-        )
-    ]
-    shown = lines[decision.deciding]
-    whole = plain(add(shown.allocated_amount, shown.max_burst_amount))
-    message = (
-        f"{matched[decision.deciding].label} has no room: {shown.remaining_amount} of "
-        f"{whole} left, {plain(command.amount)} needed."
-    )
-    index = workspace.tenant(command.tenant_id).quotas
-    moments = [
-        fits_at(demand.quota, index.following(demand.quota), command.amount)
-        for demand, denies in zip(demands, decision.denies, strict=True)
-        if denies
-    ]
-    known = [moment for moment in moments if moment is not None]
-    latest = max(known) if len(known) == len(moments) else None
-    return _answer(lines, decision, None, latest, message)
-
-
-def _answer(
-    lines: list[QuotaLine],
-    decision: Decision,
-    consumption: Consumption | None,
-    fits: datetime | None,
-    message: str,
-) -> QuotaCheckAnswer:
-    shown = lines[decision.deciding]
-    least = shown.remaining_amount
-    for line in lines:
-        least = min(least, line.remaining_amount)
-    return QuotaCheckAnswer(  # by position: with names it takes six times as long
-        decision.allowed,
-        len(lines),
-        shown.quota_id,
-        None if consumption is None else consumption.consumption_id,
-        shown.remaining_amount,
-        max(least, ZERO),
-        fits,
-        message,
-        lines,
-    )
-
-
-def _line(
-    matched: MatchedQuota,
-    before: QuotaBalance,
-    after: QuotaBalance,
-    left: Decimal,
-    from_burst: Decimal,
-    decision: str,
-) -> QuotaLine:
-    """A quota as it is after the decision; `before` is `after` when nothing was taken."""
-    quota = matched.quota
-    allocated = quota.allocated_amount
-    used = add(after.used, after.burst_used)
-    levels = reached(quota, used)
-    crossed: list[str] = []
-    if after is not before and len(levels) > 1:
-        crossed = levels[len(reached(quota, add(before.used, before.burst_used))) :]
-    return QuotaLine(  # by position, as above
-        quota.quota_id,
-        matched.scope,
-        allocated,
-        quota.max_burst_amount,
-        after.used,
-        after.burst_used,
-        plain(left),
-        ratio(used, allocated),
-        decision,
-        levels[-1],
-        crossed,
-        from_burst,
-        quota.period_start,
-        quota.period_end,
-    )

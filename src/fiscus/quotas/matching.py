@@ -73,7 +73,7 @@ class QuotaIndex:
         self._known.clear()
         self._by_id[quota.quota_id] = quota
         there = self._scopes.of(quota.scope_type).setdefault(_place(quota), {})
-        there[quota.quota_id] = _matched(quota, quota.scope_id)
+        there[quota.quota_id] = matched_quota(quota, quota.scope_id)
 
     def remove(self, quota_id: str) -> None:
         quota = self._by_id.pop(quota_id, None)
@@ -115,7 +115,7 @@ class QuotaIndex:
         for places, scope_id in self._scopes.at(ids):
             found += places.get((scope_id, resource_type), {}).values()
             for one in places.get((EVERY, resource_type), {}).values():
-                found.append(_matched(one.quota, scope_id))
+                found.append(matched_quota(one.quota, scope_id))
         since = max((one.quota.period_start for one in found), default=DAWN)
         until = min((one.quota.period_end for one in found), default=FAR_FUTURE)
         return _Known(found, since, until)
@@ -125,7 +125,8 @@ def _place(quota: Quota) -> _Place:
     return quota.scope_id, quota.resource_type
 
 
-def _matched(quota: Quota, scope_id: str) -> MatchedQuota:
+def matched_quota(quota: Quota, scope_id: str) -> MatchedQuota:
+    """What operations of `scope_id` meet."""
     kind = quota.scope_type.value
     return MatchedQuota(
         quota,

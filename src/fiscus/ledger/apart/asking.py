@@ -13,16 +13,10 @@ from typing import Final
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
 from fiscus.groups import GroupLimits, MaybeDone
+from fiscus.ledger.answers import in_words
 from fiscus.ledger.apart.fallbacks import ToldFallbacks
-from fiscus.ledger.apart.messages import (
-    Answered,
-    Done,
-    Failed,
-    Frames,
-    error_of,
-    group_message,
-    read_done,
-)
+from fiscus.ledger.apart.messages import group_message
+from fiscus.ledger.apart.outcomes import Answered, Done, Hearer
 from fiscus.ledger.apart.process import LedgerProcess
 from fiscus.ledger.commands import ANSWERS, Command, Outcome
 from fiscus.ledger.degraded import DegradedDecisions
@@ -62,7 +56,7 @@ class LedgerApart(Ledger):
         self._line = process.thread_line()
         self._asked_count = process.began_count
         """Of the process that `_line` leads to."""
-        self._frames = Frames()
+        self._hearer = Hearer()
         self._number = 0
         self._loop_line: LoopLine | None = None
         self._here: LoopGroups[Command, Answered | Outcome] | None = None
@@ -124,7 +118,9 @@ class LedgerApart(Ledger):
         if done.unavailable is not None:
             raise StoreUnavailable(done.unavailable)
         return [
-            error_of(one) if isinstance(one, Failed) else decode(one.answer, ANSWERS[type(command)])
+            decode(one.answer, ANSWERS[type(command)])
+            if isinstance(one, Answered)
+            else in_words(command, one)
             for command, one in zip(commands, done.outcomes, strict=True)
         ]
 
@@ -135,14 +131,14 @@ class LedgerApart(Ledger):
                 self._asked_count = self._process.began_count
                 self._line.close()
                 self._line = self._process.thread_line()
-                self._frames = Frames()
+                self._hearer = Hearer()
             self._line.sendall(group_message(self._number, commands))
         except OSError as error:
             raise StoreUnavailable(f"{_ENDED}: {error}") from None
         try:
             while data := self._line.recv(PART_BYTES):
-                for message in self._frames.feed(data):
-                    return read_done(message)
+                for done in self._hearer.feed(data):
+                    return done
         except OSError as error:
             raise MaybeDone(f"{_ENDED}: {error}") from None
         raise MaybeDone(_ENDED)
@@ -158,8 +154,8 @@ class LoopLine:
         self._fallbacks = fallbacks
         self._loop = loop
         self._number = 0
-        self._told: dict[int, Hears] = {}
-        """Who waits, by the number of their group."""
+        self._told: dict[int, tuple[list[Command], Hears]] = {}
+        """Who waits for what, by the number of their group."""
         self._socket: socket.socket | None = None
         self._open()
         process.when_started(partial(self._call, self._open))
@@ -170,7 +166,7 @@ class LoopLine:
         if self._socket is None:
             self._loop.call_soon(told, StoreUnavailable(_ENDED))
         else:
-            self._told[number] = told
+            self._told[number] = commands, told
             self._send(group_message(number, commands))
         return _Asked(self._told, number)
 
@@ -203,7 +199,7 @@ class LoopLine:
         except OSError:
             return  # it is closed by now
         self._socket.setblocking(False)
-        self._frames = Frames()
+        self._hearer = Hearer()
         self._unsent = bytearray()
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
@@ -247,18 +243,22 @@ class LoopLine:
         if not data:
             self._end(MaybeDone(_ENDED))
             return
-        for message in self._frames.feed(data):
-            self._answer(read_done(message))
+        for done in self._hearer.feed(data):
+            self._answer(done)
 
     def _answer(self, done: Done) -> None:
         self._fallbacks.told(done.fallbacks)
-        told = self._told.pop(done.number, None)
-        if told is None:
+        asked = self._told.pop(done.number, None)
+        if asked is None:
             return
+        commands, told = asked
         if done.unavailable is not None:
             told(StoreUnavailable(done.unavailable))
         else:
-            outcomes = [error_of(one) if isinstance(one, Failed) else one for one in done.outcomes]
+            outcomes = [
+                one if isinstance(one, Answered) else in_words(command, one)
+                for command, one in zip(commands, done.outcomes, strict=True)
+            ]
             told(outcomes, done.seconds)
 
     def _broke(self, line: socket.socket, error: Exception) -> None:
@@ -275,9 +275,9 @@ class LoopLine:
             self._loop.remove_reader(ended.fileno())
             self._loop.remove_writer(ended.fileno())
         ended.close()
-        told, self._told = list(self._told.values()), {}
-        for one in told:
-            one(error)
+        asked, self._told = list(self._told.values()), {}
+        for _, told in asked:
+            told(error)
 
 
 class _Asked:
@@ -285,7 +285,7 @@ class _Asked:
 
     __slots__ = ("_number", "_told")
 
-    def __init__(self, told: dict[int, Hears], number: int) -> None:
+    def __init__(self, told: dict[int, tuple[list[Command], Hears]], number: int) -> None:
         self._told = told
         self._number = number
 

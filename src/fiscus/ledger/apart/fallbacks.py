@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fiscus.budgets.matching import BudgetIndex
 from fiscus.budgets.model import OnStoreFailure
-from fiscus.ledger.apart.messages import Fallback
+from fiscus.ledger.apart.outcomes import Fallback
 from fiscus.ledger.definitions import TenantDefinitions
 
 

@@ -12,13 +12,8 @@ from typing import Final
 import structlog
 
 from fiscus.ledger.apart.fallbacks import FallbacksToTell
-from fiscus.ledger.apart.messages import (
-    Frames,
-    Group,
-    done_message,
-    read_group,
-    unavailable_message,
-)
+from fiscus.ledger.apart.messages import Frames, Group, read_group
+from fiscus.ledger.apart.outcomes import Teller, unavailable_message
 from fiscus.ledger.commands import Command, weight
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
@@ -48,6 +43,7 @@ class LedgerServer:
         self._selector = selectors.DefaultSelector()
         for line in lines:
             self._selector.register(line, selectors.EVENT_READ, Frames())
+        self._tellers = {line: Teller() for line in lines}
         self._waiting: deque[tuple[socket.socket, Group]] = deque()
 
     def run(self) -> None:
@@ -83,7 +79,7 @@ class LedgerServer:
         commands: list[Command] = [one for _, group in groups for one in group.commands]
         began = perf_counter()
         try:
-            outcomes = self._runner.run(commands) if commands else []
+            outcomes = self._runner.decide(commands) if commands else []
         except Exception as error:
             # whatever it was: nothing of it is promised, and others are to be done after these
             if not isinstance(error, StoreUnavailable):
@@ -96,5 +92,8 @@ class LedgerServer:
         for line, group in groups:
             end = start + len(group.commands)
             done = outcomes[start:end]
-            line.sendall(done_message(group.number, done, self._fallbacks.next(), seconds))
+            told = self._fallbacks.next()
+            line.sendall(
+                self._tellers[line].done(group.number, group.commands, done, told, seconds)
+            )
             start = end

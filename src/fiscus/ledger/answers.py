@@ -1,0 +1,83 @@
+"""From what the ledger decided to what is answered, for who asked to do where that is elsewhere."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from fiscus.budgets import answers as budgets
+from fiscus.budgets.answers import Asked, BudgetsDecided
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
+from fiscus.errors import FiscusError
+from fiscus.ledger.commands import (
+    Answer,
+    Check,
+    CheckBatch,
+    Command,
+    Consume,
+    ConsumeBatch,
+    Outcome,
+)
+from fiscus.quotas import answers as quotas
+from fiscus.quotas.answers import QuotasDecided
+from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
+
+
+class BudgetBatchDecided(Struct, frozen=True):
+    """The decisions of a batch; an answer is one that was given before."""
+
+    results: list[BudgetsDecided | CheckAnswer]
+
+    @property
+    def allowed(self) -> bool:
+        """Whether every check is allowed."""
+        return all(one.allowed for one in self.results)
+
+
+class QuotaBatchDecided(Struct, frozen=True):
+    """As above, of quotas."""
+
+    results: list[QuotasDecided | QuotaCheckAnswer]
+
+
+Decided = BudgetsDecided | BudgetBatchDecided | QuotasDecided | QuotaBatchDecided | Answer
+"""What a command came to; some need no other words."""
+
+
+def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:
+    """The outcome of `command`."""
+    if isinstance(decided, BudgetsDecided):
+        assert isinstance(command, Check)
+        return _budgets(command, decided)
+    if isinstance(decided, BudgetBatchDecided):
+        assert isinstance(command, CheckBatch)
+        checks = [
+            one if isinstance(one, CheckAnswer) else _budgets(check, one)
+            for check, one in zip(command.checks, decided.results, strict=True)
+        ]
+        return CheckBatchAnswer(allowed=decided.allowed, results=checks)
+    if isinstance(decided, QuotasDecided):
+        assert isinstance(command, Consume)
+        return _quotas(command, decided)
+    if isinstance(decided, QuotaBatchDecided):
+        assert isinstance(command, ConsumeBatch)
+        results = [
+            one if isinstance(one, QuotaCheckAnswer) else _quotas(check, one)
+            for check, one in zip(command.checks, decided.results, strict=True)
+        ]
+        return QuotaCheckBatchAnswer(allowed=all(one.allowed for one in results), results=results)
+    return decided
+
+
+def _budgets(command: Check, decided: BudgetsDecided) -> CheckAnswer:
+    asked = Asked(
+        command.estimate,
+        command.now.date(),
+        command.reservation_id if command.reserve else None,
+        command.expires_at,
+    )
+    return budgets.answer(decided, asked)
+
+
+def _quotas(command: Consume, decided: QuotasDecided) -> QuotaCheckAnswer:
+    consumption_id = command.consumption_id if command.consume else None
+    return quotas.answer(decided, command.amount, consumption_id)

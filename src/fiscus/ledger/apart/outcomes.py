@@ -1,0 +1,348 @@
+"""What became of a group, as the ledger's process tells it to the other, which answers.
+
+Answers that are JSON already stand before the rest of their message, each of a known length, so
+that the other side need not read what it only hands on. Of a decision only that is told which the
+other side does not know: what an operation meets has a number once it was told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+
+from msgspec import Struct
+
+from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
+from fiscus.budgets.matching import Matched, PreparedBudget
+from fiscus.budgets.model import Budget
+from fiscus.budgets.rules import ThrottleShare
+from fiscus.errors import KINDS, FiscusError, InternalError, made_again
+from fiscus.ledger.answers import BudgetBatchDecided, Decided, QuotaBatchDecided, in_words
+from fiscus.ledger.apart.messages import LENGTH, Frames, measured
+from fiscus.ledger.commands import Command
+from fiscus.periods import Period
+from fiscus.quotas.answers import QuotasDecided, QuotaStanding
+from fiscus.quotas.matching import MatchedQuota, matched_quota
+from fiscus.quotas.model import Quota
+from fiscus.wire import decoder_for, encode_into
+
+MOST_NUMBERED: Final = 5_000
+_ID_FIELD: Final = b'"correlation_id":'
+_NO_ID: Final = _ID_FIELD + b"null}"
+
+
+class Answered(Struct, frozen=True):
+    """A command's answer."""
+
+    answer: bytes
+    """As JSON."""
+    allowed: bool
+    """False for a denial."""
+
+    def with_correlation_id(self, correlation_id: str) -> bytes:
+        """The answer as JSON with this id, which is safe in JSON, as its last field."""
+        answer = self.answer
+        assert answer.endswith(_NO_ID)
+        return b'%b"%b"}' % (answer[: -len(_NO_ID) + len(_ID_FIELD)], correlation_id.encode())
+
+
+class Failed(Struct, frozen=True, array_like=True, tag=2):
+    """The error that a command ended in."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+    suggested_action: str | None
+    retry_after_seconds: int | None
+
+    def error(self) -> FiscusError:
+        """The error as it was in the other process."""
+        return made_again(
+            KINDS.get(self.code, InternalError),
+            self.message,
+            self.details,
+            self.suggested_action,
+            self.retry_after_seconds,
+        )
+
+
+class Fallback(Struct, frozen=True, array_like=True):
+    """A tenant's budgets, if some of them allow operations without the store; else none."""
+
+    tenant_id: str
+    budgets: list[Budget]
+
+
+ToldOutcome = (
+    Answered | BudgetsDecided | BudgetBatchDecided | QuotasDecided | QuotaBatchDecided | FiscusError
+)
+"""What became of a command."""
+M = TypeVar("M", Matched, MatchedQuota)
+
+
+class Done(Struct, frozen=True):
+    """What became of a group."""
+
+    number: int
+    outcomes: list[ToldOutcome]
+    """In the order of its commands; empty when nothing of it was done."""
+    unavailable: str | None
+    """Why nothing of it was done."""
+    seconds: float
+    """How long the groups took that it was done with."""
+    fallbacks: list[Fallback]
+    """Of tenants whose definitions changed since the group before."""
+
+
+class _Answer(Struct, frozen=True, array_like=True, tag=1):
+    """An answer among those that stand one after the other."""
+
+    size: int
+    allowed: bool
+
+
+class _Budgets(Struct, frozen=True, array_like=True):
+    """A `BudgetsDecided`, what was matched by its numbers."""
+
+    places: list[int]
+    allowed: bool
+    deciding: int
+    throttle: ThrottleShare | None
+    fits_at: datetime | None
+    standings: list[BudgetStanding]
+    held_back: bool
+
+
+class _Quotas(Struct, frozen=True, array_like=True):
+    """A `QuotasDecided`, what was matched by its numbers."""
+
+    places: list[int]
+    allowed: bool
+    deciding: int
+    fits_at: datetime | None
+    standings: list[QuotaStanding]
+
+
+class _Check(Struct, frozen=True, array_like=True, tag=3):
+    decided: _Budgets
+
+
+class _CheckBatch(Struct, frozen=True, array_like=True, tag=4):
+    results: list[_Budgets]
+
+
+class _QuotaCheck(Struct, frozen=True, array_like=True, tag=5):
+    decided: _Quotas
+
+
+class _QuotaBatch(Struct, frozen=True, array_like=True, tag=6):
+    results: list[_Quotas]
+
+
+class _Rest(Struct, frozen=True, array_like=True):
+    """A message, without its answers."""
+
+    number: int
+    outcomes: list[_Answer | Failed | _Check | _CheckBatch | _QuotaCheck | _QuotaBatch]
+    unavailable: str | None
+    seconds: float
+    fallbacks: list[Fallback]
+    anew: bool
+    """Numbers begin at 0 again."""
+    budgets: list[tuple[Budget, str, Period]]
+    """Budgets, for which scope id and in which period, that get the next numbers."""
+    quotas: list[tuple[Quota, str]]
+    """Quotas, and for which scope id, that get the next numbers of theirs."""
+
+
+_read_rest: Final = decoder_for(_Rest).decode
+
+
+class _Numbers(Generic[M]):
+    """Numbers of what was told."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[int, M]] = {}
+        """By the `id` of what has them, which is kept alive."""
+        self._new: list[M] = []
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def clear(self) -> None:
+        self._places.clear()
+
+    def of(self, matched: Sequence[M]) -> list[int]:
+        numbers: list[int] = []
+        for one in matched:
+            place = self._places.get(id(one))
+            if place is None:
+                place = self._places[id(one)] = len(self._places), one
+                self._new.append(one)
+            numbers.append(place[0])
+        return numbers
+
+    def take_new(self) -> list[M]:
+        """What got a number since the last time."""
+        new, self._new = self._new, []
+        return new
+
+
+class Teller:
+    """The ledger's side of one line."""
+
+    def __init__(self) -> None:
+        self._budgets: _Numbers[Matched] = _Numbers()
+        self._quotas: _Numbers[MatchedQuota] = _Numbers()
+
+    def done(
+        self,
+        number: int,
+        commands: Sequence[Command],
+        outcomes: Sequence[Decided | FiscusError],
+        fallbacks: Sequence[Fallback],
+        seconds: float,
+    ) -> bytearray:
+        """A `Done` as a frame."""
+        budgets, quotas = self._budgets, self._quotas
+        anew = len(budgets) + len(quotas) > MOST_NUMBERED
+        if anew:
+            budgets.clear()
+            quotas.clear()
+        frame = bytearray(LENGTH.size)
+        told = [
+            self._told(frame, command, outcome)
+            for command, outcome in zip(commands, outcomes, strict=True)
+        ]
+        new_budgets = [(one.budget, one.scope_id, one.period) for one in budgets.take_new()]
+        new_quotas = [(one.quota, one.scope_id) for one in quotas.take_new()]
+        rest = (number, told, None, seconds, fallbacks, anew, new_budgets, new_quotas)
+        return _framed(frame, rest)
+
+    def _told(
+        self, frame: bytearray, command: Command, outcome: Decided | FiscusError
+    ) -> tuple[object, ...]:
+        match outcome:
+            case FiscusError():
+                return _failed(outcome)
+            case BudgetsDecided():
+                return 3, self._of_budgets(outcome)
+            case QuotasDecided():
+                return 5, self._of_quotas(outcome)
+            case BudgetBatchDecided(results):
+                checks = [one for one in results if isinstance(one, BudgetsDecided)]
+                if len(checks) == len(results):
+                    return 4, [self._of_budgets(one) for one in checks]
+            case QuotaBatchDecided(results):
+                consumes = [one for one in results if isinstance(one, QuotasDecided)]
+                if len(consumes) == len(results):
+                    return 6, [self._of_quotas(one) for one in consumes]
+            case _:
+                pass
+        answer = in_words(command, outcome)
+        start = len(frame)
+        encode_into(answer, frame, start)
+        return 1, len(frame) - start, getattr(answer, "allowed", True)
+
+    def _of_budgets(self, decided: BudgetsDecided) -> tuple[object, ...]:
+        return (
+            self._budgets.of(decided.matched),
+            decided.allowed,
+            decided.deciding,
+            decided.throttle,
+            decided.fits_at,
+            decided.standings,
+            decided.held_back,
+        )
+
+    def _of_quotas(self, decided: QuotasDecided) -> tuple[object, ...]:
+        return (
+            self._quotas.of(decided.matched),
+            decided.allowed,
+            decided.deciding,
+            decided.fits_at,
+            decided.standings,
+        )
+
+
+def unavailable_message(number: int, reason: str) -> bytearray:
+    """A `Done` of which nothing was done."""
+    return _framed(bytearray(LENGTH.size), (number, (), reason, 0.0, (), False, (), ()))
+
+
+def _failed(error: FiscusError) -> tuple[object, ...]:
+    return (
+        2,
+        error.code,
+        error.message,
+        error.details,
+        error.suggested_action,
+        error.retry_after_seconds,
+    )
+
+
+def _framed(frame: bytearray, rest: tuple[object, ...]) -> bytearray:
+    """The answers that are in `frame`, the rest of their message, and where that begins."""
+    end = len(frame)
+    encode_into(rest, frame, end)
+    frame += LENGTH.pack(end - LENGTH.size)
+    return measured(frame)
+
+
+class Hearer:
+    """The other side of one line."""
+
+    def __init__(self) -> None:
+        self._frames = Frames()
+        self._budgets: list[Matched] = []
+        self._quotas: list[MatchedQuota] = []
+
+    def feed(self, data: bytes) -> list[Done]:
+        """What is complete with `data`, which has to be all that came."""
+        return [self._read(message) for message in self._frames.feed(data)]
+
+    def _read(self, message: bytes) -> Done:
+        (end,) = LENGTH.unpack_from(message, len(message) - LENGTH.size)
+        rest: _Rest = _read_rest(memoryview(message)[end : -LENGTH.size])
+        if rest.anew:
+            self._budgets.clear()
+            self._quotas.clear()
+        for budget, scope_id, period in rest.budgets:
+            self._budgets.append(PreparedBudget(budget).in_period(scope_id, period))
+        for quota, scope_id in rest.quotas:
+            self._quotas.append(matched_quota(quota, scope_id))
+        outcomes: list[ToldOutcome] = []
+        start = 0
+        for one in rest.outcomes:
+            match one:
+                case _Answer(size, allowed):
+                    outcomes.append(Answered(message[start : start + size], allowed))
+                    start += size
+                case Failed():
+                    outcomes.append(one.error())
+                case _Check(decided):
+                    outcomes.append(self._of_budgets(decided))
+                case _CheckBatch(results):
+                    outcomes.append(BudgetBatchDecided([self._of_budgets(one) for one in results]))
+                case _QuotaCheck(decided):
+                    outcomes.append(self._of_quotas(decided))
+                case _QuotaBatch(results):
+                    outcomes.append(QuotaBatchDecided([self._of_quotas(one) for one in results]))
+        return Done(rest.number, outcomes, rest.unavailable, rest.seconds, rest.fallbacks)
+
+    def _of_budgets(self, told: _Budgets) -> BudgetsDecided:
+        matched = [self._budgets[place] for place in told.places]
+        return BudgetsDecided(
+            matched,
+            told.allowed,
+            told.deciding,
+            told.throttle,
+            told.fits_at,
+            told.standings,
+            told.held_back,
+        )
+
+    def _of_quotas(self, told: _Quotas) -> QuotasDecided:
+        matched = [self._quotas[place] for place in told.places]
+        return QuotasDecided(matched, told.allowed, told.deciding, told.fits_at, told.standings)
