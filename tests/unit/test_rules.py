@@ -22,7 +22,7 @@ from fiscus.budgets.rules import (
     fits_at,
     free,
     headroom,
-    max_allowed_cost,
+    largest_cost,
     throttle_share,
 )
 from fiscus.costs.fx import Rate, convert
@@ -305,7 +305,10 @@ def test_the_largest_cost_passes_and_one_quantum_more_does_not(given: list[Deman
         headroom(demand.budget, balance)
         for demand, balance in zip(given, decision.balances, strict=True)
     ]
-    largest = max_allowed_cost([one.budget for one in given], [one.rate for one in given], rooms)
+    each = [
+        largest_cost(one.budget, one.rate, room) for one, room in zip(given, rooms, strict=True)
+    ]
+    largest = min((one for one in each if one is not None), default=None)
     now = [
         replace(demand, balance=balance)
         for demand, balance in zip(given, decision.balances, strict=True)

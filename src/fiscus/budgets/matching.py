@@ -11,6 +11,8 @@ from msgspec import Struct
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance
 from fiscus.operations import ByScopeType, Operation, ScopeIds
 from fiscus.periods import (
+    DAWN,
+    FAR_FUTURE,
     Period,
     PeriodType,
     Schedule,
@@ -34,6 +36,14 @@ class Matched(Struct, frozen=True):
     """The scope as answers show it."""
     label: str
     """What messages call the budget."""
+
+
+class _Known(Struct, frozen=True, gc=False):
+    """What operations of some ids meet, for as long as no budget changes and no period ends."""
+
+    matched: list[Matched]
+    since: datetime
+    until: datetime
 
 
 _MOST_MET: Final = 10_000
@@ -166,9 +176,13 @@ class BudgetIndex:
         self._scopes: ByScopeType[_ByScopeId] = ByScopeType(dict)
         self._picky: set[str] = set()
         """Budgets that do not count every operation of their scope."""
+        self._floating: set[str] = set()
+        """Budgets whose periods begin with their first use."""
         self._known: dict[ScopeIds, list[tuple[PreparedBudget, str]]] = {}
         """What was found, by those of an operation's ids that it depends on; until a budget
         changes."""
+        self._met: dict[ScopeIds, _Known] = {}
+        """What was met, by the same, while it is as simple as that."""
         for budget in budgets:
             self.put(budget)
 
@@ -184,25 +198,58 @@ class BudgetIndex:
     def put(self, budget: Budget) -> None:
         """Add a budget, or replace its earlier version."""
         self.remove(budget.budget_id)
-        self._known.clear()
+        self._forget()
         prepared = PreparedBudget(budget)
         self._by_id[budget.budget_id] = prepared
         if not prepared.counts_all:
             self._picky.add(budget.budget_id)
+        if prepared.floats:
+            self._floating.add(budget.budget_id)
         scopes = self._scopes.of(budget.allocated_to_type)
         scopes.setdefault(budget.allocated_to_id, {})[budget.budget_id] = prepared
 
     def remove(self, budget_id: str) -> None:
         prepared = self._by_id.pop(budget_id, None)
         if prepared is not None:
-            self._known.clear()
+            self._forget()
             self._picky.discard(budget_id)
+            self._floating.discard(budget_id)
             budget = prepared.budget
             scopes = self._scopes.of(budget.allocated_to_type)
             of_scope = scopes[budget.allocated_to_id]
             del of_scope[budget_id]
             if not of_scope:
                 del scopes[budget.allocated_to_id]
+
+    def met(self, operation: Operation, moment: datetime) -> Sequence[Matched] | None:
+        """Every budget that counts this operation, with its period at `moment`.
+
+        None when an anchor may be needed to know that; then `matches` says which there are.
+        """
+        if self._floating:
+            return None
+        if self._picky:
+            return self._met_now(operation, moment)
+        ids = self._scopes.ids_of(operation)
+        known = self._met.get(ids)
+        if known is not None and known.since <= moment < known.until:
+            return known.matched
+        matched = self._met_now(operation, moment)
+        if len(matched) == len(self.matches(operation)):  # else one begins or ends by its dates
+            if len(self._met) >= _MOST_KNOWN:
+                self._met.clear()
+            since = max((one.period.start for one in matched), default=DAWN)
+            until = min((one.period.end for one in matched), default=FAR_FUTURE)
+            self._met[ids] = _Known(matched, since, until)
+        return matched
+
+    def _met_now(self, operation: Operation, moment: datetime) -> list[Matched]:
+        found = (prepared.met(scope_id, moment) for prepared, scope_id in self.matches(operation))
+        return [one for one in found if one is not None]
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._met.clear()
 
     def matches(self, operation: Operation) -> Sequence[tuple[PreparedBudget, str]]:
         """Every budget that counts this operation, with the scope id it is charged under."""

@@ -227,28 +227,21 @@ def _deciding(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> int:
     return first
 
 
-def max_allowed_cost(
-    budgets: Sequence[Budget], rates: Sequence[Decimal], rooms: Sequence[Decimal]
-) -> Decimal | None:
-    """The largest estimate that would pass now, in the request's currency; None: any.
+def largest_cost(budget: Budget, rate: Decimal, room: Decimal) -> Decimal | None:
+    """The largest estimate that `budget` would let pass now, in the request's currency; None: any.
 
-    `rates` are those of the demands, `rooms` the headrooms after the decision.
+    `rate` is that of the demand, `room` the headroom after the decision.
     """
-    largest: Decimal | None = None
-    for index, budget in enumerate(budgets):
-        if budget.shadow:
-            continue
-        if budget.frozen:
-            return ZERO
-        action = budget.enforcement_action
-        if action is not _HARD_STOP_ACTION and action is not _ESCALATE_ACTION:
-            continue
-        room = rooms[index]
-        if rates[index] != ONE:
-            room = _before_conversion(room, rates[index])
-        if largest is None or room < largest:
-            largest = room
-    return ZERO if largest is not None and largest < ZERO else largest
+    if budget.shadow:
+        return None
+    if budget.frozen:
+        return ZERO
+    action = budget.enforcement_action
+    if action is not _HARD_STOP_ACTION and action is not _ESCALATE_ACTION:
+        return None
+    if rate != ONE:
+        room = _before_conversion(room, rate)
+    return max(room, ZERO)
 
 
 def _before_conversion(room: Decimal, rate: Decimal) -> Decimal:

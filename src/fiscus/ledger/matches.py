@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime
 
 from fiscus.budgets.matching import Matched, PreparedBudget
@@ -14,10 +15,16 @@ def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -
 
     A floating budget's period is known only once its anchor is loaded; it sends the group round.
     """
+    budgets, balances = workspace.tenant(operation.tenant_id).budgets, workspace.needs.balances
+    met = budgets.met(operation, moment)
+    if met is not None:
+        for matched in met:
+            balances[matched.blank.key] = matched.blank
+        workspace.planned[id(operation)] = met
+        return
     found: list[Matched] = []
     complete = True
-    balances = workspace.needs.balances
-    for prepared, scope_id in workspace.tenant(operation.tenant_id).budgets.matches(operation):
+    for prepared, scope_id in budgets.matches(operation):
         anchor = None
         if prepared.floats:
             anchor = prepared.anchors.get(scope_id)
@@ -34,7 +41,7 @@ def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -
         workspace.planned[id(operation)] = found
 
 
-def find_matches(workspace: Workspace, operation: Operation, moment: datetime) -> list[Matched]:
+def find_matches(workspace: Workspace, operation: Operation, moment: datetime) -> Sequence[Matched]:
     """Every budget that counts `operation` at `moment`, with its period."""
     planned = workspace.planned.get(id(operation))
     if planned is not None:

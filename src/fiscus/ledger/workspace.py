@@ -75,7 +75,7 @@ class Workspace:
         self._journal: list[tuple[Any, Any, Any]] = []
         self._checked_due: dict[str, datetime] = {}
         self._bucket = EPOCH
-        self.planned: dict[int, list[Matched]] = {}
+        self.planned: dict[int, Sequence[Matched]] = {}
         """What planning found, by the `id` of the operation, which its command keeps alive."""
         self.planned_quotas: dict[int, PlannedQuotas] = {}
         """As `planned`; keeps the operations of premiums alive."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 from fiscus.budgets.model import BudgetBalance, Reservation
@@ -202,6 +203,8 @@ class LedgerWriter:
         self._began: Repeated[datetime] = Repeated(values.time)
         self._ends: Repeated[datetime] = Repeated(values.time)
         self._day: Written[date] = Written(date.isoformat)
+        self._held: Repeated[Decimal] = Repeated(values.amount)
+        self._rate: Repeated[Decimal] = Repeated(values.amount)
 
     def statements(
         self,
@@ -287,7 +290,7 @@ class LedgerWriter:
             reservation.tenant_id,
             str(reservation.status),
             operation.resource_type,
-            values.amount(reservation.estimated_cost),
+            self._held(reservation.estimated_cost),
             reservation.currency,
             operation.project_id,
             operation.user_id,
@@ -303,7 +306,7 @@ class LedgerWriter:
         )
 
     def _line_rows(self, reservations: Iterable[Reservation]) -> list[Row]:
-        time, day, amount = self._time, self._day, self._values.amount
+        time, day, held, rate = self._time, self._day, self._held, self._rate
         rows: list[Row] = []
         for reservation in reservations:
             reservation_id, tenant_id = reservation.reservation_id, reservation.tenant_id
@@ -316,8 +319,8 @@ class LedgerWriter:
                         scope_id,
                         time[period_start],
                         tenant_id,
-                        amount(line.amount),
-                        amount(line.rate),
+                        held(line.amount),
+                        rate(line.rate),
                         day[line.rate_date],
                     )
                 )
