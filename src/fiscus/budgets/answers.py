@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -63,25 +63,31 @@ class BudgetsDecided(Struct, frozen=True):
     """Nothing is reserved, as another check of its batch was denied."""
 
 
-class Asked(Struct, frozen=True, gc=False):
+class Asked(Protocol):
     """What of a check its answer shows."""
 
-    estimate: Decimal
-    day: date
-    reservation_id: str | None
-    """Of what an allowed one reserves; None when it only looks."""
-    expires_at: datetime
+    @property
+    def estimate(self) -> Decimal: ...
+    @property
+    def now(self) -> datetime: ...
+    @property
+    def reserve(self) -> bool: ...
+    @property
+    def reservation_id(self) -> str: ...
+    @property
+    def expires_at(self) -> datetime: ...
 
 
 def answer(decided: BudgetsDecided, asked: Asked) -> CheckAnswer:
     """The answer to a check."""
     allowed, deciding, throttle = decided.allowed, decided.deciding, decided.throttle
-    held = asked.reservation_id is not None and allowed and not decided.held_back
-    matched = decided.matched
+    held = allowed and asked.reserve and not decided.held_back
+    matched, standings = decided.matched, decided.standings
+    estimate, day = asked.estimate, asked.now.date()
     lines: list[BudgetLine] = []
     most = None if matched or allowed else ZERO
-    for one, standing in zip(matched, decided.standings, strict=True):
-        line = _line(one, standing, asked)
+    for index, one in enumerate(matched):
+        line = _line(one, standings[index], estimate, day)
         lines.append(line)
         largest = largest_cost(one.budget, line.exchange_rate, line.remaining)
         if largest is not None and (most is None or largest < most):
@@ -112,7 +118,7 @@ def answer(decided: BudgetsDecided, asked: Asked) -> CheckAnswer:
     )
 
 
-def _line(matched: Matched, standing: BudgetStanding, asked: Asked) -> BudgetLine:
+def _line(matched: Matched, standing: BudgetStanding, estimate: Decimal, day: date) -> BudgetLine:
     budget = matched.budget
     amount = budget.budget_amount
     spent, reserved, converted = standing.spent, standing.reserved, standing.converted
@@ -130,9 +136,9 @@ def _line(matched: Matched, standing: BudgetStanding, asked: Asked) -> BudgetLin
         ratio(used, amount),
         budget.enforcement_action,
         standing.decision,
-        asked.estimate if converted is None else converted.estimate,
+        estimate if converted is None else converted.estimate,
         ONE if converted is None else converted.rate,
-        asked.day if converted is None else converted.as_of,
+        day if converted is None else converted.as_of,
         start,
         None if end == FAR_FUTURE else end,
     )

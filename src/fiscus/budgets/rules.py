@@ -119,11 +119,11 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
 def _judge(demand: Demand) -> Verdict:
     budget = demand.budget
     room = headroom(budget, demand.balance)
+    if room >= demand.estimate and not budget.frozen:
+        return Verdict(ALLOW, False, room)
     action = budget.enforcement_action
     if budget.frozen:
         decision = FROZEN
-    elif room >= demand.estimate:
-        return Verdict(ALLOW, False, room)
     elif action is _HARD_STOP_ACTION:
         decision = DENY
     elif action is _ESCALATE_ACTION:

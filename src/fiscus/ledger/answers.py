@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from fiscus.budgets import answers as budgets
-from fiscus.budgets.answers import Asked, BudgetsDecided
+from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.errors import FiscusError
 from fiscus.ledger.commands import (
@@ -47,11 +47,11 @@ def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:
     """The outcome of `command`."""
     if isinstance(decided, BudgetsDecided):
         assert isinstance(command, Check)
-        return _budgets(command, decided)
+        return budgets.answer(decided, command)
     if isinstance(decided, BudgetBatchDecided):
         assert isinstance(command, CheckBatch)
         checks = [
-            one if isinstance(one, CheckAnswer) else _budgets(check, one)
+            one if isinstance(one, CheckAnswer) else budgets.answer(one, check)
             for check, one in zip(command.checks, decided.results, strict=True)
         ]
         return CheckBatchAnswer(allowed=decided.allowed, results=checks)
@@ -66,16 +66,6 @@ def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:
         ]
         return QuotaCheckBatchAnswer(allowed=all(one.allowed for one in results), results=results)
     return decided
-
-
-def _budgets(command: Check, decided: BudgetsDecided) -> CheckAnswer:
-    asked = Asked(
-        command.estimate,
-        command.now.date(),
-        command.reservation_id if command.reserve else None,
-        command.expires_at,
-    )
-    return budgets.answer(decided, asked)
 
 
 def _quotas(command: Consume, decided: QuotasDecided) -> QuotaCheckAnswer:

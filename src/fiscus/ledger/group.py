@@ -69,8 +69,6 @@ from fiscus.ledger.reservations import (
     plan_on_reservation,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
-from fiscus.quotas.answers import QuotasDecided
-from fiscus.quotas.calls import QuotaCheckAnswer
 from fiscus.wire import decode, encode, item_error
 
 log = structlog.get_logger(__name__)
@@ -218,20 +216,10 @@ def _plan(workspace: Workspace, command: Command) -> None:
 
 
 def _run(workspace: Workspace, command: Command) -> Decided | FiscusError:
-    """One command's outcome; an error leaves the workspace as it was."""
+    """What one command comes to; an error leaves the workspace as it was."""
     mark = workspace.mark()
     try:
-        idempotency = command.idempotency
-        if idempotency is None:
-            return HANDLERS[type(command)].apply(workspace, command)
-        stored = workspace.stored_answer(idempotency, command.now)
-        if stored is None:
-            decided = HANDLERS[type(command)].apply(workspace, command)
-            answer = in_words(command, decided)
-            workspace.keep_answer(idempotency, encode(answer))
-            return answer
-        require_same_body(idempotency, stored)
-        return _replay(workspace, command, stored.answer)
+        return _do(workspace, command)
     except FiscusError as error:
         workspace.undo(mark)
         return error
@@ -243,16 +231,27 @@ def _run(workspace: Workspace, command: Command) -> Decided | FiscusError:
         return InternalError("The command failed; it has changed nothing.")
 
 
+def _do(workspace: Workspace, command: Command) -> Any:
+    """What a command comes to, as `HANDLERS` has it, or what it was answered before.
+
+    An error leaves changes behind.
+    """
+    idempotency = command.idempotency
+    if idempotency is None:
+        return HANDLERS[type(command)].apply(workspace, command)
+    stored = workspace.stored_answer(idempotency, command.now)
+    if stored is None:
+        answer = in_words(command, HANDLERS[type(command)].apply(workspace, command))
+        workspace.keep_answer(idempotency, encode(answer))
+        return answer
+    require_same_body(idempotency, stored)
+    return _replay(workspace, command, stored.answer)
+
+
 def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> BudgetBatchDecided:
     """Decide in order; an item in error rejects the batch, a denied one may."""
     mark = workspace.mark()
-    results: list[BudgetsDecided | CheckAnswer] = []
-    for check in command.checks:
-        outcome = _run(workspace, check)
-        if isinstance(outcome, FiscusError):
-            raise outcome
-        assert isinstance(outcome, BudgetsDecided | CheckAnswer)
-        results.append(outcome)
+    results: list[BudgetsDecided | CheckAnswer] = [_do(workspace, one) for one in command.checks]
     decided = BudgetBatchDecided(results)
     if command.all_or_nothing and not decided.allowed:
         throttled = throttled_balances(workspace, results)
@@ -268,14 +267,7 @@ def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> BudgetBatch
 
 def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBatchDecided:
     """Decide in order, each for itself; an item in error rejects the batch."""
-    results: list[QuotasDecided | QuotaCheckAnswer] = []
-    for check in command.checks:
-        outcome = _run(workspace, check)
-        if isinstance(outcome, FiscusError):
-            raise outcome
-        assert isinstance(outcome, QuotasDecided | QuotaCheckAnswer)
-        results.append(outcome)
-    return QuotaBatchDecided(results)
+    return QuotaBatchDecided([_do(workspace, one) for one in command.checks])
 
 
 def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordBatchAnswer:
