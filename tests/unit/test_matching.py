@@ -140,6 +140,59 @@ def test_the_index_finds_what_looking_at_every_budget_finds(
     assert set(found) == expected
 
 
+timed = st.builds(
+    make_budget,
+    st.sampled_from(["b1", "b2", "b3"]),
+    allocated_to_id=st.sampled_from(["a", "*"]),
+    period_type=st.sampled_from(["daily", "weekly", "monthly", "project"]),
+    filters=st.sampled_from([{}] * 6 + [{"resource_types": ["llm"]}, {"resource_types": ["gpu"]}]),
+    start_date=st.sampled_from(["2026-03-01", "2026-03-09", "2026-03-11"]),
+    end_date=st.sampled_from([None, "2026-03-12", "2026-04-30"]),
+)
+later = st.integers(0, 24 * 60).map(lambda hours: NOW + timedelta(hours=hours))
+
+
+changed = st.tuples(
+    timed | st.sampled_from(["b1", "b2", "b3"]), st.lists(later, min_size=3, max_size=8)
+)
+
+
+@given(st.lists(changed, min_size=4, max_size=8))
+def test_what_is_met_is_what_each_budget_says_at_that_time(
+    steps: list[tuple[Budget | str, list[datetime]]],
+) -> None:
+    index = BudgetIndex()
+    live: dict[str, Budget] = {}
+    operation = Operation("t", "llm", "a")
+    for change, moments in steps:
+        if isinstance(change, Budget):
+            index.put(change)
+            live[change.budget_id] = change
+        else:
+            index.remove(change)
+            live.pop(change, None)
+        for moment in moments:
+            found = index.met(operation, moment)
+            assert found is not None
+            expected = {
+                (budget.budget_id, period)
+                for budget in live.values()
+                if PreparedBudget(budget).counts(operation)
+                and (period := PreparedBudget(budget).period_at(moment))
+            }
+            assert {(one.budget.budget_id, one.period) for one in found} == expected
+            assert len(found) == len(expected)
+
+
+def test_where_a_budget_floats_it_is_not_known_at_once_what_is_met() -> None:
+    index = BudgetIndex([make_budget("fixed")])
+    assert [one.budget.budget_id for one in index.met(OPERATION, NOW) or ()] == ["fixed"]
+    index.put(make_budget("floats", period_type="rolling"))
+    assert index.met(OPERATION, NOW) is None
+    index.remove("floats")
+    assert index.met(OPERATION, NOW)
+
+
 def test_a_period_found_before_is_not_answered_for_another_time() -> None:
     prepared = PreparedBudget(make_budget(period_type="daily", timezone="Europe/Berlin"))
     moments = [NOW + timedelta(hours=6 * n) for n in range(40)]
