@@ -122,6 +122,21 @@ def test_a_value_the_store_refuses_fails_its_own_command_only(desk: Desk, store_
     assert read_books(store_url, desk.tenant_id).faults() == []
 
 
+def test_a_row_that_is_there_already_undoes_its_group_and_no_other(
+    desk: Desk, store_url: str
+) -> None:
+    budget = desk.budget("10")
+    held = desk.reserve("4")
+    again = replace(desk.check_command("1"), reservation_id=held)
+    beside = desk.record_command("2")
+    refused, recorded = desk.outcomes([again, beside])
+    assert isinstance(refused, ServiceUnavailable)
+    assert isinstance(recorded, RecordAnswer)
+    desk.settle(held, "3")
+    assert desk.used(budget) == ("5", "0")
+    assert read_books(store_url, desk.tenant_id).faults() == []
+
+
 def test_outcomes_of_a_group_are_in_the_order_of_its_commands(desk: Desk) -> None:
     desk.budget("10")
     outcomes = desk.outcomes([desk.check_command("4") for _ in range(5)])
