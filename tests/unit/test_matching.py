@@ -222,5 +222,14 @@ def test_a_floating_budget_counts_from_the_local_day_of_its_first_charge() -> No
     period = floating.period_at(NOW + timedelta(days=8), date(2026, 3, 11))
     assert period is not None
     assert period.start == datetime(2026, 3, 17, 10, tzinfo=UTC)
+    assert floating.met("p", NOW, date(2026, 3, 11)) is not floating.met("p", NOW, date(2026, 3, 9))
+    floating.anchors["p"] = date(2026, 3, 9)  # it is stored, and for good
+    met = floating.met("p", NOW, date(2026, 3, 9))
+    assert met is not None
+    assert met.period.start == datetime(2026, 3, 8, 10, tzinfo=UTC)
+    assert floating.met("p", NOW, date(2026, 3, 9)) is met
+    later = floating.met("p", met.period.end, date(2026, 3, 9))
+    assert later is not None
+    assert later.period.start == met.period.end
     fixed = make_budget(period_type="rolling", start_date="2026-03-01")
     assert not PreparedBudget(fixed).floats

@@ -136,7 +136,7 @@ class PreparedBudget:
         if period is None:
             return None
         met = self.in_period(scope_id, period)
-        if not self.floats:  # else the anchor, which is not for good before it is stored, decides
+        if not self.floats or scope_id in self.anchors:  # before it is stored, it may be another
             if len(self._met) >= _MOST_MET:
                 self._met.clear()
             self._met[scope_id] = met
