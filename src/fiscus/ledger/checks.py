@@ -187,7 +187,10 @@ def look_again(workspace: Workspace, check: Check) -> BudgetsDecided:
 def throttled_balances(
     workspace: Workspace, results: Sequence[BudgetsDecided | CheckAnswer]
 ) -> list[BudgetBalance]:
-    """The balances of the budgets that throttled one of `results` just now, as they stand."""
+    """The balances of the budgets that throttled one of `results` just now, as they stand.
+
+    An answer among them was given before, when its own throttling was kept.
+    """
     keys = [
         one.blank.key
         for result in results

@@ -15,30 +15,34 @@ def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -
 
     A floating budget's period is known only once its anchor is loaded; it sends the group round.
     """
-    budgets, balances = workspace.tenant(operation.tenant_id).budgets, workspace.needs.balances
-    met = budgets.met(operation, moment)
-    if met is not None:
-        for matched in met:
-            balances[matched.blank.key] = matched.blank
+    met = workspace.tenant(operation.tenant_id).budgets.met(operation, moment)
+    complete = True
+    if met is None:
+        met, complete = _met_by_anchors(workspace, operation, moment)
+    balances = workspace.needs.balances
+    for one in met:
+        balances[one.blank.key] = one.blank
+    if complete:
         workspace.planned[id(operation)] = met
-        return
+
+
+def _met_by_anchors(
+    workspace: Workspace, operation: Operation, moment: datetime
+) -> tuple[list[Matched], bool]:
+    """What is met as far as anchors are known, and whether all are; the others become needs."""
     found: list[Matched] = []
     complete = True
-    for prepared, scope_id in budgets.matches(operation):
-        anchor = None
-        if prepared.floats:
-            anchor = prepared.anchors.get(scope_id)
-            if anchor is None:
-                key = (prepared.budget.budget_id, scope_id)
-                workspace.needs.anchors[key] = operation.tenant_id
-                complete = False
-                continue
+    for prepared, scope_id in workspace.tenant(operation.tenant_id).budgets.matches(operation):
+        anchor = prepared.anchors.get(scope_id)
+        if prepared.floats and anchor is None:
+            key = (prepared.budget.budget_id, scope_id)
+            workspace.needs.anchors[key] = operation.tenant_id
+            complete = False
+            continue
         matched = prepared.met(scope_id, moment, anchor)
         if matched is not None:
-            balances[matched.blank.key] = matched.blank
             found.append(matched)
-    if complete:
-        workspace.planned[id(operation)] = found
+    return found, complete
 
 
 def find_matches(workspace: Workspace, operation: Operation, moment: datetime) -> Sequence[Matched]:

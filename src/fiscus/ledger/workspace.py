@@ -73,6 +73,7 @@ class Workspace:
         self._tenants: dict[str, TenantDefinitions] = {}
         self._known_series = known_series
         self._journal: list[tuple[Any, Any, Any]] = []
+        """Rows, a key in them, and what was there before."""
         self._checked_due: dict[str, datetime] = {}
         self._bucket = EPOCH
         self.planned: dict[int, Sequence[Matched]] = {}
@@ -244,7 +245,7 @@ class Workspace:
         """Keep a quota's new balance, and how it came to it as a row of its history."""
         self._put(self.changes.quota_balances, usage.balance.key, usage.balance)
         history = self.changes.quota_usage
-        self._journal.append((history, -1, _ABSENT))
+        self._journal.append((history, -1, _ABSENT))  # to undo it is to take the last one off
         history.append(usage)
 
     def need_consumption(self, consumption_id: str, tenant_id: str) -> None:
