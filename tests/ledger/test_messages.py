@@ -17,11 +17,17 @@ from fiscus.budgets.definitions import define as define_budget
 from fiscus.budgets.matching import Matched, PreparedBudget
 from fiscus.budgets.model import BudgetSpec
 from fiscus.budgets.rules import ThrottleShare
-from fiscus.costs.model import ChargeCategory
+from fiscus.costs.model import ChargeCategory, CostFlag
 from fiscus.errors import KINDS, FiscusError, ValidationError
 from fiscus.http.decisions import DECISIONS
 from fiscus.idempotency import Idempotency, IdempotencyKey
-from fiscus.ledger.answers import BudgetBatchDecided, Decided, QuotaBatchDecided, in_words
+from fiscus.ledger.answers import (
+    BudgetBatchDecided,
+    Decided,
+    QuotaBatchDecided,
+    RecordedBatch,
+    in_words,
+)
 from fiscus.ledger.apart import messages, outcomes
 from fiscus.ledger.apart.messages import Frames
 from fiscus.ledger.apart.outcomes import (
@@ -49,6 +55,7 @@ from fiscus.ledger.commands import (
     Settle,
     Unfit,
 )
+from fiscus.ledger.recorded import Charged, CostRecorded
 from fiscus.operations import NO_TAGS, Operation
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
 from fiscus.quotas.definitions import define as define_quota
@@ -304,13 +311,15 @@ def some_budgets(names: list[str]) -> list[Matched]:
 quotas_met = [some_quotas(names) for names in ([], ["a"], ["b"], ["a", "b"])]
 budgets_met = [some_budgets(names) for names in ([], ["a"], ["b"], ["a", "b"])]
 quota_standings = st.builds(QuotaStanding, positive, positive, positive, st.booleans())
+conversions = st.none() | st.builds(Converted, positive, st.just(Decimal("0.9")), st.dates())
 budget_standings = st.builds(
     BudgetStanding,
     positive,
     positive,
     st.sampled_from(["allow", "warn", "deny", "escalate", "throttle", "frozen", "shadow_deny"]),
-    st.none() | st.builds(Converted, positive, st.just(Decimal("0.9")), st.dates()),
+    conversions,
 )
+charges = st.builds(Charged, amounts, positive, conversions)
 shares = st.none() | st.builds(ThrottleShare, positive, st.integers(0, 1000))
 
 
@@ -341,26 +350,46 @@ def budget_decisions(draw: st.DrawFn) -> BudgetsDecided:
 
 
 @st.composite
+def costs_recorded(draw: st.DrawFn) -> CostRecorded:
+    matched = draw(st.sampled_from(budgets_met))
+    return CostRecorded(
+        matched,
+        draw(st.lists(charges, min_size=len(matched), max_size=len(matched))),
+        draw(st.sampled_from(["USD", "EUR"])),
+        draw(st.lists(st.sampled_from(CostFlag), max_size=2)),
+    )
+
+
+@st.composite
 def decisions(draw: st.DrawFn) -> tuple[Command, Decided]:
-    of_quotas = draw(st.booleans())
-    checked: list[tuple[Any, Any]] = draw(
-        st.lists(
-            st.tuples(consumes, quota_decisions())
-            if of_quotas
-            else st.tuples(checks, budget_decisions()),
-            max_size=3,
+    one: st.SearchStrategy[tuple[Any, Any]] = draw(
+        st.sampled_from(
+            [
+                st.tuples(consumes, quota_decisions()),
+                st.tuples(checks, budget_decisions()),
+                st.tuples(records, costs_recorded()),
+            ]
         )
     )
-    if len(checked) == 1 and draw(st.booleans()):
-        return checked[0]
-    given = [decided for _, decided in checked]
-    if given and draw(st.booleans()):  # one was answered before
-        given[0] = in_words(*checked[0])
-    asked = [check for check, _ in checked]
-    if of_quotas:
-        return ConsumeBatch(tenant_id="t", checks=asked, now=NOW), QuotaBatchDecided(given)
-    batch = CheckBatch(tenant_id="t", checks=asked, all_or_nothing=False, now=NOW)
-    return batch, BudgetBatchDecided(given)
+    made = draw(st.lists(one, min_size=1, max_size=3))
+    if len(made) == 1 and draw(st.booleans()):
+        return made[0]
+    given = [decided for _, decided in made]
+    if draw(st.booleans()):  # one was answered before
+        given[0] = in_words(*made[0])
+    asked = [command for command, _ in made]
+    match asked[0]:
+        case Consume():
+            return ConsumeBatch(tenant_id="t", checks=asked, now=NOW), QuotaBatchDecided(given)
+        case Check():
+            batch = CheckBatch(tenant_id="t", checks=asked, all_or_nothing=False, now=NOW)
+            return batch, BudgetBatchDecided(given)
+        case _:
+            if draw(st.booleans()):
+                refused = draw(unfit)
+                asked.append(refused)
+                given.append(refused.error)
+            return RecordBatch(tenant_id="t", records=asked, now=NOW), RecordedBatch(given)
 
 
 def as_answered(command: Command, outcome: ToldOutcome) -> bytes:

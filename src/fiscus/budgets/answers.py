@@ -31,9 +31,9 @@ NO_BUDGET: Final = "No budget matches this operation."
 
 
 class Converted(Struct, frozen=True, array_like=True, gc=False):
-    """The estimate in the currency of a budget that has another one."""
+    """An amount in the currency of a budget that has another one."""
 
-    estimate: Decimal
+    amount: Decimal
     rate: Decimal
     as_of: date
 
@@ -136,7 +136,7 @@ def _line(matched: Matched, standing: BudgetStanding, estimate: Decimal, day: da
         ratio(used, amount),
         budget.enforcement_action,
         standing.decision,
-        estimate if converted is None else converted.estimate,
+        estimate if converted is None else converted.amount,
         ONE if converted is None else converted.rate,
         day if converted is None else converted.as_of,
         start,

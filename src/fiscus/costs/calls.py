@@ -79,7 +79,7 @@ class ChargedLine(Struct, frozen=True):
     period_start: datetime
 
 
-class RecordAnswer(Struct, frozen=True, kw_only=True):
+class RecordAnswer(Struct, frozen=True):
     """The record as it was kept, and the budgets it charged."""
 
     record_id: str
@@ -96,7 +96,7 @@ class RecordAnswer(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
-class RecordItem(Struct, frozen=True, kw_only=True):
+class RecordItem(Struct, frozen=True):
     """What became of one record of a batch: `record` or `error` is set."""
 
     record: RecordAnswer | None = None

@@ -7,7 +7,9 @@ from msgspec import Struct
 from fiscus.budgets import answers as budgets
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
+from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordItem
 from fiscus.errors import FiscusError
+from fiscus.ledger import recorded as costs
 from fiscus.ledger.commands import (
     Answer,
     Check,
@@ -16,10 +18,15 @@ from fiscus.ledger.commands import (
     Consume,
     ConsumeBatch,
     Outcome,
+    Record,
+    RecordBatch,
+    Unfit,
 )
+from fiscus.ledger.recorded import CostRecorded
 from fiscus.quotas import answers as quotas
 from fiscus.quotas.answers import QuotasDecided
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
+from fiscus.wire import ItemError
 
 
 class BudgetBatchDecided(Struct, frozen=True):
@@ -39,7 +46,21 @@ class QuotaBatchDecided(Struct, frozen=True):
     results: list[QuotasDecided | QuotaCheckAnswer]
 
 
-Decided = BudgetsDecided | BudgetBatchDecided | QuotasDecided | QuotaBatchDecided | Answer
+class RecordedBatch(Struct, frozen=True):
+    """What became of the records of a batch; an answer is one that needs no other words."""
+
+    results: list[CostRecorded | RecordAnswer | ItemError]
+
+
+Decided = (
+    BudgetsDecided
+    | BudgetBatchDecided
+    | QuotasDecided
+    | QuotaBatchDecided
+    | CostRecorded
+    | RecordedBatch
+    | Answer
+)
 """What a command came to; some need no other words."""
 
 
@@ -65,7 +86,25 @@ def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:
             for check, one in zip(command.checks, decided.results, strict=True)
         ]
         return QuotaCheckBatchAnswer(allowed=all(one.allowed for one in results), results=results)
+    if isinstance(decided, CostRecorded):
+        assert isinstance(command, Record)
+        return costs.answer(decided, command.cost, command.now)
+    if isinstance(decided, RecordedBatch):
+        assert isinstance(command, RecordBatch)
+        items = [
+            _record(record, one)
+            for record, one in zip(command.records, decided.results, strict=True)
+        ]
+        failed = sum(1 for item in items if item.error is not None)
+        return RecordBatchAnswer(recorded=len(items) - failed, failed=failed, results=items)
     return decided
+
+
+def _record(record: Record | Unfit, one: CostRecorded | RecordAnswer | ItemError) -> RecordItem:
+    if isinstance(one, CostRecorded):
+        assert isinstance(record, Record)
+        return RecordItem(costs.answer(one, record.cost, record.now))
+    return RecordItem(one) if isinstance(one, RecordAnswer) else RecordItem(None, one)
 
 
 def _quotas(command: Consume, decided: QuotasDecided) -> QuotaCheckAnswer:

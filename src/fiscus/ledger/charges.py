@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 
 from msgspec.structs import replace
 
+from fiscus.budgets.answers import Converted
 from fiscus.budgets.calls import SettleAnswer
 from fiscus.budgets.matching import Matched
-from fiscus.budgets.model import BudgetBalance, Reservation, ReservationStatus
+from fiscus.budgets.model import Reservation, ReservationStatus
 from fiscus.budgets.rules import charge
-from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordBatchAnswer, RecordItem
-from fiscus.costs.fx import Rate, convert, rate_to_itself
+from fiscus.costs.calls import RecordAnswer
+from fiscus.costs.fx import convert
 from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord
 from fiscus.errors import Conflict, ValidationError
 from fiscus.ledger.commands import Cost, Record, RecordBatch, Settle
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
+from fiscus.ledger.recorded import Charged, CostRecorded, answer
 from fiscus.ledger.reservations import close, current, require_reservation
 from fiscus.ledger.workspace import Workspace
-from fiscus.money import ONE, add, plain, ratio, subtract
+from fiscus.money import plain
 from fiscus.wire import decode, encode
 
 
@@ -45,8 +46,11 @@ def plan_record_batch(workspace: Workspace, command: RecordBatch) -> None:
             plan_record(workspace, record)
 
 
-def apply_record(workspace: Workspace, command: Record) -> RecordAnswer:
-    """Record a cost; with a reservation, settle that with the reservation's attributes."""
+def apply_record(workspace: Workspace, command: Record) -> CostRecorded | RecordAnswer:
+    """Record a cost; with a reservation, settle that with the reservation's attributes.
+
+    What was recorded before, or settles a reservation, is answered at once.
+    """
     cost = command.cost
     if command.reservation_id is not None:
         settle = Settle(
@@ -96,15 +100,13 @@ def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
         flags.append(CostFlag.LATE)
     if _exceeds(workspace, reservation, command, currency):
         flags.append(CostFlag.EXCESS)
+    cost = _cost_of(reservation, command)
     recorded = record_cost(
-        workspace,
-        _cost_of(reservation, command),
-        currency,
-        command.now,
-        reservation.reservation_id,
-        flags,
+        workspace, cost, currency, command.now, reservation.reservation_id, flags
     )
-    answer = SettleAnswer(
+    if isinstance(recorded, CostRecorded):
+        recorded = answer(recorded, cost, command.now, reservation.reservation_id)
+    settled = SettleAnswer(
         record_id=recorded.record_id,
         charged=recorded.cost_amount,
         currency=recorded.currency,
@@ -120,10 +122,10 @@ def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
             reservation,
             record_id=recorded.record_id,
             actual_cost=recorded.cost_amount,
-            settlement=encode(answer),
+            settlement=encode(settled),
         )
     )
-    return answer
+    return settled
 
 
 def _exceeds(
@@ -184,8 +186,8 @@ def record_cost(
     now: datetime,
     reservation_id: str | None = None,
     flags: Sequence[CostFlag] = (),
-) -> RecordAnswer:
-    """Make the one record of a cost; a repeated operation id is the record made before."""
+) -> CostRecorded | RecordAnswer:
+    """Make the one record of a cost; a repeated operation id is answered the record made before."""
     flags = list(flags)
     operation = cost.operation
     kind, scope_id = operation.attributed_to()
@@ -214,11 +216,11 @@ def record_cost(
     tags = operation.tags
     if operation.project_id is operation.user_id is operation.feature_id is None:
         tags = {**tags, UNATTRIBUTED_TAG: "true"}
-    charged, unconverted = _charge_budgets(workspace, cost, currency)
+    matched, charged, unconverted = _charge_budgets(workspace, cost, currency)
     if unconverted:
-        flags = [*flags, CostFlag.UNCONVERTED]
+        flags.append(CostFlag.UNCONVERTED)
     if charged and reservation_id is None:
-        flags = [*flags, CostFlag.UNRESERVED]
+        flags.append(CostFlag.UNRESERVED)
     record = CostRecord(  # by position: with names it takes six times as long
         cost.record_id,
         operation.tenant_id,
@@ -245,65 +247,32 @@ def record_cost(
         cost.operation_id,
     )
     workspace.add_record(record)
-    return RecordAnswer(
-        record_id=record.record_id,
-        recorded_at=record.recorded_at,
-        timestamp=record.timestamp,
-        cost_amount=record.cost_amount,
-        currency=currency,
-        attributed_to_type=kind,
-        attributed_to_id=scope_id,
-        flags=flags,
-        budgets=charged,
-        reservation_id=reservation_id,
-    )
+    return CostRecorded(matched, charged, currency, flags)
 
 
 def _charge_budgets(
     workspace: Workspace, cost: Cost, currency: str
-) -> tuple[list[ChargedLine], bool]:
+) -> tuple[list[Matched], list[Charged], bool]:
     """Charge every budget the cost matches at its own time; whether one had no rate."""
-    lines: list[ChargedLine] = []
+    amount = cost.amount
+    matched: list[Matched] = []
+    charged: list[Charged] = []
     unconverted = False
-    day = cost.timestamp.date()
-    same = rate_to_itself(day)
-    for matched in find_matches(workspace, cost.operation, cost.timestamp):
-        target = matched.budget.currency
-        rate = same if target == currency else workspace.rates.rate(currency, target, day)
-        if rate is None:
-            unconverted = True
-            continue
-        amount = cost.amount if rate.value is ONE else convert(cost.amount, rate)
-        balance = charge(workspace.balance(matched.blank), amount)
+    for one in find_matches(workspace, cost.operation, cost.timestamp):
+        converted: Converted | None = None
+        target = one.budget.currency
+        if target != currency:
+            rate = workspace.rates.rate(currency, target, cost.timestamp.date())
+            if rate is None:
+                unconverted = True
+                continue
+            converted = Converted(convert(amount, rate), rate.value, rate.as_of)
+        balance = charge(
+            workspace.balance(one.blank), amount if converted is None else converted.amount
+        )
         workspace.put_balance(balance)
-        if matched.prepared.floats:
-            keep_anchor(workspace, matched, cost.timestamp)
-        lines.append(_charged_line(matched, rate, amount, balance))
-    return lines, unconverted
-
-
-def _charged_line(
-    matched: Matched, rate: Rate, amount: Decimal, balance: BudgetBalance
-) -> ChargedLine:
-    budget = matched.budget
-    whole = budget.budget_amount
-    used = add(balance.spent, balance.reserved)
-    return ChargedLine(  # by position, as above
-        budget.budget_id,
-        matched.scope,
-        budget.currency,
-        amount,
-        rate.value,
-        rate.as_of,
-        balance.spent,
-        balance.reserved,
-        plain(subtract(whole, used)),
-        ratio(used, whole),
-        matched.period.start,
-    )
-
-
-def record_batch_answer(items: list[RecordItem]) -> RecordBatchAnswer:
-    """One item per record, in order."""
-    failed = sum(1 for item in items if item.error is not None)
-    return RecordBatchAnswer(recorded=len(items) - failed, failed=failed, results=items)
+        if one.prepared.floats:
+            keep_anchor(workspace, one, cost.timestamp)
+        matched.append(one)
+        charged.append(Charged(balance.spent, balance.reserved, converted))
+    return matched, charged, unconverted

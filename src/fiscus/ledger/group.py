@@ -15,17 +15,22 @@ from msgspec.structs import replace
 
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
-from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordItem
+from fiscus.costs.calls import RecordAnswer
 from fiscus.costs.fx import Rates
 from fiscus.errors import FiscusError, InternalError, ServiceUnavailable
 from fiscus.idempotency import require_same_body
-from fiscus.ledger.answers import BudgetBatchDecided, Decided, QuotaBatchDecided, in_words
+from fiscus.ledger.answers import (
+    BudgetBatchDecided,
+    Decided,
+    QuotaBatchDecided,
+    RecordedBatch,
+    in_words,
+)
 from fiscus.ledger.charges import (
     apply_record,
     apply_settle,
     plan_record,
     plan_record_batch,
-    record_batch_answer,
 )
 from fiscus.ledger.checks import (
     apply_check,
@@ -62,6 +67,7 @@ from fiscus.ledger.quotas import (
     plan_consume_batch,
     plan_give_back,
 )
+from fiscus.ledger.recorded import CostRecorded
 from fiscus.ledger.reservations import (
     apply_expire,
     apply_extend,
@@ -69,7 +75,7 @@ from fiscus.ledger.reservations import (
     plan_on_reservation,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
-from fiscus.wire import decode, encode, item_error
+from fiscus.wire import ItemError, decode, encode, item_error
 
 log = structlog.get_logger(__name__)
 
@@ -270,19 +276,19 @@ def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBa
     return QuotaBatchDecided([_do(workspace, one) for one in command.checks])
 
 
-def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordBatchAnswer:
-    results: list[RecordItem] = []
+def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedBatch:
+    results: list[CostRecorded | RecordAnswer | ItemError] = []
     for record in command.records:
         if isinstance(record, Unfit):
-            results.append(RecordItem(error=record.error))
+            results.append(record.error)
             continue
         outcome = _run(workspace, record)
         if isinstance(outcome, FiscusError):
-            results.append(RecordItem(error=item_error(outcome)))
+            results.append(item_error(outcome))
         else:
-            assert isinstance(outcome, RecordAnswer)
-            results.append(RecordItem(record=outcome))
-    return record_batch_answer(results)
+            assert isinstance(outcome, CostRecorded | RecordAnswer)
+            results.append(outcome)
+    return RecordedBatch(results)
 
 
 def _replay(workspace: Workspace, command: Command, answer: bytes) -> Answer:

@@ -17,10 +17,18 @@ from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.matching import Matched, PreparedBudget
 from fiscus.budgets.model import Budget
 from fiscus.budgets.rules import ThrottleShare
+from fiscus.costs.model import CostFlag
 from fiscus.errors import KINDS, FiscusError, InternalError, made_again
-from fiscus.ledger.answers import BudgetBatchDecided, Decided, QuotaBatchDecided, in_words
+from fiscus.ledger.answers import (
+    BudgetBatchDecided,
+    Decided,
+    QuotaBatchDecided,
+    RecordedBatch,
+    in_words,
+)
 from fiscus.ledger.apart.messages import LENGTH, Frames, measured
 from fiscus.ledger.commands import Command
+from fiscus.ledger.recorded import Charged, CostRecorded
 from fiscus.periods import Period
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
 from fiscus.quotas.matching import MatchedQuota, matched_quota
@@ -75,7 +83,14 @@ class Fallback(Struct, frozen=True, array_like=True):
 
 
 ToldOutcome = (
-    Answered | BudgetsDecided | BudgetBatchDecided | QuotasDecided | QuotaBatchDecided | FiscusError
+    Answered
+    | BudgetsDecided
+    | BudgetBatchDecided
+    | QuotasDecided
+    | QuotaBatchDecided
+    | CostRecorded
+    | RecordedBatch
+    | FiscusError
 )
 """What became of a command."""
 M = TypeVar("M", Matched, MatchedQuota)
@@ -124,6 +139,15 @@ class _Quotas(Struct, frozen=True, array_like=True):
     standings: list[QuotaStanding]
 
 
+class _Cost(Struct, frozen=True, array_like=True):
+    """A `CostRecorded`, what was matched by its numbers."""
+
+    places: list[int]
+    charged: list[Charged]
+    currency: str
+    flags: list[CostFlag]
+
+
 class _Check(Struct, frozen=True, array_like=True, tag=3):
     decided: _Budgets
 
@@ -140,11 +164,23 @@ class _QuotaBatch(Struct, frozen=True, array_like=True, tag=6):
     results: list[_Quotas]
 
 
+class _Record(Struct, frozen=True, array_like=True, tag=7):
+    recorded: _Cost
+
+
+class _RecordBatch(Struct, frozen=True, array_like=True, tag=8):
+    results: list[_Cost]
+
+
+_Told = Failed | _Check | _CheckBatch | _QuotaCheck | _QuotaBatch | _Record | _RecordBatch
+"""What became of a command, unless that is an answer."""
+
+
 class _Rest(Struct, frozen=True, array_like=True):
     """A message, without its answers."""
 
     number: int
-    outcomes: list[_Answer | Failed | _Check | _CheckBatch | _QuotaCheck | _QuotaBatch]
+    outcomes: list[_Answer | _Told]
     unavailable: str | None
     seconds: float
     fallbacks: list[Fallback]
@@ -238,6 +274,12 @@ class Teller:
                 consumes = [one for one in results if isinstance(one, QuotasDecided)]
                 if len(consumes) == len(results):
                     return 6, [self._of_quotas(one) for one in consumes]
+            case CostRecorded():
+                return 7, self._of_cost(outcome)
+            case RecordedBatch(results):
+                costs = [one for one in results if isinstance(one, CostRecorded)]
+                if len(costs) == len(results):
+                    return 8, [self._of_cost(one) for one in costs]
             case _:
                 pass
         answer = in_words(command, outcome)
@@ -264,6 +306,10 @@ class Teller:
             decided.fits_at,
             decided.standings,
         )
+
+    def _of_cost(self, recorded: CostRecorded) -> tuple[object, ...]:
+        places = self._budgets.of(recorded.matched)
+        return places, recorded.charged, recorded.currency, recorded.flags
 
 
 def unavailable_message(number: int, reason: str) -> bytearray:
@@ -315,21 +361,29 @@ class Hearer:
         outcomes: list[ToldOutcome] = []
         start = 0
         for one in rest.outcomes:
-            match one:
-                case _Answer(size, allowed):
-                    outcomes.append(Answered(message[start : start + size], allowed))
-                    start += size
-                case Failed():
-                    outcomes.append(one.error())
-                case _Check(decided):
-                    outcomes.append(self._of_budgets(decided))
-                case _CheckBatch(results):
-                    outcomes.append(BudgetBatchDecided([self._of_budgets(one) for one in results]))
-                case _QuotaCheck(decided):
-                    outcomes.append(self._of_quotas(decided))
-                case _QuotaBatch(results):
-                    outcomes.append(QuotaBatchDecided([self._of_quotas(one) for one in results]))
+            if isinstance(one, _Answer):
+                outcomes.append(Answered(message[start : start + one.size], one.allowed))
+                start += one.size
+            else:
+                outcomes.append(self._heard(one))
         return Done(rest.number, outcomes, rest.unavailable, rest.seconds, rest.fallbacks)
+
+    def _heard(self, told: _Told) -> ToldOutcome:
+        match told:
+            case Failed():
+                return told.error()
+            case _Check(decided):
+                return self._of_budgets(decided)
+            case _CheckBatch(results):
+                return BudgetBatchDecided([self._of_budgets(one) for one in results])
+            case _QuotaCheck(decided):
+                return self._of_quotas(decided)
+            case _QuotaBatch(results):
+                return QuotaBatchDecided([self._of_quotas(one) for one in results])
+            case _Record(recorded):
+                return self._of_cost(recorded)
+            case _RecordBatch(results):
+                return RecordedBatch([self._of_cost(one) for one in results])
 
     def _of_budgets(self, told: _Budgets) -> BudgetsDecided:
         matched = [self._budgets[place] for place in told.places]
@@ -346,3 +400,7 @@ class Hearer:
     def _of_quotas(self, told: _Quotas) -> QuotasDecided:
         matched = [self._quotas[place] for place in told.places]
         return QuotasDecided(matched, told.allowed, told.deciding, told.fits_at, told.standings)
+
+    def _of_cost(self, told: _Cost) -> CostRecorded:
+        matched = [self._budgets[place] for place in told.places]
+        return CostRecorded(matched, told.charged, told.currency, told.flags)

@@ -28,7 +28,7 @@ from fiscus.stores.sql import ledger_quotas as quotas
 from fiscus.stores.sql import ledger_read as read
 from fiscus.stores.sql import ledger_write as write
 from fiscus.stores.sql.bulk import Row, Statement
-from fiscus.stores.sql.driver import Driver
+from fiscus.stores.sql.driver import Driver, Written
 
 Blank = TypeVar("Blank", BudgetBalance, QuotaBalance)
 Keys = Set[BalanceKey | QuotaKey]
@@ -220,13 +220,16 @@ class SqlLedgerTransaction:
         """The sums that this group changes, as they will be."""
         if not changes.rollups:
             return {}
-        time = self._driver.time
-        keys = [(key.tenant_id, key.series_id, time(key.bucket)) for key in changes.rollups]
+        time: Written[datetime] = Written(self._driver.time)
+        keys = [
+            (key.tenant_id, key.series_id, time[key.bucket], place)
+            for place, key in enumerate(changes.rollups)
+        ]
         (rows,) = self._driver.run([Statement(read.ROLLUPS, read.ROLLUP_KEY, keys)])
         before = self._reader.rollups(rows)
         return {
-            key: added.plus(before[key]) if key in before else added
-            for key, added in changes.rollups.items()
+            key: added.plus(before[place]) if place in before else added
+            for place, (key, added) in enumerate(changes.rollups.items())
         }
 
     def commit(self) -> None:

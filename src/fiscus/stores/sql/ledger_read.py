@@ -17,7 +17,7 @@ from fiscus.budgets.model import (
     ReservationStatus,
 )
 from fiscus.budgets.rules import Hold
-from fiscus.costs.rollups import RollupKey, RollupSum
+from fiscus.costs.rollups import RollupSum
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.ledger.port import AnchorKey, Definitions, OperationKey, RecordedOperation
 from fiscus.operations import NO_TAGS, Operation
@@ -86,9 +86,9 @@ BALANCES = """
     {lock_p}
 """
 
-ROLLUP_KEY = Columns(tenant_id="text", series_id="text", bucket="timestamptz")
+ROLLUP_KEY = Columns(tenant_id="text", series_id="text", bucket="timestamptz", place="integer")
 ROLLUPS = """
-    SELECT c.tenant_id, c.series_id, c.bucket, c.cost_amount, c.usage_quantity, c.record_count
+    SELECT r.place, c.cost_amount, c.usage_quantity, c.record_count
     FROM {rows} JOIN cost_rollups c
       ON c.tenant_id = r.tenant_id AND c.bucket = r.bucket AND c.series_id = r.series_id
 """
@@ -151,13 +151,12 @@ class LedgerReader:
             )
         return found
 
-    def rollups(self, rows: list[Row]) -> dict[RollupKey, RollupSum]:
-        read_time, read_amount = self._values.read_time, self._values.read_amount
+    def rollups(self, rows: list[Row]) -> dict[int, RollupSum]:
+        """Sums, by the places of their keys among those asked for."""
+        read_amount = self._values.read_amount
         return {
-            RollupKey(tenant_id, series_id, read_time(bucket)): RollupSum(
-                read_amount(cost), read_amount(quantity), count
-            )
-            for tenant_id, series_id, bucket, cost, quantity, count in rows
+            place: RollupSum(read_amount(cost), read_amount(quantity), count)
+            for place, cost, quantity, count in rows
         }
 
     def answers(self, rows: list[Row]) -> dict[IdempotencyKey, StoredAnswer]:
