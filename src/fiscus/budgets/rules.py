@@ -22,7 +22,6 @@ from fiscus.money import (
     ZERO,
     add,
     multiply,
-    plain,
     ratio,
     round_down,
     round_half_even,
@@ -56,15 +55,6 @@ class Demand(Struct, frozen=True, gc=False):
     """Budget currency per one unit of the request's currency."""
 
 
-class Verdict(Struct, frozen=True, gc=False):
-    """What one budget says: a word above, with `shadow_` before it when it only says so."""
-
-    decision: str
-    denies: bool
-    headroom: Decimal
-    """What was left before the decision."""
-
-
 class ThrottleShare(NamedTuple):
     """The share of operations a throttle budget admits now and, on a denial, the wait."""
 
@@ -77,7 +67,8 @@ class Decision(Struct, frozen=True, gc=False):
 
     allowed: bool
     deciding: int
-    verdicts: list[Verdict]
+    verdicts: list[str]
+    """What each budget says: a word above, with `shadow_` before it when it only says so."""
     balances: list[BudgetBalance]
     throttle: ThrottleShare | None
 
@@ -94,16 +85,22 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     when no other budget denies; the first that denies is the only one whose accumulator advances,
     so each makes progress.
     """
-    verdicts: list[Verdict] = []
+    verdicts: list[str] = []
     balances: list[BudgetBalance] = []
+    reserved: list[Decimal] = []
+    """What each has reserved with this operation."""
     allowed, throttled = True, False
     for demand in demands:
-        verdict = _judge(demand)
+        budget, balance = demand.budget, demand.balance
+        held = add(balance.reserved, demand.estimate)
+        fits = add(balance.spent, held) <= budget.budget_amount
+        verdict = ALLOW if fits and not budget.frozen else _without_room(budget)
         verdicts.append(verdict)
-        balances.append(demand.balance)
-        if verdict.denies:
+        balances.append(balance)
+        reserved.append(held)
+        if verdict in DENIALS:
             allowed = False
-        if demand.budget.enforcement_action is _THROTTLE_ACTION:
+        if budget.enforcement_action is _THROTTLE_ACTION:
             throttled = True
     throttle: ThrottleShare | None = None
     if allowed and throttled:
@@ -111,39 +108,31 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     if not reserve:
         balances = [demand.balance for demand in demands]
     elif allowed:
-        for index, demand in enumerate(demands):
-            balances[index] = _hold(balances[index], demand.estimate)
+        balances = [_with_reserved(*one) for one in zip(balances, reserved, strict=True)]
     return Decision(allowed, _deciding(demands, verdicts), verdicts, balances, throttle)
 
 
-def _judge(demand: Demand) -> Verdict:
-    budget = demand.budget
-    room = headroom(budget, demand.balance)
-    if room >= demand.estimate and not budget.frozen:
-        return Verdict(ALLOW, False, room)
+def _without_room(budget: Budget) -> str:
+    """What a budget says that has no room for an operation or is frozen."""
     action = budget.enforcement_action
     if budget.frozen:
-        decision = FROZEN
+        verdict = FROZEN
     elif action is _HARD_STOP_ACTION:
-        decision = DENY
+        verdict = DENY
     elif action is _ESCALATE_ACTION:
-        decision = ESCALATE
-    elif action is EnforcementAction.SOFT_LIMIT:
-        return Verdict(WARN, False, room)
+        verdict = ESCALATE
     else:
-        return Verdict(ALLOW, False, room)
-    if budget.shadow:
-        return Verdict(SHADOW + decision, False, room)
-    return Verdict(decision, True, room)
+        return WARN if action is EnforcementAction.SOFT_LIMIT else ALLOW
+    return SHADOW + verdict if budget.shadow else verdict
 
 
-def _hold(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
+def _with_reserved(balance: BudgetBalance, reserved: Decimal) -> BudgetBalance:
     return BudgetBalance(
         balance.key,
         balance.tenant_id,
         balance.period_end,
         balance.spent,
-        plain(add(balance.reserved, amount)),
+        reserved,
         balance.throttle_credit,
     )
 
@@ -161,7 +150,7 @@ def throttle_share(budget: Budget, balance: BudgetBalance) -> Decimal:
 
 
 def _throttle(
-    demands: Sequence[Demand], verdicts: list[Verdict], balances: list[BudgetBalance]
+    demands: Sequence[Demand], verdicts: list[str], balances: list[BudgetBalance]
 ) -> tuple[bool, ThrottleShare | None]:
     """Advance the accumulators; an operation passes when its budget's reaches 1."""
     tightest: ThrottleShare | None = None
@@ -178,9 +167,9 @@ def _throttle(
             continue
         if budget.shadow:
             balances[index] = replace(balance, throttle_credit=credit)
-            verdicts[index] = Verdict(SHADOW + THROTTLE, False, verdicts[index].headroom)
+            verdicts[index] = SHADOW + THROTTLE
             continue
-        verdicts[index] = Verdict(THROTTLE, True, verdicts[index].headroom)
+        verdicts[index] = THROTTLE
         balances[:] = [demand.balance for demand in demands]
         balances[index] = replace(balance, throttle_credit=credit)
         return False, ThrottleShare(share, _wait_ms(budget, credit, share))
@@ -195,26 +184,27 @@ def _wait_ms(budget: Budget, credit: Decimal, share: Decimal) -> int:
     return min(int(first) * budget.throttle.retry_after_ms, 3_600_000)
 
 
-def _precedence(demand: Demand, verdict: Verdict) -> tuple[bool, int, Decimal, str]:
+def _precedence(demand: Demand, verdict: str) -> tuple[bool, int, Decimal, str]:
     """A denier before an allower, then the most specific scope, least headroom, id."""
-    room = verdict.headroom
+    budget = demand.budget
+    room = headroom(budget, demand.balance)
     if demand.rate is not ONE:
         room = EXACT.divide(room, demand.rate)
-    budget = demand.budget
-    return (not verdict.denies, -budget.allocated_to_type.specificity, room, budget.budget_id)
+    return (verdict not in DENIALS, -budget.allocated_to_type.specificity, room, budget.budget_id)
 
 
-def _by_precedence(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> list[int]:
+def _by_precedence(demands: Sequence[Demand], verdicts: Sequence[str]) -> list[int]:
     return sorted(range(len(demands)), key=lambda i: _precedence(demands[i], verdicts[i]))
 
 
-def _deciding(demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> int:
+def _deciding(demands: Sequence[Demand], verdicts: Sequence[str]) -> int:
     """The first by `_precedence`, which is not asked where less tells."""
     first = 0
     for index in range(1, len(demands)):
         one, other = demands[index], demands[first]
-        if verdicts[index].denies is not verdicts[first].denies:
-            is_before = verdicts[index].denies
+        denies = verdicts[index] in DENIALS
+        if denies is not (verdicts[first] in DENIALS):
+            is_before = denies
         elif one.budget.allocated_to_type is not other.budget.allocated_to_type:
             is_before = (
                 one.budget.allocated_to_type.specificity
@@ -284,9 +274,16 @@ def throttle_fits_at(now: datetime, throttle: ThrottleShare) -> datetime:
 
 def free(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
     """`balance` with a hold of `amount` given back."""
-    return replace(balance, reserved=plain(subtract(balance.reserved, amount)))
+    return replace(balance, reserved=subtract(balance.reserved, amount))
 
 
 def charge(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
     """`balance` with `amount` spent. Never refused: money spent is spent."""
-    return replace(balance, spent=plain(add(balance.spent, amount)))
+    return BudgetBalance(
+        balance.key,
+        balance.tenant_id,
+        balance.period_end,
+        add(balance.spent, amount),
+        balance.reserved,
+        balance.throttle_credit,
+    )

@@ -18,6 +18,7 @@ from fiscus.budgets.model import (
     ReservationStatus,
 )
 from fiscus.budgets.rules import (
+    DENIALS,
     THROTTLE,
     Decision,
     Demand,
@@ -74,8 +75,8 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
             held.append(ReservationLine(balance.key, demand.estimate, demand.rate, rate_date))
             if one.prepared.floats:
                 keep_anchor(workspace, one, now)
-        word = decision.verdicts[index].decision
-        standings.append(BudgetStanding(balance.spent, balance.reserved, word, foreign))
+        verdict = decision.verdicts[index]
+        standings.append(BudgetStanding(balance.spent, balance.reserved, verdict, foreign))
     if holds:
         _reserve(workspace, command, currency, tuple(held))
     fits = None if decision.allowed else _fits_at(workspace, now, matched, demands, decision)
@@ -148,10 +149,10 @@ def _fits_at(
     """The latest of the deniers' earliest moments; None when one of them never fits."""
     latest = now
     for one, demand, verdict in zip(matched, demands, decision.verdicts, strict=True):
-        if not verdict.denies:
+        if verdict not in DENIALS:
             continue
         moment: datetime | None
-        if verdict.decision == THROTTLE and decision.throttle is not None:
+        if verdict == THROTTLE and decision.throttle is not None:
             moment = throttle_fits_at(now, decision.throttle)
         else:
             budget, balance = demand.budget, demand.balance

@@ -45,8 +45,6 @@ class Decision(Struct, frozen=True, gc=False):
     allowed: bool
     deciding: int
     """The quota that denies, or has the least left; see `decide`."""
-    remaining: list[Decimal]
-    """Of each quota before the decision, allocation and burst together; can be negative."""
     denies: list[bool]
     balances: list[QuotaBalance]
     lines: tuple[ConsumptionLine, ...]
@@ -60,27 +58,32 @@ def decide(demands: Sequence[Demand], amount: Decimal) -> Decision:
     that allows, then that of the most specific scope (feature > user > project > tenant), then the
     least remaining, then the least id. An amount of 0 always passes.
     """
-    left: list[Decimal] = []
-    denies: list[bool] = []
-    for demand in demands:
-        balance = demand.balance
-        room = remaining(demand.quota, balance.used, balance.burst_used)
-        left.append(room)
-        denies.append(amount > room and amount > ZERO)
-    deciding = _deciding(demands, left, denies)
+    denies = [_denies(demand, amount) for demand in demands]
+    deciding = _deciding(demands, denies)
     balances: list[QuotaBalance] = []
     lines: list[ConsumptionLine] = []
     if True in denies:
-        balances += [demand.balance for demand in demands]
-        return Decision(False, deciding, left, denies, balances, ())
+        return Decision(False, deciding, denies, [demand.balance for demand in demands], ())
     for demand in demands:
         balance, line = _take(demand.quota, demand.balance, amount)
         balances.append(balance)
         lines.append(line)
-    return Decision(True, deciding, left, denies, balances, tuple(lines))
+    return Decision(True, deciding, denies, balances, tuple(lines))
 
 
-def _deciding(demands: Sequence[Demand], left: list[Decimal], denies: list[bool]) -> int:
+def _denies(demand: Demand, amount: Decimal) -> bool:
+    balance = demand.balance
+    if not balance.burst_used and add(balance.used, amount) <= demand.quota.allocated_amount:
+        return False  # as it is for most, with less to work out
+    return amount > _room(demand) and amount > ZERO
+
+
+def _room(demand: Demand) -> Decimal:
+    balance = demand.balance
+    return remaining(demand.quota, balance.used, balance.burst_used)
+
+
+def _deciding(demands: Sequence[Demand], denies: list[bool]) -> int:
     """See `decide`."""
     first = 0
     for index in range(1, len(demands)):
@@ -90,7 +93,8 @@ def _deciding(demands: Sequence[Demand], left: list[Decimal], denies: list[bool]
         elif one.scope_type is not other.scope_type:
             is_before = one.scope_type.specificity > other.scope_type.specificity
         else:
-            is_before = (left[index], one.quota_id) < (left[first], other.quota_id)
+            rooms = _room(demands[index]), _room(demands[first])
+            is_before = (rooms[0], one.quota_id) < (rooms[1], other.quota_id)
         if is_before:
             first = index
     return first
@@ -109,8 +113,8 @@ def give_back(
     return (
         replace(
             balance,
-            used=plain(subtract(balance.used, used)),
-            burst_used=plain(subtract(balance.burst_used, burst)),
+            used=subtract(balance.used, used),
+            burst_used=subtract(balance.burst_used, burst),
         ),
         replace(
             line,
@@ -164,15 +168,13 @@ def _take(
 ) -> tuple[QuotaBalance, ConsumptionLine]:
     """Take from the allocation first, from the burst what is left."""
     key, tenant_id, burst_used = balance.key, balance.tenant_id, balance.burst_used
-    whole = plain(add(balance.used, amount))
+    whole = add(balance.used, amount)
     if whole <= quota.allocated_amount:
         return QuotaBalance(key, tenant_id, whole, burst_used), ConsumptionLine(key, amount)
     room = max(ZERO, subtract(quota.allocated_amount, balance.used))
     used = min(amount, room)
     burst = plain(subtract(amount, used))
-    taken = QuotaBalance(
-        key, tenant_id, plain(add(balance.used, used)), plain(add(burst_used, burst))
-    )
+    taken = QuotaBalance(key, tenant_id, add(balance.used, used), add(burst_used, burst))
     if burst and quota.burst_premium_rate:
         return taken, ConsumptionLine(
             key,
