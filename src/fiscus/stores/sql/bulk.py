@@ -7,7 +7,7 @@ holding Python's lock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -20,46 +20,73 @@ _encode: Final = msgspec.json.Encoder().encode
 class Columns:
     """The names and PostgreSQL types of the rows a bulk statement takes."""
 
-    def __init__(self, **types: str) -> None:
-        self.names = tuple(types)
-        self.list = ", ".join(self.names)
+    def __init__(
+        self, once: Mapping[str, str] | None = None, *, alike: Collection[str] = (), **types: str
+    ) -> None:
+        """Of those in `once` there is one value for all rows, of the others one for each.
+
+        `alike` are names of columns in which the rows of a group mostly have the same value.
+        """
+        self._once = once or {}
         self._types = types
-        self._fewer: dict[tuple[int, ...], Columns] = {}
+        self.width = len(types)
+        """How many values a row has."""
+        self.list = ", ".join((*self._once, *types))
+        self._alike = frozenset(index for index, name in enumerate(types) if name in alike)
+        self._fewer: dict[tuple[tuple[int, ...], tuple[int, ...]], Columns] = {}
 
     @property
     def unnested(self) -> str:
-        """`{rows}` on PostgreSQL; one parameter per column."""
+        """`{rows}` on PostgreSQL; a parameter for each of `once`, then one per column."""
         arrays = ", ".join(f"%s::{kind}[]" for kind in self._types.values())
-        return f"unnest({arrays}) AS r({self.list})"
+        rows = f"unnest({arrays}) AS r({', '.join(self._types)})"
+        if not self._once:
+            return rows
+        once = ", ".join(f"%s::{kind} AS {name}" for name, kind in self._once.items())
+        return f"(SELECT {once}, r.* FROM {rows}) AS r"
 
     def arrays(self, rows: Sequence[Row]) -> list[str]:
-        """The parameters of `unnested`."""
+        """The parameters of `unnested` that are columns."""
         return [_array(column) for column in zip(*rows, strict=True)]
 
-    def that_have_values(self, rows: Sequence[Row]) -> tuple[Columns, Sequence[Row]]:
-        """Without the columns in which no row has a value: to a database each costs as others."""
+    def lean(self, rows: Sequence[Row]) -> tuple[Columns, Row, Sequence[Row]]:
+        """Columns, values for all rows, and rows that say the same in fewer values.
+
+        To a database each value costs as the others, also when there is none or when the row
+        before had the same. A column without any is left out, one of the same is given once.
+        """
         columns = list(zip(*rows, strict=True))
-        kept = tuple(
-            [
-                index
-                for index, column in enumerate(columns)
-                if column[0] is not None or column.count(None) < len(column)
-            ]
-        )
-        if len(kept) == len(columns):
-            return self, rows
-        fewer = self._fewer.get(kept)
+        once: list[int] = []
+        each: list[int] = []
+        for index, column in enumerate(columns):
+            first = column[0]
+            if index in self._alike and column.count(first) == len(column):
+                if first is not None:
+                    once.append(index)
+            elif first is not None or column.count(None) < len(column):
+                each.append(index)
+        if len(each) == len(columns):
+            return self, (), rows
+        key = tuple(once), tuple(each)
+        fewer = self._fewer.get(key)
         if fewer is None:
             types = list(self._types.items())
-            fewer = self._fewer[kept] = Columns(**dict([types[index] for index in kept]))
-        return fewer, list(zip(*[columns[index] for index in kept], strict=True))
+            fewer = self._fewer[key] = Columns(
+                dict([types[index] for index in once]), **dict([types[index] for index in each])
+            )
+        rows = list(zip(*[columns[index] for index in each], strict=True))
+        return fewer, tuple([columns[index][0] for index in once]), rows
 
     def values(self, count: int) -> str:
-        """`{rows}` on SQLite; one parameter per column and row. All-NULL rows count for nothing."""
-        named = ", ".join(f"column{i} AS {name}" for i, name in enumerate(self.names, start=1))
-        row = "(" + ", ".join("?" * len(self.names)) + ")"
+        """`{rows}` on SQLite; a parameter for each of `once`, then one per row and column.
+
+        All-NULL rows count for nothing.
+        """
+        named = [f"? AS {name}" for name in self._once]
+        named += [f"column{i} AS {name}" for i, name in enumerate(self._types, start=1)]
+        row = "(" + ", ".join("?" * self.width) + ")"
         values = ", ".join([row] * count)
-        return f"(SELECT {named} FROM (VALUES {values}) WHERE column1 IS NOT NULL) AS r"
+        return f"(SELECT {', '.join(named)} FROM (VALUES {values}) WHERE column1 IS NOT NULL) AS r"
 
 
 def _array(column: Row) -> str:
@@ -88,12 +115,15 @@ class Statement(NamedTuple):
     sql: str
     columns: Columns
     rows: Sequence[Row]
+    once: Row = ()
+    """What all rows have in common, apart from them."""
 
     def lean(self) -> Statement:
-        """The same in as few columns as may be."""
+        """The same in as few values as may be."""
         if "{columns}" not in self.sql:
             return self
-        return Statement(self.sql, *self.columns.that_have_values(self.rows))
+        columns, once, rows = self.columns.lean(self.rows)
+        return Statement(self.sql, columns, rows, once)
 
     @property
     def reads(self) -> bool:

@@ -78,6 +78,7 @@ _PUT_BALANCES = f"""
 """
 
 _CONSUMPTION = Columns(
+    alike=("released",),
     consumption_id="uuid",
     tenant_id="text",
     resource_type="text",
@@ -98,6 +99,7 @@ _CHANGE_CONSUMPTIONS = """
 """
 
 _USAGE = Columns(
+    alike=("kind", "burst"),
     usage_id="bigint",
     at="timestamptz",
     tenant_id="text",
@@ -109,8 +111,7 @@ _USAGE = Columns(
     used_after="numeric",
     consumption_id="uuid",
 )
-# every column has a value, so there is none to leave out
-_ADD_USAGE = f"INSERT INTO quota_usage ({_USAGE.list}) SELECT {_USAGE.list} FROM {{rows}}"
+_ADD_USAGE = insert("quota_usage")
 
 
 def quotas_after(tenant_id: str, after_version: int, ending_after: object) -> Statement:

@@ -43,6 +43,7 @@ _PUT_BALANCES = f"""
 """
 
 _RESERVATION = Columns(
+    alike=("status", "currency"),
     reservation_id="uuid",
     tenant_id="text",
     status="text",
@@ -78,6 +79,7 @@ _CHANGE_RESERVATIONS = """
 """
 
 _LINE = Columns(
+    alike=("rate", "rate_date"),
     reservation_id="uuid",
     budget_id="uuid",
     scope_id="text",
@@ -90,6 +92,7 @@ _LINE = Columns(
 _ADD_LINES = insert("reservation_lines")
 
 _RECORD = Columns(
+    alike=("currency", "charge_category", "attributed_to_type"),
     record_id="uuid",
     timestamp="timestamptz",
     tenant_id="text",

@@ -105,7 +105,9 @@ class PostgresDriver:
                     )
                     self._tenants = None
                 cursors = [
-                    connection.execute(self._text(one), one.columns.arrays(one.rows), binary=True)
+                    connection.execute(
+                        self._text(one), (*one.once, *one.columns.arrays(one.rows)), binary=True
+                    )
                     for one in map(Statement.lean, statements)
                 ]
                 if commit:

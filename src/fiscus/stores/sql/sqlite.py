@@ -193,11 +193,11 @@ class SqliteDriver:
         """
         found: list[Row] = []
         statement = statement.lean()
-        width = len(statement.columns.names)
+        width = statement.columns.width
         for start in range(0, len(statement.rows), LARGEST_CHUNK):
             rows = statement.rows[start : start + LARGEST_CHUNK]
             count = _padded(len(rows))
-            parameters = list(chain.from_iterable(rows))
+            parameters = [*statement.once, *chain.from_iterable(rows)]
             parameters += [None] * (width * (count - len(rows)))
             cursor = connection.execute(self._text(connection, statement, count), parameters)
             if statement.reads:
