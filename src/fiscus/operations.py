@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
-from types import MappingProxyType
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sized
+from typing import Generic, TypeVar
 
 from msgspec import Struct
 
@@ -16,8 +15,6 @@ C = TypeVar("C", bound=Sized)
 ScopeIds = tuple[str | None, str | None, str | None, str | None]
 """Of tenant, project, user and feature."""
 
-NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
-
 
 class Operation(Struct, frozen=True, array_like=True, gc=False):
     """A tenant's use of a resource, with the ids the caller gave; nothing is inferred."""
@@ -28,7 +25,7 @@ class Operation(Struct, frozen=True, array_like=True, gc=False):
     user_id: str | None = None
     feature_id: str | None = None
     service_name: str | None = None
-    tags: Mapping[str, str] = NO_TAGS
+    tags: dict[str, str] = {}
 
     def attributed_to(self) -> tuple[ScopeType, str]:
         """The most specific scope given: feature > user > project > tenant."""

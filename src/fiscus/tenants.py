@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Protocol
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from fiscus.wire import Currency, Label
 
@@ -19,7 +19,7 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     timezone: str = "UTC"
     require_budget: bool = False
     require_quota: bool = False
-    rollup_tags: list[str] = field(default_factory=list[str])
+    rollup_tags: list[str] = []
 
 
 class TenantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +37,7 @@ class TenantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     rollup_tags: Annotated[
         TagKeys, Meta(description="Tag keys whose reports come from rollups; for new records.")
-    ] = field(default_factory=list[str])
+    ] = []
     version: Annotated[
         Annotated[int, Meta(ge=1)] | None, Meta(description="The version being replaced.")
     ] = None

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
-from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -102,8 +101,6 @@ def worked_out(kind: type[T]) -> type[T]:
 def _write_custom(value: object) -> object:
     if isinstance(value, Decimal):
         return Decimal(value)
-    if isinstance(value, MappingProxyType):
-        return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     raise NotImplementedError(type(value))  # as above
 
 

@@ -56,7 +56,7 @@ from fiscus.ledger.commands import (
     Unfit,
 )
 from fiscus.ledger.recorded import Charged, CostRecorded
-from fiscus.operations import NO_TAGS, Operation
+from fiscus.operations import Operation
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
 from fiscus.quotas.definitions import define as define_quota
 from fiscus.quotas.matching import MatchedQuota, matched_quota
@@ -71,7 +71,7 @@ amounts = st.decimals(
     min_value=-(10**15), max_value=10**15, allow_nan=False, allow_infinity=False, places=9
 )
 moments = st.datetimes(timezones=st.just(UTC))
-tags = st.just(NO_TAGS) | st.dictionaries(texts, texts, max_size=3)
+tags = st.dictionaries(texts, texts, max_size=3)
 keys = st.none() | st.builds(
     Idempotency, st.builds(IdempotencyKey, texts, texts, texts), texts, moments
 )

@@ -121,7 +121,7 @@ def answer(decided: BudgetsDecided, asked: Asked) -> CheckAnswer:
 def _line(matched: Matched, standing: BudgetStanding, estimate: Decimal, day: date) -> BudgetLine:
     budget = matched.budget
     amount = budget.budget_amount
-    spent, reserved, converted = plain(standing.spent), plain(standing.reserved), standing.converted
+    spent, reserved, converted = standing.spent, standing.reserved, standing.converted
     used = add(spent, reserved)
     start, end = matched.period
     return BudgetLine(  # by position, as above

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from fiscus.budgets.model import (
     Budget,
@@ -46,7 +46,7 @@ class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = None
     allocated_to_id: Id | None = None
     service_name: Label | None = None
-    tags: Tags = field(default_factory=dict[str, str])
+    tags: Tags = {}
     operation_id: Annotated[
         Id | None, Meta(description="Your own name of the operation, unique per tenant.")
     ] = None
@@ -167,7 +167,7 @@ class SettleRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
     usage_quantity: Amount | None = None
     usage_unit: Label | None = None
-    tags: Tags = field(default_factory=dict[str, str])
+    tags: Tags = {}
     resource_id: Label | None = None
     service_name: Label | None = None
     region: Label | None = None

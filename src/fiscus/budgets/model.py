@@ -36,9 +36,9 @@ class Filters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which operations a budget counts. Empty counts all; an operation lacking an attribute that
     is filtered on does not match."""
 
-    resource_types: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list[str])
-    service_names: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list[str])
-    tags: Tags = field(default_factory=dict[str, str])
+    resource_types: Annotated[list[Label], Meta(max_length=100)] = []
+    service_names: Annotated[list[Label], Meta(max_length=100)] = []
+    tags: Tags = {}
 
 
 class Throttle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,8 +63,8 @@ class Throttle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Notifications(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who is told when a threshold is crossed."""
 
-    channels: Annotated[list[Label], Meta(max_length=20)] = field(default_factory=list[str])
-    recipients: Annotated[list[Label], Meta(max_length=100)] = field(default_factory=list[str])
+    channels: Annotated[list[Label], Meta(max_length=20)] = []
+    recipients: Annotated[list[Label], Meta(max_length=100)] = []
 
 
 class ApprovalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

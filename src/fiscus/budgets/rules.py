@@ -22,6 +22,7 @@ from fiscus.money import (
     ZERO,
     add,
     multiply,
+    plain,
     ratio,
     round_down,
     round_half_even,
@@ -108,7 +109,10 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     if not reserve:
         balances = [demand.balance for demand in demands]
     elif allowed:
-        balances = [_with_reserved(*one) for one in zip(balances, reserved, strict=True)]
+        balances = [
+            _with_reserved(balance, plain(held))
+            for balance, held in zip(balances, reserved, strict=True)
+        ]
     return Decision(allowed, _deciding(demands, verdicts), verdicts, balances, throttle)
 
 
@@ -229,7 +233,7 @@ def largest_cost(budget: Budget, rate: Decimal, room: Decimal) -> Decimal | None
     action = budget.enforcement_action
     if action is not _HARD_STOP_ACTION and action is not _ESCALATE_ACTION:
         return None
-    if rate != ONE:
+    if rate is not ONE and rate != ONE:
         room = _before_conversion(room, rate)
     return max(room, ZERO)
 
@@ -274,7 +278,7 @@ def throttle_fits_at(now: datetime, throttle: ThrottleShare) -> datetime:
 
 def free(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
     """`balance` with a hold of `amount` given back."""
-    return replace(balance, reserved=subtract(balance.reserved, amount))
+    return replace(balance, reserved=plain(subtract(balance.reserved, amount)))
 
 
 def charge(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
@@ -283,7 +287,7 @@ def charge(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:
         balance.key,
         balance.tenant_id,
         balance.period_end,
-        add(balance.spent, amount),
+        plain(add(balance.spent, amount)),
         balance.reserved,
         balance.throttle_credit,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from fiscus.errors import (
     KINDS,
@@ -42,7 +42,7 @@ class _Problem(Struct, frozen=True, kw_only=True):
 
     error_code: str
     message: str
-    details: dict[str, Any] = field(default_factory=dict[str, Any])
+    details: dict[str, Any] = {}
     correlation_id: str | None = None
     suggested_action: str | None = None
 

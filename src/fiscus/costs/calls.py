@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from fiscus.costs.model import ChargeCategory, CostFlag
 from fiscus.money import Amount
@@ -43,7 +43,7 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     resource_id: Label | None = None
     service_name: Label | None = None
     region: Label | None = None
-    tags: Tags = field(default_factory=dict[str, str])
+    tags: Tags = {}
     charge_category: ChargeCategory = ChargeCategory.USAGE
     reservation_id: Annotated[
         Id | None, Meta(description="Settles this reservation: the same as settling it.")

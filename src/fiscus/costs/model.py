@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from fiscus.scopes import ScopeType
 
@@ -60,7 +60,7 @@ class CostRecord(Struct, frozen=True):
     resource_id: str | None = None
     service_name: str | None = None
     region: str | None = None
-    tags: dict[str, str] = field(default_factory=dict[str, str])
-    flags: list[CostFlag] = field(default_factory=list[CostFlag])
+    tags: dict[str, str] = {}
+    flags: list[CostFlag] = []
     reservation_id: str | None = None
     operation_id: str | None = None

@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from fiscus.costs.model import ChargeCategory
 from fiscus.wire import NO_NUL, Currency, Id, Label, Tags
@@ -82,7 +82,7 @@ class ReportRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "`feature`, `tag:<key>` and one of `hour`, `day`, `week`, `month`; after what the "
             "report type groups by.",
         ),
-    ] = field(default_factory=list[str])
+    ] = []
     resource_type: Label | None = None
     service_name: Label | None = None
     region: Label | None = None
@@ -90,7 +90,7 @@ class ReportRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     user_id: Id | None = None
     feature_id: Id | None = None
     charge_category: ChargeCategory | None = None
-    tags: Tags = field(default_factory=dict[str, str])
+    tags: Tags = {}
     currency: Annotated[
         Currency | None, Meta(description="What all costs are converted to; default the tenant's.")
     ] = None

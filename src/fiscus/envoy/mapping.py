@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, cast
 
 import yaml
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from fiscus.errors import ValidationError
 from fiscus.priorities import Priority
@@ -47,7 +47,7 @@ class RuleSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     resource_type: Text
     domain: Text = ANY
-    match: dict[Text, str] = field(default_factory=dict[str, str])
+    match: dict[Text, str] = {}
     """Entries that must be there, each with its value or `*`; others may be there too."""
     tenant: Text | None = None
     """Default: the tenant of the API key."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from fiscus.budgets.model import EnforcementAction, ReservationStatus
 from fiscus.budgets.port import BudgetFilter, ReservationFilter
@@ -144,7 +144,7 @@ class CostQuery(PageQuery, frozen=True, kw_only=True):
     tags: Annotated[
         dict[str, str],
         Meta(max_length=10, description="`key:value`, once per tag; only costs with all of them."),
-    ] = field(default_factory=dict[str, str])
+    ] = {}
 
     def wanted(self) -> CostFilter:
         """Raises `ValidationError` when the range is empty."""

@@ -6,7 +6,6 @@ An outcome is an answer struct or a `FiscusError` as a value; a denial is an ans
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -19,7 +18,7 @@ from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
 from fiscus.costs.model import ChargeCategory
 from fiscus.errors import FiscusError
 from fiscus.idempotency import Idempotency
-from fiscus.operations import NO_TAGS, Operation
+from fiscus.operations import Operation
 from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.wire import ItemError
 
@@ -124,7 +123,7 @@ class Settle(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     usage_quantity: Decimal | None = None
     usage_unit: str | None = None
     usage: dict[str, Any] | None = None
-    tags: Mapping[str, str] = NO_TAGS
+    tags: dict[str, str] = {}
     resource_id: str | None = None
     service_name: str | None = None
     region: str | None = None

@@ -7,7 +7,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, Reservation
 from fiscus.budgets.rules import Hold
@@ -37,22 +37,18 @@ class RecordedOperation(NamedTuple):
 class Needs(Struct):
     """Everything one group must have loaded and locked before it decides."""
 
-    tenants: set[str] = field(default_factory=set[str])
-    idempotency: set[IdempotencyKey] = field(default_factory=set[IdempotencyKey])
-    operations: set[OperationKey] = field(default_factory=set[OperationKey])
-    anchors: dict[AnchorKey, str] = field(default_factory=dict[AnchorKey, str])
+    tenants: set[str] = set()
+    idempotency: set[IdempotencyKey] = set()
+    operations: set[OperationKey] = set()
+    anchors: dict[AnchorKey, str] = {}
     """Anchor keys with their tenant."""
-    reservations: dict[str, str] = field(default_factory=dict[str, str])
+    reservations: dict[str, str] = {}
     """Reservation ids with their tenant."""
-    balances: dict[BalanceKey, BudgetBalance] = field(
-        default_factory=dict[BalanceKey, BudgetBalance]
-    )
+    balances: dict[BalanceKey, BudgetBalance] = {}
     """Balances by key, with the blank to start from where there is none yet."""
-    consumptions: dict[str, str] = field(default_factory=dict[str, str])
+    consumptions: dict[str, str] = {}
     """Consumption ids with their tenant."""
-    quota_balances: dict[QuotaKey, QuotaBalance] = field(
-        default_factory=dict[QuotaKey, QuotaBalance]
-    )
+    quota_balances: dict[QuotaKey, QuotaBalance] = {}
     """As `balances`, of quotas."""
 
 
@@ -80,36 +76,26 @@ class Definitions(Struct):
     settings: TenantSettings
     budgets: list[Budget]
     deleted: list[str]
-    quotas: list[Quota] = field(default_factory=list[Quota])
-    deleted_quotas: list[str] = field(default_factory=list[str])
+    quotas: list[Quota] = []
+    deleted_quotas: list[str] = []
 
 
 class Changes(Struct):
     """What one group writes, in bulk."""
 
-    balances: dict[BalanceKey, BudgetBalance] = field(
-        default_factory=dict[BalanceKey, BudgetBalance]
-    )
-    new_reservations: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
-    changed_reservations: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
-    records: dict[str, CostRecord] = field(default_factory=dict[str, CostRecord])
-    series: dict[str, Series] = field(default_factory=dict[str, Series])
-    rollups: dict[RollupKey, RollupSum] = field(default_factory=dict[RollupKey, RollupSum])
-    operations: dict[OperationKey, RecordedOperation] = field(
-        default_factory=dict[OperationKey, RecordedOperation]
-    )
-    anchors: dict[AnchorKey, tuple[str, date]] = field(
-        default_factory=dict[AnchorKey, tuple[str, date]]
-    )
-    answers: dict[IdempotencyKey, StoredAnswer] = field(
-        default_factory=dict[IdempotencyKey, StoredAnswer]
-    )
-    quota_balances: dict[QuotaKey, QuotaBalance] = field(
-        default_factory=dict[QuotaKey, QuotaBalance]
-    )
-    new_consumptions: dict[str, Consumption] = field(default_factory=dict[str, Consumption])
-    changed_consumptions: dict[str, Consumption] = field(default_factory=dict[str, Consumption])
-    quota_usage: list[QuotaUsage] = field(default_factory=list[QuotaUsage])
+    balances: dict[BalanceKey, BudgetBalance] = {}
+    new_reservations: dict[str, Reservation] = {}
+    changed_reservations: dict[str, Reservation] = {}
+    records: dict[str, CostRecord] = {}
+    series: dict[str, Series] = {}
+    rollups: dict[RollupKey, RollupSum] = {}
+    operations: dict[OperationKey, RecordedOperation] = {}
+    anchors: dict[AnchorKey, tuple[str, date]] = {}
+    answers: dict[IdempotencyKey, StoredAnswer] = {}
+    quota_balances: dict[QuotaKey, QuotaBalance] = {}
+    new_consumptions: dict[str, Consumption] = {}
+    changed_consumptions: dict[str, Consumption] = {}
+    quota_usage: list[QuotaUsage] = []
 
 
 class StoreUnavailable(Exception):

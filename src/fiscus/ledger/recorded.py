@@ -61,7 +61,7 @@ def answer(
 def _line(matched: Matched, charged: Charged, amount: Decimal, day: date) -> ChargedLine:
     budget = matched.budget
     whole = budget.budget_amount
-    spent, reserved, converted = plain(charged.spent), plain(charged.reserved), charged.converted
+    spent, reserved, converted = charged.spent, charged.reserved, charged.converted
     used = add(spent, reserved)
     return ChargedLine(  # by position, as above
         budget.budget_id,

@@ -36,7 +36,7 @@ from fiscus.ledger.commands import (
     Settle,
     Unfit,
 )
-from fiscus.operations import NO_TAGS, Operation
+from fiscus.operations import Operation
 from fiscus.quotas.calls import (
     QuotaCheckBatchRequest,
     QuotaCheckRequest,
@@ -232,7 +232,7 @@ def settle_command(
         usage_quantity=_quantity(request.usage_quantity),
         usage_unit=request.usage_unit,
         usage=request.usage,
-        tags=request.tags or NO_TAGS,
+        tags=request.tags,
         resource_id=request.resource_id,
         service_name=request.service_name,
         region=request.region,
@@ -430,7 +430,7 @@ def _operation(
         user_id,
         feature_id,
         request.service_name,
-        request.tags or NO_TAGS,
+        request.tags,
     )
 
 

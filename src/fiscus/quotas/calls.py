@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from fiscus.money import Amount
 from fiscus.paging import Pagination
@@ -250,7 +250,7 @@ class QuotaHistory(Struct, frozen=True, kw_only=True):
 
     quota_id: str
     rows: list[HistoryRow]
-    days: list[DayTotal] = field(default_factory=list[DayTotal])
+    days: list[DayTotal] = []
     pagination: Pagination | None = None
     correlation_id: str | None = None
 

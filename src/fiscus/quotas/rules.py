@@ -113,8 +113,8 @@ def give_back(
     return (
         replace(
             balance,
-            used=subtract(balance.used, used),
-            burst_used=subtract(balance.burst_used, burst),
+            used=plain(subtract(balance.used, used)),
+            burst_used=plain(subtract(balance.burst_used, burst)),
         ),
         replace(
             line,
@@ -168,13 +168,15 @@ def _take(
 ) -> tuple[QuotaBalance, ConsumptionLine]:
     """Take from the allocation first, from the burst what is left."""
     key, tenant_id, burst_used = balance.key, balance.tenant_id, balance.burst_used
-    whole = add(balance.used, amount)
+    whole = plain(add(balance.used, amount))
     if whole <= quota.allocated_amount:
         return QuotaBalance(key, tenant_id, whole, burst_used), ConsumptionLine(key, amount)
     room = max(ZERO, subtract(quota.allocated_amount, balance.used))
     used = min(amount, room)
     burst = plain(subtract(amount, used))
-    taken = QuotaBalance(key, tenant_id, add(balance.used, used), add(burst_used, burst))
+    taken = QuotaBalance(
+        key, tenant_id, plain(add(balance.used, used)), plain(add(burst_used, burst))
+    )
     if burst and quota.burst_premium_rate:
         return taken, ConsumptionLine(
             key,

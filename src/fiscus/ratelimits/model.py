@@ -74,7 +74,7 @@ class Overrides(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     time_of_day: Annotated[
         list[HourRange], Meta(max_length=24, description="Ranges must not overlap.")
-    ] = field(default_factory=list[HourRange])
+    ] = []
     usage_pattern: UsagePattern | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fiscus.stores.sql.bulk import Row, Statement
 
@@ -37,20 +37,21 @@ class Written(dict[T, Any]):
         return made
 
 
-class Repeated(Generic[T]):
-    """As `Written`, for values that rows one after the other may have in common: it keeps one."""
+def repeated(make: Callable[[T], Any]) -> Callable[[T], Any]:
+    """`make` that keeps what it made last, for values that rows in a row may have in common.
 
-    __slots__ = ("_made", "_make", "_value")
+    As `Written`, but by comparing, which for most is sooner done than to work out a hash.
+    """
+    last: T | None = None
+    made: Any = None
 
-    def __init__(self, make: Callable[[T], Any]) -> None:
-        self._make = make
-        self._value: T | None = None
-        self._made: Any = None
+    def of(value: T) -> Any:
+        nonlocal last, made
+        if value is not last and value != last:
+            last, made = value, make(value)
+        return made
 
-    def __call__(self, value: T) -> Any:
-        if value != self._value:
-            self._value, self._made = value, self._make(value)
-        return self._made
+    return of
 
 
 class Driver(Values, Protocol):

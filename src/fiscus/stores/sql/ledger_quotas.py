@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -20,7 +18,7 @@ from fiscus.quotas.model import (
     QuotaUsage,
 )
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Repeated, Values
+from fiscus.stores.sql.driver import Values, repeated
 from fiscus.wire import decode
 
 _Lines: Final = tuple[ConsumptionLine, ...]
@@ -134,9 +132,9 @@ class QuotaRows:
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._time: Repeated[datetime] = Repeated(values.time)
-        self._amount: Repeated[Decimal] = Repeated(values.amount)
-        self._rest: Repeated[Decimal] = Repeated(values.amount)
+        self._time = repeated(values.time)
+        self._amount = repeated(values.amount)
+        self._rest = repeated(values.amount)
 
     def balances(self, rows: list[Row]) -> dict[QuotaKey, QuotaBalance]:
         read_amount = self._values.read_amount

@@ -20,7 +20,7 @@ from fiscus.budgets.rules import Hold
 from fiscus.costs.rollups import RollupSum
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.ledger.port import AnchorKey, Definitions, OperationKey, RecordedOperation
-from fiscus.operations import NO_TAGS, Operation
+from fiscus.operations import Operation
 from fiscus.stores.sql.bulk import Columns, Row
 from fiscus.stores.sql.driver import Values
 from fiscus.tenants import TenantSettings
@@ -258,7 +258,7 @@ def read_reservation(
             user_id,
             feature_id,
             service_name,
-            json.loads(tags) if tags else NO_TAGS,
+            json.loads(tags) if tags else {},
         ),
         operation_id=operation_id,
         estimated_cost=values.read_amount(estimated_cost),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime
-from decimal import Decimal
 from typing import Any
 
 from fiscus.budgets.model import BudgetBalance, Reservation
@@ -13,7 +12,7 @@ from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Repeated, Values, Written
+from fiscus.stores.sql.driver import Values, Written, repeated
 from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
 from fiscus.wire import encode
 
@@ -203,11 +202,11 @@ class LedgerWriter:
     def __init__(self, values: Values) -> None:
         self._values = values
         self._time: Written[datetime] = Written(values.time)
-        self._began: Repeated[datetime] = Repeated(values.time)
-        self._ends: Repeated[datetime] = Repeated(values.time)
+        self._began = repeated(values.time)
+        self._ends = repeated(values.time)
         self._day: Written[date] = Written(date.isoformat)
-        self._held: Repeated[Decimal] = Repeated(values.amount)
-        self._rate: Repeated[Decimal] = Repeated(values.amount)
+        self._held = repeated(values.amount)
+        self._rate = repeated(values.amount)
 
     def statements(
         self,
