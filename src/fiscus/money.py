@@ -33,6 +33,8 @@ _MAX_TEXT = 80
 class Amount(Decimal):
     """The wire type of an amount: decodes from a JSON number or string, checked and rounded."""
 
+    __slots__ = ()
+
 
 class Money(NamedTuple):
     """An amount with its currency; the two never part."""
@@ -52,6 +54,8 @@ def parse_amount(value: object, field: str) -> Decimal:
         if len(value) > _MAX_TEXT or _NUMBER.fullmatch(value) is None:
             raise _bad(field, NOT_A_NUMBER)
         number = Decimal(value)
+    elif type(value) is Decimal:
+        number = value
     elif isinstance(value, Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
         number = Decimal(value)
     elif isinstance(value, float):
@@ -61,7 +65,8 @@ def parse_amount(value: object, field: str) -> Decimal:
     if not number.is_finite():
         raise _bad(field, "is not a finite number")
     text = str(number)
-    if _is_plain(text) and len(text) - text.find(".") <= 13 and len(text) <= 26:
+    is_plain = "E" not in text and (text[-1] != "0" or "." not in text)
+    if is_plain and len(text) - text.find(".") <= 13 and len(text) <= 26:
         return number or ZERO  # in range, with at most 12 places
     if number.adjusted() < -40 or not number:
         return ZERO
@@ -102,7 +107,6 @@ def parse_currency(value: str, field: str = "currency") -> str:
 def plain(number: Decimal) -> Decimal:
     """The same value with no exponent and no trailing zeros, as it is shown and stored."""
     text = str(number)
-    # `_is_plain`, written out: nothing is asked as often
     if "E" not in text and (text[-1] != "0" or "." not in text):
         return number or ZERO
     if not number:
@@ -111,11 +115,6 @@ def plain(number: Decimal) -> Decimal:
         return Decimal(text.rstrip("0").rstrip("."))
     whole = number.quantize(ONE, context=EXACT)
     return whole if whole == number else number.normalize(EXACT)
-
-
-def _is_plain(text: str) -> bool:
-    """Whether an amount is written without an exponent and without trailing zeros after a point."""
-    return "E" not in text and (text[-1] != "0" or "." not in text)
 
 
 def round_half_even(number: Decimal) -> Decimal:

@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -35,6 +35,20 @@ NO_NUL: Final = r"^[^\x00]*\Z"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=NO_NUL)]
+# For what is decided often: a pattern costs msgspec as much as all the rest of a small request, so
+# of these it sees the length alone. Who takes them asks `is_id` and `is_label` for the rest.
+LooseId = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=128,
+        description="An opaque id: 1-128 letters, digits and `. _ : -`.",
+        extra_json_schema={"pattern": ID_PATTERN},
+    ),
+]
+LooseLabel = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": NO_NUL})
+]
 Currency = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z", description="An ISO 4217 currency code.")
 ]
@@ -45,6 +59,30 @@ Tags = Annotated[
     ],
     msgspec.Meta(max_length=50, description="Free labels, at most 50."),
 ]
+
+
+_NOT_AN_ID: Final = "must be 1 to 128 letters, digits and the characters . _ : -"
+_HAS_NUL: Final = "must not contain the character NUL"
+_an_id: Final = re.compile(ID_PATTERN)
+
+
+@lru_cache(maxsize=10_000)
+def is_id(text: str | None) -> bool:
+    """Whether a `LooseId` is an `Id`, or there is none."""
+    return text is None or _an_id.search(text) is not None
+
+
+def is_label(text: str | None) -> bool:
+    """Whether a `LooseLabel` is a `Label`, or there is none."""
+    return text is None or "\0" not in text
+
+
+def not_an_id(field: str) -> ValidationError:
+    return _wrong(field, _NOT_AN_ID)
+
+
+def not_a_label(field: str) -> ValidationError:
+    return _wrong(field, _HAS_NUL)
 
 
 class ItemError(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,9 +222,13 @@ def explain(error: msgspec.ValidationError) -> ValidationError:
         )
     field = path or "body"
     if repr(ID_PATTERN) in what:  # as msgspec shows it
-        what = "must be 1 to 128 letters, digits and the characters . _ : -"
+        what = _NOT_AN_ID
     elif repr(NO_NUL) in what:
-        what = "must not contain the character NUL"
+        what = _HAS_NUL
+    return _wrong(field, what)
+
+
+def _wrong(field: str, what: str) -> ValidationError:
     return ValidationError(
         f"{field}: {what}", field=field, suggested_action=f"Correct {field} and send it again."
     )
@@ -205,6 +247,8 @@ __all__ = [
     "Id",
     "ItemError",
     "Label",
+    "LooseId",
+    "LooseLabel",
     "Name",
     "Tags",
     "convert",
@@ -215,6 +259,10 @@ __all__ = [
     "encode_canonical",
     "encode_into",
     "explain",
+    "is_id",
+    "is_label",
     "item_error",
+    "not_a_label",
+    "not_an_id",
     "worked_out",
 ]

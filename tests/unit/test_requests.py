@@ -17,7 +17,8 @@ from fiscus.errors import (
     ValidationError,
 )
 from fiscus.ledger import requests
-from fiscus.ledger.commands import Check, Record, Unfit, weight
+from fiscus.ledger.commands import Check, Consume, Record, Unfit, weight
+from fiscus.quotas.calls import QuotaCheckRequest
 from fiscus.wire import convert
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -37,6 +38,43 @@ def refused_field(call: Any, **fields: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         call(**fields)
     return caught.value.field
+
+
+def quota_check(key: str | None = None, **fields: Any) -> Consume:
+    given = {"resource_type": "llm", "required_amount": "1", **fields}
+    return requests.quota_check_command(convert(given, QuotaCheckRequest), "t", NOW, key)
+
+
+@pytest.mark.parametrize("call", [check, record, quota_check])
+@pytest.mark.parametrize("field", ["tenant_id", "project_id", "user_id", "feature_id"])
+@pytest.mark.parametrize("text", ["ann@example.com", "a b", "a\n", "ä", "a\0", "", "x" * 129])
+def test_what_is_no_id_is_refused_by_name(call: Any, field: str, text: str) -> None:
+    assert refused_field(call, **{field: text}) == field
+
+
+@pytest.mark.parametrize("call", [check, record, quota_check])
+def test_a_label_with_a_nul_is_refused_by_name(call: Any) -> None:
+    assert refused_field(call, resource_type="l\0m") == "resource_type"
+    assert refused_field(record, usage_unit="\0") == "usage_unit"
+
+
+def test_what_is_no_id_is_told_alike_wherever_it_is_seen() -> None:
+    told: list[str] = []
+    for field in ("tenant_id", "user_id"):  # read strictly, read loosely
+        with pytest.raises(ValidationError) as caught:
+            check(**{field: "a b"})
+        error = caught.value
+        assert error.suggested_action is not None
+        told.append((error.message + error.suggested_action).replace(field, "it"))
+    assert told[0] == told[1]
+
+
+def test_what_is_no_id_in_a_batch_is_named_with_its_place() -> None:
+    one = {"resource_type": "llm", "estimated_cost": "1"}
+    batch = convert({"checks": [one, one | {"user_id": "a b"}]}, CheckBatchRequest)
+    with pytest.raises(ValidationError) as caught:
+        requests.check_batch_command(batch, "t", NOW)
+    assert caught.value.field == "checks[1].user_id"
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,11 @@ def test_a_python_caller_may_not_give_a_float() -> None:
         (check_body(resource_type="7"), "resource_type"),
         (check_body(resource_type='""'), "resource_type"),
         (check_body(resource_type=f'"{"x" * 257}"'), "resource_type"),
-        (check_body(user_id='"ann@example.com"'), "user_id"),
-        (check_body(user_id='"a\\n"'), "user_id"),
+        (check_body(tenant_id='"ann@example.com"'), "tenant_id"),
+        (check_body(tenant_id='"a\\n"'), "tenant_id"),
         (check_body(user_id="1"), "user_id"),
+        (check_body(user_id='""'), "user_id"),
+        (check_body(user_id=f'"{"x" * 129}"'), "user_id"),
         (check_body(allocated_to_type='"galaxy"'), "allocated_to_type"),
         (check_body(ttl_seconds="0"), "ttl_seconds"),
         (check_body(ttl_seconds="1.5"), "ttl_seconds"),
@@ -143,6 +145,34 @@ def test_a_python_caller_may_not_give_a_float() -> None:
 )
 def test_a_fault_is_refused_by_the_name_of_its_field(body: str, field: str) -> None:
     assert refused(body) == field
+
+
+class Strict(msgspec.Struct):
+    id: wire.Id | None = None
+    label: wire.Label | None = None
+
+
+class Loose(msgspec.Struct):
+    id: wire.LooseId | None = None
+    label: wire.LooseLabel | None = None
+
+
+texts = (
+    st.text(max_size=6) | st.text("aZ0._:-\n\0", max_size=6) | st.integers(0, 300).map("x".__mul__)
+)
+
+
+@given(texts)
+def test_what_is_read_loosely_and_then_asked_about_is_as_strict(text: str) -> None:
+    for name, is_sound in (("id", wire.is_id), ("label", wire.is_label)):
+        body = wire.encode({name: text})
+        try:
+            wire.decode(body, Strict)
+        except ValidationError:
+            with suppress(ValidationError):
+                assert not is_sound(getattr(wire.decode(body, Loose), name))
+        else:
+            assert is_sound(getattr(wire.decode(body, Loose), name))
 
 
 @pytest.mark.parametrize(

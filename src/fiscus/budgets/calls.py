@@ -21,7 +21,7 @@ from fiscus.costs.model import CostFlag
 from fiscus.money import Amount
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label, Tags
+from fiscus.wire import Currency, Id, Label, LooseId, LooseLabel, Tags
 
 Ttl = Annotated[
     int, Meta(ge=1, le=86_400, description="How long the money is held, in seconds; 1 to 86400.")
@@ -31,15 +31,15 @@ Ttl = Annotated[
 class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """May this operation be afforded? By default its estimate is reserved on all that match."""
 
-    resource_type: Annotated[Label, Meta(description="What it uses, such as `llm`.")]
+    resource_type: Annotated[LooseLabel, Meta(description="What it uses, such as `llm`.")]
     estimated_cost: Annotated[Amount, Meta(description="What it may cost; 0 or more.")]
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     currency: Annotated[
         Currency | None, Meta(description="Of the estimate; default the tenant's.")
     ] = None
-    project_id: Id | None = None
-    user_id: Id | None = None
-    feature_id: Id | None = None
+    project_id: LooseId | None = None
+    user_id: LooseId | None = None
+    feature_id: LooseId | None = None
     allocated_to_type: Annotated[
         ScopeType | None,
         Meta(description="With `allocated_to_id`: short for one of the ids above."),

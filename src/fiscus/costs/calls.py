@@ -12,20 +12,22 @@ from msgspec import Meta, Struct
 from fiscus.costs.model import ChargeCategory, CostFlag
 from fiscus.money import Amount
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, ItemError, Label, Tags
+from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseLabel, Tags
 
 
 class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cost that arose. Recording is never refused for lack of budget: money spent is spent."""
 
-    resource_type: Annotated[Label, Meta(description="What was used, such as `llm`.")]
+    resource_type: Annotated[LooseLabel, Meta(description="What was used, such as `llm`.")]
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     cost_amount: Annotated[
         Amount | None, Meta(description="The cost; negative only for credit and adjustment.")
     ] = None
     currency: Annotated[Currency | None, Meta(description="Default: the tenant's.")] = None
     usage_quantity: Annotated[Amount | None, Meta(description="How much was used.")] = None
-    usage_unit: Annotated[Label | None, Meta(description="In what unit, such as `tokens`.")] = None
+    usage_unit: Annotated[
+        LooseLabel | None, Meta(description="In what unit, such as `tokens`.")
+    ] = None
     usage: Annotated[
         dict[str, Any] | None, Meta(description="Measured use in detail; kept as sent.")
     ] = None
@@ -33,9 +35,9 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Annotated[datetime, Meta(tz=True)] | None,
         Meta(description="When the cost arose; default now."),
     ] = None
-    project_id: Id | None = None
-    user_id: Id | None = None
-    feature_id: Id | None = None
+    project_id: LooseId | None = None
+    user_id: LooseId | None = None
+    feature_id: LooseId | None = None
     attributed_to_type: Annotated[
         ScopeType | None, Meta(description="With `attributed_to_id`: short for one of the ids.")
     ] = None

@@ -43,7 +43,7 @@ from fiscus.quotas.calls import (
     ReleaseConsumptionRequest,
 )
 from fiscus.scopes import ScopeType
-from fiscus.wire import decode, item_error
+from fiscus.wire import decode, is_id, is_label, item_error, not_a_label, not_an_id
 
 MAX_CHECKS: Final = 500
 MAX_RECORDS: Final = 1000
@@ -131,6 +131,8 @@ def record_command(
             field="cost_amount",
             suggested_action="Send charge_category credit or adjustment.",
         )
+    if not is_label(request.usage_unit):
+        raise not_a_label("usage_unit")
     timestamp = _timestamp(request.timestamp, now)
     key = _one_key(key, request.idempotency_key)
     return Record(  # by position, as above
@@ -277,6 +279,7 @@ def quota_check_command(
     request: QuotaCheckRequest, tenant_id: str, now: datetime, key: str | None = None
 ) -> Consume:
     """A quota check for `tenant_id`, which is the caller's by right. `key` is the header's."""
+    _require_sound(request)
     key = _one_key(key, request.idempotency_key)
     return Consume(  # by position, as above
         Operation(
@@ -393,6 +396,7 @@ def _operation(
     scope_id: str | None,
     names: tuple[str, str],
 ) -> Operation:
+    _require_sound(request)
     project_id, user_id, feature_id = request.project_id, request.user_id, request.feature_id
     if scope_type is not None or scope_id is not None:
         if scope_type is None or scope_id is None:
@@ -432,6 +436,18 @@ def _operation(
         request.service_name,
         request.tags,
     )
+
+
+def _require_sound(request: CheckRequest | RecordRequest | QuotaCheckRequest) -> None:
+    """What reading a request left unchecked."""
+    if not is_label(request.resource_type):
+        raise not_a_label("resource_type")
+    if not is_id(request.project_id):
+        raise not_an_id("project_id")
+    if not is_id(request.user_id):
+        raise not_an_id("user_id")
+    if not is_id(request.feature_id):
+        raise not_an_id("feature_id")
 
 
 def _quantity(given: Decimal | None) -> Decimal | None:

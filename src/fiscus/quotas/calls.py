@@ -22,19 +22,19 @@ from fiscus.quotas.model import (
     UsageKind,
 )
 from fiscus.scopes import ScopeType
-from fiscus.wire import NO_NUL, Id, ItemError, Label
+from fiscus.wire import NO_NUL, Id, ItemError, Label, LooseId, LooseLabel
 
 
 class QuotaCheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """May so much be used? By default it is taken from every quota that matches, or from none."""
 
-    resource_type: Annotated[Label, Meta(description="What is used, such as `gpu_hours`.")]
+    resource_type: Annotated[LooseLabel, Meta(description="What is used, such as `gpu_hours`.")]
     required_amount: Annotated[Amount, Meta(description="How much; 0 or more.")]
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     consume: Annotated[bool, Meta(description="`false` only looks.")] = True
-    project_id: Id | None = None
-    user_id: Id | None = None
-    feature_id: Id | None = None
+    project_id: LooseId | None = None
+    user_id: LooseId | None = None
+    feature_id: LooseId | None = None
     operation_id: Annotated[Id | None, Meta(description="Your own name of the operation.")] = None
     idempotency_key: Annotated[
         Label | None, Meta(description="As the header, for one item of a batch.")
