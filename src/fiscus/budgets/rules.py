@@ -109,10 +109,8 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     if not reserve:
         balances = [demand.balance for demand in demands]
     elif allowed:
-        balances = [
-            _with_reserved(balance, plain(held))
-            for balance, held in zip(balances, reserved, strict=True)
-        ]
+        for index, held in enumerate(reserved):
+            balances[index] = _with_reserved(balances[index], plain(held))
     return Decision(allowed, _deciding(demands, verdicts), verdicts, balances, throttle)
 
 

@@ -118,7 +118,7 @@ def _take(
     amount, now = command.amount, command.now
     consumption = Consumption(  # by position, as answers are
         command.consumption_id,
-        command.tenant_id,
+        command.operation.tenant_id,
         command.operation,
         command.operation_id,
         amount,

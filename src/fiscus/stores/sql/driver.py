@@ -22,25 +22,10 @@ class Values(Protocol):
     def read_amount(self, value: Any) -> Decimal: ...
 
 
-class Written(dict[T, Any]):
-    """Values as the database takes them, each made once: for those that many rows have in common.
-
-    That an equal value was made is found by its hash, which a time works out once, and slowly.
-    """
-
-    def __init__(self, make: Callable[[T], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, value: T) -> Any:
-        made = self[value] = self._make(value)
-        return made
-
-
 def repeated(make: Callable[[T], Any]) -> Callable[[T], Any]:
     """`make` that keeps what it made last, for values that rows in a row may have in common.
 
-    As `Written`, but by comparing, which for most is sooner done than to work out a hash.
+    By comparing, which for most is sooner done than to work out a hash as `cache` does.
     """
     last: T | None = None
     made: Any = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Set
 from datetime import datetime
+from functools import cache
 from typing import TypeVar
 
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
@@ -28,7 +29,7 @@ from fiscus.stores.sql import ledger_quotas as quotas
 from fiscus.stores.sql import ledger_read as read
 from fiscus.stores.sql import ledger_write as write
 from fiscus.stores.sql.bulk import Row, Statement
-from fiscus.stores.sql.driver import Driver, Written
+from fiscus.stores.sql.driver import Driver
 
 Blank = TypeVar("Blank", BudgetBalance, QuotaBalance)
 Keys = Set[BalanceKey | QuotaKey]
@@ -220,9 +221,9 @@ class SqlLedgerTransaction:
         """The sums that this group changes, as they will be."""
         if not changes.rollups:
             return {}
-        time: Written[datetime] = Written(self._driver.time)
+        time = cache(self._driver.time)
         keys = [
-            (key.tenant_id, key.series_id, time[key.bucket], place)
+            (key.tenant_id, key.series_id, time(key.bucket), place)
             for place, key in enumerate(changes.rollups)
         ]
         (rows,) = self._driver.run([Statement(read.ROLLUPS, read.ROLLUP_KEY, keys)])

@@ -208,7 +208,7 @@ class QuotaRows:
             self._time(one.at),
             consumption.tenant_id,
             *balance.key,
-            one.kind.value,
+            one.kind,
             self._amount(one.amount),
             self._rest(one.burst),
             self._values.amount(add(balance.used, balance.burst_used)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import date, datetime
+from datetime import date
+from functools import cache
 from typing import Any
 
 from fiscus.budgets.model import BudgetBalance, Reservation
@@ -12,7 +13,7 @@ from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Values, Written, repeated
+from fiscus.stores.sql.driver import Values, repeated
 from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
 from fiscus.wire import encode
 
@@ -201,10 +202,10 @@ class LedgerWriter:
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._time: Written[datetime] = Written(values.time)
+        self._time = cache(values.time)
         self._began = repeated(values.time)
         self._ends = repeated(values.time)
-        self._day: Written[date] = Written(date.isoformat)
+        self._day = cache(date.isoformat)
         self._held = repeated(values.amount)
         self._rate = repeated(values.amount)
 
@@ -276,9 +277,9 @@ class LedgerWriter:
         return (
             budget_id,
             scope_id,
-            time[period_start],
+            time(period_start),
             balance.tenant_id,
-            time[balance.period_end],
+            time(balance.period_end),
             amount(balance.spent),
             amount(balance.reserved),
             amount(balance.throttle_credit),
@@ -319,11 +320,11 @@ class LedgerWriter:
                         reservation_id,
                         budget_id,
                         scope_id,
-                        time[period_start],
+                        time(period_start),
                         tenant_id,
                         held(line.amount),
                         rate(line.rate),
-                        day[line.rate_date],
+                        day(line.rate_date),
                     )
                 )
         return rows
@@ -350,8 +351,8 @@ class LedgerWriter:
             record.resource_type,
             values.amount(record.cost_amount),
             record.currency,
-            record.charge_category.value,
-            record.attributed_to_type.value,
+            str(record.charge_category),
+            str(record.attributed_to_type),
             record.attributed_to_id,
             record.project_id,
             record.user_id,
@@ -373,7 +374,7 @@ class LedgerWriter:
         values = self._values
         return (
             key.tenant_id,
-            self._time[key.bucket],
+            self._time(key.bucket),
             key.series_id,
             values.amount(total.cost_amount),
             values.amount(total.usage_quantity),
@@ -387,8 +388,8 @@ class LedgerWriter:
             tenant_id,
             operation_id,
             recorded.record_id,
-            self._time[recorded.recorded_at],
-            self._time[recorded.timestamp],
+            self._time(recorded.recorded_at),
+            self._time(recorded.timestamp),
             values.amount(recorded.cost_amount),
             recorded.currency,
         )
