@@ -45,7 +45,7 @@ class PostgresDriver:
         self._connect = connect
         self._connection: psycopg.Connection[Row] | None = None
         self._tenants: Collection[str] | None = None
-        self._texts: dict[tuple[str, str], bytes] = {}
+        self._texts: dict[tuple[str, str, int], bytes] = {}
 
     def time(self, moment: datetime) -> datetime:
         return moment
@@ -127,7 +127,7 @@ class PostgresDriver:
             raise GroupRejected(f"PostgreSQL: {error}") from error
 
     def _text(self, statement: Statement) -> bytes:
-        key = (statement.sql, statement.columns.list)
+        key = (statement.sql, statement.columns.list, statement.columns.width)
         encoded = self._texts.get(key)
         if encoded is None:
             text = _TEXT.sub(r"trim_scale(\1)::text", statement.sql)

@@ -107,7 +107,7 @@ class SqliteDriver:
         self._turn = turn
         self._connection: sqlite3.Connection | None = None
         self._open = False
-        self._texts: dict[tuple[str, str, int], str] = {}
+        self._texts: dict[tuple[str, str, int, int], str] = {}
         self._read = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
 
     def time(self, moment: datetime) -> int:
@@ -206,7 +206,7 @@ class SqliteDriver:
 
     def _text(self, connection: sqlite3.Connection, statement: Statement, count: int) -> str:
         columns = statement.columns
-        key = (statement.sql, columns.list, count)
+        key = (statement.sql, columns.list, columns.width, count)
         text = self._texts.get(key)
         if text is None:
             text = _LOCK.sub("", statement.sql)
