@@ -23,6 +23,10 @@ from tests.counters.on_loop import OpenStore
 from tests.valkey import Servers, Valkey, wait_until
 
 TIMEOUT_SECONDS = 0.25
+PATIENT_SECONDS = 2.0
+"""Where it does not matter how soon: several servers are first met, maybe on a busy machine."""
+SLACK_SECONDS = 2.0
+"""What a busy machine may add to a timeout; far less than waiting for ever."""
 DAY = tuple(make_rule(one, 100, 86_400 * SECOND_US) for one in Algorithm)
 
 
@@ -40,11 +44,13 @@ def used(store: RedisCounters, tenant_id: str) -> int:
     return counts.pop()
 
 
-def assert_unavailable(store: RedisCounters, tenant_id: str, waits: int = 1) -> None:
+def assert_unavailable(
+    store: RedisCounters, tenant_id: str, waits: int = 1, timeout: float = TIMEOUT_SECONDS
+) -> None:
     began = time.monotonic()
     with pytest.raises(CountersUnavailable):
         store.decide_all([request(tenant_id)], None)
-    assert time.monotonic() - began < waits * TIMEOUT_SECONDS + 0.2
+    assert time.monotonic() - began < waits * timeout + SLACK_SECONDS
 
 
 def is_back(store: RedisCounters, tenant_id: str) -> bool:
@@ -219,7 +225,7 @@ def test_server_restarted_under_load_answers_or_is_said_to_be_unavailable(
         stop.set()
         for thread in threads:
             thread.join()
-    assert max(longest) < 2 * TIMEOUT_SECONDS + 0.5
+    assert max(longest) < 2 * TIMEOUT_SECONDS + SLACK_SECONDS
 
 
 # ---------------------------------------------------------------- Sentinel
@@ -234,7 +240,7 @@ def test_sentinel_leads_to_the_primary_and_after_its_end_to_the_next(
     sentinel = valkey_servers.sentinel_of(primary, "counters")
     url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/counters?db=2"
     with (
-        closing(open_store(url, TIMEOUT_SECONDS)) as store,
+        closing(open_store(url, PATIENT_SECONDS)) as store,
         closing(sentinel.client()) as client,
     ):
         wait_until(lambda: client.sentinel_master("counters")["num-slaves"] == 1)
@@ -243,7 +249,7 @@ def test_sentinel_leads_to_the_primary_and_after_its_end_to_the_next(
         with closing(primary.client()) as told:
             told.wait(1, 5000)  # the replica has it
         primary.stop()
-        assert_unavailable(store, tenant_id, waits=3)
+        assert_unavailable(store, tenant_id, waits=3, timeout=PATIENT_SECONDS)
         wait_until(lambda: is_back(store, tenant_id))
         store.decide_all([request(tenant_id, 2)], None)
         assert used(store, tenant_id) == 5
@@ -271,7 +277,7 @@ def test_cluster_decides_each_tenant_where_it_is(
     nodes = valkey_servers.cluster(3)
     tenants = tenants_of(3)
     url = f"redis+cluster://127.0.0.1:{nodes[0].port},127.0.0.1:{nodes[1].port}"
-    with closing(open_store(url, TIMEOUT_SECONDS)) as store:
+    with closing(open_store(url, PATIENT_SECONDS)) as store:
         group = [request(tenant, 40) for tenant in tenants * 3]
         results = store.decide_all(group, None)
         assert [one and one.admitted for one in results] == [True] * 6 + [False] * 3
@@ -320,7 +326,7 @@ def _asks_where_a_slot_is_moving_to(
         one = Take(tenants[0], ("one",), DAY[:1], 60, NORMAL)
         results = store.decide_all([one], None) + store.decide_all([one], None)
         assert [taken and taken.admitted for taken in results] == [True, False]
-        assert_unavailable(store, tenants[0], waits=2)
+        assert_unavailable(store, tenants[0], waits=2, timeout=PATIENT_SECONDS)
         target.execute_command("CLUSTER", "SETSLOT", slot, "NODE", to_id)
         source.execute_command("CLUSTER", "SETSLOT", slot, "NODE", to_id)
     (taken,) = store.decide_all([one], None)
