@@ -417,9 +417,17 @@ def test_numbers_begin_again_before_there_are_too_many(monkeypatch: pytest.Monke
     taken = QuotaStanding(Decimal(1), Decimal(0), Decimal(0), False)
     held = BudgetStanding(Decimal(1), Decimal(0), "allow")
     for count in range(20):
+        of_quotas = QuotasDecided(some_quotas([f"q{count}"]), True, 0, None, [taken])
+        of_budgets = BudgetsDecided(some_budgets([f"b{count}"]), True, 0, None, None, [held])
         group: list[tuple[Command, Decided]] = [
-            (consume, QuotasDecided(some_quotas([f"q{count}"]), True, 0, None, [taken])),
-            (check, BudgetsDecided(some_budgets([f"b{count}"]), True, 0, None, None, [held])),
+            (
+                ConsumeBatch(tenant_id="t", checks=[consume], now=NOW),
+                QuotaBatchDecided([of_quotas]),
+            ),
+            (
+                CheckBatch(tenant_id="t", checks=[check], all_or_nothing=False, now=NOW),
+                BudgetBatchDecided([of_budgets]),
+            ),
         ]
         for _ in range(2):  # the second time by their numbers
             heard = through(teller, hearer, *group)

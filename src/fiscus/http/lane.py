@@ -37,6 +37,7 @@ from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.refusals import note_refusal
 from fiscus.ids import is_uuid
+from fiscus.ledger.answers import in_words
 from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.loop import LedgerHere
 from fiscus.quotas.calls import (
@@ -246,12 +247,14 @@ class DecisionLane:
         if isinstance(outcome, Answered):
             if outcome.allowed:
                 return command.tenant_id, outcome
-            outcome = decode(outcome.answer, decision.answer)
-        if isinstance(outcome, CheckAnswer | CheckBatchAnswer):
-            self._metrics.checked(outcome)
-        elif isinstance(outcome, QuotaCheckAnswer | QuotaCheckBatchAnswer):
-            self._metrics.quotas_checked(outcome)
-        return command.tenant_id, outcome
+            answer = decode(outcome.answer, decision.answer)
+        else:
+            answer = in_words(command, outcome)
+        if isinstance(answer, CheckAnswer | CheckBatchAnswer):
+            self._metrics.checked(answer)
+        elif isinstance(answer, QuotaCheckAnswer | QuotaCheckBatchAnswer):
+            self._metrics.quotas_checked(answer)
+        return command.tenant_id, answer
 
     def _ledger_here(self) -> LedgerHere:
         if self._here is None:

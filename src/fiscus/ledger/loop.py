@@ -23,7 +23,7 @@ class LedgerHere(Protocol):
     """The ledger for the coroutines of one event loop."""
 
     def execute(self, command: Command) -> asyncio.Future[Any]:
-        """An `Outcome` to come, or an answer that is JSON already: `Answered`.
+        """An `Outcome` to come, or what has yet to be put `in_words`, or `Answered`: JSON already.
 
         Raises `ServiceUnavailable` when the queue is full or the ledger is closing.
         """

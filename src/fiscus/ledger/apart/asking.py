@@ -16,7 +16,7 @@ from fiscus.groups import GroupLimits, MaybeDone
 from fiscus.ledger.answers import in_words
 from fiscus.ledger.apart.fallbacks import ToldFallbacks
 from fiscus.ledger.apart.messages import group_message
-from fiscus.ledger.apart.outcomes import Answered, Done, Hearer
+from fiscus.ledger.apart.outcomes import Answered, Done, Hearer, ToldOutcome
 from fiscus.ledger.apart.process import LedgerProcess
 from fiscus.ledger.commands import ANSWERS, Command, Outcome
 from fiscus.ledger.degraded import DegradedDecisions
@@ -30,7 +30,7 @@ _HANG_UP_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0
 _ENDED: Final = "the ledger's process has ended"
 
-Hears = Told[Answered | Outcome]
+Hears = Told[ToldOutcome | Outcome]
 
 
 class LedgerApart(Ledger):
@@ -59,7 +59,7 @@ class LedgerApart(Ledger):
         self._hearer = Hearer()
         self._number = 0
         self._loop_line: LoopLine | None = None
-        self._here: LoopGroups[Command, Answered | Outcome] | None = None
+        self._here: LoopGroups[Command, ToldOutcome | Outcome] | None = None
         super().__init__(self._ask, clock, degraded, limits)
 
     def wait_until_ready(self) -> None:
@@ -71,7 +71,7 @@ class LedgerApart(Ledger):
                 "The ledger's process ended as it began; what it logged says why"
             ) from error
 
-    def here(self) -> LoopGroups[Command, Answered | Outcome]:
+    def here(self) -> LoopGroups[Command, ToldOutcome | Outcome]:
         """For the coroutines of the running event loop, the only one that asks."""
         loop = asyncio.get_running_loop()
         if self._here is None:
@@ -154,8 +154,8 @@ class LoopLine:
         self._fallbacks = fallbacks
         self._loop = loop
         self._number = 0
-        self._told: dict[int, tuple[list[Command], Hears]] = {}
-        """Who waits for what, by the number of their group."""
+        self._told: dict[int, Hears] = {}
+        """Who waits, by the number of their group."""
         self._socket: socket.socket | None = None
         self._open()
         process.when_started(partial(self._call, self._open))
@@ -166,7 +166,7 @@ class LoopLine:
         if self._socket is None:
             self._loop.call_soon(told, StoreUnavailable(_ENDED))
         else:
-            self._told[number] = commands, told
+            self._told[number] = told
             self._send(group_message(number, commands))
         return _Asked(self._told, number)
 
@@ -248,18 +248,13 @@ class LoopLine:
 
     def _answer(self, done: Done) -> None:
         self._fallbacks.told(done.fallbacks)
-        asked = self._told.pop(done.number, None)
-        if asked is None:
+        told = self._told.pop(done.number, None)
+        if told is None:
             return
-        commands, told = asked
         if done.unavailable is not None:
             told(StoreUnavailable(done.unavailable))
         else:
-            outcomes = [
-                one if isinstance(one, Answered) else in_words(command, one)
-                for command, one in zip(commands, done.outcomes, strict=True)
-            ]
-            told(outcomes, done.seconds)
+            told(done.outcomes, done.seconds)
 
     def _broke(self, line: socket.socket, error: Exception) -> None:
         """A line is of no use any more; another may have taken its place meanwhile."""
@@ -276,7 +271,7 @@ class LoopLine:
             self._loop.remove_writer(ended.fileno())
         ended.close()
         asked, self._told = list(self._told.values()), {}
-        for _, told in asked:
+        for told in asked:
             told(error)
 
 
@@ -285,7 +280,7 @@ class _Asked:
 
     __slots__ = ("_number", "_told")
 
-    def __init__(self, told: dict[int, tuple[list[Command], Hears]], number: int) -> None:
+    def __init__(self, told: dict[int, Hears], number: int) -> None:
         self._told = told
         self._number = number
 

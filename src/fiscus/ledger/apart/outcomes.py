@@ -1,8 +1,9 @@
 """What became of a group, as the ledger's process tells it to the other, which answers.
 
-Answers that are JSON already stand before the rest of their message, each of a known length, so
-that the other side need not read what it only hands on. Of a decision only that is told which the
-other side does not know: what an operation meets has a number once it was told.
+Answers are JSON already and stand before the rest of their message, each of a known length, so that
+the other side need not read what it only hands on. Batches are told as they were decided, for the
+other side to put into words, and of each decision only that which it does not know: what an
+operation meets has a number once it was told.
 """
 
 from __future__ import annotations
@@ -82,16 +83,7 @@ class Fallback(Struct, frozen=True, array_like=True):
     budgets: list[Budget]
 
 
-ToldOutcome = (
-    Answered
-    | BudgetsDecided
-    | BudgetBatchDecided
-    | QuotasDecided
-    | QuotaBatchDecided
-    | CostRecorded
-    | RecordedBatch
-    | FiscusError
-)
+ToldOutcome = Answered | BudgetBatchDecided | QuotaBatchDecided | RecordedBatch | FiscusError
 """What became of a command."""
 M = TypeVar("M", Matched, MatchedQuota)
 
@@ -148,31 +140,19 @@ class _Cost(Struct, frozen=True, array_like=True):
     flags: list[CostFlag]
 
 
-class _Check(Struct, frozen=True, array_like=True, tag=3):
-    decided: _Budgets
-
-
-class _CheckBatch(Struct, frozen=True, array_like=True, tag=4):
+class _CheckBatch(Struct, frozen=True, array_like=True, tag=3):
     results: list[_Budgets]
 
 
-class _QuotaCheck(Struct, frozen=True, array_like=True, tag=5):
-    decided: _Quotas
-
-
-class _QuotaBatch(Struct, frozen=True, array_like=True, tag=6):
+class _QuotaBatch(Struct, frozen=True, array_like=True, tag=4):
     results: list[_Quotas]
 
 
-class _Record(Struct, frozen=True, array_like=True, tag=7):
-    recorded: _Cost
-
-
-class _RecordBatch(Struct, frozen=True, array_like=True, tag=8):
+class _RecordBatch(Struct, frozen=True, array_like=True, tag=5):
     results: list[_Cost]
 
 
-_Told = Failed | _Check | _CheckBatch | _QuotaCheck | _QuotaBatch | _Record | _RecordBatch
+_Told = Failed | _CheckBatch | _QuotaBatch | _RecordBatch
 """What became of a command, unless that is an answer."""
 
 
@@ -262,24 +242,18 @@ class Teller:
         match outcome:
             case FiscusError():
                 return _failed(outcome)
-            case BudgetsDecided():
-                return 3, self._of_budgets(outcome)
-            case QuotasDecided():
-                return 5, self._of_quotas(outcome)
             case BudgetBatchDecided(results):
                 checks = [one for one in results if isinstance(one, BudgetsDecided)]
                 if len(checks) == len(results):
-                    return 4, [self._of_budgets(one) for one in checks]
+                    return 3, [self._of_budgets(one) for one in checks]
             case QuotaBatchDecided(results):
                 consumes = [one for one in results if isinstance(one, QuotasDecided)]
                 if len(consumes) == len(results):
-                    return 6, [self._of_quotas(one) for one in consumes]
-            case CostRecorded():
-                return 7, self._of_cost(outcome)
+                    return 4, [self._of_quotas(one) for one in consumes]
             case RecordedBatch(results):
                 costs = [one for one in results if isinstance(one, CostRecorded)]
                 if len(costs) == len(results):
-                    return 8, [self._of_cost(one) for one in costs]
+                    return 5, [self._of_cost(one) for one in costs]
             case _:
                 pass
         answer = in_words(command, outcome)
@@ -372,16 +346,10 @@ class Hearer:
         match told:
             case Failed():
                 return told.error()
-            case _Check(decided):
-                return self._of_budgets(decided)
             case _CheckBatch(results):
                 return BudgetBatchDecided([self._of_budgets(one) for one in results])
-            case _QuotaCheck(decided):
-                return self._of_quotas(decided)
             case _QuotaBatch(results):
                 return QuotaBatchDecided([self._of_quotas(one) for one in results])
-            case _Record(recorded):
-                return self._of_cost(recorded)
             case _RecordBatch(results):
                 return RecordedBatch([self._of_cost(one) for one in results])
 
