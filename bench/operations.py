@@ -209,15 +209,26 @@ def batch(operation: Operation[W], name: str, databases: Databases, plan: Plan) 
 
 
 def latency(operation: Operation[W], name: str, databases: Databases, plan: Plan) -> Result:
-    """p95 of single checks, beside one durable group commit of as many checks."""
+    """p95 of single checks, beside one durable group commit of as many checks, and bare ASGI."""
     with ExitStack() as stack:
         fiscus = stack.enter_context(subject(databases, operation.definitions, workload.TENANTS, 1))
         items = workload.items(fiscus.places, SINGLES)
         bodies = write_bodies(fiscus.folder / "bodies", map(operation.body, items))
         writer, own = stack.enter_context(handwritten(databases, operation.definitions, items))
         sql = GroupLoop(operation.write(writer), workload.groups(own, CONNECTIONS))
-        load = Load(fiscus.server, BASE + operation.path, bodies, CONNECTIONS, 1)
-        samples = measure(fiscus, operation.table, load, {"hand-written SQL": sql.run}, plan)
+        path = BASE + operation.path
+        bare, answer_bytes = _bare(stack, fiscus, operation, path, bodies)
+        samples = measure(
+            fiscus,
+            operation.table,
+            Load(fiscus.server, path, bodies, CONNECTIONS, 1),
+            {
+                "hand-written SQL": sql.run,
+                "bare ASGI": Load(bare, path, bodies, CONNECTIONS, 1).run,
+            },
+            plan,
+        )
+        p95, fiscus_p95 = "p95 in milliseconds", [known(one.p95_ms) for one in samples["fiscus"]]
         return Result(
             name=name,
             store=databases.kind,
@@ -226,14 +237,20 @@ def latency(operation: Operation[W], name: str, databases: Databases, plan: Plan
             comparisons=[
                 compare(
                     f"one group commit of {CONNECTIONS} checks (median)",
-                    "p95 in milliseconds",
-                    [known(sample.p95_ms) for sample in samples["fiscus"]],
-                    [known(sample.p50_ms) for sample in samples["hand-written SQL"]],
+                    p95,
+                    fiscus_p95,
+                    [known(one.p50_ms) for one in samples["hand-written SQL"]],
                     Target(ratio=3.0, rule="at most"),
-                )
+                ),
+                compare(
+                    "bare ASGI app",
+                    p95,
+                    fiscus_p95,
+                    [known(one.p95_ms) for one in samples["bare ASGI"]],
+                ),
             ],
             peak_memory_bytes=fiscus.server.peak_memory_bytes(),
-            answer_bytes=None,
+            answer_bytes=answer_bytes,
             samples=samples,
         )
 
