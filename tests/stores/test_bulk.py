@@ -35,8 +35,10 @@ TYPES = {
 MAY_BE_ALIKE = ("status", "resource_type", "estimated_cost", "currency", "project_id", "user_id")
 READ = f"""
     SELECT r.place, {", ".join(f"v.{name}" for name in TYPES if name != "reservation_id")}
-    FROM {{rows}} JOIN reservations v ON v.reservation_id = r.reservation_id
+    FROM {{rows}} JOIN reservations v
+      ON v.reservation_id = r.reservation_id AND v.status = r.status
 """
+KEY = Columns(alike=("status",), reservation_id="uuid", status="text", place="integer")
 
 
 @pytest.fixture
@@ -79,8 +81,8 @@ def test_rows_that_are_partly_alike_arrive_as_they_were(driver: Driver) -> None:
         alike = random.sample(MAY_BE_ALIKE, random.randint(0, len(MAY_BE_ALIKE)))
         written = Statement(insert("reservations"), Columns(alike=alike, **TYPES), rows)
         given_once.add(len(written.lean().once))
-        keys = [(row[0], place) for place, row in enumerate(rows)]
-        look = Statement(READ, Columns(reservation_id="uuid", place="integer"), keys)
+        keys = [(row[0], row[2], place) for place, row in enumerate(rows)]
+        look = Statement(READ, KEY, keys)
         driver.begin({"t"})
         driver.run([written])
         (found,) = driver.run([look])

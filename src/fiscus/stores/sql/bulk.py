@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 Row = tuple[Any, ...]
+PADDING: Final = ""
+"""What no row begins with. (NULL would do, but to bind it Python looks for an adapter first.)"""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -32,7 +34,7 @@ class Columns:
         self.width = len(types)
         """How many values a row has."""
         self.list = ", ".join((*self._once, *types))
-        self._alike = frozenset(index for index, name in enumerate(types) if name in alike)
+        self._alike = [index for index, name in enumerate(types) if name in alike]
         self._fewer: dict[tuple[tuple[int, ...], tuple[int, ...]], Columns] = {}
 
     @property
@@ -49,44 +51,47 @@ class Columns:
         """The parameters of `unnested` that are columns."""
         return [_array(column) for column in zip(*rows, strict=True)]
 
-    def lean(self, rows: Sequence[Row]) -> tuple[Columns, Row, Sequence[Row]]:
+    def lean(
+        self, rows: Sequence[Row], *, leave_out: bool
+    ) -> tuple[Columns, Row, Sequence[Row]]:
         """Columns, values for all rows, and rows that say the same in fewer values.
 
         To a database each value costs as the others, also when there is none or when the row
-        before had the same. A column without any is left out, one of the same is given once.
+        before had the same. One of the same is given once, and when `leave_out`, a column without
+        any is left out.
         """
-        columns = list(zip(*rows, strict=True))
-        once: list[int] = []
-        each: list[int] = []
-        for index, column in enumerate(columns):
-            first = column[0]
-            if index in self._alike and column.count(first) == len(column):
-                if first is not None:
-                    once.append(index)
-            elif first is not None or column.count(None) < len(column):
-                each.append(index)
-        if len(each) == len(columns):
+        if not self._alike and not leave_out:
             return self, (), rows
+        columns, first, count = list(zip(*rows, strict=True)), rows[0], len(rows)
+        once = [i for i in self._alike if columns[i].count(first[i]) == count]
+        spared = set(once)
+        if leave_out:
+            once = [i for i in once if first[i] is not None]
+            without = [i for i, value in enumerate(first) if value is None]
+            spared.update([i for i in without if columns[i].count(None) == count])
+        if not spared:
+            return self, (), rows
+        each = [i for i in range(self.width) if i not in spared]
         key = tuple(once), tuple(each)
         fewer = self._fewer.get(key)
         if fewer is None:
             types = list(self._types.items())
             fewer = self._fewer[key] = Columns(
-                dict([types[index] for index in once]), **dict([types[index] for index in each])
+                dict([types[i] for i in once]), **dict([types[i] for i in each])
             )
-        rows = list(zip(*[columns[index] for index in each], strict=True))
-        return fewer, tuple([columns[index][0] for index in once]), rows
+        rows = list(zip(*[columns[i] for i in each], strict=True))
+        return fewer, tuple([first[i] for i in once]), rows
 
     def values(self, count: int) -> str:
         """`{rows}` on SQLite; a parameter for each of `once`, then one per row and column.
 
-        All-NULL rows count for nothing.
+        Rows of `PADDING` count for nothing.
         """
         named = [f"? AS {name}" for name in self._once]
         named += [f"column{i} AS {name}" for i, name in enumerate(self._types, start=1)]
         row = "(" + ", ".join("?" * self.width) + ")"
         values = ", ".join([row] * count)
-        return f"(SELECT {', '.join(named)} FROM (VALUES {values}) WHERE column1 IS NOT NULL) AS r"
+        return f"(SELECT {', '.join(named)} FROM (VALUES {values}) WHERE column1 <> '') AS r"
 
 
 def _array(column: Row) -> str:
@@ -120,10 +125,8 @@ class Statement(NamedTuple):
 
     def lean(self) -> Statement:
         """The same in as few values as may be."""
-        if "{columns}" not in self.sql:
-            return self
-        columns, once, rows = self.columns.lean(self.rows)
-        return Statement(self.sql, columns, rows, once)
+        columns, once, rows = self.columns.lean(self.rows, leave_out="{columns}" in self.sql)
+        return self if columns is self.columns else Statement(self.sql, columns, rows, once)
 
     @property
     def reads(self) -> bool:

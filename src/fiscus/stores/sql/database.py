@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.stores.sql import sqlite
-from fiscus.stores.sql.ledger import KnownBalances, SqlLedgerTransaction
+from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
 from fiscus.stores.sql.postgres import PostgresDriver
 from fiscus.stores.sql.sqlite import SqliteDriver
 from fiscus.stores.sql.write_turn import WriteTurn
@@ -185,9 +185,10 @@ class SqlLedgerStore:
     def __init__(self, driver: SqliteDriver | PostgresDriver) -> None:
         self._driver = driver
         self._known = KnownBalances()
+        self._rows = LedgerRows(driver)
 
     def begin(self, tenants: Collection[str]) -> LedgerTransaction:
-        return SqlLedgerTransaction(self._driver, tenants, self._known)
+        return SqlLedgerTransaction(self._driver, tenants, self._known, self._rows)
 
     def close(self) -> None:
         self._driver.close()

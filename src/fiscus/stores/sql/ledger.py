@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Set
 from datetime import datetime
 from functools import cache
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
 from fiscus.budgets.rules import Hold
@@ -29,7 +29,7 @@ from fiscus.stores.sql import ledger_quotas as quotas
 from fiscus.stores.sql import ledger_read as read
 from fiscus.stores.sql import ledger_write as write
 from fiscus.stores.sql.bulk import Row, Statement
-from fiscus.stores.sql.driver import Driver
+from fiscus.stores.sql.driver import Driver, Values
 
 Blank = TypeVar("Blank", BudgetBalance, QuotaBalance)
 Keys = Set[BalanceKey | QuotaKey]
@@ -57,14 +57,25 @@ class KnownBalances:
         self._keys.difference_update(keys)
 
 
+class LedgerRows:
+    """What turns rows into values and back, kept from one transaction to the next."""
+
+    def __init__(self, values: Values) -> None:
+        self.reader: Final = read.LedgerReader(values)
+        self.writer: Final = write.LedgerWriter(values)
+        self.quotas: Final = quotas.QuotaRows(values)
+
+
 class SqlLedgerTransaction:
     """One group's transaction on one connection."""
 
-    def __init__(self, driver: Driver, tenants: Collection[str], known: KnownBalances) -> None:
+    def __init__(
+        self, driver: Driver, tenants: Collection[str], known: KnownBalances, rows: LedgerRows
+    ) -> None:
         self._driver = driver
-        self._reader = read.LedgerReader(driver)
-        self._writer = write.LedgerWriter(driver)
-        self._quotas = quotas.QuotaRows(driver)
+        self._reader = rows.reader
+        self._writer = rows.writer
+        self._quotas = rows.quotas
         self._known = known
         self._stale_answers: list[IdempotencyKey] = []
         self._writes: list[Statement] = []

@@ -75,7 +75,11 @@ LINES = """
 """
 
 BALANCE_KEY = Columns(
-    budget_id="uuid", scope_id="text", period_start="timestamptz", place="integer"
+    alike=("period_start",),
+    budget_id="uuid",
+    scope_id="text",
+    period_start="timestamptz",
+    place="integer",
 )
 # Who asks knows the keys; what costs is to read them again, and numbers of fixed places.
 BALANCES = """
@@ -86,7 +90,9 @@ BALANCES = """
     {lock_p}
 """
 
-ROLLUP_KEY = Columns(tenant_id="text", series_id="text", bucket="timestamptz", place="integer")
+ROLLUP_KEY = Columns(
+    alike=("bucket",), tenant_id="text", series_id="text", bucket="timestamptz", place="integer"
+)
 ROLLUPS = """
     SELECT r.place, c.cost_amount, c.usage_quantity, c.record_count
     FROM {rows} JOIN cost_rollups c

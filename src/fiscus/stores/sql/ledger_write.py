@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from fiscus.budgets.model import BudgetBalance, Reservation
@@ -18,6 +18,7 @@ from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
 from fiscus.wire import encode
 
 BALANCE = Columns(
+    alike=("period_start", "period_end", "throttle_credit"),
     budget_id="uuid",
     scope_id="text",
     period_start="timestamptz",
@@ -79,7 +80,7 @@ _CHANGE_RESERVATIONS = """
 """
 
 _LINE = Columns(
-    alike=("rate", "rate_date"),
+    alike=("period_start", "rate", "rate_date"),
     reservation_id="uuid",
     budget_id="uuid",
     scope_id="text",
@@ -142,6 +143,7 @@ _ADD_SERIES = f"""
 """
 
 _ROLLUP = Columns(
+    alike=("bucket",),
     tenant_id="text",
     bucket="timestamptz",
     series_id="text",
@@ -202,10 +204,10 @@ class LedgerWriter:
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._time = cache(values.time)
+        self._time = lru_cache(maxsize=1_000)(values.time)
         self._began = repeated(values.time)
         self._ends = repeated(values.time)
-        self._day = cache(date.isoformat)
+        self._day = lru_cache(maxsize=1_000)(date.isoformat)
         self._held = repeated(values.amount)
         self._rate = repeated(values.amount)
 

@@ -18,7 +18,7 @@ import msgspec
 from fiscus.clock import from_us, to_us
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
 from fiscus.money import ZERO, add
-from fiscus.stores.sql.bulk import Row, Statement
+from fiscus.stores.sql.bulk import PADDING, Row, Statement
 from fiscus.stores.sql.write_turn import WriteTurn
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -198,7 +198,7 @@ class SqliteDriver:
             rows = statement.rows[start : start + LARGEST_CHUNK]
             count = _padded(len(rows))
             parameters = [*statement.once, *chain.from_iterable(rows)]
-            parameters += [None] * (width * (count - len(rows)))
+            parameters += [PADDING] * (width * (count - len(rows)))
             cursor = connection.execute(self._text(connection, statement, count), parameters)
             if statement.reads:
                 found += self._read(cursor.fetchone()[0])
