@@ -51,9 +51,7 @@ class Columns:
         """The parameters of `unnested` that are columns."""
         return [_array(column) for column in zip(*rows, strict=True)]
 
-    def lean(
-        self, rows: Sequence[Row], *, leave_out: bool
-    ) -> tuple[Columns, Row, Sequence[Row]]:
+    def lean(self, rows: Sequence[Row], *, leave_out: bool) -> tuple[Columns, Row, Sequence[Row]]:
         """Columns, values for all rows, and rows that say the same in fewer values.
 
         To a database each value costs as the others, also when there is none or when the row
