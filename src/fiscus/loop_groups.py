@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -92,6 +92,16 @@ class Asker(Protocol[_C_contra, _R_co]):
     def weight(self, command: _C_contra) -> int: ...
 
 
+class Flights(NamedTuple):
+    """How groups are on their way."""
+
+    most: int
+    """So many at once."""
+    early_group: int
+    """So many callers are a group before the others of their turn of the event loop are there:
+    these are done while those are worked out."""
+
+
 class _Flight(Generic[C, R]):
     """A group that was sent and is not answered."""
 
@@ -119,17 +129,12 @@ class LoopGroups(Generic[C, R]):
         elsewhere: Elsewhere[C, R],
         asker: Asker[C, R],
         loop: asyncio.AbstractEventLoop,
-        *,
-        max_in_flight: int,
-        early_group: int,
+        flights: Flights,
     ) -> None:
-        """`early_group` callers are a group before the others of their turn of the event loop are
-        there: these are done while those are worked out."""
         self.loop: Final = loop
         self._elsewhere = elsewhere
         self._asker = asker
-        self._max_in_flight = max_in_flight
-        self._early_group = early_group
+        self._max_in_flight, self._early_group = flights
         self._queue: deque[tuple[C, asyncio.Future[R], float]] = deque()
         """Those whose group has not begun, each with the time of the loop at which it is no longer
         waited for, in order of arrival and so of that time."""
@@ -289,4 +294,4 @@ def _answer(group: list[tuple[C, asyncio.Future[R], float]], outcome_of: Callabl
             future.set_result(outcome_of(command))
 
 
-__all__ = ["Asked", "Asker", "Elsewhere", "LoopGroups"]
+__all__ = ["Asked", "Asker", "Elsewhere", "Flights", "LoopGroups"]

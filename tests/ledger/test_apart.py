@@ -199,7 +199,7 @@ async def test_what_budgets_say_holds_while_the_process_does_not_answer(
         # these groups are on their way, and nobody knows whether they are done
         sent: list[asyncio.Future[Any]] = []
         assert isinstance(engine.ledger, LedgerApart)
-        for _ in range(engine.ledger.max_in_flight):
+        for _ in range(engine.ledger.flights.most):
             sent.append(asyncio.ensure_future(check(open_, "1")))
             await asyncio.sleep(0.01)
         waiting = [asyncio.ensure_future(check(one, "1")) for one in (open_, closed)]

@@ -11,7 +11,7 @@ from typing import Final
 from fiscus.breaker import CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.groups import GroupLimits, GroupLoop
-from fiscus.loop_groups import LoopGroups, Told
+from fiscus.loop_groups import Flights, LoopGroups, Told
 from fiscus.ratelimits.port import (
     Asked,
     CounterStore,
@@ -31,8 +31,7 @@ MAX_GROUP: Final = 512
 """Takes of a group at most."""
 MAX_QUEUE: Final = 20_000
 """Callers that may wait for a group to begin, before new ones are refused."""
-_EARLY_GROUP: Final = 32
-_MAX_IN_FLIGHT: Final = 4
+_FLIGHTS: Final = Flights(most=4, early_group=32)
 
 
 class CounterLoop(GroupLoop[Takes, Outcome]):
@@ -61,13 +60,7 @@ class CounterLoop(GroupLoop[Takes, Outcome]):
         if found is None:
             counters = self._counters.on_loop(running)
             assert counters is not None  # immediate ones are not asked for others
-            found = LoopTakes(
-                _Elsewhere(counters),
-                self,
-                running,
-                max_in_flight=_MAX_IN_FLIGHT,
-                early_group=_EARLY_GROUP,
-            )
+            found = LoopTakes(_Elsewhere(counters), self, running, _FLIGHTS)
             with self._lock:
                 gone = [one for loop, one in self._loops.items() if loop.is_closed()]
                 for one in gone:

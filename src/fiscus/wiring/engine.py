@@ -29,6 +29,7 @@ from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.loop import Ledger
+from fiscus.loop_groups import Flights
 from fiscus.paging import PageRequest
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.scopes import parse_id
@@ -53,9 +54,10 @@ log = structlog.get_logger(__name__)
 
 _FOR_GOOD: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _BOOTSTRAP: Final = "bootstrap"
-_IN_FLIGHT: Final = {True: 2, False: 1}
-"""Groups on their way to the ledger's process, on SQLite and else: there it can begin the next at
-once; a database server decides on cores of its own, and fewer, larger groups cost it less."""
+_ON_SQLITE: Final = Flights(most=3, early_group=16)
+"""Groups on their way to the ledger's process, which has one core as the server has the other: it
+does the first callers of a turn while the others of that are read. A database server decides on
+cores of its own, and fewer, larger groups cost it less."""
 
 
 def open_engine(
@@ -135,7 +137,7 @@ def _open_ledger(
             clock,
             degraded,
             limits,
-            max_in_flight=_IN_FLIGHT[database.is_sqlite],
+            _ON_SQLITE if database.is_sqlite else Flights(1, limits.max_group),
         )
         return apart_ledger, _nothing
     definitions = DefinitionCache()

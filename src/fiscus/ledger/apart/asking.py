@@ -22,7 +22,7 @@ from fiscus.ledger.commands import ANSWERS, Command, Outcome
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.port import StoreUnavailable
-from fiscus.loop_groups import LoopGroups, Told
+from fiscus.loop_groups import Flights, LoopGroups, Told
 from fiscus.wire import decode
 
 PART_BYTES: Final = 1_000_000
@@ -46,11 +46,10 @@ class LedgerApart(Ledger):
         clock: Clock,
         degraded: DegradedDecisions,
         limits: GroupLimits,
-        *,
-        max_in_flight: int,
+        flights: Flights,
     ) -> None:
-        """`max_in_flight`: groups of the event loop that may be on their way at once."""
-        self.max_in_flight: Final = max_in_flight
+        """`flights` are those of the event loop."""
+        self.flights: Final = flights
         self._process = process
         self._fallbacks = fallbacks
         self._line = process.thread_line()
@@ -76,13 +75,7 @@ class LedgerApart(Ledger):
         loop = asyncio.get_running_loop()
         if self._here is None:
             self._loop_line = LoopLine(self._process, self._fallbacks, loop)
-            self._here = LoopGroups(
-                self._loop_line,
-                self,
-                loop,
-                max_in_flight=self.max_in_flight,
-                early_group=self.limits.max_group,
-            )
+            self._here = LoopGroups(self._loop_line, self, loop, self.flights)
         elif self._here.loop is not loop:
             raise AssertionError("another event loop asks the ledger's process")
         return self._here
