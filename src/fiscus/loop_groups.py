@@ -243,16 +243,15 @@ class LoopGroups(Generic[C, R]):
         asker, group = self._asker, flight.group
         if isinstance(outcomes, Exception):
             self._failed(group, outcomes)
-            self._begin()
         else:
             asker.breaker.succeeded(asker.clock.now())
             if asker.observer is not None:
                 took = perf_counter() - flight.began if seconds is None else seconds
                 asker.observer.group_committed(len(group), took)
-            self._begin()  # those are done while these are answered
             for (_, future, _), outcome in zip(group, outcomes, strict=True):
                 if not future.done():
-                    future.set_result(outcome)
+                    future.set_result(outcome)  # who waits goes on after this
+        self._begin()
         if asker.is_closing:
             self.close()
 
