@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus.budgets.answers import BudgetsDecided, BudgetStanding, Converted
+from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.calls import allowed_without_store
 from fiscus.budgets.definitions import define as define_budget
 from fiscus.budgets.matching import Matched, PreparedBudget
-from fiscus.budgets.model import BudgetSpec
+from fiscus.budgets.model import BudgetSpec, Converted
 from fiscus.budgets.rules import ThrottleShare
 from fiscus.costs.model import ChargeCategory, CostFlag
 from fiscus.errors import KINDS, FiscusError, ValidationError

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from fiscus.budgets.definitions import define
-from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, BudgetSpec
+from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, BudgetSpec, Converted
 from fiscus.budgets.rules import Demand
 from fiscus.costs.fx import Rate, convert
 from fiscus.money import ONE
@@ -60,9 +60,11 @@ def make_demand(
         Decimal(str(credit)),
     )
     amount = Decimal(str(estimate))
-    if rate is not ONE:
-        amount = convert(amount, Rate(rate, NOW.date()))
-    return Demand(budget, balance, amount, rate)
+    if rate is ONE:
+        return Demand(budget, balance, amount)
+    found = Rate(rate, NOW.date())
+    amount = convert(amount, found)
+    return Demand(budget, balance, amount, Converted(amount, found.value, found.as_of))
 
 
 def amounts(most: int = 20) -> st.SearchStrategy[Decimal]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from fiscus.budgets.calls import BudgetLine, CheckAnswer, ThrottleAnswer
 from fiscus.budgets.matching import Matched
-from fiscus.budgets.model import ReservationStatus
+from fiscus.budgets.model import Converted, ReservationStatus
 from fiscus.budgets.rules import (
     ALLOW,
     DENIALS,
@@ -30,14 +30,6 @@ _PENDING: Final = ReservationStatus.PENDING
 NO_BUDGET: Final = "No budget matches this operation."
 
 
-class Converted(Struct, frozen=True, array_like=True, gc=False):
-    """An amount in the currency of a budget that has another one."""
-
-    amount: Decimal
-    rate: Decimal
-    as_of: date
-
-
 class BudgetStanding(Struct, frozen=True, array_like=True, gc=False):
     """How a budget stands after the decision, and what it said; a word of `budgets.rules`."""
 
@@ -47,7 +39,7 @@ class BudgetStanding(Struct, frozen=True, array_like=True, gc=False):
     converted: Converted | None = None
 
 
-class BudgetsDecided(Struct, frozen=True):
+class BudgetsDecided(Struct, frozen=True, gc=False):
     """A decision over every budget that an operation meets, of which there may be none."""
 
     matched: Sequence[Matched]

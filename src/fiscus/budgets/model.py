@@ -157,6 +157,14 @@ class Budget(Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
+class Converted(Struct, frozen=True, array_like=True, gc=False):
+    """An amount in the currency of a budget that has another one."""
+
+    amount: Decimal
+    rate: Decimal
+    as_of: date
+
+
 class BalanceKey(NamedTuple):
     """Usage is keyed by budget, scope id and period start, so nothing is ever reset."""
 
@@ -165,7 +173,7 @@ class BalanceKey(NamedTuple):
     period_start: datetime
 
 
-class BudgetBalance(Struct, frozen=True):
+class BudgetBalance(Struct, frozen=True, gc=False):
     """What one budget has used for one scope in one period, in the budget's currency."""
 
     key: BalanceKey
@@ -183,7 +191,7 @@ class ReservationStatus(StrEnum):
     EXPIRED = "expired"
 
 
-class ReservationLine(Struct, frozen=True):
+class ReservationLine(Struct, frozen=True, gc=False):
     """What one reservation holds of one balance, in the budget's currency."""
 
     key: BalanceKey
@@ -192,7 +200,7 @@ class ReservationLine(Struct, frozen=True):
     rate_date: date
 
 
-class Reservation(Struct, frozen=True):
+class Reservation(Struct, frozen=True, gc=False):
     """Money held for an operation."""
 
     reservation_id: str

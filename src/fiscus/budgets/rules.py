@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
+from fiscus.budgets.model import Budget, BudgetBalance, Converted, EnforcementAction
 from fiscus.money import (
     EXACT,
     ONE,
@@ -52,8 +52,13 @@ class Demand(Struct, frozen=True, gc=False):
     budget: Budget
     balance: BudgetBalance
     estimate: Decimal
-    rate: Decimal
-    """Budget currency per one unit of the request's currency."""
+    converted: Converted | None = None
+    """How the estimate was come by where the request has another currency."""
+
+    @property
+    def rate(self) -> Decimal:
+        """Budget currency per one unit of the request's currency."""
+        return ONE if self.converted is None else self.converted.rate
 
 
 class ThrottleShare(NamedTuple):
@@ -94,15 +99,16 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     for demand in demands:
         budget, balance = demand.budget, demand.balance
         held = add(balance.reserved, demand.estimate)
-        fits = add(balance.spent, held) <= budget.budget_amount
-        verdict = ALLOW if fits and not budget.frozen else _without_room(budget)
+        verdict = ALLOW
+        if budget.frozen or add(balance.spent, held) > budget.budget_amount:
+            verdict = _without_room(budget)
+            if verdict in DENIALS:
+                allowed = False
+        if budget.enforcement_action is _THROTTLE_ACTION:
+            throttled = True
         verdicts.append(verdict)
         balances.append(balance)
         reserved.append(held)
-        if verdict in DENIALS:
-            allowed = False
-        if budget.enforcement_action is _THROTTLE_ACTION:
-            throttled = True
     throttle: ThrottleShare | None = None
     if allowed and throttled:
         allowed, throttle = _throttle(demands, verdicts, balances)
@@ -110,8 +116,16 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
         balances = [demand.balance for demand in demands]
     elif allowed:
         for index, held in enumerate(reserved):
-            balances[index] = _with_reserved(balances[index], plain(held))
-    return Decision(allowed, _deciding(demands, verdicts), verdicts, balances, throttle)
+            balance = balances[index]
+            balances[index] = BudgetBalance(
+                balance.key,
+                balance.tenant_id,
+                balance.period_end,
+                balance.spent,
+                plain(held),
+                balance.throttle_credit,
+            )
+    return Decision(allowed, _deciding(demands, verdicts, allowed), verdicts, balances, throttle)
 
 
 def _without_room(budget: Budget) -> str:
@@ -126,17 +140,6 @@ def _without_room(budget: Budget) -> str:
     else:
         return WARN if action is EnforcementAction.SOFT_LIMIT else ALLOW
     return SHADOW + verdict if budget.shadow else verdict
-
-
-def _with_reserved(balance: BudgetBalance, reserved: Decimal) -> BudgetBalance:
-    return BudgetBalance(
-        balance.key,
-        balance.tenant_id,
-        balance.period_end,
-        balance.spent,
-        reserved,
-        balance.throttle_credit,
-    )
 
 
 def throttle_share(budget: Budget, balance: BudgetBalance) -> Decimal:
@@ -199,19 +202,16 @@ def _by_precedence(demands: Sequence[Demand], verdicts: Sequence[str]) -> list[i
     return sorted(range(len(demands)), key=lambda i: _precedence(demands[i], verdicts[i]))
 
 
-def _deciding(demands: Sequence[Demand], verdicts: Sequence[str]) -> int:
+def _deciding(demands: Sequence[Demand], verdicts: Sequence[str], allowed: bool) -> int:
     """The first by `_precedence`, which is not asked where less tells."""
     first = 0
     for index in range(1, len(demands)):
         one, other = demands[index], demands[first]
-        denies = verdicts[index] in DENIALS
-        if denies is not (verdicts[first] in DENIALS):
-            is_before = denies
-        elif one.budget.allocated_to_type is not other.budget.allocated_to_type:
-            is_before = (
-                one.budget.allocated_to_type.specificity
-                > other.budget.allocated_to_type.specificity
-            )
+        kind, other_kind = one.budget.allocated_to_type, other.budget.allocated_to_type
+        if not allowed and (verdicts[index] in DENIALS) is not (verdicts[first] in DENIALS):
+            is_before = verdicts[index] in DENIALS
+        elif kind is not other_kind:
+            is_before = kind.specificity > other_kind.specificity
         else:
             is_before = _precedence(one, verdicts[index]) < _precedence(other, verdicts[first])
         if is_before:

@@ -10,10 +10,9 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from fiscus.budgets.answers import Converted
 from fiscus.budgets.calls import SettleAnswer
 from fiscus.budgets.matching import Matched
-from fiscus.budgets.model import Reservation, ReservationStatus
+from fiscus.budgets.model import Converted, Reservation, ReservationStatus
 from fiscus.budgets.rules import charge
 from fiscus.costs.calls import RecordAnswer
 from fiscus.costs.fx import convert

@@ -8,11 +8,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from fiscus.budgets.answers import BudgetsDecided, BudgetStanding, Converted
+from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import (
+    Budget,
     BudgetBalance,
+    Converted,
     Reservation,
     ReservationLine,
     ReservationStatus,
@@ -53,36 +55,38 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
         if command.reserve and allowed:
             _reserve(workspace, command, currency, ())
         return BudgetsDecided((), allowed, 0, None, None, [])
-    demands, converted = _demands(workspace, command, currency, matched)
+    demands = _demands(workspace, command, currency, matched)
     decision = decide(demands, reserve=command.reserve)
     if (
         not decision.allowed
         and _may_be_due(demands)
         and free_due(workspace, command.tenant_id, now)
     ):
-        demands, converted = _demands(workspace, command, currency, matched)
+        demands = _demands(workspace, command, currency, matched)
         decision = decide(demands, reserve=command.reserve)
-    holds = command.reserve and decision.allowed
-    held: list[ReservationLine] = []
+    allowed, verdicts, day = decision.allowed, decision.verdicts, now.date()
+    lines: list[ReservationLine] = []
     standings: list[BudgetStanding] = []
-    day = now.date()
-    for index, one in enumerate(matched):
-        demand, foreign, balance = demands[index], converted[index], decision.balances[index]
+    for index, balance in enumerate(decision.balances):
+        demand = demands[index]
+        foreign = demand.converted
         if balance is not demand.balance:
             workspace.put_balance(balance)
-        if holds:
-            rate_date = day if foreign is None else foreign.as_of
-            held.append(ReservationLine(balance.key, demand.estimate, demand.rate, rate_date))
+        lines.append(
+            ReservationLine(balance.key, demand.estimate, ONE, day)
+            if foreign is None
+            else ReservationLine(balance.key, demand.estimate, foreign.rate, foreign.as_of)
+        )
+        standings.append(
+            BudgetStanding(balance.spent, balance.reserved, verdicts[index], foreign)
+        )
+    if allowed and command.reserve:
+        _reserve(workspace, command, currency, tuple(lines))
+        for one in matched:
             if one.prepared.floats:
                 keep_anchor(workspace, one, now)
-        verdict = decision.verdicts[index]
-        standings.append(BudgetStanding(balance.spent, balance.reserved, verdict, foreign))
-    if holds:
-        _reserve(workspace, command, currency, tuple(held))
-    fits = None if decision.allowed else _fits_at(workspace, now, matched, demands, decision)
-    return BudgetsDecided(
-        matched, decision.allowed, decision.deciding, decision.throttle, fits, standings
-    )
+    fits = None if allowed else _fits_at(workspace, now, matched, demands, decision)
+    return BudgetsDecided(matched, allowed, decision.deciding, decision.throttle, fits, standings)
 
 
 def _may_be_due(demands: list[Demand]) -> bool:
@@ -92,21 +96,28 @@ def _may_be_due(demands: list[Demand]) -> bool:
 
 def _demands(
     workspace: Workspace, command: Check, currency: str, matched: Sequence[Matched]
-) -> tuple[list[Demand], list[Converted | None]]:
-    """What is asked of each budget, and where it has another currency how that was come by."""
+) -> list[Demand]:
+    """What is asked of each budget."""
     estimate = command.estimate
     demands: list[Demand] = []
-    converted: list[Converted | None] = []
     for one in matched:
-        budget, foreign, amount, rate = one.budget, None, estimate, ONE
-        if budget.currency != currency:
-            found = _rate(workspace, currency, budget.currency, command.now.date())
-            rate = found.value
-            amount = estimate if rate is ONE else convert(estimate, found)
-            foreign = Converted(amount, rate, found.as_of)
-        demands.append(Demand(budget, workspace.balance(one.blank), amount, rate))
-        converted.append(foreign)
-    return demands, converted
+        budget = one.budget
+        balance = workspace.balance(one.blank)
+        demands.append(
+            Demand(budget, balance, estimate, None)
+            if budget.currency == currency
+            else _foreign_demand(workspace, command, currency, budget, balance)
+        )
+    return demands
+
+
+def _foreign_demand(
+    workspace: Workspace, command: Check, currency: str, budget: Budget, balance: BudgetBalance
+) -> Demand:
+    """What is asked of a budget that has another currency."""
+    found = _rate(workspace, currency, budget.currency, command.now.date())
+    amount = convert(command.estimate, found)
+    return Demand(budget, balance, amount, Converted(amount, found.value, found.as_of))
 
 
 def _rate(workspace: Workspace, source: str, target: str, day: date) -> Rate:
@@ -175,7 +186,7 @@ def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
     for check in command.checks:
         if check.idempotency is not None:
             workspace.needs.idempotency.add(check.idempotency.at)
-        plan_check(workspace, check)
+        plan_matches(workspace, check.operation, check.now)
 
 
 def look_again(workspace: Workspace, check: Check) -> BudgetsDecided:

@@ -23,7 +23,7 @@ from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaCheckBat
 from fiscus.wire import ItemError
 
 
-class Check(Struct, frozen=True, array_like=True, tag=True):
+class Check(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Decide an operation on every matching budget and reserve its estimate."""
 
     operation: Operation

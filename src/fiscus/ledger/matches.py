@@ -19,9 +19,10 @@ def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -
     complete = True
     if met is None:
         met, complete = _met_by_anchors(workspace, operation, moment)
-    balances = workspace.needs.balances
-    for one in met:
-        balances[one.blank.key] = one.blank
+    if met is not workspace.met_last:  # as for most of a batch
+        workspace.met_last = met
+        for one in met:
+            workspace.needs.balances[one.blank.key] = one.blank
     if complete:
         workspace.planned[id(operation)] = met
 

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from fiscus.budgets.answers import Converted
 from fiscus.budgets.matching import Matched
+from fiscus.budgets.model import Converted
 from fiscus.costs.calls import ChargedLine, RecordAnswer
 from fiscus.costs.model import CostFlag
 from fiscus.ledger.commands import Cost

@@ -76,6 +76,8 @@ class Workspace:
         """Rows, a key in them, and what was there before."""
         self._checked_due: dict[str, datetime] = {}
         self._bucket = EPOCH
+        self.met_last: Sequence[Matched] = ()
+        """What planning found last; its balances are among the needs."""
         self.planned: dict[int, Sequence[Matched]] = {}
         """What planning found, by the `id` of the operation, which its command keeps alive."""
         self.planned_quotas: dict[int, PlannedQuotas] = {}

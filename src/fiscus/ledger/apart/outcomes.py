@@ -3,7 +3,7 @@
 Answers are JSON already and stand before the rest of their message, each of a known length, so that
 the other side need not read what it only hands on. Batches are told as they were decided, for the
 other side to put into words, and of each decision only that which it does not know: what an
-operation meets has a number once it was told.
+operation meets was told once, each budget or quota of it too, and has a number since.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ class _Answer(Struct, frozen=True, array_like=True, tag=1):
 
 
 class _Budgets(Struct, frozen=True, array_like=True):
-    """A `BudgetsDecided`, what was matched by its numbers."""
+    """A `BudgetsDecided`, what was matched by its number."""
 
-    places: list[int]
+    matched: int
     allowed: bool
     deciding: int
     throttle: ThrottleShare | None
@@ -122,9 +122,9 @@ class _Budgets(Struct, frozen=True, array_like=True):
 
 
 class _Quotas(Struct, frozen=True, array_like=True):
-    """A `QuotasDecided`, what was matched by its numbers."""
+    """A `QuotasDecided`, what was matched by its number."""
 
-    places: list[int]
+    matched: int
     allowed: bool
     deciding: int
     fits_at: datetime | None
@@ -132,9 +132,9 @@ class _Quotas(Struct, frozen=True, array_like=True):
 
 
 class _Cost(Struct, frozen=True, array_like=True):
-    """A `CostRecorded`, what was matched by its numbers."""
+    """A `CostRecorded`, what was matched by its number."""
 
-    places: list[int]
+    matched: int
     charged: list[Charged]
     currency: str
     flags: list[CostFlag]
@@ -168,41 +168,54 @@ class _Rest(Struct, frozen=True, array_like=True):
     """Numbers begin at 0 again."""
     budgets: list[tuple[Budget, str, Period]]
     """Budgets, for which scope id and in which period, that get the next numbers."""
+    budgets_met: list[list[int]]
+    """Those that operations meet, by their numbers; each gets the next number of its own."""
     quotas: list[tuple[Quota, str]]
     """Quotas, and for which scope id, that get the next numbers of theirs."""
+    quotas_met: list[list[int]]
 
 
 _read_rest: Final = decoder_for(_Rest).decode
 
 
 class _Numbers(Generic[M]):
-    """Numbers of what was told."""
+    """Numbers of what operations meet, and of each budget or quota in it."""
 
     def __init__(self) -> None:
-        self._places: dict[int, tuple[int, M]] = {}
+        self._met: dict[tuple[int, ...], int] = {}
+        """By the `id` of each of it."""
+        self._each: dict[int, tuple[int, M]] = {}
         """By the `id` of what has them, which is kept alive."""
+        self._new_met: list[list[int]] = []
         self._new: list[M] = []
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._met) + len(self._each)
 
     def clear(self) -> None:
-        self._places.clear()
+        self._met.clear()
+        self._each.clear()
 
-    def of(self, matched: Sequence[M]) -> list[int]:
-        numbers: list[int] = []
-        for one in matched:
-            place = self._places.get(id(one))
-            if place is None:
-                place = self._places[id(one)] = len(self._places), one
-                self._new.append(one)
-            numbers.append(place[0])
-        return numbers
+    def of(self, matched: Sequence[M]) -> int:
+        key = tuple(map(id, matched))
+        number = self._met.get(key)
+        if number is None:
+            number = self._met[key] = len(self._met)
+            self._new_met.append([self._of_one(one) for one in matched])
+        return number
 
-    def take_new(self) -> list[M]:
-        """What got a number since the last time."""
+    def _of_one(self, one: M) -> int:
+        known = self._each.get(id(one))
+        if known is None:
+            known = self._each[id(one)] = len(self._each), one
+            self._new.append(one)
+        return known[0]
+
+    def take_new(self) -> tuple[list[M], list[list[int]]]:
+        """What got a number since the last time: each, and of what is met the numbers in it."""
         new, self._new = self._new, []
-        return new
+        new_met, self._new_met = self._new_met, []
+        return new, new_met
 
 
 class Teller:
@@ -231,9 +244,20 @@ class Teller:
             self._told(frame, command, outcome)
             for command, outcome in zip(commands, outcomes, strict=True)
         ]
-        new_budgets = [(one.budget, one.scope_id, one.period) for one in budgets.take_new()]
-        new_quotas = [(one.quota, one.scope_id) for one in quotas.take_new()]
-        rest = (number, told, None, seconds, fallbacks, anew, new_budgets, new_quotas)
+        new_budgets, budgets_met = budgets.take_new()
+        new_quotas, quotas_met = quotas.take_new()
+        rest = (
+            number,
+            told,
+            None,
+            seconds,
+            fallbacks,
+            anew,
+            [(one.budget, one.scope_id, one.period) for one in new_budgets],
+            budgets_met,
+            [(one.quota, one.scope_id) for one in new_quotas],
+            quotas_met,
+        )
         return _framed(frame, rest)
 
     def _told(
@@ -282,13 +306,17 @@ class Teller:
         )
 
     def _of_cost(self, recorded: CostRecorded) -> tuple[object, ...]:
-        places = self._budgets.of(recorded.matched)
-        return places, recorded.charged, recorded.currency, recorded.flags
+        return (
+            self._budgets.of(recorded.matched),
+            recorded.charged,
+            recorded.currency,
+            recorded.flags,
+        )
 
 
 def unavailable_message(number: int, reason: str) -> bytearray:
     """A `Done` of which nothing was done."""
-    return _framed(bytearray(LENGTH.size), (number, (), reason, 0.0, (), False, (), ()))
+    return _framed(bytearray(LENGTH.size), (number, (), reason, 0.0, (), False, (), (), (), ()))
 
 
 def _failed(error: FiscusError) -> tuple[object, ...]:
@@ -316,7 +344,9 @@ class Hearer:
     def __init__(self) -> None:
         self._frames = Frames()
         self._budgets: list[Matched] = []
+        self._budgets_met: list[list[Matched]] = []
         self._quotas: list[MatchedQuota] = []
+        self._quotas_met: list[list[MatchedQuota]] = []
 
     def feed(self, data: bytes) -> list[Done]:
         """What is complete with `data`, which has to be all that came."""
@@ -327,11 +357,17 @@ class Hearer:
         rest: _Rest = _read_rest(memoryview(message)[end : -LENGTH.size])
         if rest.anew:
             self._budgets.clear()
+            self._budgets_met.clear()
             self._quotas.clear()
+            self._quotas_met.clear()
         for budget, scope_id, period in rest.budgets:
             self._budgets.append(PreparedBudget(budget).in_period(scope_id, period))
+        for numbers in rest.budgets_met:
+            self._budgets_met.append([self._budgets[number] for number in numbers])
         for quota, scope_id in rest.quotas:
             self._quotas.append(matched_quota(quota, scope_id))
+        for numbers in rest.quotas_met:
+            self._quotas_met.append([self._quotas[number] for number in numbers])
         outcomes: list[ToldOutcome] = []
         start = 0
         for one in rest.outcomes:
@@ -354,9 +390,8 @@ class Hearer:
                 return RecordedBatch([self._of_cost(one) for one in results])
 
     def _of_budgets(self, told: _Budgets) -> BudgetsDecided:
-        matched = [self._budgets[place] for place in told.places]
         return BudgetsDecided(
-            matched,
+            self._budgets_met[told.matched],
             told.allowed,
             told.deciding,
             told.throttle,
@@ -366,9 +401,15 @@ class Hearer:
         )
 
     def _of_quotas(self, told: _Quotas) -> QuotasDecided:
-        matched = [self._quotas[place] for place in told.places]
-        return QuotasDecided(matched, told.allowed, told.deciding, told.fits_at, told.standings)
+        return QuotasDecided(
+            self._quotas_met[told.matched],
+            told.allowed,
+            told.deciding,
+            told.fits_at,
+            told.standings,
+        )
 
     def _of_cost(self, told: _Cost) -> CostRecorded:
-        matched = [self._budgets[place] for place in told.places]
-        return CostRecorded(matched, told.charged, told.currency, told.flags)
+        return CostRecorded(
+            self._budgets_met[told.matched], told.charged, told.currency, told.flags
+        )
