@@ -28,7 +28,7 @@ Ttl = Annotated[
 ]
 
 
-class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """May this operation be afforded? By default its estimate is reserved on all that match."""
 
     resource_type: Annotated[LooseLabel, Meta(description="What it uses, such as `llm`.")]
@@ -70,7 +70,7 @@ class CheckBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = False
 
 
-class BudgetLine(Struct, frozen=True):
+class BudgetLine(Struct, frozen=True, gc=False):
     """One matching budget after the decision, in its own currency."""
 
     budget_id: str
@@ -99,7 +99,7 @@ class ThrottleAnswer(Struct, frozen=True, kw_only=True):
     retry_after_ms: int
 
 
-class CheckAnswer(Struct, frozen=True):
+class CheckAnswer(Struct, frozen=True, gc=False):
     """The decision. A denial names its rule, what is left, what would pass and when."""
 
     allowed: bool

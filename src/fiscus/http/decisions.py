@@ -111,9 +111,14 @@ def _check(call: Call) -> Command:
 
 
 def _check_batch(call: Call) -> Command:
-    tenants = [call.principal.tenant_for(check.tenant_id) for check in call.body.checks]
-    tenant_id = tenants[0]
+    tenant_id = _tenant_of_checks(call)
     return check_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
+
+
+def _tenant_of_checks(call: Call) -> str:
+    """The tenant of a batch; every tenant that is named in it has to be the caller's by right."""
+    named = dict.fromkeys([check.tenant_id for check in call.body.checks])
+    return [call.principal.tenant_for(one) for one in named][0]
 
 
 def _record(call: Call) -> Command:
@@ -150,8 +155,8 @@ def _quota_check(call: Call) -> Command:
 
 
 def _quota_check_batch(call: Call) -> Command:
-    tenants = [call.principal.tenant_for(check.tenant_id) for check in call.body.checks]
-    return quota_check_batch_command(call.body, tenants[0], call.now, call.idempotency_key)
+    tenant_id = _tenant_of_checks(call)
+    return quota_check_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
 
 
 def _release_consumption(call: Call) -> Command:

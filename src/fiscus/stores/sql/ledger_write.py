@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -208,8 +208,6 @@ class LedgerWriter:
         self._began = repeated(values.time)
         self._ends = repeated(values.time)
         self._day = lru_cache(maxsize=1_000)(date.isoformat)
-        self._held = repeated(values.amount)
-        self._rate = repeated(values.amount)
 
     def statements(
         self,
@@ -224,15 +222,7 @@ class LedgerWriter:
         self._gathered: list[Statement] = []
         add = self._add
         add(_PUT_BALANCES, BALANCE, changes.balances.values(), self.balance_row)
-        add(
-            _ADD_RESERVATIONS,
-            _RESERVATION,
-            changes.new_reservations.values(),
-            self._reservation_row,
-        )
-        lines = self._line_rows(changes.new_reservations.values())
-        if lines:
-            self._gathered.append(Statement(_ADD_LINES, _LINE, lines))
+        self._add_reservations(changes.new_reservations.values())
         add(
             _CHANGE_RESERVATIONS,
             _CLOSED,
@@ -287,49 +277,59 @@ class LedgerWriter:
             amount(balance.throttle_credit),
         )
 
-    def _reservation_row(self, reservation: Reservation) -> Row:
-        values = self._values
-        operation = reservation.operation
-        return (
-            reservation.reservation_id,
-            reservation.tenant_id,
-            str(reservation.status),
-            operation.resource_type,
-            self._held(reservation.estimated_cost),
-            reservation.currency,
-            operation.project_id,
-            operation.user_id,
-            operation.feature_id,
-            operation.service_name,
-            _json_or_none(operation.tags),
-            reservation.operation_id,
-            self._began(reservation.created_at),
-            self._ends(reservation.expires_at),
-            reservation.record_id,
-            None if reservation.actual_cost is None else values.amount(reservation.actual_cost),
-            reservation.settlement.decode() if reservation.settlement else None,
-        )
-
-    def _line_rows(self, reservations: Iterable[Reservation]) -> list[Row]:
-        time, day, held, rate = self._time, self._day, self._held, self._rate
+    def _add_reservations(self, reservations: Collection[Reservation]) -> None:
+        """Reservations with their lines, of which most hold the estimate itself, at one rate."""
+        amount, began, ends = self._values.amount, self._began, self._ends
+        time, day = self._time, self._day
         rows: list[Row] = []
-        for reservation in reservations:
-            reservation_id, tenant_id = reservation.reservation_id, reservation.tenant_id
-            for line in reservation.lines:
+        lines: list[Row] = []
+        rate = rate_given = None
+        for one in reservations:
+            reservation_id, tenant_id, operation = one.reservation_id, one.tenant_id, one.operation
+            estimate = one.estimated_cost
+            estimate_given = amount(estimate)
+            rows.append(
+                (
+                    reservation_id,
+                    tenant_id,
+                    str(one.status),
+                    operation.resource_type,
+                    estimate_given,
+                    one.currency,
+                    operation.project_id,
+                    operation.user_id,
+                    operation.feature_id,
+                    operation.service_name,
+                    _json_or_none(operation.tags),
+                    one.operation_id,
+                    began(one.created_at),
+                    ends(one.expires_at),
+                    one.record_id,
+                    None if one.actual_cost is None else amount(one.actual_cost),
+                    one.settlement.decode() if one.settlement else None,
+                )
+            )
+            for line in one.lines:
                 budget_id, scope_id, period_start = line.key
-                rows.append(
+                held = line.amount
+                if line.rate is not rate:
+                    rate, rate_given = line.rate, amount(line.rate)
+                lines.append(
                     (
                         reservation_id,
                         budget_id,
                         scope_id,
                         time(period_start),
                         tenant_id,
-                        held(line.amount),
-                        rate(line.rate),
+                        estimate_given if held is estimate else amount(held),
+                        rate_given,
                         day(line.rate_date),
                     )
                 )
-        return rows
+        if rows:
+            self._gathered.append(Statement(_ADD_RESERVATIONS, _RESERVATION, rows))
+        if lines:
+            self._gathered.append(Statement(_ADD_LINES, _LINE, lines))
 
     def _closed_row(self, reservation: Reservation) -> Row:
         values = self._values
