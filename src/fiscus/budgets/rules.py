@@ -233,7 +233,9 @@ def largest_cost(budget: Budget, rate: Decimal, room: Decimal) -> Decimal | None
         return None
     if rate is not ONE and rate != ONE:
         room = _before_conversion(room, rate)
-    return room if room > ZERO else ZERO
+    if room < ZERO:
+        return ZERO
+    return room
 
 
 def _before_conversion(room: Decimal, rate: Decimal) -> Decimal:

@@ -15,7 +15,7 @@ from fiscus.scopes import ScopeType
 from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseLabel, Tags
 
 
-class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A cost that arose. Recording is never refused for lack of budget: money spent is spent."""
 
     resource_type: Annotated[LooseLabel, Meta(description="What was used, such as `llm`.")]
@@ -65,7 +65,7 @@ class RecordBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_field
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
 
 
-class ChargedLine(Struct, frozen=True):
+class ChargedLine(Struct, frozen=True, gc=False):
     """What a cost did to one budget, in the budget's currency."""
 
     budget_id: str
@@ -81,7 +81,7 @@ class ChargedLine(Struct, frozen=True):
     period_start: datetime
 
 
-class RecordAnswer(Struct, frozen=True):
+class RecordAnswer(Struct, frozen=True, gc=False):
     """The record as it was kept, and the budgets it charged."""
 
     record_id: str
@@ -98,7 +98,7 @@ class RecordAnswer(Struct, frozen=True):
     correlation_id: str | None = None
 
 
-class RecordItem(Struct, frozen=True):
+class RecordItem(Struct, frozen=True, gc=False):
     """What became of one record of a batch: `record` or `error` is set."""
 
     record: RecordAnswer | None = None

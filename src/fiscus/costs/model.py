@@ -38,7 +38,7 @@ UNATTRIBUTED_TAG = "unattributed"
 """Set to `"true"` on costs that name no project, user or feature."""
 
 
-class CostRecord(Struct, frozen=True):
+class CostRecord(Struct, frozen=True, gc=False):
     """What something cost; immutable. Corrections are records of category `adjustment`."""
 
     record_id: str

@@ -118,7 +118,8 @@ def _check_batch(call: Call) -> Command:
 def _tenant_of_checks(call: Call) -> str:
     """The tenant of a batch; every tenant that is named in it has to be the caller's by right."""
     named = dict.fromkeys([check.tenant_id for check in call.body.checks])
-    return [call.principal.tenant_for(one) for one in named][0]
+    tenant_id, *_ = [call.principal.tenant_for(one) for one in named]
+    return tenant_id
 
 
 def _record(call: Call) -> Command:

@@ -77,9 +77,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
             if foreign is None
             else ReservationLine(balance.key, demand.estimate, foreign.rate, foreign.as_of)
         )
-        standings.append(
-            BudgetStanding(balance.spent, balance.reserved, verdicts[index], foreign)
-        )
+        standings.append(BudgetStanding(balance.spent, balance.reserved, verdicts[index], foreign))
     if allowed and command.reserve:
         _reserve(workspace, command, currency, tuple(lines))
         for one in matched:

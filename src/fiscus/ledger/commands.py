@@ -62,7 +62,7 @@ class CheckBatch(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     idempotency: Idempotency | None = None
 
 
-class Cost(Struct, frozen=True, array_like=True):
+class Cost(Struct, frozen=True, array_like=True, gc=False):
     """A cost as it will be recorded, before its flags and charges are known."""
 
     operation: Operation
@@ -79,7 +79,7 @@ class Cost(Struct, frozen=True, array_like=True):
     operation_id: str | None = None
 
 
-class Record(Struct, frozen=True, array_like=True, tag=True):
+class Record(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Record a cost, charge the budgets it matches and, with a reservation, settle that."""
 
     cost: Cost
@@ -163,7 +163,7 @@ class Expired(Struct, frozen=True, kw_only=True):
     count: int
 
 
-class Consume(Struct, frozen=True, array_like=True, tag=True):
+class Consume(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Decide an amount on every matching quota and, unless it only looks, take it from each."""
 
     operation: Operation

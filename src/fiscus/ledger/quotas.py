@@ -80,7 +80,10 @@ def apply_consume(workspace: Workspace, command: Consume) -> QuotasDecided:
     if not matched:
         settings = workspace.tenant(command.tenant_id).settings
         return QuotasDecided((), not settings.require_quota, 0, None, [])
-    demands = [Demand(one.quota, workspace.quota_balance(one.blank.key)) for one in matched]
+    demands: list[Demand] = []
+    for one in matched:
+        balance = workspace.quota_balance(one.blank.key)
+        demands.append(Demand(one.quota, balance))
     decision = decide(demands, command.amount)
     standings: list[QuotaStanding] = []
     if not decision.allowed or not command.consume:

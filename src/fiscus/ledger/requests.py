@@ -36,6 +36,7 @@ from fiscus.ledger.commands import (
     Settle,
     Unfit,
 )
+from fiscus.money import ZERO
 from fiscus.operations import Operation
 from fiscus.quotas.calls import (
     QuotaCheckBatchRequest,
@@ -125,7 +126,7 @@ def record_command(
             details={"field": "cost_amount"},
             suggested_action="Send cost_amount.",
         )
-    if request.cost_amount < 0 and request.charge_category not in MAY_BE_NEGATIVE:
+    if request.cost_amount < ZERO and request.charge_category not in MAY_BE_NEGATIVE:
         raise ValidationError(
             f"cost_amount must not be negative in category {request.charge_category}",
             field="cost_amount",
@@ -372,7 +373,7 @@ def _item(
 
 def _not_negative(amount: Decimal, field: str) -> Decimal:
     """An amount that the decoder has checked and rounded already."""
-    if amount < 0:
+    if amount < ZERO:
         raise ValidationError(
             f"{field} must not be negative", field=field, suggested_action="Send 0 or more."
         )

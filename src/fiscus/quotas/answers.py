@@ -32,7 +32,7 @@ class QuotaStanding(Struct, frozen=True, array_like=True, gc=False):
     denies: bool
 
 
-class QuotasDecided(Struct, frozen=True):
+class QuotasDecided(Struct, frozen=True, gc=False):
     """A decision over every quota that an operation meets, of which there may be none."""
 
     matched: Sequence[MatchedQuota]

@@ -25,7 +25,7 @@ from fiscus.scopes import ScopeType
 from fiscus.wire import NO_NUL, Id, ItemError, Label, LooseId, LooseLabel
 
 
-class QuotaCheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class QuotaCheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """May so much be used? By default it is taken from every quota that matches, or from none."""
 
     resource_type: Annotated[LooseLabel, Meta(description="What is used, such as `gpu_hours`.")]
@@ -47,7 +47,7 @@ class QuotaCheckBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_f
     checks: Annotated[list[QuotaCheckRequest], Meta(min_length=1)]
 
 
-class QuotaLine(Struct, frozen=True):
+class QuotaLine(Struct, frozen=True, gc=False):
     """One matching quota after the decision."""
 
     quota_id: str
@@ -74,7 +74,7 @@ class QuotaLine(Struct, frozen=True):
     period_end: datetime
 
 
-class QuotaCheckAnswer(Struct, frozen=True):
+class QuotaCheckAnswer(Struct, frozen=True, gc=False):
     """The decision. A denial names its quota, what is left, what would pass and when."""
 
     allowed: bool

@@ -150,7 +150,7 @@ class QuotaKey(NamedTuple):
     scope_id: str
 
 
-class QuotaBalance(Struct, frozen=True):
+class QuotaBalance(Struct, frozen=True, gc=False):
     """What one quota has used for one scope: of the allocation, and of the burst apart."""
 
     key: QuotaKey
@@ -159,7 +159,7 @@ class QuotaBalance(Struct, frozen=True):
     burst_used: Decimal = ZERO
 
 
-class ConsumptionLine(Struct, frozen=True, omit_defaults=True):
+class ConsumptionLine(Struct, frozen=True, omit_defaults=True, gc=False):
     """What one consumption took from one quota and what of it was given back since.
 
     Stored as JSON in the consumption's row.
@@ -176,7 +176,7 @@ class ConsumptionLine(Struct, frozen=True, omit_defaults=True):
     premium_currency: str | None = None
 
 
-class Consumption(Struct, frozen=True):
+class Consumption(Struct, frozen=True, gc=False):
     """An amount taken from every quota that an operation matched."""
 
     consumption_id: str
@@ -194,7 +194,7 @@ class UsageKind(StrEnum):
     RELEASE = "release"
 
 
-class QuotaUsage(Struct, frozen=True):
+class QuotaUsage(Struct, frozen=True, gc=False):
     """One row of a quota's history: what was taken or given back, and how it stood after."""
 
     usage_id: int

@@ -58,11 +58,17 @@ def decide(demands: Sequence[Demand], amount: Decimal) -> Decision:
     that allows, then that of the most specific scope (feature > user > project > tenant), then the
     least remaining, then the least id. An amount of 0 always passes.
     """
-    denies = [_denies(demand, amount) for demand in demands]
+    allowed = True
+    denies: list[bool] = []
+    for demand in demands:
+        denied = _denies(demand, amount)
+        denies.append(denied)
+        if denied:
+            allowed = False
     deciding = _deciding(demands, denies)
     balances: list[QuotaBalance] = []
     lines: list[ConsumptionLine] = []
-    if True in denies:
+    if not allowed:
         return Decision(False, deciding, denies, [demand.balance for demand in demands], ())
     for demand in demands:
         balance, line = _take(demand.quota, demand.balance, amount)

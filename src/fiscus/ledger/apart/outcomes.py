@@ -109,7 +109,7 @@ class _Answer(Struct, frozen=True, array_like=True, tag=1):
     allowed: bool
 
 
-class _Budgets(Struct, frozen=True, array_like=True):
+class _Budgets(Struct, frozen=True, array_like=True, gc=False):
     """A `BudgetsDecided`, what was matched by its number."""
 
     matched: int
@@ -121,7 +121,7 @@ class _Budgets(Struct, frozen=True, array_like=True):
     held_back: bool
 
 
-class _Quotas(Struct, frozen=True, array_like=True):
+class _Quotas(Struct, frozen=True, array_like=True, gc=False):
     """A `QuotasDecided`, what was matched by its number."""
 
     matched: int
@@ -131,7 +131,7 @@ class _Quotas(Struct, frozen=True, array_like=True):
     standings: list[QuotaStanding]
 
 
-class _Cost(Struct, frozen=True, array_like=True):
+class _Cost(Struct, frozen=True, array_like=True, gc=False):
     """A `CostRecorded`, what was matched by its number."""
 
     matched: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -176,7 +177,7 @@ class QuotaRows:
             (_PUT_BALANCES, QUOTA_BALANCE, map(self.balance_row, changes.quota_balances.values())),
             (_ADD_CONSUMPTIONS, _CONSUMPTION, map(self._consumption_row, new)),
             (_CHANGE_CONSUMPTIONS, _RELEASED, map(self._released_row, changed)),
-            (_ADD_USAGE, _USAGE, map(self._usage_row, changes.quota_usage)),
+            (_ADD_USAGE, _USAGE, self._usage_rows(changes.quota_usage)),
         )
         made = [Statement(sql, columns, list(rows)) for sql, columns, rows in gathered]
         return [statement for statement in made if statement.rows]
@@ -201,19 +202,27 @@ class QuotaRows:
         lines = _encode_lines(one.lines).decode()
         return one.consumption_id, self._values.amount(one.released), lines
 
-    def _usage_row(self, one: QuotaUsage) -> Row:
-        consumption, balance = one.consumption, one.balance
-        return (
-            one.usage_id,
-            self._time(one.at),
-            consumption.tenant_id,
-            *balance.key,
-            one.kind,
-            self._amount(one.amount),
-            self._rest(one.burst),
-            self._values.amount(add(balance.used, balance.burst_used)),
-            consumption.consumption_id,
-        )
+    def _usage_rows(self, usages: Sequence[QuotaUsage]) -> Iterator[Row]:
+        """Rows of history, of which most take what their consumption does, and no burst."""
+        give, time = self._values.amount, self._time
+        amount = amount_given = burst = burst_given = None
+        for one in usages:
+            consumption, balance = one.consumption, one.balance
+            if one.amount is not amount:
+                amount, amount_given = one.amount, give(one.amount)
+            if one.burst is not burst:
+                burst, burst_given = one.burst, give(one.burst)
+            yield (
+                one.usage_id,
+                time(one.at),
+                consumption.tenant_id,
+                *balance.key,
+                one.kind,
+                amount_given,
+                burst_given,
+                give(add(balance.used, balance.burst_used)),
+                consumption.consumption_id,
+            )
 
 
 def _key_of(line: ConsumptionLine) -> QuotaKey:
