@@ -3,7 +3,8 @@
 uvicorn hands an answer's head and its body to the system one after the other, and each answer as
 soon as it is made. Here both are one write, and the writes of a turn of the event loop follow each
 other: a client that is still awake from the answer before costs the server no wake-up
-(docs/decisions/0018).
+(docs/decisions/0018). A large answer, as that of a batch, goes out at once: others of its turn take
+long to make as well, and its client need not wait for those (docs/decisions/0035).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import asyncio
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+LARGE: Final = 16_384
+"""Bytes of a body from which on it does not wait for others."""
 _HEAD: Final = b"HTTP/1.1 "
 
 
@@ -50,6 +53,8 @@ class _JoiningTransport:
     def write(self, data: bytes) -> None:
         if self._head is not None and self._body is None:
             self._body = data
+            if len(data) >= LARGE:
+                self.flush()
             return
         self.flush()
         if data.startswith(_HEAD):
