@@ -65,6 +65,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
         demands = _demands(workspace, command, currency, matched)
         decision = decide(demands, reserve=command.reserve)
     allowed, verdicts, day = decision.allowed, decision.verdicts, now.date()
+    holds = allowed and command.reserve
     lines: list[ReservationLine] = []
     standings: list[BudgetStanding] = []
     for index, balance in enumerate(decision.balances):
@@ -72,13 +73,11 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
         foreign = demand.converted
         if balance is not demand.balance:
             workspace.put_balance(balance)
-        lines.append(
-            ReservationLine(balance.key, demand.estimate, ONE, day)
-            if foreign is None
-            else ReservationLine(balance.key, demand.estimate, foreign.rate, foreign.as_of)
-        )
+        if holds:
+            rate, rate_date = (ONE, day) if foreign is None else (foreign.rate, foreign.as_of)
+            lines.append(ReservationLine(balance.key, demand.estimate, rate, rate_date))
         standings.append(BudgetStanding(balance.spent, balance.reserved, verdicts[index], foreign))
-    if allowed and command.reserve:
+    if holds:
         _reserve(workspace, command, currency, tuple(lines))
         for one in matched:
             if one.prepared.floats:

@@ -19,7 +19,7 @@ def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -
     complete = True
     if met is None:
         met, complete = _met_by_anchors(workspace, operation, moment)
-    if met is not workspace.met_last:  # as for most of a batch
+    if met is not workspace.met_last:  # most of a batch meets the same
         workspace.met_last = met
         for one in met:
             workspace.needs.balances[one.blank.key] = one.blank
