@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except ProfilerMissing:
         return _cannot("--profile needs py-spy on the PATH.", "Install it: `pip install py-spy`.")
-    seconds = options.seconds or (1.0 if options.quick else 4.0)
-    plan = Plan(rounds=3 if options.quick else 5, seconds=seconds, profiler=profiler)
+    seconds = options.seconds or (1.0 if options.quick else 2.0)
+    plan = Plan(rounds=3 if options.quick else 10, seconds=seconds, profiler=profiler)
     stores = tuple(options.store or STORES)
     results: list[Result] = []
     with work_folder() as folder:
@@ -72,7 +72,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="STORE",
         help=f"one store; may be repeated: {', '.join(STORES)}",
     )
-    parser.add_argument("--seconds", type=float, help="length of one run (default 4)")
+    parser.add_argument("--seconds", type=float, help="length of one run (default 2)")
     parser.add_argument(
         "--quick", action="store_true", help="3 rounds of 1 second; results are not kept"
     )

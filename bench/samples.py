@@ -44,7 +44,11 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """Fiscus against one yardstick: the ratio of the medians, and the range over the rounds."""
+    """Fiscus against one yardstick: medians over the rounds, and the range of their ratios.
+
+    The ratio is the median of those of the rounds, not that of the medians: a shared machine gives
+    twice as much in one minute as in another, but to both of a round about the same.
+    """
 
     yardstick: str
     measure: str
@@ -82,7 +86,7 @@ def compare(
 ) -> Comparison:
     """`measure` of Fiscus divided by the yardstick's."""
     pairs = [mine / theirs for mine, theirs in zip(fiscus, other, strict=True)]
-    ratio = median(fiscus) / median(other)
+    ratio = median(pairs)
     return Comparison(
         yardstick=yardstick,
         measure=measure,

@@ -117,6 +117,14 @@ def plain(number: Decimal) -> Decimal:
     return whole if whole == number else number.normalize(EXACT)
 
 
+def plain_text(number: Decimal) -> str:
+    """`plain` as text, without the number where that is not needed."""
+    text = str(number)
+    if "E" not in text and (text[-1] != "0" or "." not in text) and number:
+        return text
+    return str(plain(number))
+
+
 def round_half_even(number: Decimal) -> Decimal:
     """`number` rounded to the 12 places of the stores."""
     return plain(number.quantize(QUANTUM, context=EXACT))
@@ -159,6 +167,7 @@ __all__ = [
     "parse_not_negative",
     "parse_positive",
     "plain",
+    "plain_text",
     "ratio",
     "round_down",
     "round_half_even",

@@ -147,6 +147,18 @@ encode: Final = _encoder.encode
 """An answer as JSON bytes, amounts as numbers with their exact digits."""
 encode_into: Final = _encoder.encode_into
 """As `encode`, into a buffer."""
+_BLANK: Final = "\0"  # JSON writes it in another way
+
+
+def pieces_around(value: msgspec.Struct, *fields: str) -> tuple[str, ...]:
+    """`value` as JSON, in pieces between which the values of `fields` belong.
+
+    They are in the order of the struct, and themselves JSON.
+    """
+    blank = msgspec.Raw(_BLANK.encode())
+    blanked = msgspec.structs.replace(value, **dict.fromkeys(fields, blank))
+    return tuple(encode(blanked).decode().split(_BLANK))
+
 
 _canonical: Final = msgspec.json.Encoder(
     decimal_format="number", order="deterministic", enc_hook=_write_custom
@@ -264,5 +276,6 @@ __all__ = [
     "item_error",
     "not_a_label",
     "not_an_id",
+    "pieces_around",
     "worked_out",
 ]

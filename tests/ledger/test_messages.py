@@ -17,6 +17,7 @@ from fiscus.budgets.definitions import define as define_budget
 from fiscus.budgets.matching import Matched, PreparedBudget
 from fiscus.budgets.model import BudgetSpec, Converted
 from fiscus.budgets.rules import ThrottleShare
+from fiscus.clock import from_us
 from fiscus.costs.model import ChargeCategory, CostFlag
 from fiscus.errors import KINDS, FiscusError, ValidationError
 from fiscus.http.decisions import DECISIONS
@@ -26,6 +27,7 @@ from fiscus.ledger.answers import (
     Decided,
     QuotaBatchDecided,
     RecordedBatch,
+    in_json,
     in_words,
 )
 from fiscus.ledger.apart import messages, outcomes
@@ -70,7 +72,7 @@ maybe_texts = st.none() | texts
 amounts = st.decimals(
     min_value=-(10**15), max_value=10**15, allow_nan=False, allow_infinity=False, places=9
 )
-moments = st.datetimes(timezones=st.just(UTC))
+moments = st.integers(-(10**15), 4 * 10**15).map(from_us)
 tags = st.dictionaries(texts, texts, max_size=3)
 keys = st.none() | st.builds(
     Idempotency, st.builds(IdempotencyKey, texts, texts, texts), texts, moments
@@ -90,6 +92,7 @@ checks = st.builds(
     currency=maybe_texts,
     reserve=st.booleans(),
     ttl_seconds=st.integers(1, 86_400),
+    reservation_id=st.uuids().map(str),
     now=moments,
     idempotency=keys,
 )
@@ -395,7 +398,8 @@ def decisions(draw: st.DrawFn) -> tuple[Command, Decided]:
 def as_answered(command: Command, outcome: ToldOutcome) -> bytes:
     if isinstance(outcome, Answered):
         return outcome.answer
-    return encode(in_words(command, outcome))
+    assert not isinstance(outcome, FiscusError)
+    return in_json(command, outcome)
 
 
 @given(st.lists(st.lists(decisions(), max_size=4), max_size=4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -22,8 +22,11 @@ from fiscus.periods import (
 )
 from fiscus.scopes import EVERY
 
+if TYPE_CHECKING:
+    from fiscus.budgets.forms import Form
 
-class Matched(Struct, frozen=True):
+
+class Matched(Struct):
     """A budget that operations of one scope meet in one of its periods."""
 
     prepared: PreparedBudget
@@ -36,6 +39,8 @@ class Matched(Struct, frozen=True):
     """The scope as answers show it."""
     label: str
     """What messages call the budget."""
+    form: Form | None = None
+    """What answers say of it, once one has said it."""
 
 
 class _Known(Struct, frozen=True, gc=False):

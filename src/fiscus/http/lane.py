@@ -37,7 +37,7 @@ from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.refusals import note_refusal
 from fiscus.ids import is_uuid
-from fiscus.ledger.answers import in_words
+from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
 from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.loop import LedgerHere
 from fiscus.quotas.calls import (
@@ -248,6 +248,8 @@ class DecisionLane:
             if outcome.allowed:
                 return command.tenant_id, outcome
             answer = decode(outcome.answer, decision.answer)
+        elif isinstance(outcome, BudgetBatchDecided) and outcome.allowed:
+            return command.tenant_id, Answered(in_json(command, outcome), True)
         else:
             answer = in_words(command, outcome)
         if isinstance(answer, CheckAnswer | CheckBatchAnswer):

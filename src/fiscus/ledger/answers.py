@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 from fiscus.budgets import answers as budgets
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
+from fiscus.budgets.forms import answers_as_json
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordItem
 from fiscus.errors import FiscusError
 from fiscus.ledger import recorded as costs
@@ -26,7 +29,7 @@ from fiscus.ledger.recorded import CostRecorded
 from fiscus.quotas import answers as quotas
 from fiscus.quotas.answers import QuotasDecided
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
-from fiscus.wire import ItemError
+from fiscus.wire import ItemError, encode, pieces_around
 
 
 class BudgetBatchDecided(Struct, frozen=True):
@@ -62,6 +65,20 @@ Decided = (
     | Answer
 )
 """What a command came to; some need no other words."""
+
+_ALLOWED_BATCH: Final = pieces_around(CheckBatchAnswer(allowed=True, results=[]), "results")
+
+
+def in_json(command: Command, decided: Decided) -> bytes:
+    """`in_words` as JSON."""
+    if isinstance(decided, BudgetsDecided) and isinstance(command, Check):
+        return answers_as_json((decided,), (command,))[0].encode()
+    if isinstance(decided, BudgetBatchDecided) and decided.allowed:
+        assert isinstance(command, CheckBatch)
+        before, after = _ALLOWED_BATCH
+        results = ",".join(answers_as_json(decided.results, command.checks))
+        return f"{before}[{results}]{after}".encode()
+    return encode(in_words(command, decided))
 
 
 def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:

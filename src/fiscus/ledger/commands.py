@@ -33,7 +33,7 @@ class Check(Struct, frozen=True, array_like=True, tag=True, gc=False):
     reserve: bool
     ttl_seconds: int
     reservation_id: str
-    """Of the reservation, if there will be one."""
+    """Of the reservation, if there will be one; a UUID."""
     now: datetime
     idempotency: Idempotency | None = None
 

@@ -25,7 +25,7 @@ from fiscus.ledger.answers import (
     Decided,
     QuotaBatchDecided,
     RecordedBatch,
-    in_words,
+    in_json,
 )
 from fiscus.ledger.apart.messages import LENGTH, Frames, measured
 from fiscus.ledger.commands import Command
@@ -280,10 +280,9 @@ class Teller:
                     return 5, [self._of_cost(one) for one in costs]
             case _:
                 pass
-        answer = in_words(command, outcome)
-        start = len(frame)
-        encode_into(answer, frame, start)
-        return 1, len(frame) - start, getattr(answer, "allowed", True)
+        answer = in_json(command, outcome)
+        frame += answer
+        return 1, len(answer), getattr(outcome, "allowed", True)
 
     def _of_budgets(self, decided: BudgetsDecided) -> tuple[object, ...]:
         return (
