@@ -20,6 +20,7 @@ from fiscus.money import (
     parse_not_negative,
     parse_positive,
     plain,
+    plain_text,
     ratio,
     round_down,
     round_half_even,
@@ -170,6 +171,7 @@ def test_a_sign_is_refused_where_there_can_be_none() -> None:
 @given(amounts)
 def test_plain_keeps_the_value_and_shows_integers_without_exponent(amount: Decimal) -> None:
     shown = plain(amount)
+    assert plain_text(amount) == str(shown)
     assert shown == amount
     if shown == shown.to_integral_value():
         assert "E" not in str(shown)

@@ -24,6 +24,7 @@ class Form(NamedTuple):
     head: tuple[str, ...]
     """The answer but for its budgets, if this one decides."""
     line: tuple[str, ...]
+    """Its own line among the budgets."""
     limits: bool
     """Whether what remains of the budget limits what an operation may cost."""
 
