@@ -30,6 +30,8 @@ class ScopeType(StrEnum):
         member.specificity = specificity
         return member
 
+    __hash__ = str.__hash__  # that of an enum is worked out in Python
+
 
 def parse_id(value: str, field: str) -> str:
     """An opaque id: 1-128 letters, digits and `._:-`; raises `ValidationError` naming `field`."""

@@ -21,6 +21,8 @@ class ChargeCategory(StrEnum):
     CREDIT = "credit"
     ADJUSTMENT = "adjustment"
 
+    __hash__ = str.__hash__  # that of an enum is worked out in Python
+
 
 MAY_BE_NEGATIVE = frozenset({ChargeCategory.CREDIT, ChargeCategory.ADJUSTMENT})
 

@@ -7,15 +7,17 @@ by hour, day, week and month add rollups and never read records.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
+from fiscus.clock import EPOCH
 from fiscus.costs.model import CostRecord
 from fiscus.money import ZERO, add
 
@@ -46,11 +48,8 @@ class Series(NamedTuple):
     """
 
 
-class RollupKey(NamedTuple):
-    tenant_id: str
-    series_id: str
-    bucket: datetime
-    """Start of the quarter hour, UTC."""
+RollupKey = tuple[str, str, datetime]
+"""Tenant id, series id and the start of the quarter hour, UTC."""
 
 
 class RollupSum(Struct, frozen=True, gc=False):
@@ -66,24 +65,6 @@ class RollupSum(Struct, frozen=True, gc=False):
             add(self.usage_quantity, other.usage_quantity),
             self.record_count + other.record_count,
         )
-
-
-_Dimensions = tuple[
-    str,
-    str,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str,
-    str,
-    str,
-    str,
-    str | None,
-    tuple[tuple[str, str | None], ...],
-]
-"""Those of a series, in its order."""
 
 
 def bucket_of(moment: datetime) -> datetime:
@@ -106,7 +87,7 @@ def series_of(record: CostRecord, declared_tags: Sequence[str]) -> Series:
     tags: tuple[tuple[str, str | None], ...] = ()
     if declared_tags:
         tags = tuple((key, record.tags.get(key)) for key in sorted(declared_tags))
-    dimensions = (
+    return _series(
         record.tenant_id,
         record.resource_type,
         record.service_name,
@@ -114,21 +95,55 @@ def series_of(record: CostRecord, declared_tags: Sequence[str]) -> Series:
         record.project_id,
         record.user_id,
         record.feature_id,
-        str(record.attributed_to_type),
+        record.attributed_to_type,
         record.attributed_to_id,
-        str(record.charge_category),
+        record.charge_category,
         record.currency,
         record.usage_unit,
         tags,
     )
-    return _series(dimensions)
 
 
 @lru_cache(maxsize=_SERIES_KEPT)
-def _series(dimensions: _Dimensions) -> Series:
-    series_id = blake2b(repr(dimensions).encode(), digest_size=16).hexdigest()
-    return Series(series_id, *dimensions)
+def _series(*dimensions: Any) -> Series:
+    """The series of dimensions in its order."""
+    plain: tuple[Any, ...] = tuple(
+        str(one) if isinstance(one, StrEnum) else one for one in dimensions
+    )
+    series_id = blake2b(repr(plain).encode(), digest_size=16).hexdigest()
+    return Series(series_id, *plain)
 
 
 def sum_of(record: CostRecord) -> RollupSum:
     return RollupSum(record.cost_amount, record.usage_quantity or ZERO, 1)
+
+
+def add_up(
+    records: Iterable[CostRecord], declared_tags: Callable[[str], Sequence[str]]
+) -> tuple[dict[str, Series], dict[RollupKey, RollupSum]]:
+    """The series of some records, by id, and what the records add to their quarter hours.
+
+    `declared_tags` gives those of a tenant.
+    """
+    series: dict[str, Series] = {}
+    sums: dict[RollupKey, RollupSum] = {}
+    tenant_id = ""
+    tags: Sequence[str] = ()
+    start = end = EPOCH
+    for record in records:  # most are of the tenant and the quarter hour of the one before
+        if record.tenant_id != tenant_id:
+            tenant_id = record.tenant_id
+            tags = declared_tags(tenant_id)
+        moment = record.timestamp
+        if not start <= moment < end:
+            start = bucket_of(moment)
+            end = start + QUARTER_HOUR
+        one = series_of(record, tags)
+        key = (tenant_id, one.series_id, start)
+        before = sums.get(key)
+        if before is None:
+            series[one.series_id] = one
+            sums[key] = sum_of(record)
+        else:
+            sums[key] = before.plus(sum_of(record))
+    return series, sums

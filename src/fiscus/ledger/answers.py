@@ -89,7 +89,7 @@ def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:
     if isinstance(decided, BudgetBatchDecided):
         assert isinstance(command, CheckBatch)
         checks = [
-            one if isinstance(one, CheckAnswer) else budgets.answer(one, check)
+            budgets.answer(one, check) if isinstance(one, BudgetsDecided) else one
             for check, one in zip(command.checks, decided.results, strict=True)
         ]
         return CheckBatchAnswer(allowed=decided.allowed, results=checks)
@@ -99,7 +99,7 @@ def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:
     if isinstance(decided, QuotaBatchDecided):
         assert isinstance(command, ConsumeBatch)
         results = [
-            one if isinstance(one, QuotaCheckAnswer) else _quotas(check, one)
+            _quotas(check, one) if isinstance(one, QuotasDecided) else one
             for check, one in zip(command.checks, decided.results, strict=True)
         ]
         return QuotaCheckBatchAnswer(allowed=all(one.allowed for one in results), results=results)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -25,6 +26,9 @@ from fiscus.ledger.reservations import close, current, require_reservation
 from fiscus.ledger.workspace import Workspace
 from fiscus.money import plain
 from fiscus.wire import decode, encode
+
+# Kept apart, as to look it up in its class takes as long as to charge a budget.
+_UNRESERVED: Final = CostFlag.UNRESERVED
 
 
 def plan_record(workspace: Workspace, command: Record) -> None:
@@ -69,7 +73,7 @@ def apply_record(workspace: Workspace, command: Record) -> CostRecorded | Record
             region=cost.region,
         )
         return _as_record_answer(workspace, apply_settle(workspace, settle), command)
-    currency = cost.currency or workspace.tenant(command.tenant_id).settings.currency
+    currency = cost.currency or workspace.tenant(cost.operation.tenant_id).settings.currency
     return record_cost(workspace, cost, currency, command.now)
 
 
@@ -215,11 +219,12 @@ def record_cost(
     tags = operation.tags
     if operation.project_id is operation.user_id is operation.feature_id is None:
         tags = {**tags, UNATTRIBUTED_TAG: "true"}
-    matched, charged, unconverted = _charge_budgets(workspace, cost, currency)
-    if unconverted:
+    found = find_matches(workspace, operation, cost.timestamp)
+    matched, charged = _charge_budgets(workspace, cost, currency, found)
+    if matched is not found:
         flags.append(CostFlag.UNCONVERTED)
     if charged and reservation_id is None:
-        flags.append(CostFlag.UNRESERVED)
+        flags.append(_UNRESERVED)
     record = CostRecord(  # by position: with names it takes six times as long
         cost.record_id,
         operation.tenant_id,
@@ -250,20 +255,19 @@ def record_cost(
 
 
 def _charge_budgets(
-    workspace: Workspace, cost: Cost, currency: str
-) -> tuple[list[Matched], list[Charged], bool]:
-    """Charge every budget the cost matches at its own time; whether one had no rate."""
+    workspace: Workspace, cost: Cost, currency: str, found: Sequence[Matched]
+) -> tuple[Sequence[Matched], list[Charged]]:
+    """Charge the budgets found for the cost's own time; what of them had a rate, and how."""
     amount = cost.amount
-    matched: list[Matched] = []
+    matched = found
     charged: list[Charged] = []
-    unconverted = False
-    for one in find_matches(workspace, cost.operation, cost.timestamp):
+    for one in found:
         converted: Converted | None = None
         target = one.budget.currency
         if target != currency:
             rate = workspace.rates.rate(currency, target, cost.timestamp.date())
             if rate is None:
-                unconverted = True
+                matched = [other for other in matched if other is not one]
                 continue
             converted = Converted(convert(amount, rate), rate.value, rate.as_of)
         balance = charge(
@@ -272,6 +276,5 @@ def _charge_budgets(
         workspace.put_balance(balance)
         if one.prepared.floats:
             keep_anchor(workspace, one, cost.timestamp)
-        matched.append(one)
         charged.append(Charged(balance.spent, balance.reserved, converted))
-    return matched, charged, unconverted
+    return matched, charged

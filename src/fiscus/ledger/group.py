@@ -56,7 +56,6 @@ from fiscus.ledger.commands import (
     RecordBatch,
     Release,
     Settle,
-    Unfit,
 )
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import GroupConflict, GroupRejected, LedgerStore, LedgerTransaction, Needs
@@ -179,6 +178,7 @@ class GroupRunner:
                 more_needed = error
         if more_needed is not None:
             raise more_needed
+        workspace.add_up_records()
         transaction.write(workspace.changes)
         transaction.commit()
         return outcomes
@@ -278,16 +278,16 @@ def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBa
 
 def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedBatch:
     results: list[CostRecorded | RecordAnswer | ItemError] = []
-    for record in command.records:
-        if isinstance(record, Unfit):
-            results.append(record.error)
-            continue
-        outcome = _run(workspace, record)
-        if isinstance(outcome, FiscusError):
-            results.append(item_error(outcome))
+    for record in command.records:  # what is likely is asked first: a "no" takes longer
+        if isinstance(record, Record):
+            outcome = _run(workspace, record)
+            if isinstance(outcome, (CostRecorded, RecordAnswer)):
+                results.append(outcome)
+            else:
+                assert isinstance(outcome, FiscusError)
+                results.append(item_error(outcome))
         else:
-            assert isinstance(outcome, CostRecorded | RecordAnswer)
-            results.append(outcome)
+            results.append(record.error)
     return RecordedBatch(results)
 
 

@@ -7,7 +7,7 @@ decided. A row that was not loaded raises `MoreNeeded`: the group starts again w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any, Final
 
 from msgspec import Struct
@@ -20,10 +20,9 @@ from fiscus.budgets.model import (
     ReservationStatus,
 )
 from fiscus.budgets.rules import Hold
-from fiscus.clock import EPOCH
 from fiscus.costs.fx import Rates
 from fiscus.costs.model import CostRecord
-from fiscus.costs.rollups import QUARTER_HOUR, RollupKey, bucket_of, series_of, sum_of
+from fiscus.costs.rollups import add_up
 from fiscus.idempotency import Idempotency, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
@@ -41,7 +40,6 @@ from fiscus.quotas.matching import MatchedQuota
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey, QuotaUsage
 
 _ABSENT: Final = object()
-_NO_TIME: Final = timedelta()
 
 
 class MoreNeeded(Exception):
@@ -75,7 +73,6 @@ class Workspace:
         self._journal: list[tuple[Any, Any, Any]] = []
         """Rows, a key in them, and what was there before."""
         self._checked_due: dict[str, datetime] = {}
-        self._bucket = EPOCH
         self.met_last: Sequence[Matched] = ()
         """What planning found last; its balances are among the needs."""
         self.planned: dict[int, Sequence[Matched]] = {}
@@ -139,7 +136,10 @@ class Workspace:
         return self.changes.balances.get(key) or self._loaded.balances.get(key)
 
     def put_balance(self, balance: BudgetBalance) -> None:
-        self._put(self.changes.balances, balance.key, balance)
+        # as `_put` does, which most of the time would be for this
+        balances, key = self.changes.balances, balance.key
+        self._journal.append((balances, key, balances.get(key, _ABSENT)))
+        balances[key] = balance
 
     # -- anchors of floating budgets
 
@@ -284,16 +284,9 @@ class Workspace:
         return self._loaded.operations.get(key)
 
     def add_record(self, record: CostRecord) -> None:
-        """Keep a record, its sums and its operation id."""
+        """Keep a record and its operation id."""
         changes = self.changes
         self._put(changes.records, record.record_id, record)
-        series = series_of(record, self.tenant(record.tenant_id).settings.rollup_tags)
-        if series.series_id not in self._known_series and series.series_id not in changes.series:
-            self._put(changes.series, series.series_id, series)
-        key = RollupKey(record.tenant_id, series.series_id, self._bucket_of(record.timestamp))
-        before = changes.rollups.get(key)
-        added = sum_of(record)
-        self._put(changes.rollups, key, added if before is None else before.plus(added))
         if record.operation_id is not None:
             operation = RecordedOperation(
                 record.record_id,
@@ -304,11 +297,16 @@ class Workspace:
             )
             self._put(changes.operations, (record.tenant_id, record.operation_id), operation)
 
-    def _bucket_of(self, moment: datetime) -> datetime:
-        """Most records of a group are of one quarter hour."""
-        if not _NO_TIME <= moment - self._bucket < QUARTER_HOUR:
-            self._bucket = bucket_of(moment)
-        return self._bucket
+    def add_up_records(self) -> None:
+        """Sum the group's records, once all of it is decided."""
+        changes = self.changes
+        if not changes.records:
+            return
+        series, changes.rollups = add_up(
+            changes.records.values(), lambda tenant_id: self.tenant(tenant_id).settings.rollup_tags
+        )
+        known = self._known_series
+        changes.series = {key: one for key, one in series.items() if key not in known}
 
     # -- idempotency
 

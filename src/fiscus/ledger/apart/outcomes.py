@@ -186,6 +186,8 @@ class _Numbers(Generic[M]):
         """By the `id` of each of it."""
         self._each: dict[int, tuple[int, M]] = {}
         """By the `id` of what has them, which is kept alive."""
+        self._last: Sequence[M] = ()
+        self._last_number = -1
         self._new_met: list[list[int]] = []
         self._new: list[M] = []
 
@@ -195,13 +197,17 @@ class _Numbers(Generic[M]):
     def clear(self) -> None:
         self._met.clear()
         self._each.clear()
+        self._last_number = -1
 
     def of(self, matched: Sequence[M]) -> int:
+        if matched is self._last and self._last_number >= 0:  # as in most of a batch
+            return self._last_number
         key = tuple(map(id, matched))
         number = self._met.get(key)
         if number is None:
             number = self._met[key] = len(self._met)
             self._new_met.append([self._of_one(one) for one in matched])
+        self._last, self._last_number = matched, number
         return number
 
     def _of_one(self, one: M) -> int:

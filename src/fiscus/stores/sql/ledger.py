@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Set
 from datetime import datetime
-from functools import cache
 from typing import Final, TypeVar
 
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
 from fiscus.budgets.rules import Hold
-from fiscus.costs.rollups import RollupKey, RollupSum
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import (
     Changes,
@@ -29,7 +27,7 @@ from fiscus.stores.sql import ledger_quotas as quotas
 from fiscus.stores.sql import ledger_read as read
 from fiscus.stores.sql import ledger_write as write
 from fiscus.stores.sql.bulk import Row, Statement
-from fiscus.stores.sql.driver import Driver, Values
+from fiscus.stores.sql.driver import Driver, Values, repeated
 
 Blank = TypeVar("Blank", BudgetBalance, QuotaBalance)
 Keys = Set[BalanceKey | QuotaKey]
@@ -224,25 +222,21 @@ class SqlLedgerTransaction:
 
     def write(self, changes: Changes) -> None:
         """Gather the group's statements; they run with the commit."""
-        rollups = self._rollups_after(changes) if self._driver.locks_store else None
-        self._writes = self._writer.statements(changes, self._stale_answers, rollups)
+        before = self._rollups_before(changes) if self._driver.locks_store else None
+        self._writes = self._writer.statements(changes, self._stale_answers, before)
         self._writes += self._quotas.statements(changes)
 
-    def _rollups_after(self, changes: Changes) -> dict[RollupKey, RollupSum]:
-        """The sums that this group changes, as they will be."""
+    def _rollups_before(self, changes: Changes) -> list[Row]:
+        """The sums that this group adds to, by their places in it."""
         if not changes.rollups:
-            return {}
-        time = cache(self._driver.time)
+            return []
+        time = repeated(self._driver.time)
         keys = [
-            (key.tenant_id, key.series_id, time(key.bucket), place)
-            for place, key in enumerate(changes.rollups)
+            (tenant_id, series_id, time(bucket), place)
+            for place, (tenant_id, series_id, bucket) in enumerate(changes.rollups)
         ]
         (rows,) = self._driver.run([Statement(read.ROLLUPS, read.ROLLUP_KEY, keys)])
-        before = self._reader.rollups(rows)
-        return {
-            key: added.plus(before[place]) if place in before else added
-            for place, (key, added) in enumerate(changes.rollups.items())
-        }
+        return rows
 
     def commit(self) -> None:
         self._driver.commit(self._writes)

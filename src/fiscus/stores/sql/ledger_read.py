@@ -17,7 +17,6 @@ from fiscus.budgets.model import (
     ReservationStatus,
 )
 from fiscus.budgets.rules import Hold
-from fiscus.costs.rollups import RollupSum
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.ledger.port import AnchorKey, Definitions, OperationKey, RecordedOperation
 from fiscus.operations import Operation
@@ -156,14 +155,6 @@ class LedgerReader:
                 Decimal(credit),
             )
         return found
-
-    def rollups(self, rows: list[Row]) -> dict[int, RollupSum]:
-        """Sums, by the places of their keys among those asked for."""
-        read_amount = self._values.read_amount
-        return {
-            place: RollupSum(read_amount(cost), read_amount(quantity), count)
-            for place, cost, quantity, count in rows
-        }
 
     def answers(self, rows: list[Row]) -> dict[IdempotencyKey, StoredAnswer]:
         read_time = self._values.read_time

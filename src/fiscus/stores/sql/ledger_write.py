@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -12,6 +12,7 @@ from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
+from fiscus.money import add as plus
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.driver import Values, repeated
 from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
@@ -213,11 +214,12 @@ class LedgerWriter:
         self,
         changes: Changes,
         stale_answers: Collection[IdempotencyKey],
-        rollups: Mapping[RollupKey, RollupSum] | None,
+        rollups_before: Iterable[Row] | None,
     ) -> list[Statement]:
         """Everything a group writes; `stale_answers` are stored already and may be replaced.
 
-        `rollups` are the sums after the group; without them the database adds.
+        `rollups_before` are those of `ROLLUPS` that the group adds to; without them the database
+        adds.
         """
         self._gathered: list[Statement] = []
         add = self._add
@@ -231,10 +233,7 @@ class LedgerWriter:
         )
         add(_ADD_SERIES, _SERIES, changes.series.values(), _series_row)
         add(_ADD_RECORDS, _RECORD, changes.records.values(), self._record_row)
-        if rollups is None:
-            add(_ADD_TO_ROLLUPS, _ROLLUP, changes.rollups.items(), self._rollup_row)
-        else:
-            add(_PUT_ROLLUPS, _ROLLUP, rollups.items(), self._rollup_row)
+        self._add_rollups(changes.rollups, rollups_before)
         add(_ADD_OPERATIONS, _OPERATION, changes.operations.items(), self._operation_row)
         add(_ADD_ANCHORS, _ANCHOR, changes.anchors.items(), _anchor_row)
         self._write_answers(changes, stale_answers)
@@ -371,17 +370,28 @@ class LedgerWriter:
             record.operation_id,
         )
 
-    def _rollup_row(self, item: tuple[RollupKey, RollupSum]) -> Row:
-        key, total = item
-        values = self._values
-        return (
-            key.tenant_id,
-            self._time(key.bucket),
-            key.series_id,
-            values.amount(total.cost_amount),
-            values.amount(total.usage_quantity),
-            total.record_count,
-        )
+    def _add_rollups(
+        self, rollups: Mapping[RollupKey, RollupSum], before: Iterable[Row] | None
+    ) -> None:
+        if not rollups:
+            return
+        amount, read_amount = self._values.amount, self._values.read_amount
+        found = {} if before is None else {row[0]: row for row in before}
+        rows: list[Row] = []
+        bucket = bucket_given = None
+        for place, (key, added) in enumerate(rollups.items()):
+            if key[2] is not bucket:
+                bucket = key[2]
+                bucket_given = self._time(bucket)
+            cost, quantity, count = added.cost_amount, added.usage_quantity, added.record_count
+            if place in found:
+                _, cost_before, quantity_before, count_before = found[place]
+                cost = plus(cost, read_amount(cost_before))
+                quantity = plus(quantity, read_amount(quantity_before))
+                count += count_before
+            rows.append((key[0], bucket_given, key[1], amount(cost), amount(quantity), count))
+        sql = _ADD_TO_ROLLUPS if before is None else _PUT_ROLLUPS
+        self._gathered.append(Statement(sql, _ROLLUP, rows))
 
     def _operation_row(self, item: tuple[OperationKey, RecordedOperation]) -> Row:
         (tenant_id, operation_id), recorded = item
