@@ -94,7 +94,7 @@ _LINE = Columns(
 _ADD_LINES = insert("reservation_lines")
 
 _RECORD = Columns(
-    alike=("currency", "charge_category", "attributed_to_type"),
+    alike=("currency", "charge_category", "attributed_to_type", "usage_unit", "flags"),
     record_id="uuid",
     timestamp="timestamptz",
     tenant_id="text",
@@ -299,7 +299,7 @@ class LedgerWriter:
                     operation.user_id,
                     operation.feature_id,
                     operation.service_name,
-                    _json_or_none(operation.tags),
+                    _json(operation.tags) if operation.tags else None,
                     one.operation_id,
                     began(one.created_at),
                     ends(one.expires_at),
@@ -360,11 +360,11 @@ class LedgerWriter:
             record.feature_id,
             None if quantity is None else values.amount(quantity),
             record.usage_unit,
-            None if record.usage is None else encode(record.usage).decode(),
+            None if record.usage is None else _json(record.usage),
             record.resource_id,
             record.service_name,
             record.region,
-            _json_or_none(record.tags),
+            _json(record.tags) if record.tags else None,
             ",".join(record.flags) or None,
             record.reservation_id,
             record.operation_id,
@@ -408,7 +408,7 @@ class LedgerWriter:
 
 
 def _series_row(series: Series) -> Row:
-    return (*series[:-1], _json_or_none(dict(series.tags)))
+    return (*series[:-1], _json(dict(series.tags)) if series.tags else None)
 
 
 def _anchor_row(item: tuple[AnchorKey, tuple[str, date]]) -> Row:
@@ -416,5 +416,5 @@ def _anchor_row(item: tuple[AnchorKey, tuple[str, date]]) -> Row:
     return (budget_id, scope_id, tenant_id, anchor.isoformat())
 
 
-def _json_or_none(tags: Any) -> str | None:
-    return encode(dict(tags)).decode() if tags else None
+def _json(value: object) -> str:
+    return encode(value).decode()
