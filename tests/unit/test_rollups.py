@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fiscus.costs.model import ChargeCategory, CostRecord
-from fiscus.costs.rollups import RollupSum, bucket_of, quarter_hours_within, series_of, sum_of
+from fiscus.costs.rollups import (
+    RollupSum,
+    add_up,
+    bucket_of,
+    quarter_hours_within,
+    series_of,
+    sum_of,
+)
 from fiscus.scopes import ScopeType
 
 RECORD = CostRecord(
@@ -85,6 +92,13 @@ def test_each_dimension_makes_a_series_of_its_own(change: dict[str, Any]) -> Non
     assert series_of(other, ["team"]).series_id != series_of(RECORD, ["team"]).series_id
 
 
+def test_the_id_of_a_series_is_for_good() -> None:
+    """Stored rollups are found by it; a record reads the same whether it was stored or not."""
+    made = series_of(RECORD, ["team"])
+    assert made.series_id == "8a08cd6e066f8a9e4993c7d0c44ca1ca"
+    assert [type(one) for one in made[:-1] if one is not None] == [str] * 8
+
+
 def test_what_is_no_dimension_does_not() -> None:
     other = replace(
         RECORD,
@@ -113,3 +127,46 @@ def test_sums_add_up_exactly() -> None:
         record = replace(RECORD, cost_amount=Decimal(f"{10**25}.00000000000{digit}"))
         total = total.plus(sum_of(record))
     assert total == RollupSum(Decimal("100000000000000000000000000.000000000045"), Decimal(0), 10)
+
+
+records = st.builds(
+    lambda tenant, project, team, moment, amount, quantity: replace(
+        RECORD,
+        tenant_id=tenant,
+        project_id=project,
+        tags={} if team is None else {"team": team},
+        timestamp=moment,
+        cost_amount=amount,
+        usage_quantity=quantity,
+    ),
+    st.sampled_from(["t", "u"]),
+    st.sampled_from(["p", "q"]),
+    st.sampled_from([None, "red"]),
+    st.sampled_from([RECORD.timestamp + QUARTER * n / 4 for n in range(-2, 9)])
+    | st.just(RECORD.timestamp.astimezone(ZoneInfo("Asia/Kathmandu"))),
+    st.decimals(-1000, 1000, places=12),
+    st.none() | st.decimals(0, 1000, places=3),
+)
+
+
+@given(st.lists(records, max_size=30))
+def test_a_group_adds_to_each_quarter_hour_what_its_records_come_to(
+    group: list[CostRecord],
+) -> None:
+    declared = {"t": ["team"], "u": list[str]()}
+    series, sums = add_up(group, lambda tenant_id: declared[tenant_id])
+    expected: dict[Any, list[CostRecord]] = {}
+    for record in group:
+        one = series_of(record, declared[record.tenant_id])
+        assert series[one.series_id] == one
+        key = (record.tenant_id, one.series_id, bucket_of(record.timestamp))
+        expected.setdefault(key, []).append(record)
+    assert sums == {
+        key: RollupSum(
+            sum((one.cost_amount for one in summed), Decimal(0)),
+            sum((one.usage_quantity or Decimal(0) for one in summed), Decimal(0)),
+            len(summed),
+        )
+        for key, summed in expected.items()
+    }
+    assert series.keys() == {series_id for _, series_id, _ in sums}
