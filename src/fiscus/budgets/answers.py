@@ -68,8 +68,7 @@ class Asked(Protocol):
     def reservation_id(self) -> str: ...
     @property
     def ttl_seconds(self) -> int: ...
-    @property
-    def expires_at(self) -> datetime: ...
+    def holds_until(self) -> datetime: ...
 
 
 def answer(decided: BudgetsDecided, asked: Asked) -> CheckAnswer:
@@ -96,7 +95,7 @@ def answer(decided: BudgetsDecided, asked: Asked) -> CheckAnswer:
         _message(decided, shown),
         asked.reservation_id if held else None,
         _PENDING if held else None,
-        asked.expires_at if held else None,
+        asked.holds_until() if held else None,
         not allowed
         and bool(lines)
         and all(line.decision == ESCALATE for line in lines if line.decision in DENIALS),

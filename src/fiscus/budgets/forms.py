@@ -39,7 +39,7 @@ def answers_as_json(
     for one, asked in zip(decided, checks, strict=True):
         if asked.now is not now or asked.ttl_seconds != ttl_seconds:
             now, ttl_seconds = asked.now, asked.ttl_seconds
-            expires_at, day = encode(asked.expires_at).decode(), encode(now.date()).decode()
+            expires_at, day = encode(asked.holds_until()).decode(), encode(now.date()).decode()
         if isinstance(one, CheckAnswer):
             answers.append(encode(one).decode())
             continue

@@ -93,8 +93,6 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     """
     verdicts: list[str] = []
     balances: list[BudgetBalance] = []
-    reserved: list[Decimal] = []
-    """What each has reserved with this operation."""
     allowed, throttled = True, False
     for demand in demands:
         budget, balance = demand.budget, demand.balance
@@ -107,17 +105,8 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
         if budget.enforcement_action is _THROTTLE_ACTION:
             throttled = True
         verdicts.append(verdict)
-        balances.append(balance)
-        reserved.append(held)
-    throttle: ThrottleShare | None = None
-    if allowed and throttled:
-        allowed, throttle = _throttle(demands, verdicts, balances)
-    if not reserve:
-        balances = [demand.balance for demand in demands]
-    elif allowed:
-        for index, held in enumerate(reserved):
-            balance = balances[index]
-            balances[index] = BudgetBalance(
+        balances.append(
+            BudgetBalance(
                 balance.key,
                 balance.tenant_id,
                 balance.period_end,
@@ -125,6 +114,14 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
                 plain(held),
                 balance.throttle_credit,
             )
+        )
+    throttle: ThrottleShare | None = None
+    if not allowed:
+        balances = [demand.balance for demand in demands]
+    elif throttled:
+        allowed, throttle = _throttle(demands, verdicts, balances)
+    if not reserve:
+        balances = [demand.balance for demand in demands]
     return Decision(allowed, _deciding(demands, verdicts, allowed), verdicts, balances, throttle)
 
 
@@ -157,7 +154,10 @@ def throttle_share(budget: Budget, balance: BudgetBalance) -> Decimal:
 def _throttle(
     demands: Sequence[Demand], verdicts: list[str], balances: list[BudgetBalance]
 ) -> tuple[bool, ThrottleShare | None]:
-    """Advance the accumulators; an operation passes when its budget's reaches 1."""
+    """Advance the accumulators; an operation passes when its budget's reaches 1.
+
+    `balances` are those with the operation; when it does not pass, they become those without.
+    """
     tightest: ThrottleShare | None = None
     for index in _by_precedence(demands, verdicts):
         budget, balance = demands[index].budget, demands[index].balance
@@ -166,12 +166,12 @@ def _throttle(
         share = throttle_share(budget, balance)
         credit = add(balance.throttle_credit, share)
         if credit >= ONE:
-            balances[index] = replace(balance, throttle_credit=subtract(credit, ONE))
+            balances[index] = replace(balances[index], throttle_credit=subtract(credit, ONE))
             if tightest is None or share < tightest.multiplier:
                 tightest = ThrottleShare(share, 0)
             continue
         if budget.shadow:
-            balances[index] = replace(balance, throttle_credit=credit)
+            balances[index] = replace(balances[index], throttle_credit=credit)
             verdicts[index] = SHADOW + THROTTLE
             continue
         verdicts[index] = THROTTLE

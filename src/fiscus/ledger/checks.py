@@ -141,7 +141,7 @@ def _reserve(
         currency,
         _PENDING,
         command.now,
-        command.expires_at,
+        command.holds_until(),
         lines,
     )
     workspace.add_reservation(reservation)

@@ -41,8 +41,7 @@ class Check(Struct, frozen=True, array_like=True, tag=True, gc=False):
     def tenant_id(self) -> str:
         return self.operation.tenant_id
 
-    @property
-    def expires_at(self) -> datetime:
+    def holds_until(self) -> datetime:
         """When the reservation ends, if there is one."""
         return self.now + _hold_time(self.ttl_seconds)
 
