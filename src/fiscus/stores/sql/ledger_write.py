@@ -12,7 +12,6 @@ from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
-from fiscus.money import add as plus
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.driver import Values, repeated
 from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
@@ -379,17 +378,16 @@ class LedgerWriter:
         found = {} if before is None else {row[0]: row for row in before}
         rows: list[Row] = []
         bucket = bucket_given = None
-        for place, (key, added) in enumerate(rollups.items()):
-            if key[2] is not bucket:
-                bucket = key[2]
+        for place, ((tenant_id, series_id, start), added) in enumerate(rollups.items()):
+            if start is not bucket:
+                bucket = start
                 bucket_given = self._time(bucket)
-            cost, quantity, count = added.cost_amount, added.usage_quantity, added.record_count
+            total = added
             if place in found:
-                _, cost_before, quantity_before, count_before = found[place]
-                cost = plus(cost, read_amount(cost_before))
-                quantity = plus(quantity, read_amount(quantity_before))
-                count += count_before
-            rows.append((key[0], bucket_given, key[1], amount(cost), amount(quantity), count))
+                _, cost, quantity, count = found[place]
+                total = added.plus(RollupSum(read_amount(cost), read_amount(quantity), count))
+            cost, quantity = amount(total.cost_amount), amount(total.usage_quantity)
+            rows.append((tenant_id, bucket_given, series_id, cost, quantity, total.record_count))
         sql = _ADD_TO_ROLLUPS if before is None else _PUT_ROLLUPS
         self._gathered.append(Statement(sql, _ROLLUP, rows))
 
