@@ -35,7 +35,8 @@ class Load:
     """Requests of a bodies file to one path of a server, over `connections` at once.
 
     `operations` is how many one request carries. They are sent with the admin key, or each with
-    the one that stands before its body.
+    the one that stands before its body. After an answer a connection pauses, exponentially
+    distributed with a mean of `pause_ms`.
     """
 
     server: Server
@@ -43,6 +44,7 @@ class Load:
     bodies: Path
     connections: int
     operations: int
+    pause_ms: float = 0.0
 
     def run(self, seconds: float) -> Sample:
         """Raises `RuntimeError` when a request failed or was not answered with a 2xx."""
@@ -58,6 +60,7 @@ class Load:
             "--",
             str(self.bodies),
             ADMIN_KEY,
+            f"{self.pause_ms:.3f}",
         ]
         cpu_before = self.server.cpu_seconds()
         ran = subprocess.run(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -22,6 +23,8 @@ BATCH_CONNECTIONS: Final = 8
 """With 100 operations per request, 64 connections would only queue."""
 SINGLES: Final = 20_000
 BATCHES: Final = 400
+_PAUSING: Final = "fiscus, pausing"
+"""The contestant whose callers do not call all the time."""
 
 
 class Loading(Protocol):
@@ -134,7 +137,7 @@ def single(operation: Operation[W], name: str, databases: Databases, plan: Plan)
         samples = measure(
             fiscus,
             operation.table,
-            load,
+            {"fiscus": load},
             {
                 "bare ASGI": Load(bare, path, bodies, CONNECTIONS, 1).run,
                 "hand-written SQL": sql.run,
@@ -179,7 +182,7 @@ def batch(operation: Operation[W], name: str, databases: Databases, plan: Plan) 
         samples = measure(
             fiscus,
             operation.table,
-            load,
+            {"fiscus": load},
             {
                 "hand-written SQL": sql.run,
                 "bare ASGI": Load(bare, path, bodies, BATCH_CONNECTIONS, BATCH).run,
@@ -209,7 +212,11 @@ def batch(operation: Operation[W], name: str, databases: Databases, plan: Plan) 
 
 
 def latency(operation: Operation[W], name: str, databases: Databases, plan: Plan) -> Result:
-    """p95 of single checks, beside one durable group commit of as many checks, and bare ASGI."""
+    """p95 of single checks, beside one durable group commit of as many checks, and bare ASGI.
+
+    Once from callers that do nothing but call, so that each waits for all others, and once from as
+    many that pause in between for twice the time that an answer takes then.
+    """
     with ExitStack() as stack:
         fiscus = stack.enter_context(subject(databases, operation.definitions, workload.TENANTS, 1))
         items = workload.items(fiscus.places, SINGLES)
@@ -218,36 +225,32 @@ def latency(operation: Operation[W], name: str, databases: Databases, plan: Plan
         sql = GroupLoop(operation.write(writer), workload.groups(own, CONNECTIONS))
         path = BASE + operation.path
         bare, answer_bytes = _bare(stack, fiscus, operation, path, bodies)
+        load = Load(fiscus.server, path, bodies, CONNECTIONS, 1)
+        pause_ms = 2 * CONNECTIONS / load.run(plan.seconds).requests_per_second * 1000
         samples = measure(
             fiscus,
             operation.table,
-            Load(fiscus.server, path, bodies, CONNECTIONS, 1),
+            {_PAUSING: replace(load, pause_ms=pause_ms), "fiscus": load},
             {
                 "hand-written SQL": sql.run,
                 "bare ASGI": Load(bare, path, bodies, CONNECTIONS, 1).run,
             },
             plan,
         )
-        p95, fiscus_p95 = "p95 in milliseconds", [known(one.p95_ms) for one in samples["fiscus"]]
+        p95 = "p95 in milliseconds"
+        p95_of = {one: [known(sample.p95_ms) for sample in samples[one]] for one in samples}
+        group_commit = f"one group commit of {CONNECTIONS} checks (median)"
+        group_commits = [known(sample.p50_ms) for sample in samples["hand-written SQL"]]
+        target = Target(ratio=3.0, rule="at most")
         return Result(
             name=name,
             store=databases.kind,
             what=f"POST {operation.path}, {CONNECTIONS} connections",
             fiscus=middle(samples["fiscus"]),
             comparisons=[
-                compare(
-                    f"one group commit of {CONNECTIONS} checks (median)",
-                    p95,
-                    fiscus_p95,
-                    [known(one.p50_ms) for one in samples["hand-written SQL"]],
-                    Target(ratio=3.0, rule="at most"),
-                ),
-                compare(
-                    "bare ASGI app",
-                    p95,
-                    fiscus_p95,
-                    [known(one.p95_ms) for one in samples["bare ASGI"]],
-                ),
+                compare(group_commit, p95, p95_of["fiscus"], group_commits, target),
+                compare(group_commit, f"{p95}, pausing", p95_of[_PAUSING], group_commits),
+                compare("bare ASGI app", p95, p95_of["fiscus"], p95_of["bare ASGI"]),
             ],
             peak_memory_bytes=fiscus.server.peak_memory_bytes(),
             answer_bytes=answer_bytes,
@@ -277,7 +280,7 @@ def scaling(operation: Operation[W], name: str, databases: Databases, plan: Plan
         samples = measure(
             many,
             operation.table,
-            Load(many.server, path, bodies, CONNECTIONS, 1),
+            {"fiscus": Load(many.server, path, bodies, CONNECTIONS, 1)},
             {few_of_them: Load(few.server, path, bodies, CONNECTIONS, 1).run},
             plan,
         )
@@ -303,24 +306,32 @@ def scaling(operation: Operation[W], name: str, databases: Databases, plan: Plan
 
 
 def measure(
-    fiscus: Subject, table: str, load: Loading, others: dict[str, Measure], plan: Plan
+    fiscus: Subject,
+    table: str,
+    loads: Mapping[str, Loading],
+    others: Mapping[str, Measure],
+    plan: Plan,
 ) -> dict[str, list[Sample]]:
-    """Interleaved samples, after which every acknowledged operation must be a row of `table`."""
+    """Interleaved samples of `loads`, which are on Fiscus, and of the others.
+
+    Every operation that was acknowledged must be a row of `table` then.
+    """
     before = count(fiscus.url, table)
     sent = 0
 
-    def run(seconds: float) -> Sample:
+    def run(load: Loading, seconds: float) -> Sample:
         nonlocal sent
         with plan.profiler.watching(fiscus.server.pid, seconds):
             sample = load.run(seconds)
         sent += sample.operations
         return sample
 
-    samples = interleaved({**others, "fiscus": run}, rounds=plan.rounds, seconds=plan.seconds)
+    ours = {name: partial(run, load) for name, load in loads.items()}
+    samples = interleaved({**others, **ours}, rounds=plan.rounds, seconds=plan.seconds)
     kept = count(fiscus.url, table) - before
     # a run's end cuts off requests that the server still answers
-    unanswered = (plan.rounds + 1) * load.connections * load.operations
-    if not sent <= kept <= sent + unanswered:
+    cut_off = sum(load.connections * load.operations for load in loads.values())
+    if not sent <= kept <= sent + (plan.rounds + 1) * cut_off:
         raise RuntimeError(f"{sent} operations were acknowledged, {kept} are in {table}")
     return samples
 

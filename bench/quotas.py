@@ -72,7 +72,7 @@ def allocate(name: str, databases: Databases, plan: Plan) -> Result:
         load = _Allocations(
             fiscus.server, fiscus.folder / "bodies", workload.allocations(tenant_ids)
         )
-        samples = measure(fiscus, "quotas", load, {}, plan)
+        samples = measure(fiscus, "quotas", {"fiscus": load}, {}, plan)
         made = samples["fiscus"]
         return Result(
             name=name,

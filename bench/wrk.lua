@@ -1,5 +1,6 @@
 -- Sends the bodies of a file, one per line, in turn; reports as one line of JSON.
--- A line may begin with an API key and a tab. Arguments: the file, the API key of the other lines.
+-- A line may begin with an API key and a tab. Arguments: the file, the API key of the other lines,
+-- how many milliseconds a connection pauses between requests, in the mean; 0 for not at all.
 
 local requests = {}
 local at = 0
@@ -9,6 +10,12 @@ function init(args)
     local key, body = line:match("^([^\t]+)\t(.*)$")
     local headers = { ["Content-Type"] = "application/json", ["X-API-Key"] = key or args[2] }
     requests[#requests + 1] = wrk.format("POST", nil, headers, body or line)
+  end
+  local pause = tonumber(args[3])
+  if pause > 0 then
+    delay = function() -- asked by wrk, when there is one
+      return math.floor(-pause * math.log(1 - math.random()) + 0.5)
+    end
   end
 end
 
