@@ -7,12 +7,16 @@ holding Python's lock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from itertools import repeat
+from operator import is_, itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 Row = tuple[Any, ...]
+_Places = tuple[int, ...]
 PADDING: Final = ""
 """What no row begins with. (NULL would do, but to bind it Python looks for an adapter first.)"""
 
@@ -35,7 +39,8 @@ class Columns:
         """How many values a row has."""
         self.list = ", ".join((*self._once, *types))
         self._alike = [index for index, name in enumerate(types) if name in alike]
-        self._fewer: dict[tuple[tuple[int, ...], tuple[int, ...]], Columns] = {}
+        self._fewer: dict[tuple[_Places, _Places], _Fewer] = {}
+        """By the places of those given once and of those left out."""
 
     @property
     def unnested(self) -> str:
@@ -60,25 +65,28 @@ class Columns:
         """
         if not self._alike and not leave_out:
             return self, (), rows
-        columns, first, count = list(zip(*rows, strict=True)), rows[0], len(rows)
+        columns: list[Row] = list(zip(*rows, strict=True))
+        first, count = rows[0], len(rows)
         once = [i for i in self._alike if columns[i].count(first[i]) == count]
-        spared = set(once)
+        without: list[int] = []
         if leave_out:
             once = [i for i in once if first[i] is not None]
-            without = [i for i, value in enumerate(first) if value is None]
-            spared.update([i for i in without if columns[i].count(None) == count])
-        if not spared:
+            no_value = _places(tuple(map(is_, first, repeat(None))))
+            without = [i for i in no_value if columns[i].count(None) == count]
+        if not (once or without):
             return self, (), rows
-        each = [i for i in range(self.width) if i not in spared]
-        key = tuple(once), tuple(each)
-        fewer = self._fewer.get(key)
+        spared = tuple(once), tuple(without)
+        fewer = self._fewer.get(spared)
         if fewer is None:
-            types = list(self._types.items())
-            fewer = self._fewer[key] = Columns(
-                dict([types[i] for i in once]), **dict([types[i] for i in each])
-            )
-        rows = list(zip(*[columns[i] for i in each], strict=True))
-        return fewer, tuple([first[i] for i in once]), rows
+            fewer = self._fewer[spared] = self._without(*spared)
+        return fewer.columns, fewer.once(first), list(zip(*fewer.each(columns), strict=True))
+
+    def _without(self, once: _Places, left_out: _Places) -> _Fewer:
+        """These columns without some."""
+        types = list(self._types.items())
+        each = [i for i in range(self.width) if i not in once and i not in left_out]
+        columns = Columns(dict([types[i] for i in once]), **dict([types[i] for i in each]))
+        return _Fewer(columns, _picking(once), _picking(each))
 
     def values(self, count: int) -> str:
         """`{rows}` on SQLite; a parameter for each of `once`, then one per row and column.
@@ -90,6 +98,27 @@ class Columns:
         row = "(" + ", ".join("?" * self.width) + ")"
         values = ", ".join([row] * count)
         return f"(SELECT {', '.join(named)} FROM (VALUES {values}) WHERE column1 <> '') AS r"
+
+
+class _Fewer(NamedTuple):
+    """Columns of which some are given once or left out, and how to pick from those they are of."""
+
+    columns: Columns
+    once: Callable[[Row], Row]
+    each: Callable[[Sequence[Row]], Sequence[Row]]
+
+
+@lru_cache(maxsize=10_000)
+def _places(marks: tuple[bool, ...]) -> _Places:
+    """Where the marks are."""
+    return tuple([i for i, mark in enumerate(marks) if mark])
+
+
+def _picking(places: Sequence[int]) -> Callable[[Sequence[Any]], Row]:
+    """`operator.itemgetter`, which gives tuples only of two or more."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple([values[i] for i in places])
 
 
 def _array(column: Row) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from fiscus.clock import from_us, to_us
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
 from fiscus.money import ZERO, add
-from fiscus.stores.sql.bulk import PADDING, Row, Statement
+from fiscus.stores.sql.bulk import PADDING, Columns, Row, Statement
 from fiscus.stores.sql.write_turn import WriteTurn
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -107,7 +107,7 @@ class SqliteDriver:
         self._turn = turn
         self._connection: sqlite3.Connection | None = None
         self._open = False
-        self._texts: dict[tuple[str, str, int, int], str] = {}
+        self._texts: dict[tuple[str, Columns, int], str] = {}
         self._read = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
 
     def time(self, moment: datetime) -> int:
@@ -193,34 +193,36 @@ class SqliteDriver:
         """
         found: list[Row] = []
         statement = statement.lean()
-        width = statement.columns.width
-        for start in range(0, len(statement.rows), LARGEST_CHUNK):
-            rows = statement.rows[start : start + LARGEST_CHUNK]
-            count = _padded(len(rows))
-            parameters = [*statement.once, *chain.from_iterable(rows)]
-            parameters += [PADDING] * (width * (count - len(rows)))
-            cursor = connection.execute(self._text(connection, statement, count), parameters)
+        sql, columns, rows, once = statement
+        for start in range(0, len(rows), LARGEST_CHUNK):
+            chunk = rows[start : start + LARGEST_CHUNK]
+            count = _padded(len(chunk))
+            text = self._texts.get((sql, columns, count))
+            if text is None:
+                text = self._text(connection, statement, count)
+            parameters = [*once, *chain.from_iterable(chunk)]
+            if count > len(chunk):
+                parameters += [PADDING] * (columns.width * (count - len(chunk)))
+            cursor = connection.execute(text, parameters)
             if statement.reads:
                 found += self._read(cursor.fetchone()[0])
         return found
 
     def _text(self, connection: sqlite3.Connection, statement: Statement, count: int) -> str:
-        columns = statement.columns
-        key = (statement.sql, columns.list, columns.width, count)
-        text = self._texts.get(key)
-        if text is None:
-            text = _LOCK.sub("", statement.sql)
-            text = _TEXT.sub(r"\1", text)
-            text = _CHANGE.sub(r"\1 OR ROLLBACK", text)
-            text = text.replace("{columns}", columns.list)
-            text = text.replace("{rows}", columns.values(count))
-            if statement.reads:
-                answered = ", ".join(f"c{i}" for i in range(_width(connection, text)))
-                rows_as_json = f"SELECT json_group_array(json_array({answered})) FROM q"
-                text = f"WITH q({answered}) AS ({text}) {rows_as_json}"
-            if len(self._texts) >= STATEMENTS_KEPT:
-                self._texts.clear()
-            self._texts[key] = text
+        """A statement as SQLite takes it, for so many rows."""
+        sql, columns = statement.sql, statement.columns
+        text = _LOCK.sub("", sql)
+        text = _TEXT.sub(r"\1", text)
+        text = _CHANGE.sub(r"\1 OR ROLLBACK", text)
+        text = text.replace("{columns}", columns.list)
+        text = text.replace("{rows}", columns.values(count))
+        if statement.reads:
+            answered = ", ".join(f"c{i}" for i in range(_width(connection, text)))
+            rows_as_json = f"SELECT json_group_array(json_array({answered})) FROM q"
+            text = f"WITH q({answered}) AS ({text}) {rows_as_json}"
+        if len(self._texts) >= STATEMENTS_KEPT:
+            self._texts.clear()
+        self._texts[sql, columns, count] = text
         return text
 
 
