@@ -23,8 +23,9 @@ BATCH_CONNECTIONS: Final = 8
 """With 100 operations per request, 64 connections would only queue."""
 SINGLES: Final = 20_000
 BATCHES: Final = 400
+PAUSE_MS: Final = 25.0
 _PAUSING: Final = "fiscus, pausing"
-"""The contestant whose callers do not call all the time."""
+"""The contestant whose callers pause so long, in the mean, before they call again."""
 
 
 class Loading(Protocol):
@@ -215,7 +216,7 @@ def latency(operation: Operation[W], name: str, databases: Databases, plan: Plan
     """p95 of single checks, beside one durable group commit of as many checks, and bare ASGI.
 
     Once from callers that do nothing but call, so that each waits for all others, and once from as
-    many that pause in between for twice the time that an answer takes then.
+    many that pause after each answer.
     """
     with ExitStack() as stack:
         fiscus = stack.enter_context(subject(databases, operation.definitions, workload.TENANTS, 1))
@@ -226,11 +227,10 @@ def latency(operation: Operation[W], name: str, databases: Databases, plan: Plan
         path = BASE + operation.path
         bare, answer_bytes = _bare(stack, fiscus, operation, path, bodies)
         load = Load(fiscus.server, path, bodies, CONNECTIONS, 1)
-        pause_ms = 2 * CONNECTIONS / load.run(plan.seconds).requests_per_second * 1000
         samples = measure(
             fiscus,
             operation.table,
-            {_PAUSING: replace(load, pause_ms=pause_ms), "fiscus": load},
+            {_PAUSING: replace(load, pause_ms=PAUSE_MS), "fiscus": load},
             {
                 "hand-written SQL": sql.run,
                 "bare ASGI": Load(bare, path, bodies, CONNECTIONS, 1).run,

@@ -193,36 +193,34 @@ class SqliteDriver:
         """
         found: list[Row] = []
         statement = statement.lean()
-        sql, columns, rows, once = statement
+        _, columns, rows, once = statement
         for start in range(0, len(rows), LARGEST_CHUNK):
             chunk = rows[start : start + LARGEST_CHUNK]
             count = _padded(len(chunk))
-            text = self._texts.get((sql, columns, count))
-            if text is None:
-                text = self._text(connection, statement, count)
             parameters = [*once, *chain.from_iterable(chunk)]
-            if count > len(chunk):
-                parameters += [PADDING] * (columns.width * (count - len(chunk)))
-            cursor = connection.execute(text, parameters)
+            parameters += [PADDING] * (columns.width * (count - len(chunk)))
+            cursor = connection.execute(self._text(connection, statement, count), parameters)
             if statement.reads:
                 found += self._read(cursor.fetchone()[0])
         return found
 
     def _text(self, connection: sqlite3.Connection, statement: Statement, count: int) -> str:
         """A statement as SQLite takes it, for so many rows."""
-        sql, columns = statement.sql, statement.columns
-        text = _LOCK.sub("", sql)
-        text = _TEXT.sub(r"\1", text)
-        text = _CHANGE.sub(r"\1 OR ROLLBACK", text)
-        text = text.replace("{columns}", columns.list)
-        text = text.replace("{rows}", columns.values(count))
-        if statement.reads:
-            answered = ", ".join(f"c{i}" for i in range(_width(connection, text)))
-            rows_as_json = f"SELECT json_group_array(json_array({answered})) FROM q"
-            text = f"WITH q({answered}) AS ({text}) {rows_as_json}"
-        if len(self._texts) >= STATEMENTS_KEPT:
-            self._texts.clear()
-        self._texts[sql, columns, count] = text
+        key = statement.sql, statement.columns, count
+        text = self._texts.get(key)
+        if text is None:
+            text = _LOCK.sub("", statement.sql)
+            text = _TEXT.sub(r"\1", text)
+            text = _CHANGE.sub(r"\1 OR ROLLBACK", text)
+            text = text.replace("{columns}", statement.columns.list)
+            text = text.replace("{rows}", statement.columns.values(count))
+            if statement.reads:
+                answered = ", ".join(f"c{i}" for i in range(_width(connection, text)))
+                rows_as_json = f"SELECT json_group_array(json_array({answered})) FROM q"
+                text = f"WITH q({answered}) AS ({text}) {rows_as_json}"
+            if len(self._texts) >= STATEMENTS_KEPT:
+                self._texts.clear()
+            self._texts[key] = text
         return text
 
 
