@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -30,6 +30,15 @@ _C_contra = TypeVar("_C_contra", contravariant=True)
 _R_co = TypeVar("_R_co", covariant=True)
 _R_contra = TypeVar("_R_contra", contravariant=True)
 
+_EARLY_GROUP: Final = 32
+"""So many callers are a group before the others of their turn of the event loop are there: these
+are done while those are worked out."""
+_FULL_GROUPS: Final = 4
+"""The weight of so many full groups may be on its way at once, in however many groups. Who is asked
+joins what has come in meanwhile; what were kept back here would miss that and wait for the next."""
+_PATIENCE: Final = 0.05
+"""Of the deadline. When a group has been on its way for longer, no other follows it before it is
+told of: who was not sent can still be answered without the store."""
 _SWEEP_SECONDS: Final = 0.05
 """How often deadlines are looked at, at most; of short ones, twice in each."""
 
@@ -92,23 +101,16 @@ class Asker(Protocol[_C_contra, _R_co]):
     def weight(self, command: _C_contra) -> int: ...
 
 
-class Flights(NamedTuple):
-    """How groups are on their way."""
-
-    most: int
-    """So many at once."""
-    early_group: int
-    """So many callers are a group before the others of their turn of the event loop are there:
-    these are done while those are worked out."""
-
-
 class _Flight(Generic[C, R]):
     """A group that was sent and is not answered."""
 
-    __slots__ = ("asked", "began", "group", "is_late", "until")
+    __slots__ = ("asked", "began", "group", "is_late", "until", "weight")
 
-    def __init__(self, group: list[tuple[C, asyncio.Future[R], float]], until: float) -> None:
+    def __init__(
+        self, group: list[tuple[C, asyncio.Future[R], float]], weight: int, until: float
+    ) -> None:
         self.group = group
+        self.weight = weight
         self.began = perf_counter()
         self.until = until
         """The time of the loop at which the answer is late."""
@@ -119,7 +121,7 @@ class _Flight(Generic[C, R]):
 class LoopGroups(Generic[C, R]):
     """Commands of coroutines of one event loop, in groups of which several are on their way.
 
-    A group is what a turn of the loop brings, or what arrived while as many as may be were on their
+    A group is what a turn of the loop brings, or what arrived while as much as may be was on its
     way. A command whose deadline passes is answered `without_store` when it was not sent, which
     then never happens; else as `late`, since it may still be done.
     """
@@ -129,16 +131,18 @@ class LoopGroups(Generic[C, R]):
         elsewhere: Elsewhere[C, R],
         asker: Asker[C, R],
         loop: asyncio.AbstractEventLoop,
-        flights: Flights,
     ) -> None:
         self.loop: Final = loop
         self._elsewhere = elsewhere
         self._asker = asker
-        self._max_in_flight, self._early_group = flights
+        self._max_in_flight = _FULL_GROUPS * asker.limits.max_group
+        self._until_impatient = (1 - _PATIENCE) * asker.limits.deadline_seconds
         self._queue: deque[tuple[C, asyncio.Future[R], float]] = deque()
         """Those whose group has not begun, each with the time of the loop at which it is no longer
         waited for, in order of arrival and so of that time."""
         self._flights: dict[_Flight[C, R], None] = {}
+        self._in_flight = 0
+        """The weight of what is on its way."""
         self._in_turn = False
         """This turn's end is waited for."""
         self._deadline = 0.0
@@ -164,7 +168,7 @@ class LoopGroups(Generic[C, R]):
             self._begin_turn()
         future: asyncio.Future[R] = self.loop.create_future()
         queue.append((command, future, self._deadline))
-        if len(queue) == self._early_group:
+        if len(queue) == _EARLY_GROUP:
             self._begin()
         return future
 
@@ -174,6 +178,7 @@ class LoopGroups(Generic[C, R]):
             for _ in self._flights:  # one of them may be what the breaker waits for
                 self._asker.breaker.failed(self._asker.clock.now())
             self._flights.clear()
+            self._in_flight = 0
             self._queue.clear()
         if not (self._queue or self._flights):
             self._elsewhere.close()
@@ -196,19 +201,23 @@ class LoopGroups(Generic[C, R]):
     def _begin(self) -> None:
         """Send groups of those who wait, as far as there may be more."""
         asker = self._asker
-        while self._queue and len(self._flights) < self._max_in_flight:
+        while self._queue and self._in_flight < self._max_in_flight:
             breaker = asker.breaker
-            if breaker.state is BreakerState.HALF_OPEN and self._flights:
-                return  # one tries for all
-            group = self._next_group()
+            if self._flights and (
+                breaker.state is BreakerState.HALF_OPEN  # one tries for all
+                or next(iter(self._flights)).until - self.loop.time() < self._until_impatient
+            ):
+                return
+            group, size = self._next_group()
             if not group:
                 return
             if breaker.allows(asker.clock.now()):
-                self._send(group)
+                self._send(group, size)
             else:
                 _answer(group, asker.without_store)
 
-    def _next_group(self) -> list[tuple[C, asyncio.Future[R], float]]:
+    def _next_group(self) -> tuple[list[tuple[C, asyncio.Future[R], float]], int]:
+        """Those who still wait, and their weight."""
         group: list[tuple[C, asyncio.Future[R], float]] = []
         size = 0
         queue, weight, max_group = self._queue, self._asker.weight, self._asker.limits.max_group
@@ -217,11 +226,12 @@ class LoopGroups(Generic[C, R]):
             if not one[1].done():
                 group.append(one)
                 size += weight(one[0])
-        return group
+        return group, size
 
-    def _send(self, group: list[tuple[C, asyncio.Future[R], float]]) -> None:
-        flight = _Flight[C, R](group, self.loop.time() + self._asker.limits.deadline_seconds)
+    def _send(self, group: list[tuple[C, asyncio.Future[R], float]], size: int) -> None:
+        flight = _Flight[C, R](group, size, self.loop.time() + self._asker.limits.deadline_seconds)
         self._flights[flight] = None
+        self._in_flight += size
         try:
             flight.asked = self._elsewhere.ask_all(
                 [command for command, _, _ in group], partial(self._told, flight)
@@ -239,6 +249,7 @@ class LoopGroups(Generic[C, R]):
     ) -> None:
         if self._flights.pop(flight, self) is self:
             return
+        self._in_flight -= flight.weight
         flight.asked = None
         asker, group = self._asker, flight.group
         if isinstance(outcomes, Exception):
@@ -293,4 +304,4 @@ def _answer(group: list[tuple[C, asyncio.Future[R], float]], outcome_of: Callabl
             future.set_result(outcome_of(command))
 
 
-__all__ = ["Asked", "Asker", "Elsewhere", "Flights", "LoopGroups"]
+__all__ = ["Asked", "Asker", "Elsewhere", "LoopGroups"]

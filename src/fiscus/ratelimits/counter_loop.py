@@ -11,7 +11,7 @@ from typing import Final
 from fiscus.breaker import CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.groups import GroupLimits, GroupLoop
-from fiscus.loop_groups import Flights, LoopGroups, Told
+from fiscus.loop_groups import LoopGroups, Told
 from fiscus.ratelimits.port import (
     Asked,
     CounterStore,
@@ -31,7 +31,6 @@ MAX_GROUP: Final = 512
 """Takes of a group at most."""
 MAX_QUEUE: Final = 20_000
 """Callers that may wait for a group to begin, before new ones are refused."""
-_FLIGHTS: Final = Flights(most=4, early_group=32)
 
 
 class CounterLoop(GroupLoop[Takes, Outcome]):
@@ -60,7 +59,7 @@ class CounterLoop(GroupLoop[Takes, Outcome]):
         if found is None:
             counters = self._counters.on_loop(running)
             assert counters is not None  # immediate ones are not asked for others
-            found = LoopTakes(_Elsewhere(counters), self, running, _FLIGHTS)
+            found = LoopTakes(_Elsewhere(counters), self, running)
             with self._lock:
                 gone = [one for loop, one in self._loops.items() if loop.is_closed()]
                 for one in gone:

@@ -29,7 +29,6 @@ from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.loop import Ledger
-from fiscus.loop_groups import Flights
 from fiscus.paging import PageRequest
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.scopes import parse_id
@@ -54,10 +53,6 @@ log = structlog.get_logger(__name__)
 
 _FOR_GOOD: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _BOOTSTRAP: Final = "bootstrap"
-_ON_SQLITE: Final = Flights(most=3, early_group=16)
-"""Groups on their way to the ledger's process, which has one core as the server has the other: it
-does the first callers of a turn while the others of that are read. A database server decides on
-cores of its own, and fewer, larger groups cost it less."""
 
 
 def open_engine(
@@ -131,14 +126,7 @@ def _open_ledger(
     if apart:
         fallbacks = ToldFallbacks()
         degraded = DegradedDecisions(fallbacks, journal)
-        apart_ledger = LedgerApart(
-            start_ledger(settings),
-            fallbacks,
-            clock,
-            degraded,
-            limits,
-            _ON_SQLITE if database.is_sqlite else Flights(1, limits.max_group),
-        )
+        apart_ledger = LedgerApart(start_ledger(settings), fallbacks, clock, degraded, limits)
         return apart_ledger, _nothing
     definitions = DefinitionCache()
     store = database.ledger_store()

@@ -22,7 +22,7 @@ from fiscus.ledger.commands import ANSWERS, Command, Outcome
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.port import StoreUnavailable
-from fiscus.loop_groups import Flights, LoopGroups, Told
+from fiscus.loop_groups import LoopGroups, Told
 from fiscus.wire import decode
 
 PART_BYTES: Final = 1_000_000
@@ -46,10 +46,7 @@ class LedgerApart(Ledger):
         clock: Clock,
         degraded: DegradedDecisions,
         limits: GroupLimits,
-        flights: Flights,
     ) -> None:
-        """`flights` are those of the event loop."""
-        self.flights: Final = flights
         self._process = process
         self._fallbacks = fallbacks
         self._line = process.thread_line()
@@ -75,7 +72,7 @@ class LedgerApart(Ledger):
         loop = asyncio.get_running_loop()
         if self._here is None:
             self._loop_line = LoopLine(self._process, self._fallbacks, loop)
-            self._here = LoopGroups(self._loop_line, self, loop, self.flights)
+            self._here = LoopGroups(self._loop_line, self, loop)
         elif self._here.loop is not loop:
             raise AssertionError("another event loop asks the ledger's process")
         return self._here

@@ -1,0 +1,169 @@
+"""Which callers of an event loop share a group, and who is kept back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from fiscus.breaker import CircuitBreaker
+from fiscus.clock import SystemClock
+from fiscus.groups import GroupLimits, GroupLoop
+from fiscus.loop_groups import LoopGroups, Told
+
+pytestmark = pytest.mark.anyio
+DEADLINE_SECONDS = 2.0
+MAX_GROUP = 3
+Ask = Callable[[Sequence[int]], list[asyncio.Future[str]]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Numbers(GroupLoop[int, str]):
+    """Who has what is asked in common; a number weighs one."""
+
+    def __init__(self, max_group: int) -> None:
+        super().__init__(
+            "numbers",
+            lambda numbers: list(map(str, numbers)),
+            SystemClock(),
+            CircuitBreaker(failure_ratio=0.4, window_seconds=30),
+            GroupLimits(max_group, max_queue=1_000, deadline_seconds=DEADLINE_SECONDS),
+            expected_failure=RuntimeError,
+        )
+
+    def without_store(self, command: int) -> str:
+        return "without the store"
+
+    def late(self, command: int) -> str:
+        return "late"
+
+    def weight(self, command: int) -> int:
+        return 1
+
+
+class Elsewhere:
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[int], Told[str]]] = []
+
+    def ask_all(self, commands: list[int], told: Told[str]) -> Elsewhere:
+        self.asked.append((commands, told))
+        return self
+
+    def answer_first(self) -> None:
+        commands, told = self.asked.pop(0)
+        told(list(map(str, commands)))
+
+    def groups(self) -> list[list[int]]:
+        return [commands for commands, _ in self.asked]
+
+    def give_up(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def numbers(request: pytest.FixtureRequest) -> Iterator[Numbers]:
+    numbers = Numbers(getattr(request, "param", MAX_GROUP))
+    yield numbers
+    numbers.close()
+
+
+@pytest.fixture
+def elsewhere() -> Elsewhere:
+    return Elsewhere()
+
+
+@pytest.fixture
+async def ask(numbers: Numbers, elsewhere: Elsewhere) -> Ask:
+    groups = LoopGroups(elsewhere, numbers, asyncio.get_running_loop())
+    return lambda asked: [groups.execute(number) for number in asked]
+
+
+@pytest.fixture
+async def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the time of the event loop on."""
+    loop = asyncio.get_running_loop()
+    real, moved = loop.time, 0.0
+
+    def move(seconds: float) -> None:
+        nonlocal moved
+        moved += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: real() + moved)
+    return move
+
+
+async def turn() -> None:
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_each_turn_is_sent_while_earlier_ones_are_on_their_way(
+    ask: Ask, elsewhere: Elsewhere
+) -> None:
+    answers = []
+    for first in (0, 2, 4, 6, 8):
+        answers += ask([first, first + 1])
+        await turn()
+    assert elsewhere.groups() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    for _ in range(5):
+        elsewhere.answer_first()
+    assert await asyncio.gather(*answers) == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("numbers", [100], indirect=True)
+async def test_the_first_of_a_turn_are_sent_before_it_ends(ask: Ask, elsewhere: Elsewhere) -> None:
+    answers = ask(range(40))
+    assert elsewhere.groups() == [list(range(32))]
+    await turn()
+    assert elsewhere.groups() == [list(range(32)), list(range(32, 40))]
+    elsewhere.answer_first()
+    elsewhere.answer_first()
+    assert await asyncio.gather(*answers) == [str(number) for number in range(40)]
+
+
+async def test_what_four_full_groups_weigh_is_on_its_way_at_most(
+    ask: Ask, elsewhere: Elsewhere
+) -> None:
+    answers = ask(range(20))
+    await turn()
+    assert elsewhere.groups() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    for _ in range(7):
+        elsewhere.answer_first()
+    assert elsewhere.groups() == []
+    assert await asyncio.gather(*answers) == [str(number) for number in range(20)]
+
+
+async def test_nobody_follows_a_group_that_has_been_on_its_way_for_long(
+    ask: Ask, elsewhere: Elsewhere, later: Callable[[float], None]
+) -> None:
+    (first,) = ask([1])
+    await turn()
+    later(DEADLINE_SECONDS * 0.1)
+    (kept_back,) = ask([2])
+    await turn()
+    assert elsewhere.groups() == [[1]]
+    later(DEADLINE_SECONDS)
+    assert await asyncio.wait_for(first, DEADLINE_SECONDS) == "late"
+    assert await asyncio.wait_for(kept_back, DEADLINE_SECONDS) == "without the store"
+
+
+async def test_who_was_kept_back_is_sent_when_the_group_is_told_of(
+    ask: Ask, elsewhere: Elsewhere, later: Callable[[float], None]
+) -> None:
+    answers = ask([1])
+    await turn()
+    later(DEADLINE_SECONDS * 0.1)
+    answers += ask([2])
+    await turn()
+    elsewhere.answer_first()
+    assert elsewhere.groups() == [[2]]
+    elsewhere.answer_first()
+    assert await asyncio.gather(*answers) == ["1", "2"]
