@@ -12,11 +12,13 @@ from bench.samples import Comparison, Sample
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure, and what to profile by."""
+    """How long to measure, on what disk, and what to profile by."""
 
     rounds: int
     seconds: float
     profiler: Profiler = field(default_factory=Profiler)
+    fsync_ms: float | None = None
+    """So much longer each fsync takes than the machine's own."""
 
 
 class Result(Struct, frozen=True, kw_only=True):

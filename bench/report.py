@@ -65,9 +65,10 @@ def unmet(results: Sequence[Result]) -> list[str]:
 
 
 def write(folder: Path, result: Result, machine: Machine, plan: Plan) -> Path:
-    """Keep a result as `<name>-<store>.json`; the file."""
+    """Keep a result as `<name>-<store>.json`, with `-fsync-<ms>ms` of a slower disk; the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result.name}-{result.store}.json"
+    disk = f"-fsync-{plan.fsync_ms:g}ms" if plan.fsync_ms else ""
+    path = folder / f"{result.name}-{result.store}{disk}.json"
     document: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "workload": {
