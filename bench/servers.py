@@ -11,11 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.slow_disk import require_slowed
 from bench.valkey import running_valkey
 from tests.servers import PostgresServer, fresh_database, running_postgres, stop_postgres
 
@@ -70,7 +71,7 @@ class Server:
         """Processor time of its processes so far; None where the system does not tell."""
         if not Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").exists():
             return None
-        tasks = (task for pid in self._pids() for task in Path(f"/proc/{pid}/task").iterdir())
+        tasks = (task for pid in self.pids() for task in Path(f"/proc/{pid}/task").iterdir())
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def peak_memory_bytes(self) -> int | None:
@@ -80,9 +81,9 @@ class Server:
         """
         if not Path(f"/proc/{self.pid}/status").exists():
             return None
-        return sum(map(_peak_memory_bytes, self._pids()))
+        return sum(map(_peak_memory_bytes, self.pids()))
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
         """The process and those that it started."""
         found = [self.pid]
         for process in Path("/proc").glob("[0-9]*"):
@@ -195,6 +196,8 @@ class Databases:
             home = Path(tempfile.mkdtemp(prefix="fiscus-bench-postgres-"))
             self._stack.callback(stop_postgres, home)
             self._postgres = running_postgres(home, os.getpid())
+            with closing(self._postgres.connect()) as admin:
+                require_slowed([admin.info.backend_pid])
         return self._postgres
 
 
@@ -213,7 +216,9 @@ def _running(
         )
     try:
         _wait_for(process, port, log)
-        yield Server(process.pid, port)
+        server = Server(process.pid, port)
+        require_slowed(server.pids())
+        yield server
     finally:
         process.terminate()
         try:

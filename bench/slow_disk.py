@@ -12,12 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 _SOURCE: Final = Path(__file__).with_name("slow_fsync.c")
-_WAIT: Final = "FISCUS_BENCH_FSYNC_US"
+_LOADED_BY: Final = "LD_PRELOAD"
 
 
 class CompilerMissing(Exception):
@@ -26,7 +26,7 @@ class CompilerMissing(Exception):
 
 def is_slowed() -> bool:
     """Whether this process, and so all that it starts, has the slow disk."""
-    return _WAIT in os.environ
+    return _SOURCE.stem in os.environ.get(_LOADED_BY, "")
 
 
 def run_again(arguments: Sequence[str], extra_ms: float) -> int:
@@ -37,12 +37,22 @@ def run_again(arguments: Sequence[str], extra_ms: float) -> int:
     with tempfile.TemporaryDirectory(prefix="fiscus-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # the user that PostgreSQL runs as loads it too
-        library = folder / "slow_fsync.so"
+        library = folder / f"{_SOURCE.stem}.so"
+        wait = f"-DWAIT_US={round(extra_ms * 1000)}"
         subprocess.run(
-            [compiler, "-shared", "-fPIC", "-O2", "-o", library, _SOURCE, "-ldl"], check=True
+            [compiler, "-shared", "-fPIC", "-O2", wait, "-o", library, _SOURCE, "-ldl"], check=True
         )
-        slowed = {"LD_PRELOAD": str(library), _WAIT: str(round(extra_ms * 1000))}
+        environment = {**os.environ, _LOADED_BY: str(library)}
         done = subprocess.run(
-            [sys.executable, "-m", "bench", *arguments], env={**os.environ, **slowed}, check=False
+            [sys.executable, "-m", "bench", *arguments], env=environment, check=False
         )
         return done.returncode
+
+
+def require_slowed(pids: Iterable[int]) -> None:
+    """Raises `RuntimeError` when this process has the slow disk and one of those has not."""
+    if not is_slowed():
+        return
+    for pid in pids:
+        if _SOURCE.stem not in Path(f"/proc/{pid}/maps").read_text():
+            raise RuntimeError(f"process {pid} does not have the slow disk")
