@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except CompilerMissing:
         return _cannot(
-            "--fsync-ms needs Linux and a C compiler, and there is no cc on the PATH.",
+            "--fsync-ms needs Linux, and a C compiler as cc on the PATH.",
             "Install one: `apt-get install gcc`.",
         )
     except ProfilerMissing:

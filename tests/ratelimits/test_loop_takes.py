@@ -14,7 +14,7 @@ from fiscus.clock import SystemClock
 from fiscus.groups import GroupLimits
 from fiscus.ids import uuid7
 from fiscus.priorities import PRIORITIES, Priority
-from fiscus.ratelimits.counter_loop import CounterLoop, Outcome
+from fiscus.ratelimits.counter_loop import MAX_GROUP, CounterLoop, Outcome
 from fiscus.ratelimits.port import Take
 from fiscus.ratelimits.rules import Algorithm, make_rule
 from fiscus.wiring.counters import open_counters
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-DAY = make_rule(Algorithm.FIXED_WINDOW, 1000, 86_400_000_000)
+LIMIT = 10_000
+DAY = make_rule(Algorithm.FIXED_WINDOW, LIMIT, 86_400_000_000)
 NORMAL = PRIORITIES.index(Priority.NORMAL)
 PATIENT_SECONDS = 10.0
 pytestmark = pytest.mark.anyio
 
-IN_FLIGHT = 4 * 32
-"""So many callers of one turn are sent for; more wait for an answer."""
+IN_FLIGHT = 4 * MAX_GROUP
+"""So many callers are sent for; more wait for an answer."""
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -85,7 +86,7 @@ def remaining(outcome: Outcome) -> int | None:
 async def used(loop: CounterLoop, tenant_id: str) -> int:
     left = remaining(await loop.here().execute(takes(tenant_id, count=0)))
     assert left is not None
-    return 1000 - left
+    return LIMIT - left
 
 
 async def turns(how_many: int = 3) -> None:
@@ -130,8 +131,8 @@ async def test_groups_on_their_way_together_are_answered_each_with_its_own(
     finally:
         valkey.resume()
     outcomes = await asyncio.gather(*asked)
-    assert [remaining(one) for one in outcomes] == [1000 - count for count in range(len(asked))]
-    assert groups.committed == [1, 32, 32, 32, 32, 10]
+    assert [remaining(one) for one in outcomes] == [LIMIT - count for count in range(len(asked))]
+    assert groups.committed == [1, *[32] * (IN_FLIGHT // 32), 10]
 
 
 async def test_a_connection_that_dies_answers_all_who_wait_and_nothing_is_sent_again(
@@ -159,7 +160,7 @@ async def until_used(loop: CounterLoop, tenant_id: str) -> int:
         if outcome is not None:
             left = remaining(outcome)
             assert left is not None
-            return 1000 - left
+            return LIMIT - left
         await asyncio.to_thread(threading.Event().wait, 0.01)
 
 
@@ -262,7 +263,7 @@ def test_event_loops_have_connections_of_their_own(loop: CounterLoop, client: Re
 
     async def run() -> None:
         outcomes = await asyncio.gather(
-            *(loop.here().execute(takes(tenant_id, count=10)) for _ in range(50))
+            *(loop.here().execute(takes(tenant_id, count=LIMIT // 100)) for _ in range(50))
         )
         admitted.extend(bool(one and one[0] and one[0].admitted) for one in outcomes)
 
