@@ -1,8 +1,6 @@
 """A disk that takes longer to make writes durable: this machine's, and a wait after each fsync.
 
-Disks differ in that by more than machines do in anything else: from a tenth of a millisecond where
-a cache with a battery answers, to ten and more where platters turn. What waits for commits has to
-be measured on both.
+What waits for commits is to be measured on more than one disk, and few machines have two.
 """
 
 from __future__ import annotations

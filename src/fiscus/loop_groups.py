@@ -143,6 +143,9 @@ class LoopGroups(Generic[C, R]):
         self._flights: dict[_Flight[C, R], None] = {}
         self._in_flight = 0
         """The weight of what is on its way."""
+        self._is_stuck = False
+        """A group was given up, and none has been done since: one caller at a time tries for all,
+        so that the others are not sent and can be answered without the store."""
         self._in_turn = False
         """This turn's end is waited for."""
         self._deadline = 0.0
@@ -204,7 +207,8 @@ class LoopGroups(Generic[C, R]):
         while self._queue and self._in_flight < self._max_in_flight:
             breaker = asker.breaker
             if self._flights and (
-                breaker.state is BreakerState.HALF_OPEN  # one tries for all
+                self._is_stuck
+                or breaker.state is BreakerState.HALF_OPEN  # one tries for all
                 or next(iter(self._flights)).until - self.loop.time() < self._until_impatient
             ):
                 return
@@ -220,7 +224,8 @@ class LoopGroups(Generic[C, R]):
         """Those who still wait, and their weight."""
         group: list[tuple[C, asyncio.Future[R], float]] = []
         size = 0
-        queue, weight, max_group = self._queue, self._asker.weight, self._asker.limits.max_group
+        queue, weight = self._queue, self._asker.weight
+        max_group = 1 if self._is_stuck else self._asker.limits.max_group
         while queue and size < max_group:
             one = queue.popleft()
             if not one[1].done():
@@ -255,6 +260,7 @@ class LoopGroups(Generic[C, R]):
         if isinstance(outcomes, Exception):
             self._failed(group, outcomes)
         else:
+            self._is_stuck = False
             asker.breaker.succeeded(asker.clock.now())
             if asker.observer is not None:
                 took = perf_counter() - flight.began if seconds is None else seconds
@@ -289,6 +295,7 @@ class LoopGroups(Generic[C, R]):
             if flight.is_late:
                 if flight.asked is not None:
                     flight.asked.give_up()
+                self._is_stuck = True
                 self._told(flight, MaybeDone("the answer is late"))
             # a loop that was held up may look at its timers before it reads what has come
             flight.is_late = flight.until <= now

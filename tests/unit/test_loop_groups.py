@@ -51,6 +51,7 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[int], Told[str]]] = []
+        self.given_up = asyncio.Event()
 
     def ask_all(self, commands: list[int], told: Told[str]) -> Elsewhere:
         self.asked.append((commands, told))
@@ -63,7 +64,8 @@ class Elsewhere:
     def groups(self) -> list[list[int]]:
         return [commands for commands, _ in self.asked]
 
-    def give_up(self) -> None: ...
+    def give_up(self) -> None:
+        self.given_up.set()
 
     def close(self) -> None: ...
 
@@ -153,6 +155,41 @@ async def test_nobody_follows_a_group_that_has_been_on_its_way_for_long(
     later(DEADLINE_SECONDS)
     assert await asyncio.wait_for(first, DEADLINE_SECONDS) == "late"
     assert await asyncio.wait_for(kept_back, DEADLINE_SECONDS) == "without the store"
+
+
+async def test_when_a_group_was_given_up_one_caller_at_a_time_tries_for_all(
+    ask: Ask, elsewhere: Elsewhere, later: Callable[[float], None]
+) -> None:
+    (first,) = ask([1])
+    await turn()
+    later(DEADLINE_SECONDS * 0.5)
+    answers = ask([2, 3, 4])
+    later(DEADLINE_SECONDS * 0.6)
+    assert await asyncio.wait_for(first, DEADLINE_SECONDS) == "late"
+    await asyncio.wait_for(elsewhere.given_up.wait(), DEADLINE_SECONDS)
+    assert elsewhere.groups() == [[1], [2]]
+    later(DEADLINE_SECONDS * 0.5)
+    assert await asyncio.wait_for(asyncio.gather(*answers), DEADLINE_SECONDS) == [
+        "late",
+        "without the store",
+        "without the store",
+    ]
+
+
+async def test_when_the_one_that_tried_is_answered_all_are_sent_again(
+    ask: Ask, elsewhere: Elsewhere, later: Callable[[float], None]
+) -> None:
+    ask([1])
+    await turn()
+    later(DEADLINE_SECONDS * 0.5)
+    answers = ask([2, 3, 4])
+    later(DEADLINE_SECONDS * 0.6)
+    await asyncio.wait_for(elsewhere.given_up.wait(), DEADLINE_SECONDS)
+    del elsewhere.asked[0]
+    elsewhere.answer_first()
+    assert elsewhere.groups() == [[3, 4]]
+    elsewhere.answer_first()
+    assert await asyncio.gather(*answers) == ["2", "3", "4"]
 
 
 async def test_who_was_kept_back_is_sent_when_the_group_is_told_of(
