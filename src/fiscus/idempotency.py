@@ -7,9 +7,14 @@ effect is.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from msgspec import Struct
+from msgspec.structs import replace
+
+from fiscus.clock import to_us
 from fiscus.errors import IdempotencyConflict, ValidationError
 from fiscus.wire import encode_canonical
 
@@ -41,15 +46,39 @@ class StoredAnswer(NamedTuple):
 def idempotency(
     tenant_id: str, operation: str, key: str, body: Any, expires_at: datetime
 ) -> Idempotency:
-    """`key` for `operation`, with the hash of the canonical decoded body."""
+    """`key` for `operation`, with the hash of the canonical decoded body: what is asked, whether
+    the body names its tenant and its key itself or leaves them to the credential and a header.
+
+    `body` is a request, or a list or tuple of what tells the request from others.
+    """
     if not 1 <= len(key) <= 256 or not key.isprintable():
         raise ValidationError(
             "The idempotency key must be 1 to 256 printable characters",
             field="idempotency_key",
             suggested_action="Send a UUID, for instance.",
         )
-    digest = hashlib.sha256(encode_canonical(body)).hexdigest()
+    digest = hashlib.sha256(encode_canonical(_canonical(body, tenant_id))).hexdigest()
     return Idempotency(IdempotencyKey(tenant_id, operation, key), digest, expires_at)
+
+
+def _canonical(body: Any, tenant_id: str) -> Any:
+    if isinstance(body, list | tuple):
+        # the items of a batch keep their keys, which are their own
+        parts = cast("Sequence[Any]", body)
+        return [_said(one, tenant_id) if isinstance(one, Struct) else one for one in parts]
+    return _said(body, tenant_id, idempotency_key=None) if isinstance(body, Struct) else body
+
+
+def _said(request: Struct, tenant_id: str, **others: object) -> Struct:
+    """A request with its tenant and `others` filled in, as far as it has them, and times in UTC."""
+    fields = request.__struct_fields__
+    filled: dict[str, object] = {"tenant_id": tenant_id, **others}
+    same = {name: filled[name] for name in filled if name in fields}
+    for name in fields:
+        value = getattr(request, name)
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            same[name] = to_us(value)
+    return replace(request, **same)
 
 
 def require_same_body(wanted: Idempotency, stored: StoredAnswer) -> None:

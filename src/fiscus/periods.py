@@ -121,6 +121,11 @@ def period_after(schedule: Schedule, period: Period) -> Period | None:
     return period_at(schedule, period.end)
 
 
+def ends_at(schedule: Schedule) -> datetime | None:
+    """The moment from which the schedule no longer applies; None when it always will."""
+    return None if schedule.end_date is None else _bounds(schedule)[1]
+
+
 def first_anchor(timezone: str, moment: datetime) -> date:
     """The local date of `moment` (aware): the anchor that a first charge gives a rolling budget."""
     within = min(max(moment, DAWN), FAR_FUTURE)

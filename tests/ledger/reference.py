@@ -313,9 +313,7 @@ class Reference:
         if self._converted(actual, currency, one.currency, at) > one.estimate:
             flags.append("excess")
         one.settled = (actual, currency)
-        answer = self._record(
-            one.operation, one.operation_id, actual, currency, at, flags, reserved=True
-        )
+        answer = self._record(one.operation, one.operation_id, actual, currency, at, flags, one)
         answer.status = one.status
         one.answer = answer
         return answer
@@ -328,7 +326,7 @@ class Reference:
         currency: str,
         at: datetime,
     ) -> Expected:
-        return self._record(operation, operation_id, actual, currency, at, [], reserved=False)
+        return self._record(operation, operation_id, actual, currency, at, [], None)
 
     def _record(
         self,
@@ -338,22 +336,27 @@ class Reference:
         currency: str,
         at: datetime,
         flags: list[str],
-        *,
-        reserved: bool,
+        settled: RefReservation | None,
     ) -> Expected:
         if operation_id is not None and operation_id in self._operations:
             amount, of, first = self._operations[operation_id]
             if (amount, of) != (actual, currency):
                 return Expected(error=CONFLICT)
-            return Expected(flags=flags, repeats=first)
+            return Expected(flags=first.flags, repeats=first)
         charged: dict[str, Fraction] = {}
+        held = {} if settled is None else dict(settled.lines)
         for budget, key in self._matching(operation, at):
             amount = self._converted(actual, currency, budget.currency, at)
             self._use(key).spent += amount
             charged[budget.budget_id] = amount
             self._anchor(budget, key[1], at)
-        if charged and not reserved:
-            flags = [*flags, "unreserved"]
+            if "late" in flags:
+                continue
+            if key not in held:
+                flags = [*flags, "unreserved"]
+            elif amount > held[key]:
+                flags = [*flags, "excess"]
+        flags = list(dict.fromkeys(flags))
         self.record_count += 1
         answer = Expected(flags=flags, charged=charged)
         if operation_id is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from fiscus.clock import ManualClock
+from fiscus.costs.model import CostFlag
 from fiscus.errors import PayloadTooLarge, ValidationError
 from tests.ledger.books import read_books
 from tests.ledger.desk import Desk, check_request
@@ -63,6 +64,75 @@ def test_what_never_fits_this_period_fits_at_the_next(desk: Desk) -> None:
 def test_what_is_larger_than_the_budget_never_fits(desk: Desk) -> None:
     desk.budget("10", period_type="daily")
     assert desk.check("10.000000000001").fits_at is None
+
+
+def test_credit_makes_room_for_more_than_the_amount(desk: Desk, clock: ManualClock) -> None:
+    desk.budget("10", period_type="project")
+    desk.record("-5", charge_category="credit")
+    desk.reserve("5", ttl_seconds=60)
+    denial = desk.check("12", reserve=False)
+    assert denial.fits_at == clock.now() + timedelta(seconds=60)
+    clock.advance(seconds=60)
+    assert desk.check("12", reserve=False).allowed
+
+
+def test_very_many_holds_are_over_when_the_last_of_them_is(desk: Desk, clock: ManualClock) -> None:
+    desk.budget("1100", period_type="project")
+    for ttl_seconds in (300, 301, 302):
+        held = [check_request("1", ttl_seconds=ttl_seconds)] * 360
+        assert desk.check_batch(held).allowed
+    at_once, one_by_one = desk.check("1100"), desk.check("1000")
+    assert one_by_one.fits_at == clock.now() + timedelta(seconds=302)
+    assert at_once.fits_at == clock.now() + timedelta(seconds=302)
+    assert desk.check("380").fits_at == clock.now() + timedelta(seconds=300)
+
+
+def test_a_budget_that_has_ended_refuses_nothing(desk: Desk, clock: ManualClock) -> None:
+    desk.budget("10", end_date="2026-03-12")
+    desk.record("10")
+    denial = desk.check("1", reserve=False)
+    assert denial.fits_at == datetime(2026, 3, 12, tzinfo=UTC)
+    clock.set(denial.fits_at)
+    assert desk.check("1", reserve=False).allowed
+    clock.set(datetime(2026, 3, 11, tzinfo=UTC))
+    desk.settings(require_budget=True)
+    assert desk.check("1", reserve=False).fits_at is None, "then no budget is left"
+
+
+def test_a_cost_stamped_ahead_fills_the_next_period_already(desk: Desk, clock: ManualClock) -> None:
+    desk.budget("10", period_type="daily")
+    desk.record("10")
+    desk.record("8", timestamp=clock.now() + timedelta(hours=20))
+    assert desk.check("2").fits_at == datetime(2026, 3, 11, tzinfo=UTC)
+    assert desk.check("3").fits_at == datetime(2026, 3, 12, tzinfo=UTC)
+
+
+def test_a_throttle_without_a_floor_admits_when_use_has_fallen(
+    desk: Desk, clock: ManualClock
+) -> None:
+    throttle = {"floor": "0", "retry_after_ms": 1000}
+    desk.budget("10", period_type="project", enforcement_action="throttle", throttle=throttle)
+    desk.reserve("10", ttl_seconds=60)
+    denial = desk.check("1", reserve=False)
+    assert (denial.allowed, denial.max_allowed_cost) == (False, 0)
+    assert denial.fits_at == clock.now() + timedelta(seconds=60)
+    assert denial.throttle is not None
+    assert denial.throttle.retry_after_ms == 60_000
+    clock.advance(seconds=60)
+    assert desk.check("1", reserve=False).allowed
+    desk.record("10")
+    assert desk.check("1").fits_at is None, "this one never starts again"
+
+
+def test_a_throttle_starts_again_with_its_period(desk: Desk, clock: ManualClock) -> None:
+    throttle = {"floor": "0.01", "retry_after_ms": 60_000}
+    desk.budget("10", period_type="daily", enforcement_action="throttle", throttle=throttle)
+    desk.record("10")
+    clock.set(datetime(2026, 3, 10, 23, 59, 30, tzinfo=UTC))
+    denial = desk.check("1")
+    assert denial.fits_at == datetime(2026, 3, 11, tzinfo=UTC)
+    assert denial.throttle is not None
+    assert denial.throttle.retry_after_ms == 30_000
 
 
 def test_only_looking_holds_nothing(desk: Desk) -> None:
@@ -285,3 +355,14 @@ def test_a_throttled_budget_admits_its_share_over_many_checks(desk: Desk) -> Non
     assert denied.throttle.retry_after_ms % 500 == 0
     assert denied.fits_at is not None
     assert desk.used(budget) == ("75", "0")
+
+
+def test_a_rate_of_another_day_may_charge_more_than_was_held(
+    desk: Desk, clock: ManualClock
+) -> None:
+    clock.set(datetime(2025, 3, 10, 12, tzinfo=UTC))
+    budget = desk.budget("9", currency="EUR", period_type="yearly")
+    held = desk.reserve("9.5", currency="USD")
+    january = datetime(2025, 1, 13, tzinfo=UTC)  # a euro cost less then
+    assert desk.settle(held, "9.5", timestamp=january).flags == [CostFlag.EXCESS]
+    assert desk.used(budget)[0] > "9.2"

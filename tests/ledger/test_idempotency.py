@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fiscus.clock import ManualClock
+from fiscus.costs.calls import RecordBatchAnswer, RecordBatchRequest
 from fiscus.errors import Conflict, IdempotencyConflict, ValidationError
+from fiscus.ledger.requests import record_batch_command
+from fiscus.wire import decode
 from tests.ledger.desk import Desk, check_request
 
 
@@ -68,6 +71,38 @@ def test_the_header_and_the_key_of_an_item_share_one_namespace(desk: Desk) -> No
     assert batch.results[0].record is not None
     assert batch.results[0].record.record_id == first.record_id
     assert desk.used(budget) == ("5", "0")
+
+
+def test_a_key_means_the_same_in_a_header_beside_the_request_and_in_a_batch(desk: Desk) -> None:
+    budget = desk.budget("10")
+    first = desk.check("4", "key").reservation_id
+    assert desk.check("4", idempotency_key="key").reservation_id == first
+    assert desk.check("4", "key", tenant_id=desk.tenant_id).reservation_id == first
+    batch = desk.check_batch([check_request("4", idempotency_key="key")])
+    assert batch.results[0].reservation_id == first
+    assert desk.used(budget) == ("0", "4")
+
+
+def test_a_batch_of_records_is_the_same_however_its_json_is_written(desk: Desk) -> None:
+    budget = desk.budget("10")
+
+    def record(text: str) -> list[str | None]:
+        request = decode(text, RecordBatchRequest)
+        now = desk.engine.clock.now()
+        command = record_batch_command(request, desk.tenant_id, now, "key")
+        return [
+            one.record.record_id if one.record else None
+            for one in desk.run(command, RecordBatchAnswer).results
+        ]
+
+    first = record('{"records":[{"resource_type":"llm","cost_amount":1,"project_id":"p"},{"x":1}]}')
+    again = record(
+        '{"records": [{"project_id": "p", "resource_type": "llm", "cost_amount": 1.0}, {"x":1}]}'
+    )
+    assert again == first
+    assert desk.used(budget) == ("1", "0")
+    with pytest.raises(IdempotencyConflict):
+        record('{"records":[{"resource_type":"llm","cost_amount":1,"project_id":"p"},{"x":2}]}')
 
 
 def test_the_window_of_a_check_ends_with_its_hold_but_not_before_five_minutes(

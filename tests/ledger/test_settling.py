@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from fiscus.clock import ManualClock
@@ -66,6 +68,62 @@ def test_recording_with_a_reservation_is_settling_it(desk: Desk) -> None:
     assert answer.attributed_to_id == "u"  # the reservation's attributes, not the record's
     assert desk.used(budget) == ("3", "0")
     assert desk.settle(held, "3").record_id == answer.record_id
+
+
+def test_a_record_with_a_reservation_keeps_its_operation_and_category(desk: Desk) -> None:
+    budget = desk.budget("10")
+    held = desk.reserve("4")
+    cost = {"operation_id": "op", "charge_category": "tax"}
+    first = desk.record("3", reservation_id=held, **cost)
+    assert desk.record("3", **cost).record_id == first.record_id, "the same operation"
+    assert desk.used(budget) == ("3", "0")
+    record = desk.engine.costs.get(desk.tenant_id, first.record_id)
+    assert (record.operation_id, record.charge_category) == ("op", "tax")
+
+
+def test_a_reservation_is_settled_for_the_operation_that_was_checked_only(desk: Desk) -> None:
+    budget = desk.budget("10")
+    held = desk.reserve("4", operation_id="checked")
+    with pytest.raises(Conflict) as caught:
+        desk.record("3", reservation_id=held, operation_id="another")
+    assert caught.value.details["field"] == "operation_id"
+    assert desk.used(budget) == ("0", "4")
+    assert desk.record("3", reservation_id=held, operation_id="checked").flags == []
+
+
+def test_a_credit_settles_no_reservation(desk: Desk) -> None:
+    desk.budget("10")
+    held = desk.reserve("4")
+    with pytest.raises(ValidationError) as caught:
+        desk.record("-3", reservation_id=held, charge_category="credit")
+    assert caught.value.field == "cost_amount"
+
+
+def test_a_repeated_operation_is_answered_with_what_was_recorded(desk: Desk) -> None:
+    desk.budget("10")
+    first = desk.record("1", operation_id="op")
+    again = desk.record("1", operation_id="op", user_id="somebody-else")
+    assert (again.attributed_to_type, again.attributed_to_id) == ("project", "p")
+    assert (again.record_id, again.flags) == (first.record_id, ["unreserved"])
+
+
+def test_what_a_settle_charges_to_the_next_period_was_not_reserved_there(
+    desk: Desk, clock: ManualClock
+) -> None:
+    budget = desk.budget("10", period_type="daily")
+    clock.set(datetime(2026, 3, 10, 23, 59, tzinfo=UTC))
+    held = desk.reserve("10", ttl_seconds=600)
+    clock.advance(minutes=2)
+    desk.settle(desk.reserve("10", ttl_seconds=600), "10")
+    assert desk.settle(held, "10").flags == [CostFlag.UNRESERVED]
+    assert desk.used(budget) == ("20", "0")
+
+
+def test_a_budget_that_only_the_settle_made_match_was_not_reserved(desk: Desk) -> None:
+    desk.budget("100")
+    desk.budget("10", filters={"tags": {"env": "prod"}})
+    held = desk.reserve("50")
+    assert desk.settle(held, "50", tags={"env": "prod"}).flags == [CostFlag.UNRESERVED]
 
 
 def test_settling_after_expiry_is_late_and_the_reservation_stays_expired(

@@ -78,7 +78,8 @@ def answer(decided: BudgetsDecided, asked: Asked) -> CheckAnswer:
     matched, standings = decided.matched, decided.standings
     estimate, day = asked.estimate, asked.now.date()
     lines: list[BudgetLine] = []
-    most = None if matched or allowed else ZERO
+    is_throttled = bool(matched) and standings[deciding].decision == THROTTLE
+    most = ZERO if is_throttled or not (matched or allowed) else None
     for index, one in enumerate(matched):
         line = _line(one, standings[index], estimate, day)
         lines.append(line)

@@ -181,7 +181,7 @@ class SettleAnswer(Struct, frozen=True, kw_only=True):
     record_id: str
     charged: Annotated[Decimal, Meta(description="The actual cost, in its own currency.")]
     currency: str
-    flags: Annotated[list[CostFlag], Meta(description="late, excess, unconverted.")]
+    flags: Annotated[list[CostFlag], Meta(description="late, excess, unreserved, unconverted.")]
     budgets: list[ChargedLine]
     reservation_id: str
     reservation_status: ReservationStatus

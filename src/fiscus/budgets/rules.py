@@ -6,7 +6,7 @@ balances as they are afterwards. It reads no clock and no store; a denial is a v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Final, NamedTuple
@@ -66,6 +66,11 @@ class ThrottleShare(NamedTuple):
 
     multiplier: Decimal
     retry_after_ms: int
+
+    def no_later_than(self, wait: timedelta) -> ThrottleShare:
+        """With a shorter wait, where it is over by then for another reason."""
+        wait_ms = -(-wait // timedelta(milliseconds=1))
+        return self._replace(retry_after_ms=min(self.retry_after_ms, wait_ms))
 
 
 class Decision(Struct, frozen=True, gc=False):
@@ -245,35 +250,72 @@ def _before_conversion(room: Decimal, rate: Decimal) -> Decimal:
 
 
 class Hold(NamedTuple):
-    """Money another reservation holds on a balance, and until when."""
+    """Money that reservations hold on a balance, and until when."""
 
     expires_at: datetime
     amount: Decimal
 
 
-def fits_at(
-    demand: Demand, holds: Iterable[Hold], next_period_start: datetime | None
-) -> datetime | None:
-    """The earliest moment a denied estimate would fit this budget if nobody else came.
+class Upcoming(NamedTuple):
+    """A later period of a budget, and what costs stamped ahead of time have spent of it."""
 
-    Room comes back when holds expire and when the next period starts; None when neither helps.
+    start: datetime
+    spent: Decimal
+
+
+class Ahead(NamedTuple):
+    """What is known of a budget's time to come, if nobody else came."""
+
+    holds: Sequence[Hold]
+    """On the balance that was decided on, as far as they expire in its period."""
+    periods: Sequence[Upcoming]
+    ends_at: datetime | None
+    """When the budget counts nothing any longer and refuses nothing; None for never."""
+
+
+def fits_at(demand: Demand, ahead: Ahead) -> datetime | None:
+    """The earliest moment at which a budget would have room for an estimate it denied.
+
+    Room comes back when holds expire and when another period starts; None when nothing helps.
     """
     budget, estimate = demand.budget, demand.estimate
-    if budget.frozen or estimate > budget.budget_amount:
-        return None
-    missing = subtract(estimate, headroom(budget, demand.balance))
-    for hold in sorted(holds):
-        if next_period_start is not None and hold.expires_at >= next_period_start:
+    if not budget.frozen:
+        missing = subtract(estimate, headroom(budget, demand.balance))
+        for hold in sorted(ahead.holds):
+            missing = subtract(missing, hold.amount)
+            if missing <= 0:
+                return hold.expires_at
+        for period in ahead.periods:
+            if add(period.spent, estimate) <= budget.budget_amount:
+                return period.start
+    return ahead.ends_at
+
+
+def throttle_fits_at(
+    demand: Demand, balance: BudgetBalance, now: datetime, throttle: ThrottleShare, ahead: Ahead
+) -> datetime | None:
+    """The earliest moment at which a budget would admit an operation that it throttled.
+
+    `balance` is the one after the decision. Operations that go first fill the accumulator, unless
+    the share is nothing; expired holds and another period raise the share.
+    """
+    budget = demand.budget
+    moments: list[datetime] = []
+    if throttle.multiplier:
+        moments.append(now + timedelta(milliseconds=throttle.retry_after_ms))
+    if ahead.ends_at is not None:
+        moments.append(ahead.ends_at)
+    later = balance
+    for hold in sorted(ahead.holds):
+        later = free(later, hold.amount)
+        if add(later.throttle_credit, throttle_share(budget, later)) >= ONE:
+            moments.append(hold.expires_at)
             break
-        missing = subtract(missing, hold.amount)
-        if missing <= 0:
-            return hold.expires_at
-    return next_period_start
-
-
-def throttle_fits_at(now: datetime, throttle: ThrottleShare) -> datetime:
-    """When a throttled operation is worth another try."""
-    return now + timedelta(milliseconds=throttle.retry_after_ms)
+    for period in ahead.periods:
+        if throttle_share(budget, replace(balance, spent=period.spent, reserved=ZERO)) == ONE:
+            moments.append(period.start)
+            break
+    return min(moments, default=None)
 
 
 def free(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:

@@ -18,7 +18,7 @@ from fiscus.budgets.rules import charge
 from fiscus.costs.calls import RecordAnswer
 from fiscus.costs.fx import convert
 from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord
-from fiscus.errors import Conflict, ValidationError
+from fiscus.errors import Conflict
 from fiscus.ledger.commands import Cost, Record, RecordBatch, Settle
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.recorded import Charged, CostRecorded, answer
@@ -71,6 +71,8 @@ def apply_record(workspace: Workspace, command: Record) -> CostRecorded | Record
             resource_id=cost.resource_id,
             service_name=cost.operation.service_name,
             region=cost.region,
+            charge_category=cost.charge_category,
+            operation_id=cost.operation_id,
         )
         return _as_record_answer(workspace, apply_settle(workspace, settle), command)
     currency = cost.currency or workspace.tenant(cost.operation.tenant_id).settings.currency
@@ -80,9 +82,11 @@ def apply_record(workspace: Workspace, command: Record) -> CostRecorded | Record
 def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
     """Free the hold, record the actual cost, charge what it matches. Once: again is the same.
 
-    Raises `Conflict` when the reservation was settled with another amount.
+    Raises `Conflict` when the reservation was settled with another amount, or has another
+    operation id.
     """
     found = require_reservation(workspace, command.reservation_id, command.tenant_id)
+    _require_its_operation(found, command)
     currency = command.currency or found.currency
     if found.settlement is not None:
         earlier = decode(found.settlement, SettleAnswer)
@@ -93,8 +97,6 @@ def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
             details={"record_id": earlier.record_id, "charged": str(earlier.charged)},
             suggested_action="Record the difference as a cost of category adjustment.",
         )
-    if command.actual_cost < 0:
-        raise ValidationError("actual_cost must not be negative", field="actual_cost")
     reservation = current(workspace, found, command.now)
     flags: list[CostFlag] = []
     if reservation.status is ReservationStatus.PENDING:
@@ -104,9 +106,7 @@ def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
     if _exceeds(workspace, reservation, command, currency):
         flags.append(CostFlag.EXCESS)
     cost = _cost_of(reservation, command)
-    recorded = record_cost(
-        workspace, cost, currency, command.now, reservation.reservation_id, flags
-    )
+    recorded = record_cost(workspace, cost, currency, command.now, reservation, flags)
     if isinstance(recorded, CostRecorded):
         recorded = answer(recorded, cost, command.now, reservation.reservation_id)
     settled = SettleAnswer(
@@ -129,6 +129,17 @@ def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
         )
     )
     return settled
+
+
+def _require_its_operation(reservation: Reservation, command: Settle) -> None:
+    """What names the reservation and an operation may not mean another than the check named."""
+    held, given = reservation.operation_id, command.operation_id
+    if held is not None and given is not None and held != given:
+        raise Conflict(
+            f"The reservation is for operation {held}, not for {given}",
+            details={"reservation_id": reservation.reservation_id, "field": "operation_id"},
+            suggested_action="Leave operation_id out, or send the one that was checked.",
+        )
 
 
 def _exceeds(
@@ -156,12 +167,13 @@ def _cost_of(reservation: Reservation, command: Settle) -> Cost:
         amount=command.actual_cost,
         currency=None,
         timestamp=command.timestamp or command.now,
+        charge_category=command.charge_category,
         usage_quantity=command.usage_quantity,
         usage_unit=command.usage_unit,
         usage=command.usage,
         resource_id=command.resource_id,
         region=command.region,
-        operation_id=reservation.operation_id,
+        operation_id=reservation.operation_id or command.operation_id,
     )
 
 
@@ -187,13 +199,16 @@ def record_cost(
     cost: Cost,
     currency: str,
     now: datetime,
-    reservation_id: str | None = None,
+    settled: Reservation | None = None,
     flags: Sequence[CostFlag] = (),
 ) -> CostRecorded | RecordAnswer:
-    """Make the one record of a cost; a repeated operation id is answered the record made before."""
+    """Make the one record of a cost; a repeated operation id is answered the record made before.
+
+    `settled` is the reservation it settles, with the `flags` that are known by then.
+    """
     flags = list(flags)
     operation = cost.operation
-    kind, scope_id = operation.attributed_to()
+    reservation_id = None if settled is None else settled.reservation_id
     if cost.operation_id is not None:
         earlier = workspace.recorded_operation((operation.tenant_id, cost.operation_id))
         if earlier is not None:
@@ -210,9 +225,9 @@ def record_cost(
                 timestamp=earlier.timestamp,
                 cost_amount=earlier.cost_amount,
                 currency=earlier.currency,
-                attributed_to_type=kind,
-                attributed_to_id=scope_id,
-                flags=flags,
+                attributed_to_type=earlier.attributed_to_type,
+                attributed_to_id=earlier.attributed_to_id,
+                flags=list(earlier.flags),
                 budgets=[],
                 reservation_id=reservation_id,
             )
@@ -223,8 +238,11 @@ def record_cost(
     matched, charged = _charge_budgets(workspace, cost, currency, found)
     if matched is not found:
         flags.append(CostFlag.UNCONVERTED)
-    if charged and reservation_id is None:
+    if settled is not None:
+        flags += _beyond_what_was_held(settled, cost, matched, charged, flags)
+    elif charged:
         flags.append(_UNRESERVED)
+    kind, scope_id = operation.attributed_to()
     record = CostRecord(  # by position: with names it takes six times as long
         cost.record_id,
         operation.tenant_id,
@@ -252,6 +270,32 @@ def record_cost(
     )
     workspace.add_record(record)
     return CostRecorded(matched, charged, currency, flags)
+
+
+def _beyond_what_was_held(
+    settled: Reservation,
+    cost: Cost,
+    matched: Sequence[Matched],
+    charged: Sequence[Charged],
+    flags: Sequence[CostFlag],
+) -> list[CostFlag]:
+    """What flags tell of budgets that were charged more than the reservation held of them.
+
+    A budget may be charged that held nothing: that of the next period, or one that only what the
+    settle said made match. Or more than it held: rates are of the day of the cost.
+    """
+    if CostFlag.LATE in flags:
+        return []  # nothing was held any more, and that says so
+    held = {line.key: line.amount for line in settled.lines}
+    beyond: list[CostFlag] = []
+    for one, by in zip(matched, charged, strict=True):
+        before = held.get(one.blank.key)
+        amount = cost.amount if by.converted is None else by.converted.amount
+        if before is None:
+            beyond.append(_UNRESERVED)
+        elif amount > before:
+            beyond.append(CostFlag.EXCESS)
+    return [flag for flag in dict.fromkeys(beyond) if flag not in flags]
 
 
 def _charge_budgets(

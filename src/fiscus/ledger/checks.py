@@ -15,6 +15,7 @@ from fiscus.budgets.model import (
     Budget,
     BudgetBalance,
     Converted,
+    EnforcementAction,
     Reservation,
     ReservationLine,
     ReservationStatus,
@@ -22,8 +23,11 @@ from fiscus.budgets.model import (
 from fiscus.budgets.rules import (
     DENIALS,
     THROTTLE,
+    Ahead,
     Decision,
     Demand,
+    Hold,
+    Upcoming,
     decide,
     fits_at,
     throttle_fits_at,
@@ -32,9 +36,10 @@ from fiscus.costs.fx import Rate, convert
 from fiscus.errors import ValidationError
 from fiscus.ledger.commands import Check, CheckBatch
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
+from fiscus.ledger.requests import MAX_CLOCK_SKEW
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
-from fiscus.money import ONE, subtract
+from fiscus.money import ONE, ZERO, subtract
 
 _PENDING: Final = ReservationStatus.PENDING
 
@@ -82,8 +87,13 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
         for one in matched:
             if one.prepared.floats:
                 keep_anchor(workspace, one, now)
-    fits = None if allowed else _fits_at(workspace, now, matched, demands, decision)
-    return BudgetsDecided(matched, allowed, decision.deciding, decision.throttle, fits, standings)
+    throttle = decision.throttle
+    fits = None
+    if not allowed:
+        fits = _fits_at(workspace, now, matched, demands, decision)
+        if throttle is not None and fits is not None:
+            throttle = throttle.no_later_than(fits - now)
+    return BudgetsDecided(matched, allowed, decision.deciding, throttle, fits, standings)
 
 
 def _may_be_due(demands: list[Demand]) -> bool:
@@ -156,27 +166,48 @@ def _fits_at(
 ) -> datetime | None:
     """The latest of the deniers' earliest moments; None when one of them never fits."""
     latest = now
-    for one, demand, verdict in zip(matched, demands, decision.verdicts, strict=True):
+    for index, verdict in enumerate(decision.verdicts):
         if verdict not in DENIALS:
             continue
-        moment: datetime | None
+        demand = demands[index]
+        ahead = _ahead(workspace, now, matched, index, demand)
         if verdict == THROTTLE and decision.throttle is not None:
-            moment = throttle_fits_at(now, decision.throttle)
+            balance = decision.balances[index]
+            moment = throttle_fits_at(demand, balance, now, decision.throttle, ahead)
         else:
-            budget, balance = demand.budget, demand.balance
-            anchor = one.prepared.anchors.get(one.scope_id) if one.prepared.floats else None
-            following = one.prepared.period_after(one.period, anchor)
-            room_in_period = subtract(budget.budget_amount, balance.spent) >= demand.estimate
-            holds = (
-                workspace.holds_on(balance.key, balance.tenant_id)
-                if balance.reserved and room_in_period
-                else ()
-            )
-            moment = fits_at(demand, holds, following.start if following else None)
+            moment = fits_at(demand, ahead)
         if moment is None:
             return None
         latest = max(latest, moment)
     return latest
+
+
+def _ahead(
+    workspace: Workspace, now: datetime, matched: Sequence[Matched], index: int, demand: Demand
+) -> Ahead:
+    """What is known of the time to come of one of the budgets met."""
+    one, balance = matched[index], demand.balance
+    prepared = one.prepared
+    holds: list[Hold] = []
+    can_fit = subtract(demand.budget.budget_amount, balance.spent) >= demand.estimate
+    throttles = demand.budget.enforcement_action is EnforcementAction.THROTTLE
+    if balance.reserved and (can_fit or throttles):
+        held = workspace.holds_on(balance)
+        holds = [hold for hold in held if hold.expires_at < one.period.end]
+    anchor = prepared.anchors.get(one.scope_id) if prepared.floats else None
+    periods: list[Upcoming] = []
+    period, is_used = prepared.period_after(one.period, anchor), True
+    while period is not None and is_used:
+        is_used = period.start <= now + MAX_CLOCK_SKEW  # costs may be stamped so far ahead
+        blank = prepared.blank(one.scope_id, period)
+        periods.append(Upcoming(period.start, workspace.spent_of(blank) if is_used else ZERO))
+        period = prepared.period_after(period, anchor)
+    ends_at = prepared.ends_at
+    if ends_at is not None and workspace.tenant(balance.tenant_id).settings.require_budget:
+        others = [other.prepared.ends_at for other in matched if other is not one]
+        if all(other is not None and other <= ends_at for other in others):
+            ends_at = None  # then there is no budget left
+    return Ahead(holds, periods, ends_at)
 
 
 def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:

@@ -126,6 +126,8 @@ class Settle(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     resource_id: str | None = None
     service_name: str | None = None
     region: str | None = None
+    charge_category: ChargeCategory = ChargeCategory.USAGE
+    operation_id: str | None = None
     idempotency: Idempotency | None = None
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import date, datetime
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, Reservation
 from fiscus.budgets.rules import Hold
-from fiscus.costs.model import CostRecord
+from fiscus.costs.model import CostFlag, CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.quotas.model import Consumption, Quota, QuotaBalance, QuotaKey, QuotaUsage
+from fiscus.scopes import ScopeType
 from fiscus.tenants import TenantSettings
+
+MOST_HOLDS: Final = 1000
+"""So many holds on a balance are read one by one, to say when a denied check would fit."""
 
 AnchorKey = tuple[str, str]
 """(budget id, scope id) of a floating budget's anchor."""
@@ -32,6 +36,9 @@ class RecordedOperation(NamedTuple):
     timestamp: datetime
     cost_amount: Decimal
     currency: str
+    attributed_to_type: ScopeType
+    attributed_to_id: str
+    flags: tuple[CostFlag, ...]
 
 
 class Needs(Struct):
@@ -134,7 +141,16 @@ class LedgerTransaction(Protocol):
         ...
 
     def pending_holds(self, key: BalanceKey, tenant_id: str) -> list[tuple[str, Hold]]:
-        """Pending holds on a balance with their reservation's id, the 1000 that expire first."""
+        """Pending holds on a balance with their reservation's id, the `MOST_HOLDS` that expire
+        first."""
+        ...
+
+    def last_hold(self, key: BalanceKey, tenant_id: str) -> datetime:
+        """When the last of the pending holds on a balance expires, of which there is one."""
+        ...
+
+    def spent(self, key: BalanceKey, tenant_id: str) -> Decimal:
+        """What is spent of a balance, as it stands; 0 where there is none."""
         ...
 
     def write(self, changes: Changes) -> None: ...

@@ -109,7 +109,11 @@ def check_batch_command(
         all_or_nothing=request.all_or_nothing,
         now=now,
         idempotency=idempotency(
-            tenant_id, "check", key, request, now + max(KEEP_CHECKS, timedelta(seconds=ttl))
+            tenant_id,
+            "check",
+            key,
+            [*request.checks, request.all_or_nothing],
+            now + max(KEEP_CHECKS, timedelta(seconds=ttl)),
         )
         if key is not None
         else None,
@@ -131,6 +135,12 @@ def record_command(
             f"cost_amount must not be negative in category {request.charge_category}",
             field="cost_amount",
             suggested_action="Send charge_category credit or adjustment.",
+        )
+    if request.cost_amount < ZERO and request.reservation_id is not None:
+        raise ValidationError(
+            "cost_amount must not be negative where it settles a reservation",
+            field="cost_amount",
+            suggested_action="Settle it with what it did cost; record the credit by itself.",
         )
     if not is_label(request.usage_unit):
         raise not_a_label("usage_unit")
@@ -185,7 +195,7 @@ def record_batch_command(
             tenant_id,
             "record",
             key,
-            [bytes(raw).decode() for raw in request.records],
+            [_as_sent(bytes(raw)) for raw in request.records],
             now + KEEP_COSTS,
         )
         if key is not None
@@ -312,7 +322,7 @@ def quota_check_batch_command(
             for index, item in enumerate(request.checks)
         ],
         now=now,
-        idempotency=_keep_consumption(tenant_id, "quota_check", key, request, now),
+        idempotency=_keep_consumption(tenant_id, "quota_check", key, request.checks, now),
     )
 
 
@@ -378,6 +388,14 @@ def _not_negative(amount: Decimal, field: str) -> Decimal:
             f"{field} must not be negative", field=field, suggested_action="Send 0 or more."
         )
     return Decimal(amount)
+
+
+def _as_sent(record: bytes) -> RecordRequest | str:
+    """A record of a batch, decoded; one that is none is what was sent."""
+    try:
+        return decode(record, RecordRequest)
+    except ValidationError:
+        return record.decode("utf-8", "backslashreplace")
 
 
 def _one_key(header: str | None, item: str | None) -> str | None:

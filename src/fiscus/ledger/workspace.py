@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from msgspec import Struct
@@ -27,6 +28,7 @@ from fiscus.idempotency import Idempotency, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
+    MOST_HOLDS,
     AnchorKey,
     Changes,
     LedgerTransaction,
@@ -35,6 +37,7 @@ from fiscus.ledger.port import (
     OperationKey,
     RecordedOperation,
 )
+from fiscus.money import subtract
 from fiscus.operations import Operation
 from fiscus.quotas.matching import MatchedQuota
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey, QuotaUsage
@@ -219,8 +222,12 @@ class Workspace:
             and reservation.tenant_id == tenant_id
         ]
 
-    def holds_on(self, key: BalanceKey, tenant_id: str) -> list[Hold]:
-        """The pending holds on a balance, as they stand in this group."""
+    def holds_on(self, balance: BudgetBalance) -> list[Hold]:
+        """The pending holds on a balance, as they stand in this group.
+
+        Of very many, those that expire last are one, which expires with the last of them.
+        """
+        key, tenant_id = balance.key, balance.tenant_id
         stored = self._transaction.pending_holds(key, tenant_id)
         changed = self.changes.changed_reservations
         holds = [hold for reservation_id, hold in stored if reservation_id not in changed]
@@ -231,7 +238,19 @@ class Workspace:
                     for line in reservation.lines
                     if line.key == key
                 )
+        if len(stored) >= MOST_HOLDS:
+            others = balance.reserved
+            for hold in holds:
+                others = subtract(others, hold.amount)
+            holds.append(Hold(self._transaction.last_hold(key, tenant_id), others))
         return holds
+
+    def spent_of(self, blank: BudgetBalance) -> Decimal:
+        """What is spent of another balance than those decided on, which is not locked."""
+        known = self.held_balance(blank.key)
+        if known is not None:
+            return known.spent
+        return self._transaction.spent(blank.key, blank.tenant_id)
 
     # -- quotas
 
@@ -294,6 +313,9 @@ class Workspace:
                 record.timestamp,
                 record.cost_amount,
                 record.currency,
+                record.attributed_to_type,
+                record.attributed_to_id,
+                tuple(record.flags),
             )
             self._put(changes.operations, (record.tenant_id, record.operation_id), operation)
 

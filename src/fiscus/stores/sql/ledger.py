@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Set
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, TypeVar
 
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
@@ -22,6 +23,7 @@ from fiscus.ledger.port import (
     Needs,
     OperationKey,
 )
+from fiscus.money import ZERO
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey
 from fiscus.stores.sql import ledger_quotas as quotas
 from fiscus.stores.sql import ledger_read as read
@@ -214,9 +216,19 @@ class SqlLedgerTransaction:
         return [row[0] for row in rows]
 
     def pending_holds(self, key: BalanceKey, tenant_id: str) -> list[tuple[str, Hold]]:
+        return self._reader.holds(self._of_balance(read.HOLDS, key, tenant_id))
+
+    def last_hold(self, key: BalanceKey, tenant_id: str) -> datetime:
+        return self._reader.moment(self._of_balance(read.LAST_HOLD, key, tenant_id)[0])
+
+    def spent(self, key: BalanceKey, tenant_id: str) -> Decimal:
+        rows = self._of_balance(read.SPENT, key, tenant_id)
+        return self._reader.amount(rows[0]) if rows else ZERO
+
+    def _of_balance(self, sql: str, key: BalanceKey, tenant_id: str) -> list[Row]:
         row = (tenant_id, key.budget_id, key.scope_id, self._driver.time(key.period_start))
-        (rows,) = self._driver.run([Statement(read.HOLDS, read.HOLDS_OF, [row])])
-        return self._reader.holds(rows)
+        (rows,) = self._driver.run([Statement(sql, read.OF_BALANCE, [row])])
+        return rows
 
     # -- writing
 

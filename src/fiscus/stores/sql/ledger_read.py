@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -17,9 +17,17 @@ from fiscus.budgets.model import (
     ReservationStatus,
 )
 from fiscus.budgets.rules import Hold
+from fiscus.costs.model import CostFlag
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
-from fiscus.ledger.port import AnchorKey, Definitions, OperationKey, RecordedOperation
+from fiscus.ledger.port import (
+    MOST_HOLDS,
+    AnchorKey,
+    Definitions,
+    OperationKey,
+    RecordedOperation,
+)
 from fiscus.operations import Operation
+from fiscus.scopes import ScopeType
 from fiscus.stores.sql.bulk import Columns, Row
 from fiscus.stores.sql.driver import Values
 from fiscus.tenants import TenantSettings
@@ -43,9 +51,10 @@ ANSWERS = """
 OPERATION_KEY = Columns(tenant_id="text", operation_id="text")
 OPERATIONS = """
     SELECT o.tenant_id, o.operation_id, CAST(o.record_id AS TEXT), o.recorded_at, o.timestamp,
-           o.cost_amount, o.currency
+           o.cost_amount, o.currency, c.attributed_to_type, c.attributed_to_id, c.flags
     FROM {rows} JOIN cost_operations o
       ON o.tenant_id = r.tenant_id AND o.operation_id = r.operation_id
+    JOIN cost_records c ON c.record_id = o.record_id AND c.timestamp = o.timestamp
 """
 
 ANCHOR_KEY = Columns(budget_id="uuid", scope_id="text")
@@ -121,14 +130,26 @@ DUE = """
     ORDER BY v.expires_at
 """
 
-HOLDS_OF = Columns(tenant_id="text", budget_id="uuid", scope_id="text", period_start="timestamptz")
-HOLDS = """
-    SELECT CAST(v.reservation_id AS TEXT), v.expires_at, l.amount
+OF_BALANCE = Columns(
+    tenant_id="text", budget_id="uuid", scope_id="text", period_start="timestamptz"
+)
+_PENDING_ON = """
     FROM (SELECT * FROM {rows} LIMIT 1) AS r
     JOIN reservations v ON v.tenant_id = r.tenant_id AND v.status = 'pending'
     JOIN reservation_lines l ON l.reservation_id = v.reservation_id
      AND l.budget_id = r.budget_id AND l.scope_id = r.scope_id AND l.period_start = r.period_start
-    ORDER BY v.expires_at LIMIT 1000
+"""
+HOLDS = f"""
+    SELECT CAST(v.reservation_id AS TEXT), v.expires_at, l.amount
+    {_PENDING_ON}
+    ORDER BY v.expires_at LIMIT {MOST_HOLDS}
+"""
+LAST_HOLD = f"SELECT v.expires_at {_PENDING_ON} ORDER BY v.expires_at DESC LIMIT 1"
+SPENT = """
+    SELECT p.spent
+    FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN budget_periods p
+      ON p.budget_id = r.budget_id AND p.scope_id = r.scope_id
+     AND p.period_start = r.period_start AND p.tenant_id = r.tenant_id
 """
 
 
@@ -174,8 +195,22 @@ class LedgerReader:
                 values.read_time(timestamp),
                 values.read_amount(amount),
                 currency,
+                ScopeType(kind),
+                scope_id,
+                tuple(map(CostFlag, flags.split(","))) if flags else (),
             )
-            for tenant, operation, record_id, recorded_at, timestamp, amount, currency in rows
+            for (
+                tenant,
+                operation,
+                record_id,
+                recorded_at,
+                timestamp,
+                amount,
+                currency,
+                kind,
+                scope_id,
+                flags,
+            ) in rows
         }
 
     def anchors(self, rows: list[Row]) -> dict[AnchorKey, date]:
@@ -220,6 +255,12 @@ class LedgerReader:
             (reservation_id, Hold(read_time(expires_at), read_amount(amount)))
             for reservation_id, expires_at, amount in rows
         ]
+
+    def moment(self, row: Row) -> datetime:
+        return self._values.read_time(row[0])
+
+    def amount(self, row: Row) -> Decimal:
+        return self._values.read_amount(row[0])
 
 
 def read_reservation(
