@@ -44,6 +44,12 @@ class ValidationError(FiscusError):
         super().__init__(message, details={"field": field}, suggested_action=suggested_action)
         self.field = field
 
+    def within(self, place: str) -> ValidationError:
+        """The same error of a part of a request, which is at `place` in it."""
+        return ValidationError(
+            self.message, field=f"{place}.{self.field}", suggested_action=self.suggested_action
+        )
+
 
 class NotFound(FiscusError):
     """There is no such thing, or it is another tenant's."""

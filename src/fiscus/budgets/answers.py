@@ -52,7 +52,8 @@ class BudgetsDecided(Struct, frozen=True, gc=False):
     standings: list[BudgetStanding]
     """In the order of `matched`."""
     held_back: bool = False
-    """Nothing is reserved, as another check of its batch was denied."""
+    """Nothing is reserved, as a check of its batch was denied: another one, or this, whose figures
+    then count what the checks before it would have held."""
 
 
 class Asked(Protocol):
@@ -139,7 +140,7 @@ def _line(matched: Matched, standing: BudgetStanding, estimate: Decimal, day: da
 
 
 def _message(decided: BudgetsDecided, shown: BudgetLine | None) -> str:
-    if decided.held_back:
+    if decided.held_back and decided.allowed:
         return "Would be allowed; nothing is reserved because another check of the batch is not."
     if shown is None:
         return NO_BUDGET if decided.allowed else NO_BUDGET + " This tenant requires one."
@@ -148,6 +149,8 @@ def _message(decided: BudgetsDecided, shown: BudgetLine | None) -> str:
     if word == ALLOW:
         return f"{label} has room."
     left = f"{plain(shown.remaining)} of {plain(shown.amount)} {shown.currency} left"
+    if decided.held_back:
+        left += " after the checks before it in the batch, of which none is reserved"
     needed = f"{plain(shown.estimated_cost)} needed"
     if word == WARN:
         return f"{label} is a soft limit and allows this past its amount: {left}, {needed}."

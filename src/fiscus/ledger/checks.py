@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Final
 
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import (
+    BalanceKey,
     Budget,
     BudgetBalance,
     Converted,
@@ -39,7 +41,7 @@ from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.requests import MAX_CLOCK_SKEW
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
-from fiscus.money import ONE, ZERO, subtract
+from fiscus.money import ONE, ZERO, add, subtract
 
 _PENDING: Final = ReservationStatus.PENDING
 
@@ -51,12 +53,30 @@ def plan_check(workspace: Workspace, command: Check) -> None:
 
 def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
     """Decide one check; holds the estimate on every matching budget, or changes nothing."""
-    operation, now = command.operation, command.now
-    settings = workspace.tenant(operation.tenant_id).settings
-    currency = command.currency or settings.currency
-    matched = find_matches(workspace, operation, now)
+    currency = _currency(workspace, command)
+    matched = find_matches(workspace, command.operation, command.now)
+    try:
+        return _decide_on(workspace, command, currency, matched)
+    except _NoRateToShadow:
+        day = command.now.date()
+        counted = [
+            one
+            for one in matched
+            if not one.budget.shadow or workspace.rates.rate(currency, one.budget.currency, day)
+        ]
+        return _decide_on(workspace, command, currency, counted)
+
+
+class _NoRateToShadow(Exception):
+    """A budget that never denies cannot be asked; it is left out, as of a cost."""
+
+
+def _decide_on(
+    workspace: Workspace, command: Check, currency: str, matched: Sequence[Matched]
+) -> BudgetsDecided:
+    now = command.now
     if not matched:
-        allowed = not settings.require_budget
+        allowed = not workspace.tenant(command.tenant_id).settings.require_budget
         if command.reserve and allowed:
             _reserve(workspace, command, currency, ())
         return BudgetsDecided((), allowed, 0, None, None, [])
@@ -96,6 +116,10 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
     return BudgetsDecided(matched, allowed, decision.deciding, throttle, fits, standings)
 
 
+def _currency(workspace: Workspace, command: Check) -> str:
+    return command.currency or workspace.tenant(command.tenant_id).settings.currency
+
+
 def _may_be_due(demands: list[Demand]) -> bool:
     """Whether a denial may rest on reservations that are due."""
     return any(demand.balance.reserved for demand in demands)
@@ -122,16 +146,20 @@ def _foreign_demand(
     workspace: Workspace, command: Check, currency: str, budget: Budget, balance: BudgetBalance
 ) -> Demand:
     """What is asked of a budget that has another currency."""
-    found = _rate(workspace, currency, budget.currency, command.now.date())
+    found = _rate(workspace, currency, budget, command.now.date())
     amount = convert(command.estimate, found)
     return Demand(budget, balance, amount, Converted(amount, found.value, found.as_of))
 
 
-def _rate(workspace: Workspace, source: str, target: str, day: date) -> Rate:
-    rate = workspace.rates.rate(source, target, day)
+def _rate(workspace: Workspace, currency: str, budget: Budget, day: date) -> Rate:
+    target = budget.currency
+    rate = workspace.rates.rate(currency, target, day)
     if rate is None:
+        if budget.shadow:
+            raise _NoRateToShadow
         raise ValidationError(
-            f"No exchange rate from {source} to {target} is known",
+            f"Budget {budget.budget_name!r} is in {target}, and no exchange rate from {currency} "
+            "is known",
             field="currency",
             suggested_action=f"Send the estimate in {target}, or configure a rate.",
         )
@@ -217,11 +245,38 @@ def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
         plan_matches(workspace, check.operation, check.now)
 
 
-def look_again(workspace: Workspace, check: Check) -> BudgetsDecided:
-    """What becomes of an allowed check of a batch that reserves nothing after all."""
+def look_again(
+    workspace: Workspace, check: Check, before: dict[BalanceKey, Decimal]
+) -> BudgetsDecided:
+    """What becomes of an allowed check of a batch that reserves nothing after all.
+
+    `before` are the estimates of the batch's allowed checks; this one's are added.
+    """
     decided = apply_check(workspace, replace(check, reserve=False))
-    # it may be denied: then it only was allowed because a throttled check went before it
-    return replace(decided, held_back=decided.allowed)
+    if not decided.allowed:
+        return decided  # then it only was allowed because a throttled check went before it
+    for one, standing in zip(decided.matched, decided.standings, strict=True):
+        converted = standing.converted
+        estimate = check.estimate if converted is None else converted.amount
+        before[one.blank.key] = add(before.get(one.blank.key, ZERO), estimate)
+    return replace(decided, held_back=True)
+
+
+def denied_after(
+    workspace: Workspace, check: Check, decided: BudgetsDecided, before: dict[BalanceKey, Decimal]
+) -> BudgetsDecided:
+    """What becomes of a denied check of such a batch: it fits when those before it would, too."""
+    if not any(one.blank.key in before for one in decided.matched):
+        return decided
+    demands = [
+        replace(demand, estimate=add(demand.estimate, before.get(demand.balance.key, ZERO)))
+        for demand in _demands(workspace, check, _currency(workspace, check), decided.matched)
+    ]
+    verdicts = [standing.decision for standing in decided.standings]
+    balances = [demand.balance for demand in demands]
+    as_one = Decision(False, decided.deciding, verdicts, balances, decided.throttle)
+    fits = _fits_at(workspace, check.now, decided.matched, demands, as_one)
+    return replace(decided, fits_at=fits, held_back=True)
 
 
 def throttled_balances(

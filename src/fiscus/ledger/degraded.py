@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
-from fiscus.budgets.calls import allowed_without_store
+from fiscus.budgets.calls import CheckBatchAnswer, allowed_without_store
 from fiscus.budgets.matching import BudgetIndex
 from fiscus.budgets.model import OnStoreFailure
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
-from fiscus.ledger.commands import Check, Command, Outcome
+from fiscus.ledger.commands import Check, CheckBatch, Command, Outcome
 from fiscus.wire import encode_canonical
 
 log = structlog.get_logger(__name__)
@@ -44,10 +45,21 @@ class DegradedDecisions:
         self.allowed_count = 0
 
     def decide(self, command: Command) -> Outcome:
-        """Allow a check that may pass without the store; anything else is unavailable."""
-        if isinstance(command, Check) and self._may_pass(command) and self._write(command):
-            self.allowed_count += 1
-            return allowed_without_store(_MEANWHILE)
+        """Allow checks that may pass without the store; anything else is unavailable.
+
+        Of a batch all or none pass, as its answer has no other word for "not decided".
+        """
+        checks: Sequence[Check] = ()
+        if isinstance(command, Check):
+            checks = [command]
+        elif isinstance(command, CheckBatch):
+            checks = command.checks
+        if checks and all(map(self._may_pass, checks)) and self._write(checks):
+            self.allowed_count += len(checks)
+            answers = [allowed_without_store(_MEANWHILE) for _ in checks]
+            if isinstance(command, Check):
+                return answers[0]
+            return CheckBatchAnswer(allowed=True, results=answers)
         return ServiceUnavailable(
             "The store cannot be reached; nothing was decided or changed",
             suggested_action="Try again after the time in Retry-After, with the same key.",
@@ -64,31 +76,35 @@ class DegradedDecisions:
             if prepared.period_at(command.now) is not None
         ]
         return bool(matches) and all(
-            budget.on_store_failure is OnStoreFailure.ALLOW and not budget.frozen
+            budget.shadow or (budget.on_store_failure is OnStoreFailure.ALLOW and not budget.frozen)
             for budget in matches
         )
 
-    def _write(self, command: Check) -> bool:
-        """Append the decision to the journal; whether it is on disk."""
-        operation = command.operation
-        entry = {
-            "decision_id": uuid7(),
-            "at": command.now,
-            "tenant_id": operation.tenant_id,
-            "resource_type": operation.resource_type,
-            "project_id": operation.project_id,
-            "user_id": operation.user_id,
-            "feature_id": operation.feature_id,
-            "operation_id": command.operation_id,
-            "estimated_cost": str(command.estimate),
-            "currency": command.currency,
-        }
+    def _write(self, checks: Sequence[Check]) -> bool:
+        """Append the decisions to the journal; whether they are on disk."""
+        lines = b"".join([encode_canonical(_entry(check)) + b"\n" for check in checks])
         try:
             with self._lock, self._journal.open("ab") as file:
-                file.write(encode_canonical(entry) + b"\n")
+                file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
             log.exception("degraded_decision_not_journaled", path=str(self._journal))
             return False
         return True
+
+
+def _entry(check: Check) -> dict[str, object]:
+    operation = check.operation
+    return {
+        "decision_id": uuid7(),
+        "at": check.now,
+        "tenant_id": operation.tenant_id,
+        "resource_type": operation.resource_type,
+        "project_id": operation.project_id,
+        "user_id": operation.user_id,
+        "feature_id": operation.feature_id,
+        "operation_id": check.operation_id,
+        "estimated_cost": str(check.estimate),
+        "currency": check.currency,
+    }

@@ -6,8 +6,9 @@ changed, a reservation that became due) or when another process was first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -15,10 +16,11 @@ from msgspec.structs import replace
 
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
+from fiscus.budgets.model import BalanceKey
 from fiscus.costs.calls import RecordAnswer
 from fiscus.costs.fx import Rates
-from fiscus.errors import FiscusError, InternalError, ServiceUnavailable
-from fiscus.idempotency import require_same_body
+from fiscus.errors import FiscusError, InternalError, ServiceUnavailable, ValidationError
+from fiscus.idempotency import Idempotency, IdempotencyKey, require_same_body
 from fiscus.ledger.answers import (
     BudgetBatchDecided,
     Decided,
@@ -34,6 +36,7 @@ from fiscus.ledger.charges import (
 )
 from fiscus.ledger.checks import (
     apply_check,
+    denied_after,
     keep_throttle_credits,
     look_again,
     plan_check,
@@ -72,6 +75,7 @@ from fiscus.ledger.reservations import (
     apply_extend,
     apply_release,
     plan_on_reservation,
+    status_at,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
 from fiscus.wire import ItemError, decode, encode, item_error
@@ -247,8 +251,10 @@ def _do(workspace: Workspace, command: Command) -> Any:
         return HANDLERS[type(command)].apply(workspace, command)
     stored = workspace.stored_answer(idempotency, command.now)
     if stored is None:
-        answer = in_words(command, HANDLERS[type(command)].apply(workspace, command))
+        decided = HANDLERS[type(command)].apply(workspace, command)
+        answer = in_words(command, decided)
         workspace.keep_answer(idempotency, encode(answer))
+        workspace.decided[idempotency.at] = decided
         return answer
     require_same_body(idempotency, stored)
     return _replay(workspace, command, stored.answer)
@@ -257,18 +263,56 @@ def _do(workspace: Workspace, command: Command) -> Any:
 def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> BudgetBatchDecided:
     """Decide in order; an item in error rejects the batch, a denied one may."""
     mark = workspace.mark()
-    results: list[BudgetsDecided | CheckAnswer] = [_do(workspace, one) for one in command.checks]
+    earlier: set[IdempotencyKey] = set()
+    if command.all_or_nothing:
+        earlier = {once.at for once in _keys(command) if workspace.stored_answer(once, command.now)}
+    results: list[BudgetsDecided | CheckAnswer] = []
+    for place, check in enumerate(command.checks):
+        try:
+            results.append(_do(workspace, check))
+        except ValidationError as error:
+            raise error.within(f"checks[{place}]") from None
     decided = BudgetBatchDecided(results)
     if command.all_or_nothing and not decided.allowed:
-        throttled = throttled_balances(workspace, results)
-        workspace.undo(mark)
-        keep_throttle_credits(workspace, throttled)
-        again = [
-            look_again(workspace, check) if result.allowed else result
+        made = {once.at: workspace.decided[once.at] for once in _keys(command, earlier)}
+        results = [
+            result if check.idempotency is None else made.get(check.idempotency.at, result)
             for check, result in zip(command.checks, results, strict=True)
         ]
-        return BudgetBatchDecided(again)
+        return BudgetBatchDecided(_with_nothing_held(workspace, mark, command.checks, results))
     return decided
+
+
+def _keys(command: CheckBatch, but: Collection[IdempotencyKey] = ()) -> list[Idempotency]:
+    """The idempotency keys of a batch's items."""
+    keys = [check.idempotency for check in command.checks]
+    return [once for once in keys if once is not None and once.at not in but]
+
+
+def _with_nothing_held(
+    workspace: Workspace,
+    mark: int,
+    checks: Sequence[Check],
+    results: Sequence[BudgetsDecided | CheckAnswer],
+) -> list[BudgetsDecided | CheckAnswer]:
+    """What the checks of a batch come to that reserves nothing, since one of them is denied.
+
+    An answer among the results was given before the batch, and stands, with its reservation.
+    """
+    throttled = throttled_balances(workspace, results)
+    workspace.undo(mark)
+    keep_throttle_credits(workspace, throttled)
+    before: dict[BalanceKey, Decimal] = {}
+    again: dict[int, BudgetsDecided | CheckAnswer] = {}
+    """By the `id` of the result, as a key that comes twice has but one."""
+    for check, result in zip(checks, results, strict=True):
+        if id(result) in again or isinstance(result, CheckAnswer):
+            again[id(result)] = again.get(id(result), result)
+        elif result.allowed:
+            again[id(result)] = look_again(workspace, check, before)
+        else:
+            again[id(result)] = denied_after(workspace, check, result, before)
+    return [again[id(one)] for one in results]
 
 
 def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBatchDecided:
@@ -295,22 +339,22 @@ def _replay(workspace: Workspace, command: Command, answer: bytes) -> Answer:
     """The stored answer; a check's shows its reservation as it is now."""
     stored = decode(answer, ANSWERS[type(command)])
     if isinstance(stored, CheckAnswer):
-        return _as_it_is_now(workspace, command.tenant_id, stored)
+        return _as_it_is_now(workspace, command, stored)
     if isinstance(stored, CheckBatchAnswer):
-        results = [_as_it_is_now(workspace, command.tenant_id, one) for one in stored.results]
+        results = [_as_it_is_now(workspace, command, one) for one in stored.results]
         return replace(stored, results=results)
     return stored
 
 
-def _as_it_is_now(workspace: Workspace, tenant_id: str, answer: CheckAnswer) -> CheckAnswer:
+def _as_it_is_now(workspace: Workspace, command: Command, answer: CheckAnswer) -> CheckAnswer:
     if answer.reservation_id is None:
         return answer
-    reservation = workspace.reservation(answer.reservation_id, tenant_id)
+    reservation = workspace.reservation(answer.reservation_id, command.tenant_id)
     if reservation is None:
         return answer
     return replace(
         answer,
-        reservation_status=reservation.status,
+        reservation_status=status_at(reservation, command.now),
         expires_at=reservation.expires_at,
     )
 

@@ -374,11 +374,7 @@ def _item(
     try:
         return make(item, tenant_id, now)
     except ValidationError as error:
-        raise ValidationError(
-            error.message,
-            field=f"checks[{index}].{error.field}",
-            suggested_action=error.suggested_action,
-        ) from None
+        raise error.within(f"checks[{index}]") from None
 
 
 def _not_negative(amount: Decimal, field: str) -> Decimal:

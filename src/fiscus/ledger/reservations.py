@@ -53,11 +53,17 @@ def free_due(workspace: Workspace, tenant_id: str, now: datetime, most: int | No
     return len(due)
 
 
+def status_at(reservation: Reservation, now: datetime) -> ReservationStatus:
+    """Its status at `now`: a hold that is due is over, also before its money is freed."""
+    if reservation.status is ReservationStatus.PENDING and reservation.expires_at <= now:
+        return ReservationStatus.EXPIRED
+    return reservation.status
+
+
 def current(workspace: Workspace, reservation: Reservation, now: datetime) -> Reservation:
     """The reservation, expired first when it is due."""
-    if reservation.status is ReservationStatus.PENDING and reservation.expires_at <= now:
-        return close(workspace, reservation, ReservationStatus.EXPIRED)
-    return reservation
+    status = status_at(reservation, now)
+    return reservation if status is reservation.status else close(workspace, reservation, status)
 
 
 def apply_release(workspace: Workspace, command: Release) -> ReservationView:

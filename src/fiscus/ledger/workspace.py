@@ -24,7 +24,7 @@ from fiscus.budgets.rules import Hold
 from fiscus.costs.fx import Rates
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import add_up
-from fiscus.idempotency import Idempotency, StoredAnswer
+from fiscus.idempotency import Idempotency, IdempotencyKey, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
@@ -76,6 +76,8 @@ class Workspace:
         self._journal: list[tuple[Any, Any, Any]] = []
         """Rows, a key in them, and what was there before."""
         self._checked_due: dict[str, datetime] = {}
+        self.decided: dict[IdempotencyKey, Any] = {}
+        """What commands with a key came to, before it was put into words."""
         self.met_last: Sequence[Matched] = ()
         """What planning found last; its balances are among the needs."""
         self.planned: dict[int, Sequence[Matched]] = {}
