@@ -252,6 +252,19 @@ def test_a_shadow_budget_counts_and_never_denies(desk: Desk) -> None:
     assert desk.used(budget) == ("0", "5")
 
 
+def test_a_shadow_budget_without_a_rate_is_left_out(desk: Desk) -> None:
+    counted = desk.budget("10")
+    desk.budget("10", currency="XXX", shadow=True)
+    answer = desk.check("4")
+    assert answer.allowed
+    assert [line.budget_id for line in answer.budgets] == [counted.budget_id]
+    desk.budget("10", currency="XXX", budget_name="Points")
+    with pytest.raises(ValidationError) as caught:
+        desk.check_batch([check_request("1", currency="XXX"), check_request("1")])
+    assert caught.value.field == "checks[0].currency"
+    assert "'B' is in USD" in caught.value.message
+
+
 def test_an_escalating_budget_denies_and_says_an_approval_would_be_needed(desk: Desk) -> None:
     desk.budget("1", enforcement_action="escalate")
     answer = desk.check("5")
@@ -317,6 +330,53 @@ def test_all_or_nothing_reserves_nothing_unless_every_check_is_allowed(desk: Des
     assert desk.used(budget) == ("0", "0")
     assert desk.check_batch(checks[::2], all_or_nothing=True).allowed
     assert desk.used(budget) == ("0", "10")
+
+
+def test_what_was_answered_before_stands_in_a_batch_that_reserves_nothing(desk: Desk) -> None:
+    budget = desk.budget("10")
+    first = desk.check("10", "key")
+    again, denied = desk.check_batch(
+        [check_request("10", idempotency_key="key"), check_request("5")], all_or_nothing=True
+    ).results
+    assert again == first
+    assert not denied.allowed
+    assert desk.used(budget) == ("0", "10")
+
+
+def test_a_key_of_a_batch_that_reserves_nothing_is_free_again(desk: Desk) -> None:
+    budget = desk.budget("10")
+    checks = [check_request("6", idempotency_key="key"), check_request("5")]
+    twice = [checks[0], *checks]
+    first, second, _ = desk.check_batch(twice, all_or_nothing=True).results
+    assert first == second
+    assert (first.allowed, first.reservation_id) == (True, None)
+    assert desk.used(budget) == ("0", "0")
+    assert desk.check_batch(checks[:1], all_or_nothing=True).results[0].reservation_id is not None
+
+
+def test_a_denied_check_of_a_batch_fits_when_those_before_it_do_too(
+    desk: Desk, clock: ManualClock
+) -> None:
+    desk.budget("10", period_type="daily")
+    desk.reserve("3", ttl_seconds=100)
+    fits, never = (
+        desk.check_batch([check_request("4"), check_request(cost)], all_or_nothing=True).results[1]
+        for cost in ("5", "7")
+    )
+    assert (fits.allowed, never.allowed) == (False, False)
+    assert "after the checks before it in the batch" in fits.message
+    assert fits.fits_at == clock.now() + timedelta(seconds=100)
+    assert never.fits_at is None
+
+
+def test_batches_with_many_new_ids_on_a_rolling_budget_are_decided(desk: Desk) -> None:
+    desk.budget("10", period_type="rolling", allocated_to_type="user", allocated_to_id="*")
+    users = [f"u{i}" for i in range(60)]
+    checks = [check_request("1", user_id=user) for user in users]
+    assert desk.check_batch(checks[:30]).allowed
+    records = [{"resource_type": "llm", "cost_amount": 1, "user_id": user} for user in users]
+    assert desk.record_batch(records).recorded == 60
+    assert desk.check_batch(checks).allowed
 
 
 def test_a_batch_refused_by_a_throttle_passes_in_the_end(desk: Desk) -> None:

@@ -29,6 +29,13 @@ def test_a_replayed_check_shows_its_reservation_as_it_is_now(desk: Desk) -> None
     assert desk.check("4", "key").reservation_status == "settled"
 
 
+def test_a_replayed_check_shows_a_hold_that_is_due_as_over(desk: Desk, clock: ManualClock) -> None:
+    desk.budget("10")
+    desk.check("4", "key", ttl_seconds=60)
+    clock.advance(seconds=60)
+    assert desk.check("4", "key", ttl_seconds=60).reservation_status == "expired"
+
+
 def test_a_denial_is_replayed_too(desk: Desk) -> None:
     budget = desk.budget("3")
     assert not desk.check("4", "key").allowed

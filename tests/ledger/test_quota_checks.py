@@ -91,6 +91,18 @@ def test_a_denied_consumption_changes_no_quota_and_explains_itself(desk: QuotaDe
     assert desk.consume(answer.max_allowed_amount, user_id="u").allowed
 
 
+def test_a_clock_that_was_far_ahead_and_is_put_right_finds_the_quotas_of_its_time(
+    desk: QuotaDesk, clock: ManualClock
+) -> None:
+    desk.quota(10)
+    right = clock.now()
+    clock.advance(days=65)
+    assert desk.consume("11").matched == 0, "that of March is over"
+    clock.set(right)
+    answer = desk.consume("11")
+    assert (answer.matched, answer.allowed) == (1, False)
+
+
 def test_burst_is_tracked_apart_and_levels_are_told_once(desk: QuotaDesk) -> None:
     quota = desk.quota(10, max_burst_amount=5)
     told = [desk.consume(amount).quotas[0] for amount in ("7", "1", "3", "0.5", "3.5")]

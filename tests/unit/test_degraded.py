@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fiscus.budgets.calls import CheckAnswer
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import Budget
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
-from fiscus.ledger.commands import Check, Expire, Outcome
+from fiscus.ledger.commands import Check, CheckBatch, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.port import Definitions
@@ -40,7 +40,9 @@ def check(**fields: Any) -> Check:
     )
 
 
-def decide(journal: Path, *budgets: Budget, command: Check | Expire | None = None) -> Outcome:
+def decide(
+    journal: Path, *budgets: Budget, command: Check | CheckBatch | Expire | None = None
+) -> Outcome:
     cache = DefinitionCache()
     cache.get("t").apply(Definitions(1, TenantSettings(), list(budgets), []))
     return DegradedDecisions(cache, journal).decide(command or check())
@@ -93,6 +95,27 @@ def test_anything_else_is_unavailable_and_leaves_no_line(
 def test_a_budget_that_is_not_met_does_not_stand_in_the_way(journal: Path) -> None:
     other = make_budget("b", allocated_to_id="q")
     assert allowed(decide(journal, make_budget("a", **ALLOW), other))
+
+
+def test_a_budget_that_only_watches_stands_in_nobodys_way(journal: Path) -> None:
+    watching = make_budget("b", shadow=True, frozen=True)
+    assert allowed(decide(journal, make_budget("a", **ALLOW), watching))
+    assert allowed(decide(journal, watching))
+
+
+def test_a_batch_passes_when_all_of_it_may(journal: Path) -> None:
+    def batch(*checks: Check) -> Outcome:
+        command = CheckBatch(tenant_id="t", checks=list(checks), all_or_nothing=False, now=NOW)
+        budgets = make_budget("a", **ALLOW), make_budget("b", allocated_to_id="q")
+        return decide(journal, *budgets, command=command)
+
+    assert not allowed(batch(check(), check(project_id="q")))
+    assert not journal.exists()
+    answer = batch(check(), check(user_id="u"))
+    assert isinstance(answer, CheckBatchAnswer)
+    assert answer.allowed
+    assert all(allowed(one) for one in answer.results)
+    assert len(journal.read_text().splitlines()) == 2
 
 
 def test_only_checks_can_pass(journal: Path) -> None:

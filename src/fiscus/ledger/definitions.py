@@ -7,12 +7,14 @@ before it decides anything; only what changed is read again.
 from __future__ import annotations
 
 from collections import OrderedDict
+from datetime import datetime
 from typing import Final
 
 from fiscus.budgets.matching import BudgetIndex
 from fiscus.ledger.port import Definitions
 from fiscus.quotas.matching import QuotaIndex
 from fiscus.tenants import TenantSettings
+from fiscus.zones import DAWN
 
 MAX_TENANTS: Final = 20_000
 
@@ -20,15 +22,18 @@ MAX_TENANTS: Final = 20_000
 class TenantDefinitions:
     """One tenant's settings, live budgets and quotas that are not over, as of `version`."""
 
-    __slots__ = ("budgets", "quotas", "settings", "version")
+    __slots__ = ("budgets", "quotas", "quotas_since", "settings", "version")
 
     def __init__(self) -> None:
         self.version = 0
+        self.quotas_since = DAWN
+        """Quotas whose period had ended by then are not among them."""
         self.settings = TenantSettings()
         self.budgets = BudgetIndex()
         self.quotas = QuotaIndex()
 
-    def apply(self, changed: Definitions) -> None:
+    def apply(self, changed: Definitions, quotas_since: datetime = DAWN) -> None:
+        """Take what changed since `version`, of quotas those that had not ended by a moment."""
         self.version = changed.version
         self.settings = changed.settings
         for budget_id in changed.deleted:
@@ -39,6 +44,8 @@ class TenantDefinitions:
             self.quotas.remove(quota_id)
         for quota in changed.quotas:
             self.quotas.put(quota)
+        self.quotas.drop_ended(quotas_since)
+        self.quotas_since = quotas_since
 
 
 class DefinitionCache:
@@ -59,8 +66,20 @@ class DefinitionCache:
             self._tenants.move_to_end(tenant_id)
         return found
 
-    def is_behind(self, tenant_id: str, version: int) -> bool:
-        return self.get(tenant_id).version != version
+    def is_behind(self, tenant_id: str, version: int, now: datetime) -> bool:
+        """Whether a tenant's definitions have changed, or do not reach back to `now`."""
+        known = self.get(tenant_id)
+        return known.version != version or now < known.quotas_since
+
+    def reaching_back_to(self, tenant_id: str, now: datetime) -> TenantDefinitions:
+        """The tenant's definitions as last seen, or none of them when quotas of `now` are gone.
+
+        Such a clock was far ahead and was put right.
+        """
+        known = self.get(tenant_id)
+        if now < known.quotas_since:
+            known = self._tenants[tenant_id] = TenantDefinitions()
+        return known
 
     def last_known(self, tenant_id: str) -> BudgetIndex | None:
         """The budgets of a tenant that was ever loaded; for decisions without the store."""

@@ -194,17 +194,17 @@ class GroupRunner:
         commands: Sequence[Command],
     ) -> None:
         """Read again what changed in the definitions; the plan then has to be made anew."""
+        earliest = min([command.now for command in commands])
         behind = [
             tenant_id
             for tenant_id, version in versions.items()
-            if self.definitions.is_behind(tenant_id, version)
+            if self.definitions.is_behind(tenant_id, version, earliest)
         ]
         if behind:
-            since = min(command.now for command in commands) - KEEP_ENDED_QUOTAS
+            since = earliest - KEEP_ENDED_QUOTAS
             for tenant_id in behind:
-                known = self.definitions.get(tenant_id)
-                known.apply(transaction.definitions(tenant_id, known.version, since))
-                known.quotas.drop_ended(since)
+                known = self.definitions.reaching_back_to(tenant_id, earliest)
+                known.apply(transaction.definitions(tenant_id, known.version, since), since)
                 self._on_refreshed(tenant_id, known)
             raise MoreNeeded
 
@@ -266,12 +266,7 @@ def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> BudgetBatch
     earlier: set[IdempotencyKey] = set()
     if command.all_or_nothing:
         earlier = {once.at for once in _keys(command) if workspace.stored_answer(once, command.now)}
-    results: list[BudgetsDecided | CheckAnswer] = []
-    for place, check in enumerate(command.checks):
-        try:
-            results.append(_do(workspace, check))
-        except ValidationError as error:
-            raise error.within(f"checks[{place}]") from None
+    results: list[BudgetsDecided | CheckAnswer] = _each(workspace, command.checks)
     decided = BudgetBatchDecided(results)
     if command.all_or_nothing and not decided.allowed:
         made = {once.at: workspace.decided[once.at] for once in _keys(command, earlier)}
@@ -317,14 +312,40 @@ def _with_nothing_held(
 
 def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBatchDecided:
     """Decide in order, each for itself; an item in error rejects the batch."""
-    return QuotaBatchDecided([_do(workspace, one) for one in command.checks])
+    return QuotaBatchDecided(_each(workspace, command.checks))
+
+
+def _each(workspace: Workspace, checks: Sequence[Check | Consume]) -> list[Any]:
+    """What each of a batch's checks comes to. An error of one is raised with its place."""
+    results: list[Any] = []
+    more_needed: MoreNeeded | None = None
+    for place, check in enumerate(checks):
+        try:
+            results.append(_do(workspace, check))
+        except MoreNeeded as error:
+            # the others say what they need too, or the group would start again for each
+            more_needed = error
+        except ValidationError as error:
+            if more_needed is None:
+                raise error.within(f"checks[{place}]") from None
+        except FiscusError:
+            if more_needed is None:
+                raise
+    if more_needed is not None:
+        raise more_needed
+    return results
 
 
 def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedBatch:
     results: list[CostRecorded | RecordAnswer | ItemError] = []
+    more_needed: MoreNeeded | None = None
     for record in command.records:  # what is likely is asked first: a "no" takes longer
         if isinstance(record, Record):
-            outcome = _run(workspace, record)
+            try:
+                outcome = _run(workspace, record)
+            except MoreNeeded as error:
+                more_needed = error  # as in `_each`
+                continue
             if isinstance(outcome, (CostRecorded, RecordAnswer)):
                 results.append(outcome)
             else:
@@ -332,6 +353,8 @@ def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedB
                 results.append(item_error(outcome))
         else:
             results.append(record.error)
+    if more_needed is not None:
+        raise more_needed
     return RecordedBatch(results)
 
 
