@@ -17,6 +17,7 @@ from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordRequest
 from fiscus.engine import Engine
+from fiscus.ledger.commands import Check
 from fiscus.ledger.loop import value
 from fiscus.ledger.requests import check_command, record_command, settle_command
 from fiscus.settings import Settings
@@ -89,9 +90,12 @@ class Tenant:
             self.tenant_id, self.spec(**fields), by="tester", now=self.now
         )
 
-    def check(self, cost: str, *, key: str | None = None, **fields: Any) -> CheckAnswer:
+    def check_command(self, cost: str, *, key: str | None = None, **fields: Any) -> Check:
         request = convert({"resource_type": "llm", "estimated_cost": cost} | fields, CheckRequest)
-        return self.run(check_command(request, self.tenant_id, self.now, key))
+        return check_command(request, self.tenant_id, self.now, key)
+
+    def check(self, cost: str, *, key: str | None = None, **fields: Any) -> CheckAnswer:
+        return self.run(self.check_command(cost, key=key, **fields))
 
     def settle(self, reservation_id: str, cost: str, key: str | None = None) -> Any:
         request = convert({"actual_cost": cost}, SettleRequest)

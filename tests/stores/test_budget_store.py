@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+import sqlalchemy as sa
 
+from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.model import Budget
 from fiscus.budgets.port import BudgetFilter
 from fiscus.clock import ManualClock
@@ -16,9 +20,13 @@ from fiscus.engine import Engine
 from fiscus.errors import Conflict, IdempotencyConflict, NotFound, ValidationError
 from fiscus.idempotency import idempotency
 from fiscus.ids import uuid7
+from fiscus.ledger.definitions import DefinitionCache
+from fiscus.ledger.group import GroupRunner
+from fiscus.ledger.port import LedgerTransaction
 from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.scopes import ScopeType
+from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSpec
 from tests.stores.conftest import Tenant
 
@@ -136,6 +144,76 @@ def test_period_zone_currency_and_scope_are_fixed_once_used(
         replaced(acme, budget, **change)
     assert set(caught.value.details["fields"]) <= set(change)  # type: ignore[call-overload]
     assert replaced(acme, budget, budget_amount="7", end_date="2027-01-01").version == 2
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("change", ["replace", "delete"])
+def test_a_group_in_flight_is_waited_for_before_a_budget_counts_as_unused(
+    acme: Tenant, database_url: str, change: str
+) -> None:
+    """Of what it holds nobody else sees anything before it commits."""
+    budget = acme.budget()
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    with closing(Database(database_url)) as database, ThreadPoolExecutor(1) as pool:
+        store = database.ledger_store()
+        begin = store.begin
+        changed: list[Future[object]] = []
+
+        def begin_gated(tenants: Collection[str]) -> LedgerTransaction:
+            transaction = begin(tenants)
+            commit = transaction.commit
+
+            def commit_while_another_waits() -> None:
+                if change == "replace":
+                    changed.append(pool.submit(replaced, acme, budget, currency="EUR"))
+                else:
+                    changed.append(pool.submit(deleted, acme, budget))
+                with database.engine.connect() as connection:
+                    while not (connection.execute(waiting).scalar_one() or changed[0].done()):
+                        connection.rollback()
+                commit()
+
+            transaction.commit = commit_while_another_waits  # type: ignore[method-assign]
+            return transaction
+
+        store.begin = begin_gated  # type: ignore[method-assign]
+        with closing(store):
+            runner = GroupRunner(store, acme.engine.rates, DefinitionCache())
+            (answer,) = runner.run([acme.check_command("9")])
+        assert isinstance(answer, CheckAnswer)
+        assert answer.allowed
+        with pytest.raises(Conflict):
+            changed[0].result(30)
+    assert acme.engine.budgets.get(acme.tenant_id, budget.budget_id) == budget
+
+
+def test_a_changed_end_date_binds_the_period_that_runs(acme: Tenant, clock: ManualClock) -> None:
+    dates = {"period_type": "custom", "start_date": "2026-03-01"}
+    budget = acme.budget(**dates, end_date="2026-03-12")
+    acme.record("4")
+    replaced(acme, budget, **dates, end_date="2026-03-20")
+    clock.set(datetime(2026, 3, 15, tzinfo=UTC))
+    acme.record("1")
+    used = acme.engine.budgets.utilization(
+        acme.tenant_id, budget.budget_id, PageRequest(), scope_id=None, now=acme.now
+    )
+    (period,) = used.periods
+    assert (period.spent, period.current) == (5, True)
+    assert period.period_end == datetime(2026, 3, 20, tzinfo=UTC)
+    with pytest.raises(Conflict):
+        deleted(acme, budget)
+
+
+def test_what_was_only_looked_at_is_no_period_of_a_template(acme: Tenant) -> None:
+    budget = acme.budget(allocated_to_type="user", allocated_to_id="*")
+    for user in ("u1", "u2"):
+        acme.check("1", user_id=user, reserve=False)
+    acme.check("1", user_id="u3")
+    used = acme.engine.budgets.utilization(
+        acme.tenant_id, budget.budget_id, PageRequest(), scope_id=None, now=acme.now
+    )
+    assert [period.scope_id for period in used.periods] == ["u3"]
 
 
 def test_released_money_was_no_usage(acme: Tenant) -> None:

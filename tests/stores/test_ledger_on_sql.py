@@ -51,7 +51,7 @@ def test_a_reservation_holds_and_settling_charges(acme: Tenant) -> None:
     assert use(acme, budget) == ("0", "30.000000000001")
     settled = acme.settle(reservation_id, "12.5")
     assert use(acme, budget) == ("12.5", "0")
-    view = acme.engine.reservations.get(acme.tenant_id, reservation_id)
+    view = acme.engine.reservations.get(acme.tenant_id, reservation_id, acme.now)
     assert (view.status, view.actual_cost) == (ReservationStatus.SETTLED, Decimal("12.5"))
     assert (view.project_id, view.tags) == ("p", {"team": "a"})
     assert [(line.budget_id, str(line.amount)) for line in view.budgets] == [
@@ -77,7 +77,7 @@ def test_a_released_reservation_holds_nothing(acme: Tenant) -> None:
     reservation_id = hold(acme, "30")
     view = acme.run(release_command(reservation_id, acme.tenant_id, acme.now))
     assert use(acme, budget) == ("0", "0")
-    assert acme.engine.reservations.get(acme.tenant_id, reservation_id) == view
+    assert acme.engine.reservations.get(acme.tenant_id, reservation_id, acme.now) == view
 
 
 def test_a_denied_reservation_leaves_every_budget_unchanged(acme: Tenant) -> None:
@@ -86,7 +86,9 @@ def test_a_denied_reservation_leaves_every_budget_unchanged(acme: Tenant) -> Non
     answer = acme.check("11", project_id="p")
     assert (answer.allowed, answer.budget_id) == (False, narrow.budget_id)
     assert [use(acme, budget) for budget in (wide, narrow)] == [("0", "0"), ("0", "0")]
-    page = acme.engine.reservations.list(acme.tenant_id, ReservationFilter(), PageRequest())
+    page = acme.engine.reservations.list(
+        acme.tenant_id, ReservationFilter(), PageRequest(), acme.now
+    )
     assert page.items == []
 
 
@@ -97,8 +99,30 @@ def test_a_due_hold_is_freed_before_anything_is_denied(acme: Tenant, clock: Manu
     clock.advance(seconds=60)
     assert acme.check("10").allowed
     assert use(acme, budget) == ("0", "10")
-    view = acme.engine.reservations.get(acme.tenant_id, first)
+    view = acme.engine.reservations.get(acme.tenant_id, first, acme.now)
     assert view.status is ReservationStatus.EXPIRED
+
+
+def test_a_hold_that_is_due_is_shown_as_over_before_it_is_freed(
+    acme: Tenant, clock: ManualClock
+) -> None:
+    acme.budget()
+    due = hold(acme, "10", ttl_seconds=60)
+    kept = hold(acme, "5", ttl_seconds=61)
+    clock.advance(seconds=60)
+
+    def ids(status: ReservationStatus) -> list[str]:
+        wanted = ReservationFilter(status=status)
+        page = acme.engine.reservations.list(acme.tenant_id, wanted, PageRequest(), acme.now)
+        assert all(view.status is status for view in page.items)
+        return [view.reservation_id for view in page.items]
+
+    assert ids(ReservationStatus.PENDING) == [kept]
+    assert ids(ReservationStatus.EXPIRED) == [due]
+    view = acme.engine.reservations.get(acme.tenant_id, due, acme.now)
+    assert view.status is ReservationStatus.EXPIRED
+    acme.run(Expire(tenant_id=acme.tenant_id, now=acme.now))
+    assert ids(ReservationStatus.EXPIRED) == [due]
 
 
 def test_the_worker_finds_and_expires_what_is_due(acme: Tenant, clock: ManualClock) -> None:
@@ -120,7 +144,7 @@ def test_settled_after_expiry_is_recorded_once_and_late(acme: Tenant, clock: Man
     clock.advance(seconds=61)
     assert acme.settle(reservation_id, "11").flags == ["late", "excess"]
     assert use(acme, budget) == ("11", "0")
-    view = acme.engine.reservations.get(acme.tenant_id, reservation_id)
+    view = acme.engine.reservations.get(acme.tenant_id, reservation_id, acme.now)
     assert view.status is ReservationStatus.EXPIRED
 
 
@@ -223,13 +247,13 @@ def test_another_tenants_reservation_is_not_found(acme: Tenant) -> None:
     with pytest.raises(NotFound):
         stranger.settle(reservation_id, "1")
     with pytest.raises(NotFound):
-        stranger.engine.reservations.get(stranger.tenant_id, reservation_id)
+        stranger.engine.reservations.get(stranger.tenant_id, reservation_id, stranger.now)
 
 
 @pytest.mark.parametrize("name", ["x", "A" * 36, "01900000-0000-7000-8000-00000000000Z"])
 def test_an_id_that_is_no_reservations_is_not_found(acme: Tenant, name: str) -> None:
     with pytest.raises(NotFound):
-        acme.engine.reservations.get(acme.tenant_id, name)
+        acme.engine.reservations.get(acme.tenant_id, name, acme.now)
     with pytest.raises(NotFound):
         acme.settle(name, "1")
 
@@ -245,6 +269,7 @@ def test_reservations_are_listed_by_what_is_asked_for(acme: Tenant) -> None:
             acme.tenant_id,
             ReservationFilter(**wanted),  # type: ignore[arg-type]
             PageRequest(),
+            acme.now,
         )
         return [view.reservation_id for view in page.items]
 
@@ -343,7 +368,8 @@ def test_rows_with_and_without_optional_values_are_stored_together(acme: Tenant)
         )
     )
     first, second = (
-        acme.engine.reservations.get(acme.tenant_id, one.reservation_id) for one in answer.results
+        acme.engine.reservations.get(acme.tenant_id, one.reservation_id, acme.now)
+        for one in answer.results
     )
     assert (first.feature_id, first.service_name, first.tags, first.operation_id) == (
         None,

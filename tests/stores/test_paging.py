@@ -86,7 +86,9 @@ def _fill(acme: Tenant, clock: ManualClock) -> dict[str, List]:
 
     return {
         "budgets": lambda page: engine.budgets.list(tenant_id, BudgetFilter(), page),
-        "reservations": lambda page: engine.reservations.list(tenant_id, ReservationFilter(), page),
+        "reservations": lambda page: engine.reservations.list(
+            tenant_id, ReservationFilter(), page, clock.now()
+        ),
         "periods": periods(daily.budget_id, None),
         "template": periods(template.budget_id, None),
         "scope of template": periods(template.budget_id, "u0"),

@@ -89,7 +89,7 @@ def test_due_reservations_are_freed(engine: Engine, clock: ManualClock) -> None:
     worker.step()
     assert reserved(engine, tenant_id, budget_id) == 0
     assert held.reservation_id is not None
-    kept = engine.reservations.get(tenant_id, held.reservation_id)
+    kept = engine.reservations.get(tenant_id, held.reservation_id, clock.now())
     assert kept.status is ReservationStatus.EXPIRED
 
 

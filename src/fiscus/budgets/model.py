@@ -191,6 +191,13 @@ class ReservationStatus(StrEnum):
     EXPIRED = "expired"
 
 
+def status_at(status: ReservationStatus, expires_at: datetime, now: datetime) -> ReservationStatus:
+    """The status of a reservation at `now`: one that is due is over, also before it is freed."""
+    if status is ReservationStatus.PENDING and expires_at <= now:
+        return ReservationStatus.EXPIRED
+    return status
+
+
 class ReservationLine(Struct, frozen=True, gc=False):
     """What one reservation holds of one balance, in the budget's currency."""
 

@@ -97,12 +97,12 @@ class BudgetStore(Protocol):
 
 class ReservationStore(Protocol):
     def list(
-        self, tenant_id: str, wanted: ReservationFilter, page: PageRequest
+        self, tenant_id: str, wanted: ReservationFilter, page: PageRequest, now: datetime
     ) -> Page[ReservationView]:
-        """Reservations, newest first."""
+        """Reservations as they stand at `now`, newest first."""
         ...
 
-    def get(self, tenant_id: str, reservation_id: str) -> ReservationView:
+    def get(self, tenant_id: str, reservation_id: str, now: datetime) -> ReservationView:
         """Raises `NotFound`."""
         ...
 

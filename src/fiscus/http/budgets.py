@@ -156,6 +156,7 @@ async def list_reservations(call: Call[ReservationQuery, NoBody]) -> Response:
         call.principal.tenant_for(query.tenant_id),
         query.wanted(),
         query.wanted_page(),
+        call.now,
     )
     return json_reply(
         ReservationPage(
@@ -169,7 +170,7 @@ async def list_reservations(call: Call[ReservationQuery, NoBody]) -> Response:
 async def get_reservation(call: Call[TenantQuery, NoBody]) -> Response:
     tenant_id = call.principal.tenant_for(call.query.tenant_id)
     reservation_id = call.path_id("reservation_id", "reservation")
-    view = await call.run(call.engine.reservations.get, tenant_id, reservation_id)
+    view = await call.run(call.engine.reservations.get, tenant_id, reservation_id, call.now)
     return json_reply(replace(view, correlation_id=call.correlation_id))
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
-from fiscus.budgets.model import BalanceKey
+from fiscus.budgets.model import BalanceKey, status_at
 from fiscus.costs.calls import RecordAnswer
 from fiscus.costs.fx import Rates
 from fiscus.errors import FiscusError, InternalError, ServiceUnavailable, ValidationError
@@ -75,7 +75,6 @@ from fiscus.ledger.reservations import (
     apply_extend,
     apply_release,
     plan_on_reservation,
-    status_at,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
 from fiscus.wire import ItemError, decode, encode, item_error
@@ -377,7 +376,7 @@ def _as_it_is_now(workspace: Workspace, command: Command, answer: CheckAnswer) -
         return answer
     return replace(
         answer,
-        reservation_status=status_at(reservation, command.now),
+        reservation_status=status_at(reservation.status, reservation.expires_at, command.now),
         expires_at=reservation.expires_at,
     )
 

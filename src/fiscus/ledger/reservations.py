@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from fiscus.budgets.calls import HeldLine, ReservationView
-from fiscus.budgets.model import Reservation, ReservationStatus
+from fiscus.budgets.model import Reservation, ReservationStatus, status_at
 from fiscus.budgets.rules import free
 from fiscus.errors import Conflict, NotFound
 from fiscus.ledger.commands import Expire, Expired, Extend, Release, Settle
@@ -53,16 +53,9 @@ def free_due(workspace: Workspace, tenant_id: str, now: datetime, most: int | No
     return len(due)
 
 
-def status_at(reservation: Reservation, now: datetime) -> ReservationStatus:
-    """Its status at `now`: a hold that is due is over, also before its money is freed."""
-    if reservation.status is ReservationStatus.PENDING and reservation.expires_at <= now:
-        return ReservationStatus.EXPIRED
-    return reservation.status
-
-
 def current(workspace: Workspace, reservation: Reservation, now: datetime) -> Reservation:
     """The reservation, expired first when it is due."""
-    status = status_at(reservation, now)
+    status = status_at(reservation.status, reservation.expires_at, now)
     return reservation if status is reservation.status else close(workspace, reservation, status)
 
 

@@ -131,8 +131,10 @@ class SqlBudgets:
                 now=now,
             )
             fields = unlike_usage(old, new)
-            if fields and has_usage(connection, tenant_id, budget_id):
-                raise _in_use(budget_id, fields)
+            if fields:
+                self._database.without_groups(connection, tenant_id)
+                if has_usage(connection, tenant_id, budget_id):
+                    raise _in_use(budget_id, fields)
             self._put(connection, new, by, now)
             return new
 
@@ -144,6 +146,7 @@ class SqlBudgets:
         def change(connection: Connection) -> None:
             old = _get(connection, tenant_id, budget_id)
             if not force:
+                self._database.without_groups(connection, tenant_id)
                 _require_unused(connection, old, now)
             last = replace(old, version=old.version + 1, updated_at=now)
             self._put(connection, last, by, now, deleted_at=now)

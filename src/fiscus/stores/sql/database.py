@@ -21,6 +21,7 @@ from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.stores.sql import sqlite
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
+from fiscus.stores.sql.ledger_read import USE_SEED
 from fiscus.stores.sql.postgres import PostgresDriver
 from fiscus.stores.sql.sqlite import SqliteDriver
 from fiscus.stores.sql.write_turn import WriteTurn
@@ -38,7 +39,7 @@ APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
 Roles belong to the whole server, so each database has its own."""
 
 _WRITE_ATTEMPTS: Final = 5
-_TAKE_TURN: Final = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant, :seed))")
+_LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant, :seed))")
 _TURN_SEED: Final = 0x666973637573
 
 
@@ -99,6 +100,15 @@ class Database:
                 raise unavailable() from error
         raise AssertionError("the last attempt returns or raises")
 
+    def without_groups(self, connection: Connection, tenant: str) -> None:
+        """Within `write`: wait for the ledger's groups with this tenant, and have the others wait.
+
+        For changes that only an unused definition may undergo: what groups before have used is seen
+        from here on, and those after see the change. (On SQLite a change has all that by its turn.)
+        """
+        if not self.is_sqlite:
+            connection.execute(_LOCK, {"seed": USE_SEED, "tenant": tenant})
+
     def close(self) -> None:
         self.engine.dispose()
         if self._turn is not None:
@@ -114,7 +124,7 @@ class Database:
         with self.engine.begin() as connection:
             # At READ COMMITTED every statement after this one sees what the turn before committed.
             # SERIALIZABLE would take its snapshot first and abort all but one of those who waited.
-            connection.execute(_TAKE_TURN, {"seed": _TURN_SEED, "tenant": tenant})
+            connection.execute(_LOCK, {"seed": _TURN_SEED, "tenant": tenant})
             self._set_tenants(connection, [tenant])
             return change(connection)
 

@@ -84,7 +84,10 @@ class SqlLedgerTransaction:
     # -- loading
 
     def load(self, needs: Needs) -> Loaded:
-        reading = [Statement(read.VERSIONS, read.TENANT, [(one,) for one in needs.tenants])]
+        tenants = [(one,) for one in needs.tenants]
+        reading = [Statement(read.VERSIONS, read.TENANT, tenants)]
+        if not self._driver.locks_store:
+            reading.insert(0, Statement(read.IN_USE, read.TENANT, tenants))
         optional = (
             (read.ANSWERS, read.IDEMPOTENCY_KEY, needs.idempotency),
             (read.OPERATIONS, read.OPERATION_KEY, needs.operations),
@@ -100,6 +103,8 @@ class SqlLedgerTransaction:
         # What is closed says which balances to lock, in a second round trip.
         locking = [] if closing else self._lock_statements(needs, balances, [])
         ahead = self._run(reading + closing + locking)
+        if not self._driver.locks_store:
+            next(ahead)
         versions = {tenant_id: version or 0 for tenant_id, version in next(ahead)}
         answers = self._reader.answers(next(ahead)) if needs.idempotency else {}
         self._stale_answers = list(answers)

@@ -34,6 +34,11 @@ from fiscus.tenants import TenantSettings
 from fiscus.wire import decode
 
 TENANT = Columns(tenant_id="text")
+USE_SEED = 0x666973637574
+# On PostgreSQL; until its end no change waits in `Database.without_groups` for its tenants.
+IN_USE = f"""
+    SELECT pg_advisory_xact_lock_shared(hashtextextended(r.tenant_id, {USE_SEED})) FROM {{rows}}
+"""
 # Not as a join: PostgreSQL would read all tenants rather than look each up.
 VERSIONS = """
     SELECT r.tenant_id,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from fiscus.budgets.calls import HeldLine, ReservationView
-from fiscus.budgets.model import ReservationStatus
+from fiscus.budgets.model import ReservationStatus, status_at
 from fiscus.budgets.port import ReservationFilter
 from fiscus.errors import NotFound
 from fiscus.ids import is_uuid
@@ -32,25 +32,25 @@ class SqlReservations:
         self._database = database
 
     def list(
-        self, tenant_id: str, wanted: ReservationFilter, page: PageRequest
+        self, tenant_id: str, wanted: ReservationFilter, page: PageRequest, now: datetime
     ) -> Page[ReservationView]:
         with self._database.read(tenant_id) as connection:
             return read_page(
                 connection,
-                sa.select(t).where(t.c.tenant_id == tenant_id, *_conditions(wanted)),
+                sa.select(t).where(t.c.tenant_id == tenant_id, *_conditions(wanted, now)),
                 _ORDER,
                 page,
-                read=lambda rows: _views(connection, rows),
+                read=lambda rows: _views(connection, rows, now),
                 position=lambda view: [view.reservation_id],
             )
 
-    def get(self, tenant_id: str, reservation_id: str) -> ReservationView:
+    def get(self, tenant_id: str, reservation_id: str, now: datetime) -> ReservationView:
         if is_uuid(reservation_id):
             with self._database.read(tenant_id) as connection:
                 query = sa.select(t).where(
                     t.c.reservation_id == reservation_id, t.c.tenant_id == tenant_id
                 )
-                found = _views(connection, connection.execute(query).all())
+                found = _views(connection, connection.execute(query).all(), now)
             if found:
                 return found[0]
         raise NotFound(
@@ -70,11 +70,15 @@ class SqlReservations:
             return list(connection.execute(query).scalars())
 
 
-def _conditions(wanted: ReservationFilter) -> list[sa.ColumnElement[bool]]:
+def _conditions(wanted: ReservationFilter, now: datetime) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
+    # Spelled out, so that the index of the pending ones is used.
+    pending = t.c.status == sa.text("'pending'")
     if wanted.status is ReservationStatus.PENDING:
-        # Spelled out, so that the index of the pending ones is used.
-        found.append(t.c.status == sa.text("'pending'"))
+        found += [pending, t.c.expires_at > now]
+    elif wanted.status is ReservationStatus.EXPIRED:
+        is_due = sa.and_(pending, t.c.expires_at <= now)
+        found.append(sa.or_(t.c.status == wanted.status.value, is_due))
     elif wanted.status is not None:
         found.append(t.c.status == wanted.status.value)
     for column, value in (
@@ -97,13 +101,15 @@ def _conditions(wanted: ReservationFilter) -> list[sa.ColumnElement[bool]]:
     return found
 
 
-def _views(connection: Connection, rows: Sequence[Row[Any]]) -> list[ReservationView]:
+def _views(
+    connection: Connection, rows: Sequence[Row[Any]], now: datetime
+) -> list[ReservationView]:
     held = _held(connection, [row.reservation_id for row in rows])
     return [
         ReservationView(
             reservation_id=row.reservation_id,
             tenant_id=row.tenant_id,
-            status=ReservationStatus(row.status),
+            status=status_at(ReservationStatus(row.status), row.expires_at, now),
             resource_type=row.resource_type,
             estimated_cost=plain(row.estimated_cost),
             currency=row.currency,

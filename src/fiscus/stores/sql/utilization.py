@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import date, datetime
 from typing import Any, Final
 
@@ -48,6 +49,8 @@ def read_utilization(
         t.c.budget_id == budget.budget_id,
         t.c.tenant_id == budget.tenant_id,
         t.c.period_start <= now,
+        # PostgreSQL has rows of what was only looked at, as a row must exist to be locked
+        sa.or_(*[column != ZERO for column in (t.c.spent, t.c.reserved, t.c.throttle_credit)]),
     )
     if scope_id is not None:
         query = query.where(t.c.scope_id == scope_id)
@@ -61,7 +64,9 @@ def read_utilization(
     else:
         rows = connection.execute(slice_of(query, _ORDER, page)).all()
         total = None
-    uses = [_use(budget, row, now) for row in rows]
+    prepared = PreparedBudget(budget)
+    anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
+    uses = [_use(prepared, row, now, anchors.get(row.scope_id)) for row in rows]
     if blank is not None:
         if cursor is None and page.page == 1:
             uses.insert(0, blank)
@@ -87,13 +92,22 @@ def has_usage(connection: Connection, tenant_id: str, budget_id: str) -> bool:
 
 def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was spent in a period that has not ended, of any scope."""
-    query = sa.select(t.c.spent).where(
+    prepared = PreparedBudget(budget)
+    query = sa.select(t.c.scope_id, t.c.period_start, t.c.spent).where(
         t.c.budget_id == budget.budget_id,
         t.c.tenant_id == budget.tenant_id,
         t.c.period_start <= now,
-        t.c.period_end > now,
     )
-    return any(connection.execute(query).scalars())
+    if not prepared.floats:
+        period = prepared.period_at(now)
+        if period is None:
+            return False
+        query = query.where(t.c.period_start == period.start)
+    rows = [row for row in connection.execute(query) if row.spent]
+    anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
+    return any(
+        _is_current(prepared, row.period_start, now, anchors.get(row.scope_id)) for row in rows
+    )
 
 
 def open_reservations(connection: Connection, budget: Budget, now: datetime) -> int:
@@ -128,8 +142,7 @@ def _missing_current(
     elif scope_id is None:
         return None
     prepared = PreparedBudget(budget)
-    anchor = _anchor(connection, budget, scope_id) if prepared.floats else None
-    period = prepared.period_at(now, anchor)
+    period = prepared.period_at(now, _anchors(connection, prepared, [scope_id]).get(scope_id))
     if period is None:
         return None
     exists = connection.execute(
@@ -152,28 +165,45 @@ def _missing_current(
     )
 
 
-def _anchor(connection: Connection, budget: Budget, scope_id: str) -> date | None:
-    return connection.execute(
-        sa.select(anchors.c.anchor).where(
-            anchors.c.budget_id == budget.budget_id,
-            anchors.c.scope_id == scope_id,
-            anchors.c.tenant_id == budget.tenant_id,
+def _anchors(
+    connection: Connection, prepared: PreparedBudget, scope_ids: Collection[str]
+) -> dict[str, date]:
+    """The stored anchors of a floating budget; of others, none."""
+    if not (prepared.floats and scope_ids):
+        return {}
+    found = connection.execute(
+        sa.select(anchors.c.scope_id, anchors.c.anchor).where(
+            anchors.c.budget_id == prepared.budget.budget_id,
+            anchors.c.tenant_id == prepared.budget.tenant_id,
+            anchors.c.scope_id.in_(set(scope_ids)),
         )
-    ).scalar_one_or_none()
+    )
+    return {row.scope_id: row.anchor for row in found}
 
 
-def _use(budget: Budget, row: Row[Any], now: datetime) -> PeriodUse:
+def _is_current(
+    prepared: PreparedBudget, period_start: datetime, now: datetime, anchor: date | None
+) -> bool:
+    period = prepared.period_at(now, anchor)
+    return period is not None and period.start == period_start
+
+
+def _use(prepared: PreparedBudget, row: Row[Any], now: datetime, anchor: date | None) -> PeriodUse:
+    budget = prepared.budget
     used = add(row.spent, row.reserved)
+    # by the definition as it is, whose end date may have changed since the row was made
+    period = prepared.period_at(row.period_start, anchor)
+    end = row.period_end if period is None or period.start != row.period_start else period.end
     return PeriodUse(
         scope_id=row.scope_id,
         period_start=row.period_start,
-        period_end=None if row.period_end == FAR_FUTURE else row.period_end,
+        period_end=None if end == FAR_FUTURE else end,
         amount=budget.budget_amount,
         spent=plain(row.spent),
         reserved=plain(row.reserved),
         remaining=plain(subtract(budget.budget_amount, used)),
         utilization_ratio=ratio(used, budget.budget_amount),
-        current=row.period_start <= now < row.period_end,
+        current=_is_current(prepared, row.period_start, now, anchor),
     )
 
 
