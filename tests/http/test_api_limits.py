@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fiscus.access.model import Role
-from tests.http.app_client import AppClient, open_app
+from tests.http.app_client import API, AppClient, open_app
 
 pytestmark = pytest.mark.anyio
 
 CHECK = {"resource_type": "llm", "estimated_cost": 1}
 RECORD = {"resource_type": "llm", "cost_amount": 1}
+STREAM = f"{API}/cost-tracking/record/stream"
 
 
 async def test_every_answer_tells_what_is_left(client: AppClient) -> None:
@@ -90,6 +92,22 @@ async def test_each_kind_of_call_has_its_limit_also_for_service_keys(
         replies = [await client.post(path, body, key=key) for _ in range(3)]
     assert [one.status_code < 300 for one in replies] == [True, True, False]
     assert replies[2].json()["details"]["limit"] == name
+
+
+async def test_a_stream_counts_once_as_a_call_that_records_costs(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_cost_records=3) as client:
+        key = client.make_key(Role.SERVICE)
+        lines = b'{"resource_type":"llm","cost_amount":1}\n' * 5
+        for _ in range(2):
+            reply = await client.send("POST", STREAM, content=lines, key=key)
+            assert json.loads(reply.text.splitlines()[-1])["recorded"] == 5
+        assert (await client.post("/cost-tracking/record", RECORD, key=key)).status_code == 202
+        reply = await client.send("POST", STREAM, content=lines, key=key)
+        assert reply.status_code == 429
+        assert reply.json()["details"]["limit"] == "api-cost-records"
+        assert reply.headers.get_list("Retry-After") == ["20"]
+        report = (await client.get("/cost-tracking/reports")).json()
+        assert report["record_count"] == 11
 
 
 async def test_a_check_of_rate_limits_that_asks_nothing_sensible_counts_too(data_dir: Path) -> None:

@@ -86,6 +86,7 @@ _REPORT_TYPES: Final = ("application/json", "text/csv")
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     Endpoint(
         operation="stream_records",
+        limited_as=ApiLimit.COST_RECORDS,
         method="POST",
         path="/cost-tracking/record/stream",
         tag="Costs",
@@ -94,7 +95,8 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         "each, of one tenant. Lines are committed in chunks while they arrive; a chunk is whole or "
         "not there at all, also when the client hangs up. The answer has one line per line sent, "
         "in order, and a last one that sums up. Give each line an `idempotency_key` or an "
-        "`operation_id`, so that a stream that was cut off can be sent again.",
+        "`operation_id`, so that a stream that was cut off can be sent again. A stream counts once "
+        "against the limit on calls that record costs.",
         handler=stream_records,
         action=Action.OPERATE,
         answer=StreamLine,
