@@ -56,12 +56,19 @@ def day_start(day: int, timezone: str) -> datetime:
         return DAWN
     if day >= LAST_DAY:
         return FAR_FUTURE
+    return first_instant(datetime.combine(date.fromordinal(day), time()), timezone)
+
+
+def first_instant(shown: datetime, timezone: str) -> datetime:
+    """The first instant, in UTC, whose local time is `shown`, or later where that is skipped.
+
+    Kept between `DAWN` and `FAR_FUTURE`; `shown` lies between `FIRST_DAY` and `LAST_DAY`.
+    """
     zone = zone_of(timezone)
-    midnight = datetime.combine(date.fromordinal(day), time())
-    # fold=0 (PEP 495): the first of two such midnights, or the offset before a gap.
-    instant = midnight.replace(tzinfo=zone).astimezone(UTC)
-    if _local(instant, zone) != midnight:
-        instant = _end_of_gap(midnight, zone)
+    # fold=0 (PEP 495): the first of two such times, or the offset before a gap.
+    instant = shown.replace(tzinfo=zone).astimezone(UTC)
+    if _local(instant, zone) != shown:
+        instant = _end_of_gap(shown, zone)
     return min(max(instant, DAWN), FAR_FUTURE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
@@ -38,6 +38,7 @@ from fiscus.operations import Operation
 from fiscus.paging import Page, PageRequest
 from fiscus.tenants import TenantSettings
 from fiscus.wire import convert, encode
+from fiscus.zones import day_start
 
 NOW = datetime(2026, 3, 10, 12, 7, tzinfo=UTC)
 TENANT = "acme"
@@ -395,6 +396,21 @@ ZONES = st.sampled_from(
     ["UTC", BERLIN, "America/Havana", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia"]
 )
 
+CHANGING_ZONES = st.sampled_from(
+    [
+        "America/New_York",
+        BERLIN,
+        "America/Havana",
+        "America/St_Johns",
+        "America/Santiago",
+        "America/Sao_Paulo",
+        "Australia/Lord_Howe",
+        "Australia/Sydney",
+        "Africa/Casablanca",
+        "Asia/Tehran",
+    ]
+)
+
 
 def from_us(us: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
@@ -470,6 +486,95 @@ def test_a_range_is_compared_with_the_one_people_mean(
     current = TimeRange(local(BERLIN, *start), local(BERLIN, *end))
     found = previous_range(current, BERLIN)
     assert found == TimeRange(local(BERLIN, *before[0]), local(BERLIN, *before[1]))
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "end", "before"),
+    [
+        # summer time begins, ends, and does so the other way round in the south
+        ("America/New_York", (2025, 3, 1), (2025, 3, 15), ((2025, 2, 1), (2025, 2, 15))),
+        ("America/New_York", (2025, 4, 1), (2025, 4, 9, 18), ((2025, 3, 1), (2025, 3, 9, 18))),
+        ("America/New_York", (2025, 11, 1), (2025, 11, 15), ((2025, 10, 1), (2025, 10, 15))),
+        ("America/New_York", (2025, 11, 1), (2025, 11, 3, 9), ((2025, 10, 1), (2025, 10, 3, 9))),
+        ("Australia/Sydney", (2025, 10, 1), (2025, 10, 20), ((2025, 9, 1), (2025, 9, 20))),
+        ("Australia/Sydney", (2026, 4, 1), (2026, 4, 20, 7), ((2026, 3, 1), (2026, 3, 20, 7))),
+        # the month before is shorter, by an hour too
+        ("America/New_York", (2025, 3, 1), (2025, 3, 31, 23), ((2025, 2, 1), (2025, 3, 1))),
+        # a time that the month before skipped is the first after it
+        ("America/New_York", (2025, 4, 1), (2025, 4, 9, 2, 30), ((2025, 3, 1), (2025, 3, 9, 3))),
+        # a midnight that was skipped, in the month asked for and in the one before
+        ("America/Santiago", (2025, 9, 1), (2025, 9, 7, 1), ((2025, 8, 1), (2025, 8, 7))),
+        ("America/Santiago", (2025, 10, 1), (2025, 10, 7), ((2025, 9, 1), (2025, 9, 7, 1))),
+    ],
+)
+def test_a_part_of_a_month_is_compared_to_the_same_local_time(
+    zone: str,
+    start: tuple[int, ...],
+    end: tuple[int, ...],
+    before: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
+    current = TimeRange(local(zone, *start), local(zone, *end))
+    found = previous_range(current, zone)
+    assert found == TimeRange(local(zone, *before[0]), local(zone, *before[1]))
+
+
+def test_a_cost_of_the_last_hour_before_midnight_is_in_the_range_before() -> None:
+    zone = "America/New_York"
+    found = report(
+        cost(7, local(zone, 2025, 2, 14, 23, 30)),
+        cost(1, local(zone, 2025, 2, 15)),
+        start_date=local(zone, 2025, 3, 1),
+        end_date=local(zone, 2025, 3, 15),
+        timezone=zone,
+        compare_previous=True,
+    )
+    assert found.previous is not None
+    assert found.previous.end_date == local(zone, 2025, 2, 15)
+    assert found.previous.total_cost == 7
+
+
+@given(
+    year=st.integers(1995, 2037),
+    month=st.integers(1, 12),
+    minutes=st.integers(1, 31 * 24 * 60),
+    zone=CHANGING_ZONES,
+)
+def test_a_month_so_far_ends_at_the_same_local_time_in_the_month_before(
+    year: int, month: int, minutes: int, zone: str
+) -> None:
+    first = date(year, month, 1)
+    start = day_start(first.toordinal(), zone)
+    current = TimeRange(start, start + timedelta(minutes=minutes))
+    shown = current.end.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    if shown.replace(day=1).date() != first or shown == datetime.combine(first, time()):
+        return  # past the month, or in the hour around its start that is shown twice
+    found = previous_range(current, zone)
+    last_month = first - timedelta(days=1)
+    assert found.start == day_start(last_month.replace(day=1).toordinal(), zone)
+    if current.end == day_start(shown.toordinal(), zone):
+        shown = datetime.combine(shown, time())  # where midnight is skipped, its day begins later
+    if shown.day > last_month.day:
+        assert found.end == start
+        return
+    wanted = shown.replace(year=last_month.year, month=last_month.month)
+    assert found.end == first_showing(wanted, zone)
+
+
+def first_showing(wanted: datetime, zone: str) -> datetime:
+    """The first minute whose local time is `wanted` or later, looked for one by one."""
+    at = wanted.replace(tzinfo=UTC) - timedelta(hours=15)  # no zone is that far ahead
+    while at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) < wanted:
+        at += timedelta(minutes=1)
+    return at
+
+
+def test_the_first_hour_of_a_month_that_comes_twice_is_compared_with_as_long() -> None:
+    zone = "America/Havana"  # back from 01:00 to 00:00
+    start = local(zone, 2026, 11, 1)
+    again = TimeRange(start, start + timedelta(hours=1))
+    assert previous_range(again, zone) == TimeRange(
+        local(zone, 2026, 10, 1), local(zone, 2026, 10, 1, 1)
+    )
 
 
 def test_groups_are_compared_with_the_range_before() -> None:

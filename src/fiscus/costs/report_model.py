@@ -102,8 +102,8 @@ class ReportRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         bool,
         Meta(
             description="Compare with the range before: as many months for whole months, the same "
-            "part of the month before for a part from its start, as many days for whole days, "
-            "else the same length of time."
+            "part of the month before, to the same day and local time, for a part from its start, "
+            "as many days for whole days, else the same length of time."
         ),
     ] = False
     format: ReportFormat = ReportFormat.JSON

@@ -13,7 +13,7 @@ from fiscus.costs.port import Stretch
 from fiscus.costs.report_model import Granularity
 from fiscus.costs.rollups import QUARTER_HOUR, bucket_of, quarter_hours_within
 from fiscus.errors import ValidationError
-from fiscus.zones import day_start, month_start, zone_of
+from fiscus.zones import day_start, first_instant, month_start, zone_of
 
 MAX_RANGE: Final = timedelta(days=3660)
 MAX_PERIODS: Final = 10_000
@@ -59,7 +59,7 @@ def previous_range(current: TimeRange, timezone: str) -> TimeRange:
     """The range before, which people compare `current` with.
 
     Whole months: as many months. A part of a month from its start: the same part of the month
-    before. Whole days: as many days. Else the same length of time.
+    before, to the same day and local time. Whole days: as many days. Else the same length of time.
     """
     start, end = current
     first, last = _local_day(start, timezone), _local_day(end, timezone)
@@ -70,7 +70,10 @@ def previous_range(current: TimeRange, timezone: str) -> TimeRange:
             if until > month and end == day_start(month_start(until), timezone):
                 return TimeRange(day_start(month_start(2 * month - until), timezone), start)
             if until == month:
-                return TimeRange(before, min(before + (end - start), start))
+                same = _month_earlier(end, last, timezone)
+                if same <= before:  # a clock set back shows the month's first midnight again
+                    same = before + (end - start)
+                return TimeRange(before, min(same, start))
         if end == _start_of(last, timezone):
             return TimeRange(day_start(2 * first.toordinal() - last.toordinal(), timezone), start)
     return TimeRange(start - (end - start), start)
@@ -174,6 +177,22 @@ def _local_day(moment: datetime, timezone: str) -> date:
     following = day + timedelta(days=1)
     # A clock set back over midnight shows the old date again, after the new day has begun.
     return following if moment >= _start_of(following, timezone) else day
+
+
+def _month_earlier(moment: datetime, day: date, timezone: str) -> datetime:
+    """The same day and local time of the month before; beyond that month when it is shorter.
+
+    `day` is the local day of `moment`.
+    """
+    earlier = month_start(_month_number(day) - 1) + day.day - 1
+    # Not by the time it shows: where midnight is skipped, a day begins at another.
+    if moment == _start_of(day, timezone):
+        return day_start(earlier, timezone)
+    shown = moment.astimezone(zone_of(timezone)).replace(tzinfo=None)
+    since_midnight = shown - datetime.combine(day, time())
+    return first_instant(
+        datetime.combine(date.fromordinal(earlier), time()) + since_midnight, timezone
+    )
 
 
 def _start_of(day: date, timezone: str) -> datetime:
