@@ -27,7 +27,9 @@ LIMIT: Final = Decimal("1e26")
 NOT_A_NUMBER: Final = "is not a decimal number"
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}")
-_MAX_TEXT = 80
+# Clients print fractions with as many digits as they like. The limit is for what no number needs.
+MAX_TEXT: Final = 1000
+_TOO_LONG: Final = f"is too long: it must be at most {MAX_TEXT} characters"
 
 
 class Amount(Decimal):
@@ -47,13 +49,11 @@ def parse_amount(value: object, field: str) -> Decimal:
     """`value` as an exact amount, rounded half-even to 12 places.
 
     Takes `Decimal`, `int` and text such as `"12.50"` or `"1.2e3"`. Raises `ValidationError` naming
-    `field` for floats, booleans, NaN, infinities, underscores, and beyond 26 digits before the
-    point.
+    `field` for floats, booleans, NaN, infinities, underscores, beyond 26 digits before the point,
+    and beyond `MAX_TEXT` characters.
     """
     if isinstance(value, str):
-        if len(value) > _MAX_TEXT or _NUMBER.fullmatch(value) is None:
-            raise _bad(field, NOT_A_NUMBER)
-        number = Decimal(value)
+        number = _of_text(value, field)
     elif type(value) is Decimal:
         number = value
     elif isinstance(value, Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
@@ -68,6 +68,8 @@ def parse_amount(value: object, field: str) -> Decimal:
     is_plain = "E" not in text and (text[-1] != "0" or "." not in text)
     if is_plain and len(text) - text.find(".") <= 13 and len(text) <= 26:
         return number or ZERO  # in range, with at most 12 places
+    if len(text) > MAX_TEXT:
+        raise _bad(field, _TOO_LONG)
     if number.adjusted() < -40 or not number:
         return ZERO
     if number.adjusted() < 26:
@@ -75,6 +77,14 @@ def parse_amount(value: object, field: str) -> Decimal:
     if number.adjusted() >= 26:  # also when it was rounded up to that
         raise _bad(field, "is out of range: it must be below 1e26")
     return number or ZERO  # never a zero with a sign
+
+
+def _of_text(value: str, field: str) -> Decimal:
+    if len(value) > MAX_TEXT:
+        raise _bad(field, _TOO_LONG)
+    if _NUMBER.fullmatch(value) is None:
+        raise _bad(field, NOT_A_NUMBER)
+    return Decimal(value)
 
 
 def parse_positive(value: object, field: str) -> Decimal:
@@ -154,6 +164,7 @@ def _bad(field: str, what: str) -> ValidationError:
 __all__ = [
     "EXACT",
     "LIMIT",
+    "MAX_TEXT",
     "NOT_A_NUMBER",
     "ONE",
     "QUANTUM",

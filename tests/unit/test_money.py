@@ -14,6 +14,7 @@ from fiscus import money
 from fiscus.errors import ValidationError
 from fiscus.money import (
     LIMIT,
+    MAX_TEXT,
     QUANTUM,
     parse_amount,
     parse_currency,
@@ -112,6 +113,20 @@ def test_text_is_read_and_shown_plainly(given: str, kept: str) -> None:
 )
 def test_text_that_is_no_amount_is_refused_by_name(value: str) -> None:
     refused(value)
+
+
+@pytest.mark.parametrize("digits", [80, 100, MAX_TEXT - 2])
+def test_many_digits_are_rounded_whether_sent_as_text_or_as_a_number(digits: int) -> None:
+    text = "0." + "3" * digits
+    for given_as in (text, Decimal(text)):
+        assert parse_amount(given_as, "cost") == Decimal("0.333333333333")
+
+
+def test_more_characters_than_any_number_needs_are_refused_as_too_long() -> None:
+    text = "0." + "3" * (MAX_TEXT - 1)
+    for value in (text, Decimal(text), "1" * 1001, Decimal("1" * 1001), "x" * 1001):
+        assert refused(value) == "cost is too long: it must be at most 1000 characters"
+    assert "out of range" in refused("1" * MAX_TEXT)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ afford it (rate limits, quotas, budgets), and afterwards knows what it cost: che
 operation, settle, report. Every limited answer tells what is left, in the headers `RateLimit` and
 `X-RateLimit-…`.
 
-Amounts are exact. They are sent as JSON numbers or strings, rounded half-even to 12 decimal places
-when read, and answered as JSON numbers with exactly the digits that are stored: read them with a
-decimal parser. Times are RFC 3339 with an offset. A decision is not an error: a check answers 200
-with `allowed`. Errors are `application/problem+json` with a stable `error_code`.
+Amounts are exact. They are sent as JSON numbers or strings of up to 1000 characters, rounded
+half-even to 12 decimal places when read, and answered as JSON numbers with exactly the digits that
+are stored: read them with a decimal parser. Times are RFC 3339 with an offset. A decision is not an
+error: a check answers 200 with `allowed`. Errors are `application/problem+json` with a stable
+`error_code`.
 
 Every call but the health probes needs an API key (`X-API-Key`) or a JSON Web Token (`Authorization:
 Bearer`). The tenant is that of the credential."""

@@ -22,7 +22,7 @@ from fiscus.http.health import VERSION
 from fiscus.http.problems import STATUS_OF, Problem
 from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
-from fiscus.money import Amount
+from fiscus.money import MAX_TEXT, Amount
 from fiscus.quotas.model import QuotaSpec
 from fiscus.wire import ItemError
 
@@ -162,7 +162,11 @@ def _amount(kind: type) -> Json:
         return {
             "anyOf": [
                 {"type": "number"},
-                {"type": "string", "pattern": r"^-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?$"},
+                {
+                    "type": "string",
+                    "pattern": r"^-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?$",
+                    "maxLength": MAX_TEXT,
+                },
             ]
         }
     raise NotImplementedError(kind)  # how a hook of msgspec says that it does not know a type
