@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import cache, lru_cache
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -176,23 +176,39 @@ def decode(body: bytes | str, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise explain(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise (_wrong_number(body, kind) or not_json(error)) from None
+        raise (_wrong_number(body) or not_json(error)) from None
 
 
-def _wrong_number(body: bytes | str, kind: type[Any]) -> ValidationError | None:
-    """The error that names the field whose number is a bare NaN or Infinity, if that is it.
+def _wrong_number(body: bytes | str) -> ValidationError | None:
+    """The error that names the first bare NaN or Infinity by its path, if there is one.
 
-    They are no JSON, but Python's and JavaScript's encoders write them.
+    They are no JSON, but Python's and JavaScript's encoders write them. So what is sent is wrong as
+    a whole, also where each item of a batch would stand alone.
     """
     try:
-        values = json.loads(body, parse_float=Decimal, parse_constant=str)
-        msgspec.convert(values, worked_out(kind), dec_hook=_read_custom)
-    except msgspec.ValidationError as error:
-        explained = explain(error)
-        return explained if NOT_A_NUMBER in explained.message else None
+        values = json.loads(body, parse_float=str, parse_int=str, parse_constant=_Constant)
+        found = next(_constants(values, ""), None)
     except (ValueError, RecursionError):
         return None
-    return None
+    return None if found is None else _wrong(*found)
+
+
+class _Constant(str):
+    """NaN, Infinity or -Infinity."""
+
+    __slots__ = ()
+
+
+def _constants(value: object, path: str) -> Iterator[tuple[str, str]]:
+    """The path of each constant within `value`, and what is wrong with it."""
+    if isinstance(value, _Constant):
+        yield path or "body", f"{value} {NOT_A_NUMBER}"
+    elif isinstance(value, dict):
+        for name, inner in cast("dict[str, object]", value).items():
+            yield from _constants(inner, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for index, inner in enumerate(cast("list[object]", value)):
+            yield from _constants(inner, f"{path}[{index}]")
 
 
 def decode_any(body: bytes | str) -> Any:

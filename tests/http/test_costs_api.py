@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fiscus.access.model import Role
+from tests.http.app_client import API
 
 if TYPE_CHECKING:
     from tests.http.app_client import AppClient
@@ -78,6 +79,17 @@ async def test_records_are_filtered_by_every_parameter(client: AppClient) -> Non
 async def test_a_wrong_filter_is_named(client: AppClient, query: str, field: str) -> None:
     reply = await client.get(f"/cost-tracking/records?{query}")
     assert (reply.status_code, reply.json()["details"]["field"]) == (400, field)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+async def test_a_number_that_is_no_json_is_named_by_its_record(
+    client: AppClient, constant: str
+) -> None:
+    records = '{"resource_type":"llm","cost_amount":1},{"resource_type":"llm","cost_amount":%s}'
+    body = f'{{"records":[{records % constant}]}}'
+    reply = await client.send("POST", f"{API}/cost-tracking/record/batch", content=body)
+    assert (reply.status_code, reply.json()["details"]["field"]) == (400, "records[1].cost_amount")
+    assert (await client.get("/cost-tracking/records")).json()["records"] == []
 
 
 async def test_a_report_is_the_same_by_query_and_by_body(client: AppClient) -> None:

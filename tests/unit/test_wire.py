@@ -29,6 +29,7 @@ KINDS = [
     BudgetSpec,
     TenantSpec,
 ]
+RECORDS_1 = "records[1].cost_amount"
 amounts = st.integers(-(10**38) + 1, 10**38 - 1).map(
     lambda n: Context(prec=80).scaleb(Decimal(n), -12)
 )
@@ -95,9 +96,49 @@ def test_a_number_that_is_no_amount_is_refused_by_name(number: str) -> None:
     assert refused(f'{{"actual_cost":{number}}}', SettleRequest) == field
 
 
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize(
+    ("body", "kind", "field"),
+    [
+        ('{"records":[{"cost_amount":1},{"cost_amount":%s}]}', RecordBatchRequest, RECORDS_1),
+        ('{"checks":[{"estimated_cost":%s}]}', CheckBatchRequest, "checks[0].estimated_cost"),
+        ('{"resource_type":"a","usage":{"t":[1,%s]}}', RecordRequest, "usage.t[1]"),
+        ('{"resource_type":%s,"cost_amount":1}', RecordRequest, "resource_type"),
+        ("%s", RecordRequest, "body"),
+    ],
+)
+def test_a_number_that_is_no_json_is_named_by_its_path(
+    body: str, kind: type[Any], field: str, constant: str
+) -> None:
+    assert refused(body % constant, kind) == field
+    with pytest.raises(ValidationError, match=f"{constant} is not a decimal number"):
+        wire.decode(body % constant, kind)
+
+
+def test_the_word_for_such_a_number_may_be_a_text() -> None:
+    body = '{"records":[{"resource_type":"NaN"},{"cost_amount":NaN}]}'
+    assert refused(body, RecordBatchRequest) == RECORDS_1
+    assert wire.decode(check_body(resource_type='"NaN"'), CheckRequest).resource_type == "NaN"
+
+
 def test_the_noise_of_a_clients_float_is_rounded_once() -> None:
     body = check_body(estimated_cost="0.30000000000000004")
     assert wire.decode(body, CheckRequest).estimated_cost == Decimal("0.3")
+
+
+@pytest.mark.parametrize("digits", [100, 998])
+def test_the_digits_of_a_fraction_are_read_alike_as_text_and_as_a_number(digits: int) -> None:
+    number = "0." + "3" * digits
+    for body in (check_body(estimated_cost=number), check_body(estimated_cost=f'"{number}"')):
+        assert wire.decode(body, CheckRequest).estimated_cost == Decimal("0.333333333333")
+
+
+def test_a_number_beyond_a_thousand_characters_is_refused_as_too_long() -> None:
+    number = "0." + "3" * 999
+    for given_as in (number, f'"{number}"'):
+        with pytest.raises(ValidationError, match="estimated_cost: is too long") as caught:
+            wire.decode(check_body(estimated_cost=given_as), CheckRequest)
+        assert caught.value.field == "estimated_cost"
 
 
 def test_a_python_caller_may_not_give_a_float() -> None:
