@@ -19,6 +19,7 @@ import msgspec
 
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.money import NOT_A_NUMBER, Amount, parse_amount
+from fiscus.nesting import MAX_LEVELS, FreeForm, cut_below, free_form
 
 T = TypeVar("T")
 
@@ -116,6 +117,8 @@ def _read_custom(kind: type, value: object) -> object:
             return Amount(parse_amount(value, "it"))
         except ValidationError as error:
             raise ValueError(error.message.removeprefix("it ")) from None
+    if kind is FreeForm:
+        return free_form(value)
     raise NotImplementedError(kind)  # how a hook of msgspec says that it does not know a type
 
 
@@ -172,11 +175,29 @@ _any_decoder: Final = msgspec.json.Decoder(float_hook=Decimal)
 def decode(body: bytes | str, kind: type[T]) -> T:
     """`body` as a checked `kind`; raises `ValidationError` that names the field."""
     try:
+        return _decode(body, kind)
+    except RecursionError:
+        # What is cut off lies deeper than any field may, so it is refused by the field's name, and
+        # in a batch the other items are read.
+        return _decode(cut_below(_bytes(body), 2 * MAX_LEVELS), kind)
+
+
+def _decode(body: bytes | str, kind: type[T]) -> T:
+    try:
         return decoder_for(kind).decode(body)
     except msgspec.ValidationError as error:
         raise explain(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise (_wrong_number(body) or not_json(error)) from None
+
+
+def decode_stored(text: str) -> Any:
+    """A free object out of a store; one of before there was a limit is cut at that."""
+    return decode_any(cut_below(text.encode()))
+
+
+def _bytes(body: bytes | str) -> bytes:
+    return body.encode() if isinstance(body, str) else body
 
 
 def _wrong_number(body: bytes | str) -> ValidationError | None:
@@ -282,6 +303,7 @@ __all__ = [
     "convert",
     "decode",
     "decode_any",
+    "decode_stored",
     "decoder_for",
     "encode",
     "encode_canonical",

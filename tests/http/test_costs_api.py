@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from fiscus.access.model import Role
+from fiscus.costs.calls import RecordRequest
+from fiscus.http.stream import MAX_LINE_BYTES
+from fiscus.ledger.requests import record_command
+from fiscus.money import Amount
+from fiscus.nesting import MAX_LEVELS
 from tests.http.app_client import API
 
 if TYPE_CHECKING:
+    import httpx
+
     from tests.http.app_client import AppClient
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +99,83 @@ async def test_a_number_that_is_no_json_is_named_by_its_record(
     reply = await client.send("POST", f"{API}/cost-tracking/record/batch", content=body)
     assert (reply.status_code, reply.json()["details"]["field"]) == (400, "records[1].cost_amount")
     assert (await client.get("/cost-tracking/records")).json()["records"] == []
+
+
+# the first of these can be decoded, and with more of the stack in use it cannot
+@pytest.mark.parametrize("levels", [33, 900, 960, 100_000])
+async def test_usage_that_is_nested_too_deep_is_refused_and_nothing_else_is(
+    client: AppClient, levels: int
+) -> None:
+    deep = '{"a":' * levels + "1" + "}" * levels
+    record = '{"resource_type":"llm","cost_amount":1,"usage":%s}'
+
+    async def send(path: str, body: str) -> httpx.Response:
+        return await client.send("POST", API + path, content=body)
+
+    def require_named(problem: Any, field: str) -> None:
+        assert problem["error_code"] == "VALIDATION_ERROR"
+        assert problem["details"] == {"field": field}
+        assert problem["message"] == f"{field}: is nested deeper than 32 levels"
+
+    reply = await send("/cost-tracking/record", record % deep)
+    assert reply.status_code == 400
+    require_named(reply.json(), "usage")
+
+    check = f'{{"resource_type":"llm","estimated_cost":1,"operation_context":{deep}}}'
+    reply = await send("/budgets/check", check)
+    assert reply.status_code == 400
+    require_named(reply.json(), "operation_context")
+    reply = await send("/budgets/check/batch", f'{{"checks":[{check}]}}')
+    assert reply.status_code == 400
+    require_named(reply.json(), "checks[0].operation_context")
+
+    await client.make_budget()
+    held = await client.post(
+        "/budgets/check", {"resource_type": "llm", "estimated_cost": 1, "project_id": "search"}
+    )
+    settle = f"/budgets/reservations/{held.json()['reservation_id']}/settle"
+    reply = await send(settle, f'{{"actual_cost":1,"usage":{deep}}}')
+    assert reply.status_code == 400
+    require_named(reply.json(), "usage")
+
+    items = f"{record % deep},{record % '{}'}"
+    reply = await send("/cost-tracking/record/batch", f'{{"records":[{items}]}}')
+    assert reply.status_code == 202
+    refused, kept = reply.json()["results"]
+    require_named(refused["error"], "usage")
+    assert kept["record"]["record_id"]
+
+    reply = await send("/cost-tracking/record/stream", f"{record % deep}\n{record % '{}'}")
+    first, second, _ = map(json.loads, reply.text.splitlines())
+    if len(deep) < MAX_LINE_BYTES:
+        require_named(first["error"], "usage")
+    else:
+        assert first["error"]["error_code"] == "PAYLOAD_TOO_LARGE"
+    assert second["record_id"]
+
+    records = (await client.get("/cost-tracking/records")).json()["records"]
+    assert {one["record_id"] for one in records} == {
+        kept["record"]["record_id"],
+        second["record_id"],
+    }
+
+
+async def test_usage_of_before_its_depth_was_limited_leaves_the_list_readable(
+    client: AppClient,
+) -> None:
+    request = RecordRequest(resource_type="llm", cost_amount=Amount(1))
+    command = record_command(request, "acme", client.clock.now())
+    usage = json.loads('{"a":' * 900 + "1" + "}" * 900)
+    client.engine.ledger.execute(replace(command, cost=replace(command.cost, usage=usage)))
+    reply = await client.get("/cost-tracking/records")
+    assert reply.status_code == 200
+    (record,) = reply.json()["records"]
+    inner = record["usage"]
+    for _ in range(MAX_LEVELS):
+        inner = inner["a"]
+    assert inner == '{"a":' * 868 + "1" + "}" * 868
+    reply = await client.get(f"/cost-tracking/records/{record['record_id']}")
+    assert reply.json()["usage"] == record["usage"]
 
 
 async def test_a_report_is_the_same_by_query_and_by_body(client: AppClient) -> None:

@@ -5,6 +5,7 @@ Everything is recorded through the real ledger, on SQLite and on PostgreSQL.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import event
 
 from fiscus.budgets.calls import CheckAnswer, CheckRequest, SettleAnswer, SettleRequest
@@ -37,6 +39,8 @@ from fiscus.errors import NotFound, ValidationError
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import RecordBatch
 from fiscus.ledger.requests import check_command, record_command, settle_command
+from fiscus.money import Amount
+from fiscus.nesting import MAX_LEVELS
 from fiscus.paging import page_request
 from fiscus.scopes import ScopeType
 from fiscus.settings import Settings
@@ -202,6 +206,23 @@ def test_a_record_comes_back_as_it_was_recorded(engine: Engine, tenant: str) -> 
         tags={"team": "blue", 'odd "key"': "vä\\lue"},
         operation_id="op-1",
     )
+
+
+def test_usage_of_before_its_depth_was_limited_is_read_down_to_the_limit(
+    engine: Engine, tenant: str
+) -> None:
+    now = engine.clock.now()
+    command = record_command(RecordRequest(resource_type="llm", cost_amount=Amount(1)), tenant, now)
+    usage = {"tokens": 3, "deep": json.loads("[" * 900 + "]" * 900)}
+    engine.ledger.execute(replace(command, cost=replace(command.cost, usage=usage)))
+    (found,) = records_of(engine, tenant)
+    assert found.usage is not None
+    assert found.usage["tokens"] == 3
+    inner = found.usage["deep"]
+    for _ in range(MAX_LEVELS - 2):
+        (inner,) = inner
+    assert inner == ["[" * 869 + "]" * 869]
+    assert engine.costs.get(tenant, found.record_id) == found
 
 
 def test_amounts_come_back_without_zeros_that_nobody_wrote(engine: Engine, tenant: str) -> None:

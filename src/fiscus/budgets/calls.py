@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -19,6 +19,7 @@ from fiscus.budgets.model import (
 from fiscus.costs.calls import ChargedLine
 from fiscus.costs.model import CostFlag
 from fiscus.money import Amount
+from fiscus.nesting import FreeForm
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
 from fiscus.wire import Currency, Id, Label, LooseId, LooseLabel, Tags
@@ -54,7 +55,8 @@ class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ttl_seconds: Ttl = 300
     approval_id: Annotated[Id | None, Meta(description="An approval granted earlier.")] = None
     operation_context: Annotated[
-        dict[str, Any] | None, Meta(description="Free context for the record of the decision.")
+        FreeForm | None,
+        Meta(description="Free context for the record of the decision, at most 32 levels deep."),
     ] = None
     idempotency_key: Annotated[
         Label | None, Meta(description="As the header, for one item of a batch.")
@@ -163,7 +165,8 @@ class SettleRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     currency: Annotated[Currency | None, Meta(description="Default: the reservation's.")] = None
     usage: Annotated[
-        dict[str, Any] | None, Meta(description="Measured use, such as tokens; kept as sent.")
+        FreeForm | None,
+        Meta(description="Measured use, such as tokens, at most 32 levels deep; kept as sent."),
     ] = None
     usage_quantity: Amount | None = None
     usage_unit: Label | None = None

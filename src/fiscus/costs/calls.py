@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
 from fiscus.costs.model import ChargeCategory, CostFlag
 from fiscus.money import Amount
+from fiscus.nesting import FreeForm
 from fiscus.scopes import ScopeType
 from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseLabel, Tags
 
@@ -29,7 +30,8 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         LooseLabel | None, Meta(description="In what unit, such as `tokens`.")
     ] = None
     usage: Annotated[
-        dict[str, Any] | None, Meta(description="Measured use in detail; kept as sent.")
+        FreeForm | None,
+        Meta(description="Measured use in detail, at most 32 levels deep; kept as sent."),
     ] = None
     timestamp: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,

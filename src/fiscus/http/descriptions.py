@@ -275,7 +275,8 @@ FIELDS: Final = {
     "truncated": "Whether `limit` left groups out.",
     "unconverted": "Costs in currencies without a known rate on their days; in no total.",
     "updated_at": "When it was last changed.",
-    "usage": "Measured use in detail, as it was sent.",
+    "usage": "Measured use in detail, as it was sent. In records of before there was a limit, what "
+    "is nested deeper than 32 levels is a string of its JSON.",
     "ReportGroup.usage": "Quantities by unit.",
     "usage_pattern": "Follows the load that is usual at this hour of the week; null: it does not.",
     "usage_quantity": "How much was used.",

@@ -23,6 +23,7 @@ from fiscus.http.problems import STATUS_OF, Problem
 from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
 from fiscus.money import MAX_TEXT, Amount
+from fiscus.nesting import FreeForm
 from fiscus.quotas.model import QuotaSpec
 from fiscus.wire import ItemError
 
@@ -109,7 +110,7 @@ class _Schemas:
         bodies = tuple(dict.fromkeys(types))
         self._types = tuple(dict.fromkeys((*bodies, *queries)))
         made, components = msgspec.json.schema_components(
-            self._types, schema_hook=_amount, ref_template=_REF
+            self._types, schema_hook=_own_type, ref_template=_REF
         )
         self._of = dict(zip(self._types, made, strict=True))
         self.components: Json = {
@@ -157,7 +158,7 @@ def _types(rows: Iterable[Endpoint[Any, Any]]) -> Iterable[type[Struct]]:
             yield endpoint.answer
 
 
-def _amount(kind: type) -> Json:
+def _own_type(kind: type) -> Json:
     if kind is Amount:
         return {
             "anyOf": [
@@ -169,6 +170,8 @@ def _amount(kind: type) -> Json:
                 },
             ]
         }
+    if kind is FreeForm:
+        return {"type": "object"}
     raise NotImplementedError(kind)  # how a hook of msgspec says that it does not know a type
 
 

@@ -34,7 +34,7 @@ from fiscus.stores.sql.tables import (
     cost_series,
     reservations,
 )
-from fiscus.wire import decode_any, encode
+from fiscus.wire import decode_any, decode_stored, encode
 from fiscus.zones import FAR_FUTURE
 
 Condition = sa.ColumnElement[bool]
@@ -374,7 +374,7 @@ def _read_record(row: Row[Any]) -> CostRecord:
     return CostRecord(
         **values,
         usage_quantity=None if quantity is None else plain(quantity),
-        usage=None if usage is None else decode_any(usage),
+        usage=None if usage is None else decode_stored(usage),
         tags={} if tags is None else decode_any(tags),
         flags=[] if flags is None else [CostFlag(flag) for flag in flags.split(",")],
     )
