@@ -53,12 +53,10 @@ LooseLabel = Annotated[
 Currency = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z", description="An ISO 4217 currency code.")
 ]
+TagKey = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=NO_NUL)]
+TagValue = Annotated[str, msgspec.Meta(max_length=256, pattern=NO_NUL)]
 Tags = Annotated[
-    dict[
-        Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=NO_NUL)],
-        Annotated[str, msgspec.Meta(max_length=256, pattern=NO_NUL)],
-    ],
-    msgspec.Meta(max_length=50, description="Free labels, at most 50."),
+    dict[TagKey, TagValue], msgspec.Meta(max_length=50, description="Free labels, at most 50.")
 ]
 
 
@@ -299,6 +297,8 @@ __all__ = [
     "LooseId",
     "LooseLabel",
     "Name",
+    "TagKey",
+    "TagValue",
     "Tags",
     "convert",
     "decode",

@@ -111,6 +111,15 @@ async def test_a_cost_is_recorded_and_charged(bench: Bench) -> None:
     assert not (await bench.api.records(start=datetime(2026, 3, 10, tzinfo=UTC))).items
 
 
+async def test_records_are_found_by_any_tag_key(bench: Bench) -> None:
+    tags = {"aws:createdBy": "ann", "{team}": "a", "plain": "a:b"}
+    await bench.api.record(**OPERATION, cost_amount=2, tags=tags)
+    await bench.api.record(**OPERATION, cost_amount=3, tags={"aws": "createdBy:ann"})
+    for wanted in (tags, *({key: value} for key, value in tags.items())):
+        [record] = (await bench.api.records(tags=wanted)).items
+        assert (record.cost_amount, record.tags) == (2, tags)
+
+
 async def test_records_of_a_batch_stand_or_fall_alone(bench: Bench) -> None:
     answer = await bench.api.record_batch(
         [

@@ -80,6 +80,16 @@ async def test_records_are_filtered_by_every_parameter(client: AppClient) -> Non
     [
         ("tags=team", "tags"),
         ("tags=:a", "tags"),
+        ("tags=team:a&tags=team:b", "tags"),
+        ('tags={"team":"a","team":"b"}', "tags"),
+        ('tags={"team":"a"}&tags=team:b', "tags"),
+        ('tags={"team":1}', "tags"),
+        ('tags={"team":["a"]}', "tags"),
+        ('tags={"team":{"a":"b"}}', "tags"),
+        ("tags={team:a}", "tags"),
+        ("tags={", "tags"),
+        ('tags={"":"a"}', "tags"),
+        ("&".join(f"tags=t{number}:a" for number in range(11)), "tags"),
         ("start=2026-03-10T00:00:00Z&end=2026-03-10T00:00:00Z", "start"),
         ("start=yesterday", "start"),
         ("charge_category=bribe", "charge_category"),
@@ -88,6 +98,42 @@ async def test_records_are_filtered_by_every_parameter(client: AppClient) -> Non
 async def test_a_wrong_filter_is_named(client: AppClient, query: str, field: str) -> None:
     reply = await client.get(f"/cost-tracking/records?{query}")
     assert (reply.status_code, reply.json()["details"]["field"]) == (400, field)
+
+
+@pytest.mark.parametrize(
+    "query", ["tags=team:a&tags=team:b", 'tags={"team":"a","team":"b"}', "tags={"]
+)
+async def test_a_wrong_filter_of_a_report_is_named(client: AppClient, query: str) -> None:
+    reply = await client.get(f"/cost-tracking/reports?{query}")
+    assert (reply.status_code, reply.json()["details"]["field"]) == (400, "tags")
+
+
+async def test_costs_are_found_by_any_tag_key(client: AppClient) -> None:
+    tagged: list[dict[str, str]] = [
+        {"aws:createdBy": "ann", "team": "a"},
+        {"aws": "createdBy:ann"},
+        {"{team}": "a"},
+        {'a "quoted" key': "50%,\u00e4"},
+    ]
+    for number, tags in enumerate(tagged):
+        body = {"resource_type": "llm", "cost_amount": 10**number, "tags": tags}
+        assert (await client.post("/cost-tracking/record", body)).status_code == 202
+
+    async def total(*tags: str) -> int:
+        query = [("tags", one) for one in tags]
+        listed = await client.get("/cost-tracking/records", params=query)
+        assert listed.status_code == 200, listed.text
+        costs = sum(one["cost_amount"] for one in listed.json()["records"])
+        report = await client.get("/cost-tracking/reports", params=query)
+        assert report.json()["total_cost"] == costs
+        return costs
+
+    for number, tags in enumerate(tagged):
+        assert await total(json.dumps(tags)) == 10**number
+    assert await total('{"aws:createdBy":"ann"}', "team:a") == 1
+    assert await total('{"team":"a"}', "team:a") == 1
+    assert await total("aws:createdBy:ann") == 10
+    assert await total("{}") == 1111
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])

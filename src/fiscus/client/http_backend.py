@@ -395,16 +395,23 @@ def _tenant(tenant_id: str | None) -> list[tuple[str, str]]:
 
 
 def _parameters(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A query as its parameters; a mapping is `name=key:value`, once per key."""
+    """A query as its parameters; a mapping is one for each key."""
     parameters: list[tuple[str, str]] = []
     for name, value in values.items():
         if value is None:
             continue
         if isinstance(value, dict):
             pairs = cast("dict[str, str]", value)
-            parameters.extend((name, f"{key}:{text}") for key, text in pairs.items())
+            parameters.extend((name, _pair(key, text)) for key, text in pairs.items())
         elif isinstance(value, datetime):
             parameters.append((name, value.isoformat()))
         else:
             parameters.append((name, str(value)))
     return parameters
+
+
+def _pair(key: str, text: str) -> str:
+    """`key:text`, or JSON where that would be read as another key."""
+    if ":" in key or key.startswith("{"):
+        return encode({key: text}).decode()
+    return f"{key}:{text}"

@@ -385,6 +385,13 @@ def _path_parameter(name: str, note: str | None = None) -> Json:
     }
 
 
+_AS_PAIRS: Final = (
+    " As `key:value`, once per tag. The key ends at the first colon; one that holds a colon, or "
+    'begins with a brace, is sent in a JSON object: `{"aws:createdBy":"ann"}`. A key that is sent '
+    "with two values is refused."
+)
+
+
 def _query_parameters(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> list[Json]:
     properties = schemas.properties(endpoint.query)
     shapes = shapes_of(endpoint.query)
@@ -398,10 +405,10 @@ def _query_parameters(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> list[J
             "schema": _without_null({k: v for k, v in schema.items() if k != "description"}),
         }
         if shapes[name] is Shape.PAIRS:
-            parameter["description"] += " As `key:value`, once per tag."
+            parameter["description"] += _AS_PAIRS
             parameter["schema"] = {
                 "type": "array",
-                "items": {"type": "string", "pattern": "^[^:]{1,128}:.{0,256}$"},
+                "items": {"type": "string", "pattern": r"^([^:{][^:]{0,127}:.{0,256}|\{.*\})$"},
                 "maxItems": schema.get("maxProperties", 50),
             }
         if name in examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from enum import Enum, auto
 from functools import cache
@@ -25,7 +26,18 @@ from fiscus.ratelimits.model import PolicyScope
 from fiscus.ratelimits.policy_port import PolicyFilter
 from fiscus.ratelimits.rules import Algorithm
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label, Name, explain, worked_out
+from fiscus.wire import (
+    NO_NUL,
+    Currency,
+    Id,
+    Label,
+    Name,
+    TagKey,
+    TagValue,
+    decode,
+    explain,
+    worked_out,
+)
 
 T = TypeVar("T", bound=Struct)
 
@@ -34,7 +46,7 @@ MAX_PARAMETERS: Final = 100
 _Page = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 _PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)]
 _PageToken = Annotated[str, Meta(max_length=2048)]
-_ScopeId = Annotated[str, Meta(max_length=128)]
+_ScopeId = Annotated[str, Meta(max_length=128, pattern=NO_NUL)]
 
 
 class NoQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,8 +154,8 @@ class CostQuery(PageQuery, frozen=True, kw_only=True):
     operation_id: Annotated[Id | None, Meta(description="Only of this operation.")] = None
     reservation_id: Annotated[Id | None, Meta(description="Only of this reservation.")] = None
     tags: Annotated[
-        dict[str, str],
-        Meta(max_length=10, description="`key:value`, once per tag; only costs with all of them."),
+        dict[TagKey, TagValue],
+        Meta(max_length=10, description="Only costs with all of these tags, at most 10."),
     ] = {}
 
     def wanted(self) -> CostFilter:
@@ -305,8 +317,10 @@ def read_query(raw: bytes, kind: type[T]) -> T:
             case Shape.LIST:
                 values.setdefault(name, []).extend(value.split(","))
             case Shape.PAIRS:
-                key, text = _pair(name, value)
-                values.setdefault(name, {})[key] = text
+                pairs_sent: dict[str, str] = values.setdefault(name, {})
+                for key, text in _pairs(name, value):
+                    if pairs_sent.setdefault(key, text) != text:
+                        raise _sent_differently(name, key)
             case Shape.ONE:
                 if name in values:
                     raise ValidationError(
@@ -320,7 +334,7 @@ def read_query(raw: bytes, kind: type[T]) -> T:
 
 
 class Shape(Enum):
-    """How a parameter is sent: once; a list with commas or repeated; a mapping as `key:value`."""
+    """How a parameter is sent: once; a list with commas or repeated; a mapping as `_pairs` says."""
 
     ONE = auto()
     LIST = auto()
@@ -352,7 +366,14 @@ def _empty(kind: type[T]) -> T:
     return kind()
 
 
-def _pair(name: str, value: str) -> tuple[str, str]:
+def _pairs(name: str, value: str) -> list[tuple[str, str]]:
+    """A mapping's keys and values: one as `key:value`, or any as a JSON object.
+
+    The key of a pair ends at its first colon, and values may hold more; so a key that holds one, or
+    begins with a brace, needs JSON.
+    """
+    if value.startswith("{"):
+        return _pairs_in_json(name, value)
     key, colon, text = value.partition(":")
     if not colon or not key:
         raise ValidationError(
@@ -360,4 +381,26 @@ def _pair(name: str, value: str) -> tuple[str, str]:
             field=name,
             suggested_action=f"Send, for instance, {name}=team:search, once per tag.",
         )
-    return key, text
+    return [(key, text)]
+
+
+def _pairs_in_json(name: str, value: str) -> list[tuple[str, str]]:
+    try:
+        decode(value, dict[str, str])
+    except ValidationError:
+        raise ValidationError(
+            f"{name} begins as JSON and is not an object of texts",
+            field=name,
+            suggested_action=f'Send, for instance, {name}={{"aws:createdBy":"ann"}}, URL-encoded.',
+        ) from None
+    # Read again, now that it is known to be sound: of a key that comes twice, both values.
+    pairs: list[tuple[str, str]] = json.loads(value, object_pairs_hook=list)
+    return pairs
+
+
+def _sent_differently(name: str, key: str) -> ValidationError:
+    return ValidationError(
+        f"{name} has the key {key[:128]} twice, with different values",
+        field=name,
+        suggested_action="Send each key once: nothing has two values of it.",
+    )
