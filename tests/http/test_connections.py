@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -17,104 +16,13 @@ from fiscus.access.model import Role
 from fiscus.http.connections import connections_of
 from tests.http.app_client import API, open_app
 from tests.http.live_server import LiveServer, serving
+from tests.http.wire import Answer, Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 CHECK = {"resource_type": "llm", "estimated_cost": 1}
 LIMIT = {"resource_type": "api"}
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.body)
-
-
-class Wire:
-    """A connection of which the bytes are the test's own."""
-
-    def __init__(self, server: LiveServer) -> None:
-        self.key = server.key
-        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
-        self._read = b""
-
-    def __enter__(self) -> Wire:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def send(self, *parts: bytes) -> None:
-        for part in parts:
-            self._socket.sendall(part)
-
-    def request(self, path: str, body: Any, *lines: str, version: str = "1.1") -> bytes:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = [
-            f"POST {API}{path} HTTP/{version}",
-            "Host: fiscus.test",
-            f"X-API-Key: {self.key}",
-            *(
-                []
-                if any("ransfer-" in line for line in lines)
-                else [f"Content-Length: {len(content)}"]
-            ),
-            *lines,
-        ]
-        return "\r\n".join(head).encode() + b"\r\n\r\n" + content
-
-    def get(self, path: str) -> bytes:
-        return f"GET {path} HTTP/1.1\r\nHost: fiscus.test\r\nX-API-Key: {self.key}\r\n\r\n".encode()
-
-    def answer(self) -> Answer:
-        """The next answer, whole."""
-        head = self._until(b"\r\n\r\n").decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        length = int(headers["content-length"])
-        while len(self._read) < length:
-            self._more()
-        body, self._read = self._read[:length], self._read[length:]
-        return Answer(int(head[0].split(" ")[1]), headers, body)
-
-    def is_closed(self) -> bool:
-        return self._socket.recv(1) == b""
-
-    def _until(self, end: bytes) -> bytes:
-        while end not in self._read:
-            self._more()
-        found, _, self._read = self._read.partition(end)
-        return found
-
-    def _more(self) -> None:
-        part = self._socket.recv(65_536)
-        assert part, self._read
-        self._read += part
-
-
-@pytest.fixture
-def server(data_dir: Path) -> Iterator[LiveServer]:
-    with serving(data_dir, default_tenant="acme") as server:
-        yield server
-
-
-@pytest.fixture
-def straight(data_dir: Path) -> Iterator[LiveServer]:
-    """A server on which nothing but what goes straight to the lane is answered."""
-
-    async def fail(scope: Any, receive: Any, send: Any) -> None:
-        assert scope["type"] == "lifespan", scope["path"]
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-
-    with serving(data_dir, default_tenant="acme", asgi=fail) as server:
-        yield server
 
 
 def without_moments(answer: Answer) -> tuple[int, set[str], str]:

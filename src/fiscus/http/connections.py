@@ -2,6 +2,7 @@
 
 They are uvicorn's, and all else on them is served by uvicorn as ever. For a decision they leave out
 the ASGI scope, the messages and the task: those cost as much as the decision (docs/decisions/0028).
+What is no request, and heads that are too large, they answer themselves.
 """
 
 from __future__ import annotations
@@ -11,15 +12,29 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final, cast
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from fiscus.errors import FiscusError
 from fiscus.http.decisions import Decision
+from fiscus.http.heads import (
+    MAX_HEAD_BYTES,
+    check_size,
+    cut_short,
+    head_too_large,
+    tunnel,
+    why_unfit,
+    without_upgrade,
+)
 from fiscus.http.joined_writes import joining
 from fiscus.http.lane import DecisionLane, Reply
 
-_NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"})
+_NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
 """What asks for more than a body of a known length."""
+LINGER_SECONDS: Final = 5
+"""How long a client may go on sending after it was refused: an end that comes while it sends would
+take the answer from it."""
 _NOBODY_WAITS: Final = asyncio.Event()
 
 
@@ -35,12 +50,24 @@ class DecisionProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.lane: Final = lane
         self._largest = min(lane.max_body_bytes, HIGH_WATER_LIMIT)
-        self._exchange: _Exchange | None = None
+        self._exchange: _Exchange | _Ignored | None = None
         """The decision whose request is being read."""
         self._reading = False
+        self._in_head = False
+        """Whether the head of what is being read is not whole yet."""
+        self._packet_bytes = 0
+        self._unread_bytes = 0
+        """How much was sent since the last piece of a request was read."""
+        self._slack_bytes = 0
+        """How much more a head may have: what its first packet brought of an earlier request."""
+        self._refused = False
+        self._ended = False
+        """Whether the client sends no more."""
         self._answered_at = 0.0
         """When the last decision was answered, by the loop's clock."""
         self._idle_timer: asyncio.TimerHandle | None = None
+        self.url = b""
+        self.headers = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(joining(transport, self.loop))
@@ -49,6 +76,37 @@ class DecisionProtocol(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._refused:
+            return
+        self._packet_bytes = len(data)
+        self._unread_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(memoryview(data)[upgrade.args[0] :])
+        except HttpParserError as error:
+            self._refuse(*why_unfit(error))
+        if self._unread_bytes > MAX_HEAD_BYTES and not self._refused:
+            # a head, the trailers or the extension of a chunk, without end
+            self._refuse(head_too_large(), 431)
+
+    def eof_received(  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's may answer
+        self,
+    ) -> bool:
+        """A client that asks no more may wait for its answer all the same."""
+        self._ended = True
+        if self._reading and not self._refused:
+            self._refuse(cut_short())
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete:
+            transport: Any = self.transport
+            transport.flush()
+            return False
+        cycle.keep_alive = False
+        return True
 
     def shutdown(self) -> None:
         if self._exchange is None:
@@ -62,7 +120,8 @@ class DecisionProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         # uvicorn's answer of a moment ago has armed it when the next request was there already
         self._unset_keepalive_if_required()
-        self._reading = True
+        self._reading = self._in_head = True
+        self._slack_bytes = self._packet_bytes - self._unread_bytes
         self.url = b""
         self.headers = []
 
@@ -70,7 +129,13 @@ class DecisionProtocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        check_size(self.url, self.headers, self._unread_bytes + self._slack_bytes)
+        self._unread_bytes = 0
+        if self.parser.should_upgrade():
+            self._exchange = _IGNORED
+            return
         self._exchange = exchange = self._decision()
+        self._in_head = False
         if exchange is not None:
             self.cycle = cast("Any", exchange)
             return
@@ -80,8 +145,11 @@ class DecisionProtocol(HttpToolsProtocol):
         for name, value in headers:
             super().on_header(name, value)
         super().on_headers_complete()
+        # what stands behind a body in chunks is none of the scope's headers
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
         exchange = self._exchange
         if exchange is None:
             super().on_body(body)
@@ -90,12 +158,37 @@ class DecisionProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._reading = False
+        self._unread_bytes = 0
         exchange = self._exchange
         if exchange is None:
             super().on_message_complete()
         else:
             self._exchange = None
             exchange.begin()
+
+    def _go_on_without_upgrade(self, rest: memoryview) -> None:
+        """Read a request that asks for another protocol as one that does not (RFC 9110, 7.8).
+
+        The parser takes what follows such a head for that protocol, and so for no body.
+        """
+        while True:
+            parser: Any = self.parser
+            method: bytes = parser.get_method()
+            if method == b"CONNECT":
+                self._refuse(tunnel())
+                return
+            head = without_upgrade(method, self.url, parser.get_http_version(), self.headers)
+            self.parser = parser = HttpRequestParser(self)
+            parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            try:
+                parser.feed_data(head)
+                parser.feed_data(rest)
+                return
+            except HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            except HttpParserError as error:
+                self._refuse(*why_unfit(error))
+                return
 
     def _decision(self) -> _Exchange | None:
         """The exchange that begins, when it is a plain one about a decision and comes in turn."""
@@ -124,15 +217,7 @@ class DecisionProtocol(HttpToolsProtocol):
 
     def write_reply(self, reply: Reply, *, keep_alive: bool) -> None:
         """Write an answer whole."""
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in self.server_state.default_headers:
-            parts += name, b": ", value, b"\r\n"
-        parts += (
-            "".join([f"{name}: {text}\r\n" for name, text in reply.headers]).encode("latin-1"),
-            b"\r\n" if keep_alive else b"Connection: close\r\n\r\n",
-            reply.payload,
-        )
-        self.transport.write(b"".join(parts))
+        self._write(reply, keep_alive=keep_alive)
         if not keep_alive:
             self.transport.close()
         if self.pipeline or not keep_alive:
@@ -142,6 +227,55 @@ class DecisionProtocol(HttpToolsProtocol):
         self._answered_at = self.loop.time()
         if self._idle_timer is None:
             self._close_when_idle(self.timeout_keep_alive)
+
+    def _write(self, reply: Reply, *, keep_alive: bool) -> None:
+        parts = [STATUS_LINE[reply.status]]
+        for name, value in self.server_state.default_headers:
+            parts += name, b": ", value, b"\r\n"
+        parts += (
+            "".join([f"{name}: {text}\r\n" for name, text in reply.headers]).encode("latin-1"),
+            b"\r\n" if keep_alive else b"Connection: close\r\n\r\n",
+            reply.payload,
+        )
+        self.transport.write(b"".join(parts))
+
+    # -- what is no request
+
+    def _refuse(self, error: FiscusError, status: int | None = None) -> None:
+        """Answer what cannot be a request, after all that was asked before, and hear no more."""
+        self._refused = True
+        reply = self.lane.refuse(error, self.url, status)
+        cycle: Any = self.cycle
+        if self._reading and not self._in_head:
+            # of a request whose head was good: nothing is to come of that one
+            cycle.disconnected = True
+            if self._exchange is None and self.pipeline and self.pipeline[0][0] is cycle:
+                self.pipeline.popleft()
+            elif self._exchange is None and cycle.response_started:
+                self.transport.close()
+                return
+            else:
+                cycle.message_event.set()
+                cycle = None
+        self._exchange = None
+        refusal = _Refusal(self, reply)
+        self.cycle = cast("Any", refusal)
+        if cycle is None or cycle.response_complete:
+            refusal.answer()
+        else:
+            self.pipeline.appendleft(cast("Any", (refusal, None)))
+
+    def write_last(self, reply: Reply) -> None:
+        """Write an answer after which nothing is heard, so that it arrives."""
+        self._write(reply, keep_alive=False)
+        if self._ended or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._idle_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     # -- hanging up on who asks nothing more
 
@@ -221,6 +355,39 @@ class _Exchange:
         else:
             awaited._asyncio_future_blocking = False  # as a task does with what it awaits
             awaited.add_done_callback(self._step)
+
+
+class _Ignored:
+    """The reading of a request that asks for another protocol: it is read anew, without that."""
+
+    body = b""
+
+    def begin(self) -> None:
+        """Nothing: the parser has said what it makes of it, and is asked once more."""
+
+
+_IGNORED: Final = _Ignored()
+
+
+class _Refusal:
+    """The answer to what is no request, in its turn; to uvicorn a `RequestResponseCycle`."""
+
+    message_event = _NOBODY_WAITS
+
+    def __init__(self, connection: DecisionProtocol, reply: Reply) -> None:
+        self._connection = connection
+        self._reply = reply
+        self.disconnected = False
+        self.keep_alive = False
+        self.response_complete = False
+
+    async def run_asgi(self, _app: object) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        self.response_complete = True
+        if not self.disconnected:
+            self._connection.write_last(self._reply)
 
 
 __all__ = ["DecisionProtocol", "connections_of"]

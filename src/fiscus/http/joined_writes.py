@@ -70,6 +70,10 @@ class _JoiningTransport:
         self.flush()
         self._transport.close()
 
+    def write_eof(self) -> None:
+        self.flush()
+        self._transport.write_eof()
+
     def flush(self) -> None:
         """Write what is kept."""
         head, body = self._head, self._body

@@ -36,7 +36,7 @@ from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.refusals import note_refusal
-from fiscus.ids import is_uuid
+from fiscus.ids import is_uuid, uuid7
 from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
 from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.loop import LedgerHere
@@ -57,6 +57,7 @@ log = structlog.get_logger(__name__)
 
 _EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
 _WITH_ID: Final = {one.around_id(BASE_PATH): one for one in DECISIONS if one.id_name}
+_MAX_SHOWN: Final = 256
 _MAY_BE_LEFT_OUT: Final = frozenset({ReleaseRequest, ReleaseConsumptionRequest})
 """Requests whose body may be empty: every field has a default."""
 
@@ -191,13 +192,24 @@ class DecisionLane:
             )
             word = "error"
         self._metrics.decided(decision.operation, word, perf_counter() - started)
-        headers_told = [
-            ("Content-Type", content_type),
-            ("Content-Length", str(len(payload))),
-            ("X-Correlation-ID", correlation_id),
-            *extra,
-        ]
-        return Reply(status, headers_told, payload)
+        return Reply(status, _heads(content_type, payload, correlation_id, extra), payload)
+
+    def refuse(self, error: FiscusError, url: bytes, status: int | None) -> Reply:
+        """The answer to what cannot be read as a request; `url` is what was read of its own."""
+        correlation_id = uuid7()
+        path = url.partition(b"?")[0].decode("ascii", "replace")[:_MAX_SHOWN] or "/"
+        status, extra, payload = render_problem(
+            error, correlation_id=correlation_id, tenant_id=None, instance=path, status=status
+        )
+        log.warning(
+            "request_refused",
+            reason=error.message,
+            status=status,
+            path=path,
+            correlation_id=correlation_id,
+        )
+        self._metrics.requested("none", "none", status)
+        return Reply(status, _heads(PROBLEM_JSON, payload, correlation_id, extra), payload)
 
     async def _request(
         self,
@@ -262,6 +274,15 @@ class DecisionLane:
         if self._here is None:
             self._here = self._ledger.here()
         return self._here
+
+
+def _heads(content_type: str, payload: bytes, correlation_id: str, extra: Headers) -> Headers:
+    return [
+        ("Content-Type", content_type),
+        ("Content-Length", str(len(payload))),
+        ("X-Correlation-ID", correlation_id),
+        *extra,
+    ]
 
 
 def _wants_enforcement(decision: Decision, query: bytes) -> bool:
