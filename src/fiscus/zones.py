@@ -26,6 +26,21 @@ LAST_DAY: Final = date(9999, 12, 29).toordinal()
 _SECOND: Final = timedelta(seconds=1)
 
 
+def in_utc(moment: datetime, field: str) -> datetime:
+    """`moment`, which has some offset, in UTC.
+
+    Raises `ValidationError` naming `field` at the ends of time: there some zones have no moments,
+    and a moment of another zone none in UTC.
+    """
+    if not DAWN <= moment <= FAR_FUTURE:
+        raise ValidationError(
+            f"{field} is out of range: times lie between the years 2 and 9998",
+            field=field,
+            suggested_action="Send a moment in that range.",
+        )
+    return moment.astimezone(UTC)
+
+
 def parse_timezone(name: str, field: str = "timezone") -> str:
     """`name` itself when the IANA database (package `tzdata`) lists it.
 

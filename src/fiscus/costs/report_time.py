@@ -43,16 +43,24 @@ def report_range(
 
     Raises `ValidationError` naming the date that is wrong.
     """
-    end = _within_reach(bucket_of(now) + QUARTER_HOUR if end is None else end, "end_date")
+    end = within_reach(bucket_of(now) + QUARTER_HOUR if end is None else end, "end_date")
     if start is None:
         day = _local_day(min(now, end - timedelta(microseconds=1)), timezone)
         start = day_start(day.replace(day=1).toordinal(), timezone)
-    start = _within_reach(start, "start_date")
+    start = within_reach(start, "start_date")
     if end <= start:
         raise _wrong("end_date", "must be after start_date", "Send a later end_date.")
     if end - start > MAX_RANGE:
         raise _wrong("start_date", "is too early", "Ask for at most ten years at a time.")
     return TimeRange(start, end)
+
+
+def within_reach(moment: datetime, field: str) -> datetime:
+    """`moment` in UTC. Raises `ValidationError` naming `field` where costs cannot be."""
+    # Compared before it is converted: that far out, conversion overflows.
+    if not _OLDEST <= moment < _NEWEST:
+        raise _wrong(field, "is out of range", "Send a time from 1970 on.")
+    return moment.astimezone(UTC)
 
 
 def previous_range(current: TimeRange, timezone: str) -> TimeRange:
@@ -129,13 +137,6 @@ def split_stretches(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[S
         if inner[1] < end:
             parts.append(Stretch(inner[1], end, period))
     return whole, parts
-
-
-def _within_reach(moment: datetime, field: str) -> datetime:
-    # Compared before it is converted: that far out, conversion overflows.
-    if not _OLDEST <= moment < _NEWEST:
-        raise _wrong(field, "is out of range", "Send a time from 1970 on.")
-    return moment.astimezone(UTC)
 
 
 def _period_at(moment: datetime, granularity: Granularity, timezone: str) -> tuple[str, datetime]:

@@ -22,6 +22,7 @@ from fiscus.http.answers import ApiKeyPage, ApiKeyView
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery, PageQuery, TenantQuery
 from fiscus.ids import uuid7
+from fiscus.zones import in_utc
 
 
 async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
@@ -30,7 +31,8 @@ async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
     spec = call.body
     tenant_id = call.principal.tenant_for(spec.tenant_id)
     check_grantable(call.principal, spec.roles)
-    if spec.expires_at is not None and spec.expires_at <= call.now:
+    expires_at = None if spec.expires_at is None else in_utc(spec.expires_at, "expires_at")
+    if expires_at is not None and expires_at <= call.now:
         raise ValidationError(
             "expires_at is in the past",
             field="expires_at",
@@ -45,7 +47,7 @@ async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
         roles=sorted(set(spec.roles)),
         created_by=call.principal.subject,
         created_at=call.now,
-        expires_at=spec.expires_at,
+        expires_at=expires_at,
         revoked_at=None,
         highest_priority=spec.highest_priority,
     )

@@ -16,6 +16,7 @@ from fiscus.budgets.model import EnforcementAction, ReservationStatus
 from fiscus.budgets.port import BudgetFilter, ReservationFilter
 from fiscus.costs.model import ChargeCategory
 from fiscus.costs.port import CostFilter
+from fiscus.costs.report_time import within_reach
 from fiscus.errors import ValidationError
 from fiscus.paging import MAX_PAGE, MAX_PAGE_SIZE, PageRequest, page_request
 from fiscus.periods import PeriodType
@@ -159,14 +160,16 @@ class CostQuery(PageQuery, frozen=True, kw_only=True):
     ] = {}
 
     def wanted(self) -> CostFilter:
-        """Raises `ValidationError` when the range is empty."""
-        if self.start is not None and self.end is not None and self.start >= self.end:
+        """Raises `ValidationError` when the range is empty or out of range."""
+        start = None if self.start is None else within_reach(self.start, "start")
+        end = None if self.end is None else within_reach(self.end, "end")
+        if start is not None and end is not None and start >= end:
             raise ValidationError(
                 "start is not before end", field="start", suggested_action="Send an earlier start."
             )
         return CostFilter(
-            start=self.start,
-            end=self.end,
+            start=start,
+            end=end,
             resource_type=self.resource_type,
             service_name=self.service_name,
             region=self.region,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Final, NamedTuple
 
@@ -23,7 +23,7 @@ from fiscus.periods import Period, PeriodType, Schedule, period_at
 from fiscus.quotas.model import Quota, QuotaPeriod, QuotaSpec, RenewalAmount, RenewalStatus, Terms
 from fiscus.scopes import EVERY, ScopeType
 from fiscus.tenants import TenantSettings
-from fiscus.zones import DAWN, FAR_FUTURE, parse_timezone
+from fiscus.zones import FAR_FUTURE, in_utc, parse_timezone
 
 RENEW_AHEAD: Final = timedelta(hours=24)
 GROWTH: Final = Decimal("1.2")
@@ -92,7 +92,7 @@ def define(
 def period_of(terms: Terms, settings: TenantSettings, now: datetime) -> Held:
     """The period that terms name. Raises `ValidationError` naming the field."""
     timezone = settings.timezone if terms.timezone is None else parse_timezone(terms.timezone)
-    start = now if terms.period_start is None else _in_utc(terms.period_start, "period_start")
+    start = now if terms.period_start is None else in_utc(terms.period_start, "period_start")
     if terms.period_type is not QuotaPeriod.CUSTOM:
         period = _calendar(terms.period_type, timezone, start)
         if terms.period_end is not None and terms.period_end != period.end:
@@ -110,7 +110,7 @@ def period_of(terms: Terms, settings: TenantSettings, now: datetime) -> Held:
             field="period_end",
             suggested_action="Send where the period ends, such as 2026-02-01T00:00:00Z.",
         )
-    end = _in_utc(terms.period_end, "period_end")
+    end = in_utc(terms.period_end, "period_end")
     if end - start < SHORTEST:
         raise ValidationError(
             "period_end must be at least a minute after period_start",
@@ -197,13 +197,6 @@ def _calendar(kind: QuotaPeriod, timezone: str, moment: datetime) -> Period:
     if period is None or period.end >= FAR_FUTURE:
         raise _out_of_range("period_start")
     return period
-
-
-def _in_utc(moment: datetime, field: str) -> datetime:
-    """Raises `ValidationError` at the ends of time, where some zones have no moments."""
-    if not DAWN <= moment <= FAR_FUTURE:
-        raise _out_of_range(field)
-    return moment.astimezone(UTC)
 
 
 def _out_of_range(field: str) -> ValidationError:
