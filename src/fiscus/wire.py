@@ -11,7 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
 from typing import Annotated, Any, Final, TypeVar, cast
 
@@ -131,6 +131,20 @@ def decoder_for(kind: type[T]) -> msgspec.json.Decoder[T]:
         return msgspec.json.Decoder(kind, dec_hook=_read_custom, float_hook=Decimal)
 
 
+@cache
+def _naming_decoder_for(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """As `decoder_for`, but slower: it says where a number is that no `Decimal` can hold."""
+    with _working_out:
+        return msgspec.json.Decoder(kind, dec_hook=_read_custom, float_hook=_read_number)
+
+
+def _read_number(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError("the number is out of range") from None
+
+
 def worked_out(kind: type[T]) -> type[T]:
     """`kind` itself, safe for `msgspec.convert` in any thread."""
     decoder_for(kind)
@@ -168,6 +182,7 @@ encode_canonical: Final = _canonical.encode
 """As `encode`, with keys in order, so that equal values give equal bytes."""
 
 _any_decoder: Final = msgspec.json.Decoder(float_hook=Decimal)
+_naming_any_decoder: Final = msgspec.json.Decoder(float_hook=_read_number)
 
 
 def decode(body: bytes | str, kind: type[T]) -> T:
@@ -187,6 +202,17 @@ def _decode(body: bytes | str, kind: type[T]) -> T:
         raise explain(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise (_wrong_number(body) or not_json(error)) from None
+    except InvalidOperation:
+        raise _out_of_range(body, _naming_decoder_for(kind)) from None
+
+
+def _out_of_range(body: bytes | str, naming: msgspec.json.Decoder[Any]) -> ValidationError:
+    """The error that names the field whose number has an exponent of too many digits."""
+    try:
+        naming.decode(body)
+    except msgspec.ValidationError as error:
+        return explain(error)
+    raise AssertionError("a number is out of range for one decoder alone")
 
 
 def decode_stored(text: str) -> Any:
@@ -236,6 +262,8 @@ def decode_any(body: bytes | str) -> Any:
         return _any_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise not_json(error) from None
+    except InvalidOperation:
+        raise _out_of_range(body, _naming_any_decoder) from None
 
 
 def convert(values: Mapping[str, Any], kind: type[T]) -> T:

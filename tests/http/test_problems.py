@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,6 +112,54 @@ async def test_numbers_that_are_no_amounts_are_a_400(client: AppClient, literal:
     body = b'{"resource_type":"llm","estimated_cost":%b}' % literal
     reply = await client.send("POST", f"{API}/budgets/check", content=body)
     problem_of(reply, 400, "VALIDATION_ERROR")
+
+
+HUGE = b"1e9999999999999999999"
+TINY = b"-1e-9999999999999999999"
+
+
+@pytest.mark.parametrize("literal", [HUGE, TINY])
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("POST", "/budgets/check", b'"estimated_cost":%b', "estimated_cost"),
+        ("POST", "/budgets/check", b'"operation_context":{"a":[%b]}', "operation_context[...][0]"),
+        ("POST", "/budgets/check/batch", b'"checks":[{"estimated_cost":%b}]', "checks[0]"),
+        ("POST", "/quotas/check", b'"required_amount":%b', "required_amount"),
+        ("POST", "/rate-limits/check", b'"request_count":%b', "request_count"),
+        ("POST", "/cost-tracking/record", b'"usage":{"tokens":%b}', "usage[...]"),
+        ("POST", "/cost-tracking/record", b'"unknown":%b', "unknown"),
+        ("POST", "/budgets", b'"budget_amount":%b', "budget_amount"),
+        ("POST", "/quotas", b'"allocated_amount":%b', "allocated_amount"),
+        ("PUT", "/tenants/acme", b'"settings":%b', "settings"),
+    ],
+)
+async def test_a_number_beyond_all_decimals_is_a_400_that_names_its_field(
+    client: AppClient, method: str, path: str, body: bytes, field: str, literal: bytes
+) -> None:
+    reply = await client.send(method, API + path, content=b"{%b}" % (body % literal))
+    problem = problem_of(reply, 400, "VALIDATION_ERROR")
+    assert problem["details"]["field"].startswith(field)
+
+
+@pytest.mark.parametrize("literal", [HUGE, TINY])
+@pytest.mark.parametrize("place", [b'"cost_amount":%b', b'"cost_amount":1,"usage":{"tokens":%b}'])
+async def test_a_number_beyond_all_decimals_fails_its_record_alone(
+    client: AppClient, place: bytes, literal: bytes
+) -> None:
+    good = b'{"resource_type":"llm","cost_amount":1}'
+    bad = b'{"resource_type":"llm",%b}' % (place % literal)
+    batch = b'{"records":[%b]}' % b",".join([good, bad, good])
+    reply = await client.send("POST", f"{API}/cost-tracking/record/batch", content=batch)
+    answer = reply.json()
+    assert (reply.status_code, answer["recorded"], answer["failed"]) == (202, 2, 1)
+    error = answer["results"][1]["error"]
+    assert error["error_code"] == "VALIDATION_ERROR"
+    assert error["details"]["field"] in {"cost_amount", "usage[...]"}
+    lines = b"\n".join([good, bad, good])
+    reply = await client.send("POST", f"{API}/cost-tracking/record/stream", content=lines)
+    summary = json.loads(reply.text.splitlines()[-1])
+    assert (summary["recorded"], summary["failed"]) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -339,3 +339,13 @@ def test_an_error_of_an_item_tells_what_the_error_does() -> None:
     item = wire.item_error(error)
     assert (item.error_code, item.message, item.details) == ("NOT_FOUND", "gone", {"id": "x"})
     assert (item.retriable, item.suggested_action) == (False, "Look again.")
+
+
+@pytest.mark.parametrize("number", ["1e9999999999999999999", "-1e-9999999999999999999"])
+def test_a_number_that_no_decimal_holds_is_a_fault_of_its_place(number: str) -> None:
+    with pytest.raises(ValidationError, match="out of range"):
+        wire.decode_any(f'{{"a": [{number}]}}')
+    assert refused(f'{{"estimated_cost": {number}}}', CheckRequest) == "estimated_cost"
+    # also where the body is no JSON besides
+    with pytest.raises(ValidationError):
+        wire.decode(f'{{"estimated_cost": NaN, "ttl_seconds": {number}}}', CheckRequest)
