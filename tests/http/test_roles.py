@@ -62,6 +62,20 @@ async def test_only_a_platform_admin_grants_platform_admin(client: AppClient) ->
     assert (await client.post("/api-keys", spec)).status_code == 201
 
 
+async def test_only_a_platform_admin_revokes_a_key_of_platform_admin(client: AppClient) -> None:
+    spec = {"name": "k", "roles": ["tenant_admin", "platform_admin"]}
+    made = (await client.post("/api-keys", spec)).json()
+    path = f"/api-keys/{made['key_id']}"
+    admin = client.make_key(Role.TENANT_ADMIN)
+    refused = await client.delete(path, key=admin)
+    assert refused.status_code == 403
+    assert refused.json()["details"] == {"field": "roles"}
+    assert (await client.get("/budgets", key=made["api_key"])).status_code == 200
+    assert (await client.delete(path)).status_code == 200
+    assert (await client.get("/budgets", key=made["api_key"])).status_code == 401
+    assert (await client.delete("/api-keys/none", key=admin)).status_code == 404
+
+
 async def test_metrics_are_for_platform_admins_and_system_architects(client: AppClient) -> None:
     for role in Role:
         reply = await client.send("GET", "/metrics", key=client.make_key(role))

@@ -178,12 +178,12 @@ def hint_of(key: str) -> str:
 
 
 def check_grantable(principal: Principal, roles: list[Role]) -> None:
-    """Nobody grants platform_admin but a platform_admin."""
+    """Nobody grants platform_admin, or takes it from a key, but a platform_admin."""
     if Role.PLATFORM_ADMIN in roles and not principal.is_platform_admin:
         raise Forbidden(
-            "Only a platform_admin can grant platform_admin",
+            "Only a platform_admin can make and revoke keys with the role platform_admin",
             details={"field": "roles"},
-            suggested_action="Leave platform_admin out of roles.",
+            suggested_action="Leave platform_admin out of roles, or use a key of a platform_admin.",
         )
 
 

@@ -81,7 +81,10 @@ async def list_api_keys(call: Call[PageQuery, NoBody]) -> Response:
 async def revoke_api_key(call: Call[TenantQuery, NoBody]) -> Response:
     tenant_id = call.principal.tenant_for(call.query.tenant_id)
     key_id = call.path_id("key_id", "API key")
-    key = await call.run(call.engine.api_keys.revoke, tenant_id, key_id, call.now)
+    api_keys = call.engine.api_keys
+    # the roles of a key never change, so what is seen here still holds below
+    check_grantable(call.principal, (await call.run(api_keys.get, tenant_id, key_id)).roles)
+    key = await call.run(api_keys.revoke, tenant_id, key_id, call.now)
     call.server.authenticator.forget(key_id)
     return json_reply(ApiKeyView(**asdict(key), correlation_id=call.correlation_id))
 
@@ -121,7 +124,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         tag="API keys",
         summary="Revoke an API key, for good",
         description="At once in the process that answers; other processes refuse the key within "
-        "10 seconds.",
+        "10 seconds. Keys of platform_admin are revoked by a platform_admin only.",
         handler=revoke_api_key,
         action=Action.MANAGE_KEYS,
         answer=ApiKeyView,
