@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -161,6 +162,26 @@ async def test_a_platform_admin_acts_for_the_tenant_it_names(client: AppClient) 
     found = (await client.get("/budgets", params=OTHER)).json()["budgets"]
     assert [one["budget_id"] for one in found] == [budget["budget_id"]]
     assert (await client.get("/budgets")).json()["budgets"] == []
+
+
+async def test_a_crossing_within_a_batch_is_logged_once_and_counted(client: AppClient) -> None:
+    structlog.reset_defaults()
+    key = client.make_key(Role.TENANT_ADMIN)
+    record = {"resource_type": "llm", "cost_amount": 1}
+    records = [record, {**record, **OTHER}, {**record, "cost_amount": "x"}, {**record, **OTHER}]
+    for path, more in (
+        ("/cost-tracking/record/batch", {"json": {"records": records}}),
+        ("/cost-tracking/record/stream", {"content": "\n".join(map(json.dumps, records))}),
+        ("/quotas/allocate/batch", {"json": {"allocations": [QUOTA, {**QUOTA, **OTHER}]}}),
+    ):
+        headers = {"X-Correlation-ID": f"trace:{path}"}
+        with capture_logs() as lines:
+            reply = await client.send("POST", API + path, key=key, headers=headers, **more)
+        assert reply.status_code in {200, 202}
+        (found,) = [line for line in lines if line["event"] == "access_denied"]
+        assert (found["reason"], found["tenant_id"]) == ("tenant", "acme")
+        assert (found["path"], found["correlation_id"]) == (API + path, f"trace:{path}")
+    assert 'fiscus_access_denied_total{reason="tenant"} 3.0' in client.metrics.render().decode()
 
 
 async def test_a_crossing_is_logged_with_its_correlation_id_and_counted(client: AppClient) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fiscus.access.model import Role
 from fiscus.errors import FiscusError
+from fiscus.http.decisions import DECISIONS
 from fiscus.http.problems import STATUS_OF, TITLE_OF, Problem
 from fiscus.wire import decode
-from tests.http.app_client import API, BUDGET, open_app
+from tests.http.app_client import API, BUDGET, QUOTA, open_app
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +114,39 @@ async def test_numbers_that_are_no_amounts_are_a_400(client: AppClient, literal:
     body = b'{"resource_type":"llm","estimated_cost":%b}' % literal
     reply = await client.send("POST", f"{API}/budgets/check", content=body)
     problem_of(reply, 400, "VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Idempotency-Key": ""},
+        {"Idempotency-Key": ""},
+        {"X-Idempotency-Key": "", "Idempotency-Key": "a"},
+        {"X-Idempotency-Key": "a", "Idempotency-Key": "b"},
+        {"X-Idempotency-Key": "a" * 257},
+        {"X-Idempotency-Key": b"\xff\x01"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        *((one.path, one.example) for one in DECISIONS if one.is_idempotent),
+        ("/budgets", BUDGET),
+        ("/quotas", QUOTA),
+        ("/api-keys", {"name": "k", "roles": ["service"]}),
+    ],
+)
+async def test_an_idempotency_key_that_is_none_is_refused_everywhere(
+    client: AppClient, path: str, body: Any, headers: Any
+) -> None:
+    path = re.sub(r"{\w+}", "01a20dc2-6604-7c51-8289-92e520253797", path)
+    problem_of(await client.post(path, body, headers=headers), 400, "VALIDATION_ERROR")
+
+
+async def test_a_check_of_rate_limits_takes_no_idempotency_key(client: AppClient) -> None:
+    headers = {"X-Idempotency-Key": "", "Idempotency-Key": "a"}
+    reply = await client.post("/rate-limits/check", {"resource_type": "a"}, headers=headers)
+    assert reply.status_code == 200
 
 
 HUGE = b"1e9999999999999999999"

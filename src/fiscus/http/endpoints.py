@@ -25,6 +25,7 @@ from fiscus.errors import FiscusError, InternalError, NotFound, ValidationError
 from fiscus.http.api_limits import ApiLimit, ApiLimitExceeded, ApiLimits, headers_left
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
+from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.queries import NoQuery, read_query
@@ -133,15 +134,7 @@ class Call(Generic[Q, B]):
 
         `of` is an id of the path that the body does not repeat; the answer is kept for `keep`.
         """
-        headers = self.request.headers
-        given, short = headers.get("x-idempotency-key"), headers.get("idempotency-key")
-        if given is not None and short is not None and given != short:
-            raise ValidationError(
-                "X-Idempotency-Key and Idempotency-Key differ",
-                field="X-Idempotency-Key",
-                suggested_action="Send one of the two headers.",
-            )
-        key = given if given is not None else short
+        key = idempotency_key_of(dict(self.request.scope["headers"]))
         if key is None:
             return None
         body = self.body if of is None else (of, self.body)

@@ -31,14 +31,16 @@ from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.correlation import correlation_id_of
 from fiscus.http.decisions import BASE_PATH, DECISIONS, Call, Decision
+from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
-from fiscus.http.refusals import note_refusal
+from fiscus.http.refusals import note_refusal, note_refused_items
 from fiscus.ids import is_uuid, uuid7
 from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
 from fiscus.ledger.apart.outcomes import Answered
+from fiscus.ledger.commands import RecordBatch, Unfit
 from fiscus.ledger.loop import LedgerHere
 from fiscus.quotas.calls import (
     QuotaCheckAnswer,
@@ -157,15 +159,14 @@ class DecisionLane:
             if not at_once:
                 admitted = await self._api_limits.admit(principal, decision.limited_as, now_us)
             request = await self._request(decision, principal, now_us, read)
-            call = Call(
-                request, principal, _as_id(decision, path_id), now, _idempotency_key(headers)
-            )
+            key = None if at_once else idempotency_key_of(headers)
+            call = Call(request, principal, _as_id(decision, path_id), now, key)
             if at_once:
                 gate = self._api_limits.take(principal, decision.limited_as)
                 outcome, told = await self._limit_checks.answer(call, now_us, gate)
                 self._metrics.limited(outcome)
             else:
-                tenant_id, outcome = await self._committed(decision, call)
+                tenant_id, outcome = await self._committed(decision, call, path, correlation_id)
             allowed = getattr(outcome, "allowed", True)
             if enforce and not allowed:
                 raise _refusal(outcome)
@@ -249,10 +250,20 @@ class DecisionLane:
             told = error.headers
         return status, [one for one in told if one[0] != "Retry-After"] + more, payload
 
-    async def _committed(self, decision: Decision, call: Call) -> tuple[str, Any]:
+    async def _committed(
+        self, decision: Decision, call: Call, path: str, correlation_id: str
+    ) -> tuple[str, Any]:
         """The tenant that a call was for, and the ledger's answer."""
         assert decision.command is not None
         command = decision.command(call)
+        if type(command) is RecordBatch:
+            note_refused_items(
+                (one.error for one in command.records if type(one) is Unfit),
+                self._metrics,
+                principal=call.principal,
+                path=path,
+                correlation_id=correlation_id,
+            )
         outcome = await self._ledger_here().execute(command)
         if isinstance(outcome, FiscusError):
             raise outcome
@@ -309,11 +320,6 @@ def _as_id(decision: Decision, path_id: str) -> str:
             suggested_action=f"Use the {name} that the check answered.",
         )
     return path_id
-
-
-def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
-    raw = headers.get(b"x-idempotency-key") or headers.get(b"idempotency-key")
-    return None if raw is None else raw.decode("latin-1")
 
 
 def _refusal(outcome: Any) -> Refused:

@@ -26,6 +26,7 @@ from fiscus.http.queries import (
     ReplaceQuotaQuery,
     TenantQuery,
 )
+from fiscus.http.refusals import note_refused_items
 from fiscus.quotas.batches import allocate_each, batch_tenant
 from fiscus.quotas.calls import (
     AllocateBatchAnswer,
@@ -65,6 +66,13 @@ async def allocate_batch(call: Call[NoQuery, AllocateBatchRequest]) -> Response:
         )
 
     answer = await call.run(allocate_each, call.body, tenant_id, allocate_all)
+    note_refused_items(
+        (one.error for one in answer.results),
+        call.server.metrics,
+        principal=call.principal,
+        path=call.request.scope["path"],
+        correlation_id=call.correlation_id,
+    )
     return json_reply(replace(answer, correlation_id=call.correlation_id))
 
 

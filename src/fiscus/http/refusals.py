@@ -1,12 +1,15 @@
-"""Every call that was refused for who made it leaves a log line and a count."""
+"""Every call that was refused for who made it, even in a part, leaves a log line and a count."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import structlog
 
 from fiscus.access.model import Principal
 from fiscus.errors import FiscusError, Forbidden, Unauthorized
 from fiscus.http.metrics import Metrics
+from fiscus.wire import ItemError
 
 log = structlog.get_logger(__name__)
 
@@ -38,4 +41,23 @@ def note_refusal(
     )
 
 
-__all__ = ["note_refusal"]
+def note_refused_items(
+    errors: Iterable[ItemError | None],
+    metrics: Metrics,
+    *,
+    principal: Principal,
+    path: str,
+    correlation_id: str,
+) -> bool:
+    """As `note_refusal`, once for a batch of which some items were refused. Whether there were."""
+    for error in errors:
+        if error is not None and error.error_code == Forbidden.code:
+            refusal = Forbidden(error.message, details=dict(error.details))
+            note_refusal(
+                refusal, metrics, principal=principal, path=path, correlation_id=correlation_id
+            )
+            return True
+    return False
+
+
+__all__ = ["note_refusal", "note_refused_items"]

@@ -25,6 +25,7 @@ from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
 from fiscus.http.body import ClientGone
 from fiscus.http.endpoints import Call, NoBody
 from fiscus.http.queries import TenantQuery
+from fiscus.http.refusals import note_refused_items
 from fiscus.ledger.commands import Record, RecordBatch, Unfit
 from fiscus.ledger.requests import record_item
 from fiscus.wire import ItemError, encode, item_error
@@ -83,6 +84,8 @@ class RecordStream(Response):
         self._line = 0
         self._recorded = 0
         self._failed = 0
+        self._noted = False
+        """Whether the log says that a line was refused for who sent it."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         started = perf_counter()
@@ -146,6 +149,14 @@ class RecordStream(Response):
                 items.append(_read(line, self._tenant_id, now))
         if not items:
             return b"", True
+        if not self._noted:
+            self._noted = note_refused_items(
+                (one.error for one in items if isinstance(one, Unfit)),
+                self._call.server.metrics,
+                principal=self._call.principal,
+                path=self._call.request.scope["path"],
+                correlation_id=self._call.correlation_id,
+            )
         try:
             outcome = self._call.engine.ledger.execute(
                 RecordBatch(tenant_id=self._tenant_id, records=items, now=now)
