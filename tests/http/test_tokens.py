@@ -111,6 +111,8 @@ def test_a_public_key_is_read_from_its_path_too(tmp_path: Path) -> None:
         (without("roles"), "roles"),
         (CLAIMS | {"sub": ""}, "sub"),
         (CLAIMS | {"sub": 17}, "not a valid|sub"),
+        (CLAIMS | {"sub": "u\0"}, "sub"),
+        (CLAIMS | {"sub": "u\ud800"}, "sub"),
         (CLAIMS | {"tenant_id": "a b"}, "tenant_id"),
         (CLAIMS | {"tenant_id": None}, "tenant_id"),
         (CLAIMS | {"roles": "auditor"}, "roles"),

@@ -25,7 +25,7 @@ from fiscus.errors import Unauthorized, ValidationError
 from fiscus.http.jwks import Jwks
 from fiscus.priorities import Priority
 from fiscus.settings import Settings
-from fiscus.wire import Id, worked_out
+from fiscus.wire import NO_NUL, Id, worked_out
 
 MIN_SECRET_BYTES: Final = 32
 MIN_RSA_BITS: Final = 2048
@@ -190,7 +190,7 @@ def _time(claims: Mapping[str, Any], name: str) -> datetime | None:
 class _Claims(Struct, frozen=True):
     """What a token must say; it may say more."""
 
-    sub: Annotated[str, Meta(min_length=1, max_length=256)]
+    sub: Annotated[str, Meta(min_length=1, max_length=256, pattern=NO_NUL)]
     tenant_id: Id
     roles: list[str]
     highest_priority: Priority = Priority.NORMAL
@@ -200,6 +200,9 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     """Roles that Fiscus does not know are another service's, and count for nothing."""
     try:
         said = msgspec.convert(claims, worked_out(_Claims))
+        said.sub.encode()
+    except UnicodeEncodeError:  # JSON can write the half of a character
+        raise refused("The token's claim sub is no text") from None
     except msgspec.ValidationError as error:
         raise refused(f"The token's claims are not as they must be: {error}") from None
     roles = frozenset(_KNOWN_ROLES[name] for name in said.roles if name in _KNOWN_ROLES)
