@@ -14,7 +14,17 @@ def refusal(answer: QuotaCheckAnswer) -> QuotaExhausted:
         answer.message,
         answer=answer,
         details=asdict(answer),
-        suggested_action="Ask for max_allowed_amount or less, or wait until fits_at."
-        if answer.matched
-        else "Allocate a quota for it.",
+        suggested_action=_what_helps(answer),
     )
+
+
+def _what_helps(answer: QuotaCheckAnswer) -> str:
+    """Names no field that says nothing."""
+    lower, wait = bool(answer.max_allowed_amount), answer.fits_at is not None
+    if lower and wait:
+        return "Ask for max_allowed_amount or less, or wait until fits_at."
+    if lower:
+        return "Ask for max_allowed_amount or less."
+    if wait:
+        return "Wait until fits_at."
+    return "Ask for more of the quota." if answer.matched else "Allocate a quota for it."
