@@ -247,3 +247,23 @@ def test_a_stop_answers_the_decision_in_hand_and_closes(data_dir: Path) -> None:
     with wire:
         assert answer.status == 200
         assert wire.is_closed()
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/health/live", f"{API}/health/ready", "/docs", f"{API}/budgets", "/nope"]
+)
+def test_head_is_answered_as_get_without_a_body(server: LiveServer, path: str) -> None:
+    with Wire(server) as wire:
+        wire.send(wire.get(path))
+        got = wire.answer()
+        wire.send(wire.get(path).replace(b"GET", b"HEAD", 1))
+        status, headers = wire.head()
+        assert status == got.status
+        # latencies of the health's dependencies are longer or shorter as they come
+        different = {"date", "x-correlation-id", "content-length"}
+        assert {k: v for k, v in headers.items() if k not in different} == {
+            k: v for k, v in got.headers.items() if k not in different
+        }
+        assert int(headers["content-length"]) > 0
+        wire.send(wire.request("/budgets/check", CHECK))
+        assert wire.answer().json()["allowed"]

@@ -55,10 +55,36 @@ async def test_paths_and_methods_that_are_not_there_are_problems(client: AppClie
         problem_of(await client.send("GET", path), 404, "NOT_FOUND")
     reply = await client.send("PATCH", f"{API}/budgets")
     problem_of(reply, 405, "VALIDATION_ERROR")
-    assert reply.headers["Allow"] == "GET, POST"
+    assert reply.headers["Allow"] == "GET, HEAD, POST"
     reply = await client.send("PUT", f"{API}/cost-tracking/record")
     problem_of(reply, 405, "VALIDATION_ERROR")
     assert reply.headers["Allow"] == "POST"
+    for path in ("/health", f"{API}/health/live"):
+        reply = await client.send("POST", path)
+        problem_of(reply, 405, "VALIDATION_ERROR")
+        assert reply.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/budgets/check", "POST"),
+        ("/budgets/check/batch", "POST"),
+        ("/budgets/reservations", "GET, HEAD"),
+        ("/quotas/requests", "GET, HEAD, POST"),
+        ("/quotas/distribute", "POST"),
+        ("/rate-limits/adjust", "POST"),
+        ("/cost-tracking/record/stream", "POST"),
+    ],
+)
+async def test_a_word_in_the_place_of_an_id_has_methods_of_its_own(
+    client: AppClient, path: str, allowed: str
+) -> None:
+    for method in ("GET", "PUT", "DELETE", "PATCH"):
+        if method not in allowed.split(", "):
+            reply = await client.send(method, API + path, json=BUDGET)
+            problem_of(reply, 405, "VALIDATION_ERROR")
+            assert reply.headers["Allow"] == allowed
 
 
 @pytest.mark.parametrize(

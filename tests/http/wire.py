@@ -56,13 +56,18 @@ class Wire:
 
     def answer(self) -> Answer:
         """The next answer, whole."""
-        head = self._until(b"\r\n\r\n").decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        status, headers = self.head()
         length = int(headers["content-length"])
         while len(self._read) < length:
             self._more()
         body, self._read = self._read[:length], self._read[length:]
-        return Answer(int(head[0].split(" ")[1]), headers, body)
+        return Answer(status, headers, body)
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """Status and headers of the next answer."""
+        first, *lines = self._until(b"\r\n\r\n").decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        return int(first.split(" ")[1]), headers
 
     def is_closed(self) -> bool:
         return self._socket.recv(1) == b""

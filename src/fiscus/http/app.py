@@ -46,14 +46,15 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *keys.ENDPOINTS,
     *tenants.ENDPOINTS,
 )
-_PATTERNS: Final = tuple(
-    (method, re.compile(BASE_PATH + re.sub(r"{\w+}", "[^/]+", path)))
-    for method, path in (
-        *(("POST", one.path) for one in DECISIONS),
-        *((one.method, one.path) for one in ENDPOINTS),
-    )
+_TAKEN: Final = (
+    *(("POST", BASE_PATH + one.path) for one in DECISIONS),
+    *((one.method, BASE_PATH + one.path) for one in ENDPOINTS),
 )
 """What each path takes, for `Allow`: the router tells the methods of one route only."""
+_EXACT: Final = frozenset(path for _, path in _TAKEN if "{" not in path)
+_PATTERNS: Final = tuple(
+    (method, re.compile(re.sub(r"{\w+}", "[^/]+", path))) for method, path in _TAKEN if "{" in path
+)
 
 
 def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
@@ -112,17 +113,19 @@ def _endpoints_router(server: Server) -> APIRouter:
 
 def _handler(endpoint: Endpoint[Any, Any], server: Server) -> Any:
     async def handle(request: Request) -> Response:
+        # a word in the place of an id is a path of its own, whatever the method
+        if is_pattern and request.scope["path"] in _EXACT:
+            return _wrong_method(request)
         return await run_endpoint(endpoint, server, request)
 
+    is_pattern = "{" in endpoint.path
     return handle
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 as problems."""
     assert isinstance(error, HTTPException)
-    path: str = request.scope["path"]
-    methods = {method for method, pattern in _PATTERNS if pattern.fullmatch(path)}
-    if not methods and error.status_code != 405:
+    if not _methods_of(request) and error.status_code != 405:
         return problem_reply(
             NotFound(
                 "There is no such path",
@@ -130,6 +133,19 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
             ),
             request,
         )
+    return _wrong_method(request)
+
+
+def _methods_of(request: Request) -> set[str]:
+    path: str = request.scope["path"]
+    if path in _EXACT:
+        methods = {method for method, taken in _TAKEN if taken == path}
+    else:
+        methods = {method for method, pattern in _PATTERNS if pattern.fullmatch(path)}
+    return methods | {"HEAD"} if "GET" in methods else methods
+
+
+def _wrong_method(request: Request) -> Response:
     problem = ValidationError(
         f"{request.method} is not a method of this path",
         field="method",
@@ -137,7 +153,7 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
     )
     reply = problem_reply(problem, request, status=405)
     # a path that is in no table is one of the probes or the docs
-    reply.headers["Allow"] = ", ".join(sorted(methods or {"GET"}))
+    reply.headers["Allow"] = ", ".join(sorted(_methods_of(request) or {"GET", "HEAD"}))
     return reply
 
 

@@ -32,6 +32,10 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method: str = scope["method"]
+        if method == "HEAD":
+            # answered as GET; the server, which knows what was asked, sends no body
+            scope = {**scope, "method": "GET"}
         correlation_id = correlation_id_of(dict(scope["headers"]))
         scope.setdefault("state", {})["correlation_id"] = correlation_id
         status: int | None = None
@@ -57,7 +61,7 @@ class Edge:
                     await _send_failure(scope, correlation_id, send_with_headers)
                     status = 500
         route = getattr(scope.get("route"), "path", "none")
-        self._metrics.requested(scope["method"], route, status or 0)
+        self._metrics.requested(method, route, status or 0)
 
 
 async def _send_failure(scope: Scope, correlation_id: str, send: Send) -> None:
