@@ -20,6 +20,7 @@ from fiscus.errors import FiscusError
 from fiscus.http.decisions import Decision
 from fiscus.http.heads import (
     MAX_HEAD_BYTES,
+    MAX_HEADERS,
     check_size,
     cut_short,
     head_too_large,
@@ -129,7 +130,11 @@ class DecisionProtocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        check_size(self.url, self.headers, self._unread_bytes + self._slack_bytes)
+        if (
+            self._unread_bytes + self._slack_bytes > MAX_HEAD_BYTES
+            or len(self.headers) > MAX_HEADERS
+        ):
+            check_size(self.url, self.headers)
         self._unread_bytes = 0
         if self.parser.should_upgrade():
             self._exchange = _IGNORED

@@ -18,8 +18,8 @@ error: a check answers 200 with `allowed`. Errors are `application/problem+json`
 `error_code`.
 
 A path and headers of more than 64 KiB or 100 headers answer 431, what is no HTTP answers 400, both
-before a credential is looked at, and the connection is closed. `Upgrade` is ignored. Paths that take
-GET take HEAD as well.
+before a credential is looked at, and the connection is closed. `Upgrade` is ignored. Where GET is
+taken, HEAD is too.
 
 Every call but the health probes needs an API key (`X-API-Key`) or a JSON Web Token (`Authorization:
 Bearer`). The tenant is that of the credential."""

@@ -24,14 +24,10 @@ class HeadTooLarge(Exception):
     """Raised while a head is read; to be answered with `head_too_large`."""
 
 
-def check_size(url: bytes, headers: Head, largest_possible: int) -> None:
-    """Raises `HeadTooLarge`. Adds up only what may be too large."""
-    if len(headers) > MAX_HEADERS:
-        raise HeadTooLarge
-    if largest_possible <= MAX_HEAD_BYTES:
-        return
+def check_size(url: bytes, headers: Head) -> None:
+    """Raises `HeadTooLarge`. For heads that may be: most came in so few bytes that they are not."""
     size = len(url) + sum(len(name) + len(value) + _LINE_BYTES for name, value in headers)
-    if size > MAX_HEAD_BYTES:
+    if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS:
         raise HeadTooLarge
 
 
