@@ -173,12 +173,19 @@ class ManualTimers:
         self.timers.append((self.now + seconds, callback))
         return asyncio.TimerHandle(0, callback, (), asyncio.get_running_loop())
 
+    def call_soon(self, callback: Any, *args: Any) -> asyncio.Handle:
+        return asyncio.get_running_loop().call_soon(callback, *args)
+
+    def create_task(self, work: Any) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(work)
+
     def pass_by(self, seconds: float) -> None:
-        self.now += seconds
-        due = [callback for at, callback in self.timers if at <= self.now]
-        self.timers = [timer for timer in self.timers if timer[0] > self.now]
-        for callback in due:
+        until = self.now + seconds
+        while self.timers and min(at for at, _ in self.timers) <= until:
+            self.now, callback = timer = min(self.timers, key=lambda timer: timer[0])
+            self.timers.remove(timer)
             callback()
+        self.now = until
 
 
 class Pipe(asyncio.Transport):
@@ -188,9 +195,19 @@ class Pipe(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.closed = False
+        self._wrote = asyncio.Event()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+        self._wrote.set()
+
+    async def until(self, text: bytes) -> None:
+        while text not in self.written:
+            self._wrote.clear()
+            await asyncio.wait_for(self._wrote.wait(), 30)
+
+    def can_write_eof(self) -> bool:
+        return False
 
     def is_closing(self) -> bool:
         return self.closed
@@ -236,6 +253,72 @@ async def test_a_connection_is_closed_when_nothing_is_asked_on_it_for_a_while(
         await ask(request[40:])
         timers.pass_by(6)
         assert pipe.closed
+
+
+@pytest.mark.anyio
+async def test_who_does_not_finish_a_request_is_hung_up_on(data_dir: Path) -> None:
+    async with open_app(data_dir) as app:
+        key = app.make_key(Role.SERVICE)
+        config = uvicorn.Config(app.app, log_config=None, timeout_keep_alive=5)
+        config.load()
+        await app.post("/rate-limits/check", LIMIT, key=key)  # from here on it is known
+
+        def connect() -> tuple[Any, ManualTimers, Pipe]:
+            connection = connections_of(app.app)(config, ServerState(), {})
+            connection.loop, pipe = ManualTimers(), Pipe()
+            connection.connection_made(pipe)
+            return connection, connection.loop, pipe
+
+        body = json.dumps(LIMIT).encode()
+        request = (
+            f"POST {API}/rate-limits/check HTTP/1.1\r\nX-API-Key: {key}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+
+        connection, timers, pipe = connect()  # asks nothing
+        timers.pass_by(29)
+        assert not pipe.closed
+        timers.pass_by(1)
+        assert pipe.closed
+        assert pipe.written == b""
+        connection.connection_lost(None)
+
+        for sent in (40, len(request) - 1):  # half a head, half a body
+            connection, timers, pipe = connect()
+            timers.pass_by(20)
+            connection.data_received(request[: sent - 1])
+            timers.pass_by(20)
+            connection.data_received(request[sent - 1 : sent])
+            timers.pass_by(29)
+            assert not pipe.written
+            timers.pass_by(1)
+            await asyncio.sleep(0)
+            assert pipe.written.startswith(b"HTTP/1.1 408 ")
+            assert b"application/problem+json" in pipe.written
+            assert pipe.closed
+            connection.connection_lost(None)
+
+        connection, timers, pipe = connect()  # a stream that pauses
+        head = (
+            f"POST {API}/cost-tracking/record/stream HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
+        ).encode()
+        line = json.dumps({"resource_type": "llm", "cost_amount": 1}).encode() + b"\n"
+        chunk = b"%x\r\n%b\r\n" % (len(line), line)
+        connection.data_received(head + chunk)
+        await pipe.until(b"record_id")
+        timers.pass_by(600)
+        connection.data_received(chunk + b"0\r\n\r\n")
+        await pipe.until(b'"recorded":2')
+        connection.connection_lost(None)
+
+        connection, timers, pipe = connect()  # comes slowly, and is answered
+        for index in range(0, len(request), 40):
+            timers.pass_by(29)
+            connection.data_received(request[index : index + 40])
+        await asyncio.sleep(0)
+        assert b" 200 OK" in pipe.written
+        connection.connection_lost(None)
 
 
 def test_a_stop_answers_the_decision_in_hand_and_closes(data_dir: Path) -> None:

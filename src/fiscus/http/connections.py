@@ -23,6 +23,7 @@ from fiscus.http.heads import (
     MAX_HEADERS,
     check_size,
     cut_short,
+    gone_silent,
     head_too_large,
     tunnel,
     why_unfit,
@@ -36,6 +37,8 @@ _NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encod
 LINGER_SECONDS: Final = 5
 """How long a client may go on sending after it was refused: an end that comes while it sends would
 take the answer from it."""
+SILENT_SECONDS: Final = 30
+"""How long nothing may come of a request that is not whole, or on a connection without one."""
 _NOBODY_WAITS: Final = asyncio.Event()
 
 
@@ -67,15 +70,21 @@ class DecisionProtocol(HttpToolsProtocol):
         self._answered_at = 0.0
         """When the last decision was answered, by the loop's clock."""
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._heard_at = 0.0
+        """When something came last of a request that is not whole."""
+        self._silence_timer: asyncio.TimerHandle | None = None
         self.url = b""
         self.headers = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(joining(transport, self.loop))
+        self._heard_at = self.loop.time()
+        self._look_again_in(SILENT_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        for timer in (self._idle_timer, self._silence_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -93,6 +102,8 @@ class DecisionProtocol(HttpToolsProtocol):
         if self._unread_bytes > MAX_HEAD_BYTES and not self._refused:
             # a head, the trailers or the extension of a chunk, without end
             self._refuse(head_too_large(), 431)
+        if self._reading:
+            self._heard_at = self.loop.time()
 
     def eof_received(  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's may answer
         self,
@@ -281,6 +292,30 @@ class DecisionProtocol(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._idle_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    # -- hanging up on who does not finish what was begun
+
+    def _look_again_in(self, seconds: float) -> None:
+        self._silence_timer = self.loop.call_later(seconds, self._look_whether_silent)
+
+    def _look_whether_silent(self) -> None:
+        self._silence_timer = None
+        if self.transport.is_closing() or self._refused:
+            return
+        cycle: Any = self.cycle
+        begun = self._reading or cycle is None
+        may_pause = not begun or self.flow.read_paused
+        if begun and cycle is not None and not self._in_head and self._exchange is None:
+            may_pause = may_pause or cycle.response_started  # a stream is answered while it comes
+        silent = self.loop.time() - self._heard_at
+        if may_pause:
+            self._look_again_in(SILENT_SECONDS)
+        elif silent < SILENT_SECONDS:
+            self._look_again_in(SILENT_SECONDS - silent)
+        elif self._reading:
+            self._refuse(gone_silent(SILENT_SECONDS), 408)
+        else:
+            self.transport.close()
 
     # -- hanging up on who asks nothing more
 

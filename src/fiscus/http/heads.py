@@ -65,6 +65,14 @@ def cut_short() -> ValidationError:
     )
 
 
+def gone_silent(seconds: int) -> ValidationError:
+    return ValidationError(
+        f"Nothing more of the request came for {seconds} seconds",
+        field="body",
+        suggested_action="Send a request without such pauses.",
+    )
+
+
 def why_unfit(error: HttpParserError) -> tuple[FiscusError, int | None]:
     """What to answer to what the parser did not take, and the status if not the error's own."""
     cause = error.__context__
@@ -93,6 +101,7 @@ __all__ = [
     "HeadTooLarge",
     "check_size",
     "cut_short",
+    "gone_silent",
     "head_too_large",
     "tunnel",
     "why_unfit",
