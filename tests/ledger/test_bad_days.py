@@ -11,12 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import psycopg
 import pytest
 
 from fiscus.breaker import BreakerState
+from fiscus.budgets.calls import CheckAnswer
+from fiscus.budgets.model import BalanceKey, BudgetBalance
 from fiscus.clock import ManualClock
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
+from fiscus.ledger.commands import Command
+from fiscus.ledger.port import Needs, StoreUnavailable
+from fiscus.stores.sql.database import Database
 from tests.crash.own_postgres import OwnPostgres
 from tests.ledger.books import read_books
 from tests.ledger.desk import Desk, open_at
@@ -269,4 +275,70 @@ def test_a_server_that_hangs_is_answered_for_within_the_deadline(
         deadline.wait(0.1)
     assert desk.used(budget) == ("0", "2")  # however often it was tried, its key counts once
     engine.close()
+    drop_database(own_postgres.server, url)
+
+
+@pytest.mark.postgres
+def test_a_row_that_another_keeps_locked_keeps_no_other_operation_waiting(
+    own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock
+) -> None:
+    url = fresh_database(own_postgres.server)
+    with contextlib.closing(open_at(url, tmp_path, clock, ledger_deadline_seconds=2)) as engine:
+        acme, globex = Desk(engine, "acme"), Desk(engine, "globex")
+        ours = acme.budget("100")
+        acme.budget("100", allocated_to_id="q")
+        globex.budget("100")
+
+        def answered(count: int) -> list[bool]:
+            """Which are, of `count` checks that need the row and two that do not."""
+            group: list[Command] = [acme.check_command("1") for _ in range(count)]
+            group += [acme.check_command("1", project_id="q"), globex.check_command("1")]
+            return [isinstance(outcome, CheckAnswer) for outcome in acme.outcomes(group)]
+
+        assert answered(1) == [True] * 3
+        with psycopg.connect(url) as other:
+            other.execute("SELECT set_config('fiscus.tenants', '*', false)")
+            lock = "SELECT 1 FROM budget_periods WHERE budget_id = %s FOR UPDATE"
+            assert other.execute(lock, [ours.budget_id]).fetchone()
+            assert answered(2) == [False] * 2 + [True] * 2
+            # of a tenant with many that are locked out the rest is refused: others would wait
+            assert answered(20) == [False] * 21 + [True]
+            with pytest.raises(ServiceUnavailable) as caught:
+                acme.check("1")
+        assert caught.value.retry_after_seconds == 1
+        assert engine.ledger.breaker_state is BreakerState.CLOSED
+        assert acme.check("1").allowed
+        for tenant_id in ("acme", "globex"):
+            assert read_books(url, tenant_id).faults() == []
+    drop_database(own_postgres.server, url)
+
+
+@pytest.mark.postgres
+def test_a_process_that_is_frozen_within_a_group_loses_its_locks(
+    own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock
+) -> None:
+    url = fresh_database(own_postgres.server)
+    with (
+        contextlib.closing(open_at(url, tmp_path, clock, ledger_deadline_seconds=2)) as engine,
+        contextlib.closing(Database(url)) as database,
+        contextlib.closing(database.ledger_store(deadline_seconds=0.5)) as store,
+    ):
+        desk = Desk(engine, "acme")
+        budget = desk.budget("100")
+        desk.reserve("1")
+        (key,) = (BalanceKey(*one) for one in read_books(url, "acme").balances)
+        needs = Needs(tenants={"acme"}, balances={key: BudgetBalance(key, "acme", clock.now())})
+        frozen = store.begin({"acme"})
+        assert frozen.load(needs).balances[key].reserved == 1
+        for _ in range(10):  # each waits for the locks, until the server has ended that session
+            with contextlib.suppress(ServiceUnavailable):
+                desk.reserve("1")
+                break
+        assert desk.used(budget) == ("0", "2")
+        with pytest.raises(StoreUnavailable):
+            frozen.commit()
+        frozen.rollback()
+        again = store.begin({"acme"})
+        assert again.load(needs).balances[key].reserved == 2
+        again.rollback()
     drop_database(own_postgres.server, url)

@@ -44,7 +44,7 @@ KEY = Columns(alike=("status",), reservation_id="uuid", status="text", place="in
 @pytest.fixture
 def driver(database: Database) -> Iterator[Driver]:
     if not database.is_sqlite:
-        with closing(PostgresDriver(database.connect_psycopg)) as postgres:
+        with closing(PostgresDriver(database.connect_psycopg, deadline_seconds=2)) as postgres:
             yield postgres
         return
     with (
@@ -86,7 +86,7 @@ def test_rows_that_are_partly_alike_arrive_as_they_were(driver: Driver) -> None:
         given_once.add(len(written.lean().once))
         keys = [(row[0], row[2], place) for place, row in enumerate(rows)]
         look = Statement(READ, KEY, keys)
-        driver.begin({"t"})
+        driver.begin({"t"}, patient=True)
         driver.run([written])
         (found,) = driver.run([look])
         driver.rollback()

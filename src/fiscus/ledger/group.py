@@ -6,6 +6,7 @@ changed, a reservation that became due) or when another process was first.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -61,7 +62,14 @@ from fiscus.ledger.commands import (
     Settle,
 )
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
-from fiscus.ledger.port import GroupConflict, GroupRejected, LedgerStore, LedgerTransaction, Needs
+from fiscus.ledger.port import (
+    GroupConflict,
+    GroupRejected,
+    LedgerStore,
+    LedgerTransaction,
+    Needs,
+    RowsLocked,
+)
 from fiscus.ledger.quotas import (
     apply_consume,
     apply_give_back,
@@ -82,6 +90,11 @@ from fiscus.wire import ItemError, decode, encode, item_error
 log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 20
+MOST_LOCKED: Final = 8
+"""So many commands of a group are found to need locked rows before the rest is refused unasked: the
+others of the ledger's callers wait meanwhile."""
+MOST_LOCKED_OF_TENANT: Final = 3
+"""As `MOST_LOCKED`, of one tenant, whose rest is refused."""
 MAX_KNOWN_SERIES: Final = 500_000
 KEEP_ENDED_QUOTAS: Final = timedelta(days=1)
 """How far a clock may go back and still meet the quotas of its time."""
@@ -123,19 +136,27 @@ class GroupRunner:
             for command, decided in zip(commands, self.decide(commands), strict=True)
         ]
 
-    def decide(self, commands: Sequence[Command]) -> list[Decided | FiscusError]:
+    def decide(
+        self, commands: Sequence[Command], *, patient: bool = True
+    ) -> list[Decided | FiscusError]:
         """What the commands came to, in order, once it is durable; `in_words` says it.
 
-        Raises `StoreUnavailable` when the store failed; then nothing of the group is promised.
+        Raises `StoreUnavailable` when the store failed, and `RowsLocked` when it is not `patient`
+        and rows are locked; then nothing of the group is promised.
         """
         needs = Needs(tenants={command.tenant_id for command in commands})
         for _ in range(MAX_ATTEMPTS):
             workspace = Workspace(self.definitions, self._rates, needs, self._known_series)
             for command in commands:
                 _plan(workspace, command)
-            transaction = self._store.begin(needs.tenants)
+            transaction = self._store.begin(needs.tenants, patient=patient)
             try:
                 outcomes = self._attempt(transaction, workspace, commands)
+            except RowsLocked:
+                transaction.rollback()
+                if not patient:
+                    raise
+                return self._around_locked(commands)
             except (MoreNeeded, GroupConflict):
                 transaction.rollback()
                 continue
@@ -164,6 +185,31 @@ class GroupRunner:
         if len(commands) == 1:
             return [alone]
         return [outcome for command in commands for outcome in self.decide([command])]
+
+    def _around_locked(self, commands: Sequence[Command]) -> list[Decided | FiscusError]:
+        """Decide each command in a group of its own, but those whose rows are locked.
+
+        Whoever locked them may keep them for long: nobody else is to wait for that.
+        """
+        outcomes: list[Decided | FiscusError] = []
+        locked = Counter[str]()
+        for command in commands:
+            tenant_id = command.tenant_id
+            if locked[tenant_id] < MOST_LOCKED_OF_TENANT and locked.total() < MOST_LOCKED:
+                try:
+                    outcomes += self.decide([command], patient=False)
+                    continue
+                except RowsLocked:
+                    locked[tenant_id] += 1
+            outcomes.append(
+                ServiceUnavailable(
+                    "Rows that are needed are locked in the database",
+                    suggested_action="Try again with the same idempotency key.",
+                    retry_after_seconds=1,
+                )
+            )
+        log.warning("rows_locked", commands=len(commands), tenants=sorted(locked))
+        return outcomes
 
     def _attempt(
         self, transaction: LedgerTransaction, workspace: Workspace, commands: Sequence[Command]

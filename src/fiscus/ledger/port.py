@@ -113,6 +113,10 @@ class GroupConflict(Exception):
     """Another process was first (lock, unique key); the same group may be tried again."""
 
 
+class RowsLocked(GroupConflict):
+    """Rows of the group stayed locked by another for longer than the store waits."""
+
+
 class GroupRejected(Exception):
     """The store refused a value of the group; one of its commands is to blame."""
 
@@ -163,8 +167,11 @@ class LedgerTransaction(Protocol):
 
 
 class LedgerStore(Protocol):
-    def begin(self, tenants: Collection[str]) -> LedgerTransaction:
-        """Open a group's transaction, which may touch the rows of `tenants` only."""
+    def begin(self, tenants: Collection[str], *, patient: bool = True) -> LedgerTransaction:
+        """Open a group's transaction, which may touch the rows of `tenants` only.
+
+        One that is not `patient` hardly waits for rows that another has locked.
+        """
         ...
 
     def close(self) -> None: ...

@@ -129,7 +129,7 @@ def _open_ledger(
         apart_ledger = LedgerApart(start_ledger(settings), fallbacks, clock, degraded, limits)
         return apart_ledger, _nothing
     definitions = DefinitionCache()
-    store = database.ledger_store()
+    store = database.ledger_store(settings.ledger_deadline_seconds)
     runner = GroupRunner(store, rates, definitions)
     ledger = Ledger(runner.run, clock, DegradedDecisions(definitions, journal), limits)
     return ledger, store.close

@@ -38,6 +38,7 @@ class Given(Struct, frozen=True, kw_only=True):
     sqlite_synchronous: Synchronous
     exchange_rates_file: str | None
     max_group: int
+    deadline_seconds: float
     log_level: str
 
 
@@ -51,6 +52,7 @@ def start_ledger(settings: Settings) -> LedgerProcess:
         sqlite_synchronous=settings.sqlite_synchronous,
         exchange_rates_file=None if rates is None else str(rates),
         max_group=settings.ledger_max_group,
+        deadline_seconds=settings.ledger_deadline_seconds,
         log_level=settings.log_level,
     )
     return LedgerProcess(__name__, encode(given))
@@ -73,7 +75,7 @@ def main() -> None:
     database = Database(
         given.database_url, sqlite_synchronous=given.sqlite_synchronous, pool_size=1
     )
-    store = database.ledger_store()
+    store = database.ledger_store(given.deadline_seconds)
     file = given.exchange_rates_file
     fallbacks = FallbacksToTell()
     runner = GroupRunner(

@@ -64,10 +64,11 @@ class Database:
         assert self.url.database is not None
         return Path(self.url.database)
 
-    def ledger_store(self) -> SqlLedgerStore:
+    def ledger_store(self, deadline_seconds: float = 2.0) -> SqlLedgerStore:
+        """`deadline_seconds`: how long the ledger's callers wait."""
         if self._turn is not None:
             return SqlLedgerStore(SqliteDriver(self.sqlite_path, self._synchronous, self._turn))
-        return SqlLedgerStore(PostgresDriver(self.connect_psycopg))
+        return SqlLedgerStore(PostgresDriver(self.connect_psycopg, deadline_seconds))
 
     @contextmanager
     def read(self, *tenants: str) -> Generator[Connection]:
@@ -197,8 +198,8 @@ class SqlLedgerStore:
         self._known = KnownBalances()
         self._rows = LedgerRows(driver)
 
-    def begin(self, tenants: Collection[str]) -> LedgerTransaction:
-        return SqlLedgerTransaction(self._driver, tenants, self._known, self._rows)
+    def begin(self, tenants: Collection[str], *, patient: bool = True) -> LedgerTransaction:
+        return SqlLedgerTransaction(self._driver, tenants, self._known, self._rows, patient=patient)
 
     def close(self) -> None:
         self._driver.close()

@@ -70,7 +70,13 @@ class SqlLedgerTransaction:
     """One group's transaction on one connection."""
 
     def __init__(
-        self, driver: Driver, tenants: Collection[str], known: KnownBalances, rows: LedgerRows
+        self,
+        driver: Driver,
+        tenants: Collection[str],
+        known: KnownBalances,
+        rows: LedgerRows,
+        *,
+        patient: bool,
     ) -> None:
         self._driver = driver
         self._reader = rows.reader
@@ -79,7 +85,7 @@ class SqlLedgerTransaction:
         self._known = known
         self._stale_answers: list[IdempotencyKey] = []
         self._writes: list[Statement] = []
-        driver.begin(tenants)
+        driver.begin(tenants, patient=patient)
 
     # -- loading
 

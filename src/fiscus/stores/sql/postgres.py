@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from datetime import date, datetime
@@ -11,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors
 
-from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
+from fiscus.ledger.port import GroupConflict, GroupRejected, RowsLocked, StoreUnavailable
 from fiscus.money import plain
 from fiscus.stores.sql.bulk import Row, Statement
 
@@ -32,8 +33,17 @@ _AGAIN: Final = (
     errors.SerializationFailure,
     errors.DeadlockDetected,
     errors.UniqueViolation,
-    errors.LockNotAvailable,
 )
+# An internal error tells of a server that may only be read (after a failover), of a session that it
+# has ended or of damaged files: no command is to blame, and another connection may do better.
+_GONE: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+    OSError,
+)
+_BEGIN: Final = "SELECT set_config('fiscus.tenants', %s, true)"
+_BEGIN_IMPATIENT: Final = f"{_BEGIN}, set_config('lock_timeout', '{{impatient_ms}}', true)"
 
 
 class PostgresDriver:
@@ -41,9 +51,26 @@ class PostgresDriver:
 
     locks_store = False
 
-    def __init__(self, connect: Callable[[], psycopg.Connection[Row]]) -> None:
+    def __init__(
+        self, connect: Callable[[], psycopg.Connection[Row]], deadline_seconds: float
+    ) -> None:
+        """`deadline_seconds`: how long the ledger's callers wait."""
         self._connect = connect
+        deadline_ms = deadline_seconds * 1000
+        # Everybody waits while one group does, and groups that need locked rows are done twice.
+        lock_ms = max(20, round(deadline_ms / 8))
+        self._on_open = (
+            f"{_BY_KEY}; SET lock_timeout = {lock_ms}; "
+            # The callers of a group that takes longer are gone, so what it locked it may lose: its
+            # process may be frozen, and those of others wait.
+            f"SET idle_in_transaction_session_timeout = {max(200, round(deadline_ms * 1.5))}"
+        ).encode()
+        self._begin = _BEGIN.encode()
+        self._begin_impatient = _BEGIN_IMPATIENT.format(impatient_ms=max(5, lock_ms // 5)).encode()
+        self._patient = True
         self._connection: psycopg.Connection[Row] | None = None
+        self._pipeline: psycopg.Pipeline | None = None
+        self._leave_pipeline = contextlib.ExitStack()
         self._tenants: Collection[str] | None = None
         self._texts: dict[tuple[str, str, int], bytes] = {}
 
@@ -62,14 +89,15 @@ class PostgresDriver:
     def read_amount(self, value: Any) -> Decimal:
         return plain(value)
 
-    def begin(self, tenants: Collection[str]) -> None:
+    def begin(self, tenants: Collection[str], *, patient: bool) -> None:
         self._tenants = tenants
+        self._patient = patient
 
     def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
-        return self._pipeline(statements, commit=False)
+        return self._together(statements, commit=False)
 
     def commit(self, statements: Sequence[Statement]) -> None:
-        self._pipeline(statements, commit=True)
+        self._together(statements, commit=True)
 
     def rollback(self) -> None:
         connection = self._connection
@@ -84,43 +112,51 @@ class PostgresDriver:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+            with contextlib.suppress(psycopg.Error):  # it has nothing to be sent on any more
+                self._leave_pipeline.close()
 
-    def _open(self) -> psycopg.Connection[Row]:
+    def _open(self) -> tuple[psycopg.Connection[Row], psycopg.Pipeline]:
         connection = self._connect()
-        connection.execute(_BY_KEY)
+        connection.execute(self._on_open)
         connection.commit()
-        return connection
+        # For as long as the connection lasts: to leave a pipeline is a round trip of its own, and
+        # ends with a message upon which the server no longer minds that the session is idle.
+        pipeline = self._leave_pipeline.enter_context(connection.pipeline())
+        self._connection, self._pipeline = connection, pipeline
+        return connection, pipeline
 
-    def _pipeline(self, statements: Sequence[Statement], *, commit: bool) -> list[list[Row]]:
+    def _together(self, statements: Sequence[Statement], *, commit: bool) -> list[list[Row]]:
         try:
-            if self._connection is None or self._connection.closed:
-                self._connection = self._open()
-            connection = self._connection
-            with connection.pipeline():
-                if self._tenants is not None:
-                    # psycopg begins the transaction with the first statement.
-                    connection.execute(
-                        "SELECT set_config('fiscus.tenants', %s, true)",
-                        [",".join(sorted(self._tenants))],
-                    )
-                    self._tenants = None
-                cursors = [
-                    connection.execute(
-                        self._text(one), (*one.once, *one.columns.arrays(one.rows)), binary=True
-                    )
-                    for one in map(Statement.lean, statements)
-                ]
-                if commit:
-                    connection.commit()
-                    return []
-                # In a pipeline a cursor knows its columns only once its results are fetched.
-                return [
-                    cursor.fetchall() if one.reads else []
-                    for one, cursor in zip(statements, cursors, strict=True)
-                ]
+            connection, pipeline = self._connection, self._pipeline
+            if connection is None or pipeline is None or connection.closed:
+                self.close()
+                connection, pipeline = self._open()
+            if self._tenants is not None:
+                # psycopg begins the transaction with the first statement.
+                connection.execute(
+                    self._begin if self._patient else self._begin_impatient,
+                    [",".join(sorted(self._tenants))],
+                )
+                self._tenants = None
+            cursors = [
+                connection.execute(
+                    self._text(one), (*one.once, *one.columns.arrays(one.rows)), binary=True
+                )
+                for one in map(Statement.lean, statements)
+            ]
+            if commit:
+                connection.commit()
+                return []
+            pipeline.sync()
+            return [
+                cursor.fetchall() if one.reads else []
+                for one, cursor in zip(statements, cursors, strict=True)
+            ]
+        except errors.LockNotAvailable as error:
+            raise RowsLocked(str(error)) from error
         except _AGAIN as error:
             raise GroupConflict(str(error)) from error
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+        except _GONE as error:
             self.close()
             raise StoreUnavailable(f"PostgreSQL: {error}") from error
         except psycopg.Error as error:

@@ -126,7 +126,8 @@ class SqliteDriver:
     def read_amount(self, value: Any) -> Decimal:
         return Decimal(value)
 
-    def begin(self, tenants: Collection[str]) -> None:
+    def begin(self, tenants: Collection[str], *, patient: bool) -> None:
+        del tenants, patient  # a transaction has the whole store to itself
         try:
             self._turn.acquire()
         except OSError as error:
