@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fiscus.clock import ManualClock
+from tests.crash.own_postgres import OwnPostgres
 from tests.servers import (
     PostgresServer,
     drop_database,
@@ -96,6 +97,17 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     url = fresh_database(postgres_server)
     yield url
     drop_database(postgres_server, url)
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A real PostgreSQL of one module, whose tests may kill, freeze and start it again."""
+    server = OwnPostgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="session")

@@ -344,6 +344,21 @@ def test_revoked_key_is_refused_within_ten_seconds(envoy: Envoy) -> None:
     assert "revoked" in error.details()
 
 
+def test_key_is_taken_on_for_ten_minutes_while_the_store_is_gone(
+    envoy: Envoy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ServiceUnavailable("The database cannot be reached")
+
+    envoy.ask({"path": "/"})
+    monkeypatch.setattr(type(envoy.engine.api_keys), "find", fail)
+    for _ in range(9):
+        envoy.clock.advance(minutes=1)
+        envoy.ask({"path": "/"})
+    envoy.clock.advance(minutes=1)
+    assert envoy.refused({"path": "/"}).code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_key_that_may_not_check_is_denied(envoy: Envoy) -> None:
     error = envoy.refused({"path": "/"}, key=envoy.make_key(Role.AUDITOR))
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED

@@ -163,3 +163,80 @@ async def test_a_key_revoked_elsewhere_is_found_out_by_the_next_look(client: App
     assert door._refreshing is not None
     await door._refreshing
     assert door.cached(key, NOON + timedelta(seconds=6)) is None
+
+
+def lose_store(client: AppClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every look-up of keys fail from now on."""
+
+    def fail(*_: object) -> None:
+        raise ServiceUnavailable("The database cannot be reached")
+
+    for name in ("find", "find_many"):
+        monkeypatch.setattr(type(client.engine.api_keys), name, fail)
+
+
+async def test_a_key_that_was_good_is_taken_on_while_the_store_is_gone(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = authenticator(client)
+    key, other = sent(client.make_key(Role.SERVICE)), sent(client.make_key(Role.SERVICE))
+    principal = await door.authenticate(key, NOON)
+    lose_store(client, monkeypatch)
+    for seconds in (11, 60, 300, 599):
+        now = NOON + timedelta(seconds=seconds)
+        assert await door.authenticate(key, now) == principal
+        assert door.cached(key, now) == principal  # the store is asked again, but not by each call
+    for now in (NOON + timedelta(minutes=10), NOON - timedelta(seconds=1)):
+        with pytest.raises(ServiceUnavailable):
+            await door.authenticate(key, now)
+    with pytest.raises(ServiceUnavailable):
+        await door.authenticate(other, NOON)
+
+
+async def test_keys_in_use_are_taken_on_together_while_the_store_is_gone(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, key = authenticator(client), sent(client.make_key(Role.SERVICE))
+    await door.authenticate(key, NOON)
+    lose_store(client, monkeypatch)
+    for seconds in range(6, 600, 6):
+        assert door.cached(key, NOON + timedelta(seconds=seconds)) is not None
+        if door._refreshing is not None:
+            await door._refreshing
+    assert door.cached(key, NOON + timedelta(seconds=600)) is None
+
+
+async def test_no_key_is_taken_past_its_end_or_after_it_was_seen_to_be_revoked(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, key_id = authenticator(client), uuid7()
+    ends = sent(client.make_key(Role.SERVICE, expires_at=NOON + timedelta(seconds=30)))
+    revoked = sent(client.make_key(Role.SERVICE, key_id=key_id))
+    for key in (ends, revoked):
+        await door.authenticate(key, NOON)
+    client.engine.api_keys.revoke("acme", key_id, NOON)
+    with pytest.raises(Unauthorized, match="revoked"):
+        await door.authenticate(revoked, NOON + timedelta(seconds=11))
+    lose_store(client, monkeypatch)
+    assert await door.authenticate(ends, NOON + timedelta(seconds=29))
+    for key, seconds in ((ends, 30), (revoked, 12)):
+        with pytest.raises(ServiceUnavailable):
+            await door.authenticate(key, NOON + timedelta(seconds=seconds))
+
+
+async def test_a_store_that_hangs_holds_up_a_known_key_but_for_a_moment(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "PATIENCE_SECONDS", 0.01)
+    door, key_id = authenticator(client), uuid7()
+    key = sent(client.make_key(Role.SERVICE, key_id=key_id))
+    principal = await door.authenticate(key, NOON)
+    client.engine.api_keys.revoke("acme", key_id, NOON)
+    slow = SlowFind(client, monkeypatch)
+    late = NOON + timedelta(seconds=11)
+    assert await door.authenticate(key, late) == principal
+    assert door.cached(key, late) == principal
+    (lookup,) = door._lookups.values()
+    slow.go.set()
+    await asyncio.wait({lookup})
+    assert door.cached(key, late) is None  # what the store said in the end counts

@@ -9,9 +9,12 @@ import pytest
 from fiscus.access.model import Role
 from tests.http.app_client import open_app
 from tests.http.example_run import run_examples
+from tests.servers import drop_database, fresh_database
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.crash.own_postgres import OwnPostgres
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
@@ -75,3 +78,33 @@ async def test_quotas_are_used_up_given_back_and_kept_apart(
         assert (await client.delete(f"{path}?force=true", key=ours)).status_code == 404
         assert (await client.delete(path, key=theirs)).status_code == 409
         assert (await client.delete(f"{path}?force=true", key=theirs)).status_code == 204
+
+
+async def test_what_is_decided_without_the_store_is_decided_for_ten_minutes(
+    tmp_path: Path, own_postgres: OwnPostgres
+) -> None:
+    url = fresh_database(own_postgres.server)
+    async with open_app(tmp_path, database_url=url) as client:
+        await client.make_budget(on_store_failure="allow")
+        await client.make_policy()
+        spend = {"resource_type": "llm", "estimated_cost": 1, "project_id": "search"}
+        ask = {"resource_type": "llm", "user_id": "ada"}
+
+        async def decide() -> tuple[int, bool | None, int]:
+            budget = await client.post("/budgets/check", spend)
+            limit = await client.post("/rate-limits/check", ask)
+            return budget.status_code, budget.json().get("degraded"), limit.status_code
+
+        assert await decide() == (200, False, 200)
+        own_postgres.kill()
+        try:
+            for _ in range(9):
+                client.clock.advance(minutes=1)
+                assert await decide() == (200, True, 200)
+            client.clock.advance(minutes=1)
+            assert await decide() == (503, None, 503)
+        finally:
+            own_postgres.start()
+        client.clock.advance(seconds=2)
+        assert await decide() == (200, False, 200)
+    drop_database(own_postgres.server, url)

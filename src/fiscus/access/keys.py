@@ -11,6 +11,10 @@ from fiscus.errors import Unauthorized
 
 KEEP_KEY: Final = timedelta(seconds=10)
 """How long a key that another process revoked may still be taken here."""
+KEEP_KEY_WITHOUT_STORE: Final = timedelta(minutes=10)
+"""How long a key is taken after it was last looked up, as long as the store cannot be asked: what
+is decided without the store needs its callers let in. Nobody can see meanwhile that it was revoked.
+"""
 MAX_KEY_LENGTH: Final = 512
 
 
@@ -37,8 +41,12 @@ def is_good(key: ApiKey, now: datetime) -> bool:
 
 def good_until(key: ApiKey, now: datetime) -> datetime:
     """Until when a key that is good at `now` may be taken without asking the store again."""
-    until = now + KEEP_KEY
-    return until if key.expires_at is None else min(until, key.expires_at)
+    return _not_past_its_end(key, now + KEEP_KEY)
+
+
+def good_without_store_until(key: ApiKey, now: datetime) -> datetime:
+    """As `good_until`, when the store cannot be asked."""
+    return _not_past_its_end(key, now + KEEP_KEY_WITHOUT_STORE)
 
 
 def principal_of(key: ApiKey) -> Principal:
@@ -51,8 +59,21 @@ def principal_of(key: ApiKey) -> Principal:
     )
 
 
+def _not_past_its_end(key: ApiKey, until: datetime) -> datetime:
+    return until if key.expires_at is None else min(until, key.expires_at)
+
+
 def _refused(message: str, action: str) -> Unauthorized:
     return Unauthorized(message, suggested_action=action)
 
 
-__all__ = ["KEEP_KEY", "MAX_KEY_LENGTH", "good_key", "good_until", "is_good", "principal_of"]
+__all__ = [
+    "KEEP_KEY",
+    "KEEP_KEY_WITHOUT_STORE",
+    "MAX_KEY_LENGTH",
+    "good_key",
+    "good_until",
+    "good_without_store_until",
+    "is_good",
+    "principal_of",
+]

@@ -6,10 +6,20 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from fiscus.access.keys import good_key, good_until, principal_of
+import structlog
+
+from fiscus.access.keys import (
+    KEEP_KEY,
+    good_key,
+    good_until,
+    good_without_store_until,
+    principal_of,
+)
 from fiscus.access.model import Action, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
-from fiscus.errors import Unauthorized
+from fiscus.errors import ServiceUnavailable, Unauthorized
+
+log = structlog.get_logger(__name__)
 
 METADATA_KEY: Final = "x-api-key"
 MAX_KNOWN: Final = 1000
@@ -19,6 +29,8 @@ class _Known(NamedTuple):
     principal: Principal
     since: datetime
     until: datetime
+    without_store_until: datetime
+    """Until when, while the store cannot be asked."""
 
 
 class Door:
@@ -32,20 +44,33 @@ class Door:
         """The principal of a call. Blocks on the store for a key not seen for some seconds.
 
         Raises `Unauthorized`, `Forbidden` for a key whose roles may not check, and
-        `ServiceUnavailable` when the store cannot be asked.
+        `ServiceUnavailable` when the store cannot be asked and the key was not good minutes ago.
         """
         secret = _secret(metadata)
         digest = hash_key(secret)
         known = self._known.get(digest)
         if known is None or not known.since <= now < known.until:
-            key = good_key(self._api_keys, secret, now)
-            principal = principal_of(key)
-            principal.require(Action.OPERATE)
-            if len(self._known) >= MAX_KNOWN:
-                # a few keys are used here; this many are somebody's mistake
-                self._known.clear()
-            known = self._known[digest] = _Known(principal, now, good_until(key, now))
+            known = self._known[digest] = self._looked_up(secret, known, now)
         return known.principal
+
+    def _looked_up(self, secret: str, before: _Known | None, now: datetime) -> _Known:
+        try:
+            key = good_key(self._api_keys, secret, now)
+        except Unauthorized:
+            self._known.pop(hash_key(secret), None)
+            raise
+        except ServiceUnavailable as error:
+            if before is None or not before.since <= now < before.without_store_until:
+                raise
+            log.warning("api_key_not_looked_up", reason=error.message)
+            return before._replace(until=min(now + KEEP_KEY, before.without_store_until))
+        principal = principal_of(key)
+        principal.require(Action.OPERATE)
+        if len(self._known) >= MAX_KNOWN:
+            # a few keys are used here; this many are somebody's mistake
+            self._known.clear()
+        until, without_store_until = good_until(key, now), good_without_store_until(key, now)
+        return _Known(principal, now, until, without_store_until)
 
 
 def _secret(metadata: Iterable[tuple[str, str | bytes]]) -> str:

@@ -16,8 +16,15 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from fiscus.access.keys import KEEP_KEY, good_key, good_until, is_good, principal_of
-from fiscus.access.model import KEY_PREFIX, Principal, hash_key
+from fiscus.access.keys import (
+    KEEP_KEY,
+    good_key,
+    good_until,
+    good_without_store_until,
+    is_good,
+    principal_of,
+)
+from fiscus.access.model import KEY_PREFIX, ApiKey, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
@@ -29,33 +36,61 @@ KEEP_TOKEN: Final = timedelta(minutes=5)
 REFRESH_EARLY: Final = KEEP_KEY / 4
 """Keys that would be due so soon are looked up along with one that is: all in one wave, not each
 at its own moment."""
+PATIENCE_SECONDS: Final = 1.0
+"""How long a caller whose key was good a while ago waits for it to be looked up again."""
 MAX_CACHED: Final = 10_000
 MAX_LOOKUPS: Final = 1000
 
 
 class _Known:
-    """A credential that was good at `since`, and is taken until `until`."""
+    """A credential that was good at `since`, and is taken until `until`.
 
-    __slots__ = ("key_id", "principal", "refresh_at", "since", "until", "used")
+    When it cannot be looked up again after that, it is taken until `without_store_until`.
+    """
+
+    __slots__ = (
+        "key_id",
+        "principal",
+        "refresh_at",
+        "since",
+        "until",
+        "used",
+        "without_store_until",
+    )
 
     def __init__(
-        self, principal: Principal, since: datetime, until: datetime, key_id: str | None
+        self,
+        principal: Principal,
+        since: datetime,
+        until: datetime,
+        without_store_until: datetime,
+        key_id: str | None = None,
     ) -> None:
         self.principal = principal
         self.since = since
         self.until = until
+        self.without_store_until = without_store_until
         self.key_id = key_id
         """The API key it is; None for a token."""
         self.refresh_at = until if key_id is None else since + KEEP_KEY / 2
         self.used = False
         """Whether anybody came with it since it was looked up."""
 
+    def keep(self, now: datetime) -> bool:
+        """Take it for some seconds more without the store; False when it was not for too long."""
+        if not self.since <= now < self.without_store_until:
+            return False
+        self.until = min(now + KEEP_KEY, self.without_store_until)
+        self.refresh_at = now + KEEP_KEY / 2
+        return True
+
 
 class Authenticator:
     """API keys and tokens, with bounded caches of those that were good; one per event loop.
 
     Nothing is remembered of a credential that was refused. API keys that are in use are looked up
-    again before their time is over, all together, so that their callers never wait for it.
+    again before their time is over, all together, so that their callers never wait for it. While
+    the store is gone they are taken on, for minutes.
     """
 
     def __init__(self, api_keys: ApiKeyStore, settings: Settings) -> None:
@@ -83,13 +118,33 @@ class Authenticator:
     async def authenticate(self, headers: Mapping[bytes, bytes], now: datetime) -> Principal:
         """The principal, looked up when it is not known.
 
-        Raises `Unauthorized`, and `ServiceUnavailable` when the store cannot be asked.
+        Raises `Unauthorized`, and `ServiceUnavailable` when the store cannot be asked and the
+        credential was not good minutes ago.
         """
         credential = _credential(headers)
         digest = hash_key(credential)
         known = self._known.get(digest)
         if known is not None and known.since <= now < known.until:
             return known.principal
+        try:
+            lookup = self._lookup(credential, digest, now)
+            if known is not None and now < known.without_store_until:
+                await asyncio.wait({lookup}, timeout=PATIENCE_SECONDS)
+                if not lookup.done():
+                    raise ServiceUnavailable(
+                        "The credential is still being looked up", retry_after_seconds=1
+                    )
+            # shielded: a caller that hangs up must not fail the others that wait for the same one
+            return (await asyncio.shield(lookup)).principal
+        except ServiceUnavailable as error:
+            known = self._known.get(digest)  # it may have been revoked meanwhile
+            if known is None or not known.keep(now):
+                raise
+            log.warning("api_key_not_looked_up", key_id=known.key_id, reason=error.message)
+            return known.principal
+
+    def _lookup(self, credential: str, digest: str, now: datetime) -> asyncio.Task[_Known]:
+        """The lookup of a credential, begun now or before."""
         lookup = self._lookups.get(digest)
         if lookup is None:
             if len(self._lookups) >= MAX_LOOKUPS:
@@ -99,8 +154,7 @@ class Authenticator:
             lookup = asyncio.create_task(self._look_up(credential, digest, now))
             self._lookups[digest] = lookup
             lookup.add_done_callback(partial(self._looked_up, digest))
-        # shielded: a caller that hangs up must not fail the others that wait for the same lookup
-        return (await asyncio.shield(lookup)).principal
+        return lookup
 
     def forget(self, key_id: str) -> None:
         """A key was revoked: refuse it at once in this process."""
@@ -134,8 +188,10 @@ class Authenticator:
         try:
             found = await anyio.to_thread.run_sync(self._api_keys.find_many, due)
         except ServiceUnavailable as error:
-            # they are looked up one by one when their time is over
             log.warning("api_keys_not_refreshed", reason=error.message)
+            for digest in due:
+                if (kept := self._known.get(digest)) is not None:
+                    kept.keep(now)
             return
         finally:
             self._refreshing = None
@@ -144,24 +200,28 @@ class Authenticator:
         for digest in due:
             key = found.get(digest)
             if key is not None and is_good(key, now):
-                self._known[digest] = _Known(
-                    principal_of(key), now, good_until(key, now), key.key_id
-                )
+                self._known[digest] = _known(key, now)
             else:
                 self._known.pop(digest, None)
 
     def _looked_up(self, digest: str, lookup: asyncio.Task[_Known]) -> None:
         del self._lookups[digest]
-        if not lookup.cancelled():
-            lookup.exception()  # seen here too, for when every caller has hung up
+        # seen here too, for when every caller has hung up, or could wait no longer
+        if not lookup.cancelled() and isinstance(lookup.exception(), Unauthorized):
+            self._known.pop(digest, None)
 
     def _find(self, credential: str, now: datetime) -> _Known:
-        key = good_key(self._api_keys, credential, now)
-        return _Known(principal_of(key), now, good_until(key, now), key.key_id)
+        return _known(good_key(self._api_keys, credential, now), now)
 
     def _verify(self, credential: str, now: datetime) -> _Known:
         verified = self._tokens.verify(credential.encode(), now)
-        return _Known(verified.principal, now, min(verified.expires_at, now + KEEP_TOKEN), None)
+        until = min(verified.expires_at, now + KEEP_TOKEN)
+        return _Known(verified.principal, now, until, until)
+
+
+def _known(key: ApiKey, now: datetime) -> _Known:
+    without_store_until = good_without_store_until(key, now)
+    return _Known(principal_of(key), now, good_until(key, now), without_store_until, key.key_id)
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> str:
