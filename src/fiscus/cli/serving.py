@@ -13,6 +13,7 @@ from multiprocessing import connection, parent_process
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
+import structlog
 import uvicorn
 
 from fiscus.cli.terminal import CommandError
@@ -27,8 +28,10 @@ if TYPE_CHECKING:  # the packages behind it are an extra
     from fiscus.envoy.server import EnvoyServer
     from fiscus.envoy.service import Observer
 
+log = structlog.get_logger(__name__)
+
 GRACE_SECONDS: Final = 10
-"""How long requests in hand may take after the server was told to stop."""
+"""How long requests and background work in hand may take after the server was told to stop."""
 BACKLOG: Final = 2048
 GC_THRESHOLDS: Final = (50_000, 50, 100)
 
@@ -158,7 +161,10 @@ def serve_process(
             envoy.stop(GRACE_SECONDS)
         worker.stop()
         if thread is not None:
-            thread.join()
+            thread.join(GRACE_SECONDS)
+            if thread.is_alive():
+                # its work is done again by whoever starts next, or leads meanwhile
+                log.warning("worker_left_at_work")
         engine.close()
     raise SystemExit(0)
 

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.stores.sql import sqlite
+from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
 from fiscus.stores.sql.ledger_read import USE_SEED
 from fiscus.stores.sql.postgres import PostgresDriver
@@ -150,6 +151,7 @@ class Database:
             pool_pre_ping=True,
             connect_args=POSTGRES_OPTIONS,
         )
+        event.listen(engine, "do_connect", _connect_answering)
         event.listen(engine, "connect", become_app_role)
         return engine
 
@@ -161,17 +163,23 @@ class Database:
     def connect_psycopg(self) -> psycopg.Connection[tuple[Any, ...]]:
         """A PostgreSQL connection outside the pool; the caller closes it."""
         url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = psycopg.connect(url, **POSTGRES_OPTIONS)
+        connection = AnsweringConnection.connect(url, **POSTGRES_OPTIONS)
         become_app_role(connection)
         return connection
 
 
 POSTGRES_OPTIONS: Final[dict[str, Any]] = {
-    "connect_timeout": 2,
+    "connect_timeout": CONNECT_SECONDS,
     "application_name": "fiscus",
     "options": "-c timezone=UTC -c statement_timeout=10000 -c lock_timeout=5000",
     "tcp_user_timeout": 5000,
 }
+
+
+def _connect_answering(
+    _dialect: sa.Dialect, _record: Any, arguments: list[Any], parameters: dict[str, Any]
+) -> AnsweringConnection:
+    return AnsweringConnection.connect(*arguments, **parameters)
 
 
 def become_app_role(connection: psycopg.Connection[Any], _record: Any = None) -> None:

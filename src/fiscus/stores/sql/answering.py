@@ -1,0 +1,68 @@
+"""Connections to PostgreSQL that give up a server which hangs.
+
+A server that is stopped, or whose machine is, keeps its connections open and says nothing for ever.
+Neither keep-alives nor `tcp_user_timeout` tell of it, as its system still acknowledges.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import errors
+from psycopg.abc import PQGen
+from psycopg.conninfo import make_conninfo
+from psycopg.waiting import Ready
+
+T = TypeVar("T")
+
+CONNECT_SECONDS: Final = 2
+_LOOK_SECONDS: Final = 0.1
+SILENT_LOOKS: Final = 10
+"""After so many looks without a word, and again after as many, it is asked whether it hangs."""
+MOST_LOOKS: Final = 120
+"""No statement may take so long, by `statement_timeout`."""
+
+
+class AnsweringConnection(psycopg.Connection[Any]):
+    """A connection whose every wait ends, with `OperationalError`, soon after the server hangs.
+
+    A server that takes its time over a statement still lets others connect, one that hangs does
+    not: so the one is waited for, and the other is found out within three seconds.
+    """
+
+    def wait(self, gen: PQGen[T], interval: float = _LOOK_SECONDS, *args: Any, **more: Any) -> T:
+        del interval  # `_unless_it_hangs` counts looks of this length
+        return super().wait(self._unless_it_hangs(gen), _LOOK_SECONDS, *args, **more)
+
+    def _unless_it_hangs(self, gen: PQGen[T]) -> PQGen[T]:
+        silent = 0
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready == Ready.NONE:
+                    silent += 1
+                    if silent >= MOST_LOOKS or (silent % SILENT_LOOKS == 0 and self._hangs()):
+                        self.pgconn.finish()
+                        raise psycopg.OperationalError("the server does not answer")
+                else:
+                    silent = 0
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+    def _hangs(self) -> bool:
+        """Whether the server would not let another connect; if it refuses to, it is awake."""
+        info = self.info
+        # of several hosts, the one that this connection leads to
+        this_one = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port)}
+        same = {**info.get_parameters(), **this_one, "password": info.password}
+        same["connect_timeout"] = str(CONNECT_SECONDS)
+        try:
+            psycopg.connect(make_conninfo("", **same)).close()
+        except errors.ConnectionTimeout:
+            return True
+        except psycopg.Error:
+            return False  # if it is gone, this connection tells
+        return False

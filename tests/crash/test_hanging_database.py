@@ -1,0 +1,90 @@
+"""PostgreSQL that keeps its connections open and answers nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from fiscus.errors import ServiceUnavailable
+from fiscus.stores.sql.answering import SILENT_LOOKS
+from fiscus.stores.sql.database import Database
+from tests.fiscus_process import fiscus_server
+from tests.servers import drop_database, fresh_database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.crash.own_postgres import OwnPostgres
+
+pytestmark = pytest.mark.postgres
+
+PATIENCE_SECONDS = 20
+"""Three and a connection's two, on a machine that has much else to do."""
+
+
+@pytest.fixture
+def url(own_postgres: OwnPostgres) -> Iterator[str]:
+    made = fresh_database(own_postgres.server)
+    yield made
+    own_postgres.thaw()
+    drop_database(own_postgres.server, made)
+
+
+def read(database: Database, sql: str = "SELECT 1") -> object:
+    with database.read("acme") as connection:
+        return connection.execute(sa.text(sql)).scalar_one()
+
+
+def test_a_statement_that_takes_its_time_is_waited_for(url: str) -> None:
+    database = Database(url)
+    seconds = SILENT_LOOKS * 0.1 * 2.5
+    assert read(database, f"SELECT 'done' FROM pg_sleep({seconds})") == "done"
+    database.close()
+
+
+def test_connections_in_use_and_new_ones_give_up_a_server_that_hangs(
+    url: str, own_postgres: OwnPostgres
+) -> None:
+    database = Database(url)
+    outside = database.connect_psycopg()
+    assert read(database) == 1
+    own_postgres.freeze()
+    began = time.monotonic()
+    with pytest.raises(ServiceUnavailable):  # on the connection that was used before
+        read(database)
+    with pytest.raises(ServiceUnavailable):  # on one that is to be made
+        read(database)
+    with pytest.raises(ServiceUnavailable):
+        database.write("acme", lambda connection: connection.execute(sa.text("SELECT 1")))
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    own_postgres.thaw()
+    assert read(database) == 1
+    outside.close()
+    database.close()
+
+
+@pytest.mark.parametrize("apart", ["true", "false"])
+def test_a_server_whose_database_hangs_answers_and_ends_when_told(
+    url: str, own_postgres: OwnPostgres, tmp_path: Path, apart: str
+) -> None:
+    settings = {"FISCUS_DATABASE_URL": url, "FISCUS_LEDGER_APART": apart}
+    with fiscus_server(tmp_path, env=settings) as server:
+        with httpx.Client(
+            base_url=f"{server.url}/budget/v1",
+            headers={"X-API-Key": server.key},
+            timeout=PATIENCE_SECONDS,
+        ) as client:
+            check = {"resource_type": "llm", "estimated_cost": 1}
+            assert client.post("/budgets/check", json=check).status_code == 200
+            assert client.get("/budgets").status_code == 200
+            own_postgres.freeze()
+            assert client.get("/budgets").status_code == 503
+            assert client.post("/budgets/check", json=check).status_code == 503
+            health = client.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "DOWN")
+        assert server.stop() == 0, server.output()
