@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from fiscus.access.port import ApiKeyStore
@@ -64,6 +64,16 @@ class Maintenance(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class BackgroundWork:
+    """How the worker of this process is doing, as it tells health checks."""
+
+    runs: bool = False
+    """Whether there is one."""
+    trouble: str | None = None
+    """Why it does not work, or what of its last round failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """Everything an edge needs, opened."""
@@ -85,6 +95,7 @@ class Engine:
     store: StoreProbe
     maintenance: Maintenance
     close_stores: Callable[[], None]
+    background: BackgroundWork = field(default_factory=BackgroundWork)
 
     def claim_counters(self) -> None:
         """Count rate limits in this process and no other, when they are counted in process.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fiscus.errors import ServiceUnavailable
+from fiscus.worker import Worker
 from tests.http.app_client import API
 
 if TYPE_CHECKING:
@@ -83,3 +84,23 @@ async def test_old_exchange_rates_degrade_but_do_not_stop(client: AppClient) -> 
     assert (status, answer["status"]) == (200, "DEGRADED")
     assert dependencies["exchange_rates"]["status"] == "DEGRADED"
     assert "FISCUS_EXCHANGE_RATES_FILE" in answer["reasons"][0]
+
+
+async def test_a_worker_that_has_trouble_degrades_the_server_it_is_inside(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> bool:
+        raise RuntimeError("nobody thought of this")
+
+    worker = Worker(client.engine)
+    monkeypatch.setattr(type(client.engine.maintenance), "try_lead", fail)
+    worker.step()
+    worker.stop()
+    worker.run()
+    status, answer, dependencies = await health(client)
+    assert (status, answer["status"]) == (200, "DEGRADED")
+    assert dependencies["worker"]["message"] == "its last round failed: RuntimeError"
+    monkeypatch.undo()
+    worker.step()
+    _, answer, dependencies = await health(client)
+    assert (answer["status"], dependencies["worker"]["status"]) == ("UP", "UP")

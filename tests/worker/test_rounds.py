@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from fiscus.budgets.calls import CheckAnswer, CheckRequest
@@ -19,9 +22,11 @@ from fiscus.ledger.loop import value
 from fiscus.ledger.requests import check_command
 from fiscus.paging import PageRequest
 from fiscus.settings import Settings
+from fiscus.stores.sql.database import Database
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker
+from tests.servers import PostgresServer
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
@@ -141,8 +146,56 @@ def test_failing_job_does_not_keep_the_others_from_being_done(
         def prepare_partitions(self) -> list[str]:
             raise ServiceUnavailable("no room for another partition")
 
-    Worker(replace(engine, maintenance=NoPartitions())).step()
+    worker = Worker(replace(engine, maintenance=NoPartitions()))
+    worker.step()
     assert reserved(engine, tenant_id, budget_id) == 0
+    failed = "these failed and are tried again: prepare_partitions"
+    assert engine.background.trouble == failed
+    clock.advance(seconds=2)
+    worker.step()  # that job is not due yet
+    assert engine.background.trouble == failed
+
+
+def test_a_round_that_fails_is_told_and_tried_again(
+    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant_id, budget_id = with_budget(engine)
+    reserve(engine, tenant_id)
+    clock.advance(seconds=61)
+    worker = Worker(engine)
+
+    def fail(_: object) -> bool:
+        raise RuntimeError("nobody thought of this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine.maintenance), "try_lead", fail)
+        assert worker.step() == 5
+    assert engine.background.trouble == "its last round failed: RuntimeError"
+    worker.step()
+    assert engine.background.trouble is None
+    assert reserved(engine, tenant_id, budget_id) == 0
+
+
+@pytest.mark.postgres
+def test_a_connection_that_is_lost_while_leading_is_asked_for_is_no_end(
+    open_one: Callable[[str], Engine],
+    postgres_server: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = open_one("postgresql")
+    connect = Database.connect_psycopg
+
+    def lost_at_once(database: Database) -> psycopg.Connection[Any]:
+        connection = connect(database)
+        with closing(postgres_server.connect()) as admin:
+            end = "SELECT pg_terminate_backend(%s, 10000)"
+            assert admin.execute(end, [connection.info.backend_pid]).fetchone() == (True,)
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "connect_psycopg", lost_at_once)
+        assert not engine.maintenance.try_lead()
+    assert engine.maintenance.try_lead()
 
 
 def test_worker_stops_when_told(engine: Engine) -> None:

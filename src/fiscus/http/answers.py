@@ -87,7 +87,9 @@ class ApiKeyView(ApiKey, frozen=True, kw_only=True):
 class Dependency(Struct, frozen=True, kw_only=True):
     """One thing Fiscus needs, and how it is."""
 
-    name: Annotated[str, Meta(description="store, ledger, disk or exchange_rates.")]
+    name: Annotated[
+        str, Meta(description="store, ledger, counters, disk, exchange_rates or worker.")
+    ]
     status: Annotated[str, Meta(description="UP, DEGRADED or DOWN.")]
     latency_ms: Annotated[
         float | None, Meta(description="How long the check took, for the store; else null.")

@@ -63,13 +63,16 @@ def health_of(engine: Engine, correlation_id: str) -> HealthAnswer:
 
 
 def _dependencies(engine: Engine) -> list[Dependency]:
-    return [
+    dependencies = [
         _store(engine),
         _ledger(engine),
         _counters(engine),
         _disk(engine),
         _rates(engine),
     ]
+    if engine.background.runs:
+        dependencies.append(_worker(engine))
+    return dependencies
 
 
 def _summary(dependencies: list[Dependency], correlation_id: str) -> HealthAnswer:
@@ -147,6 +150,14 @@ def _rates(engine: Engine) -> Dependency:
     if rate is None:
         return _dependency("exchange_rates", DEGRADED, "no exchange rates are known")
     return _age(rate.as_of, today)
+
+
+def _worker(engine: Engine) -> Dependency:
+    """Decisions go on without it, until a quota is to be renewed or a partition to be made."""
+    trouble = engine.background.trouble
+    if trouble is not None:
+        return _dependency("worker", DEGRADED, trouble)
+    return _dependency("worker", UP, "background work is done, or left to the process that leads")
 
 
 def _age(as_of: date, today: date) -> Dependency:

@@ -60,6 +60,8 @@ class Worker:
             Job("drop_quota_history", HISTORY_SECONDS, self._drop_quota_history),
         )
         self._due: dict[str, datetime] = {}
+        self._failing: set[str] = set()
+        """Jobs that failed when they were due last."""
         self._leads = False
 
     @property
@@ -69,6 +71,7 @@ class Worker:
 
     def run(self) -> None:
         """Round after round until `stop`; errors are logged and the work is tried again."""
+        self._engine.background.runs = True
         while not self._stop.is_set():
             self._stop.wait(self.step())
 
@@ -83,7 +86,23 @@ class Worker:
         self._stop.set()
 
     def step(self) -> float:
-        """Do what is due now, if this process leads; seconds until the next is due."""
+        """Do what is due now, if this process leads; seconds until the next is due.
+
+        Raises nothing: a round that fails is tried again.
+        """
+        background = self._engine.background
+        try:
+            wait_seconds = self._round()
+        except Exception as error:
+            # whatever it was: nobody would notice that the rounds have come to an end
+            log.exception("round_failed")
+            background.trouble = f"its last round failed: {type(error).__name__}"
+            return LEAD_SECONDS
+        failing = ", ".join(sorted(self._failing))
+        background.trouble = f"these failed and are tried again: {failing}" if failing else None
+        return wait_seconds
+
+    def _round(self) -> float:
         if not self._may_lead():
             return LEAD_SECONDS
         now = self._engine.clock.now()
@@ -106,6 +125,7 @@ class Worker:
         if leads != self._leads:
             log.info("worker_leads" if leads else "worker_follows")
             self._due.clear()
+            self._failing.clear()
         self._leads = leads
         return leads
 
@@ -113,11 +133,14 @@ class Worker:
         try:
             done = job.run(now)
         except FiscusError as error:
+            self._failing.add(job.name)
             log.warning("job_failed", job=job.name, reason=error.message)
         except Exception:
             # one job's fault must not keep the others from being done
+            self._failing.add(job.name)
             log.exception("job_failed", job=job.name)
         else:
+            self._failing.discard(job.name)
             if done:
                 log.info("job_done", job=job.name, count=done)
 

@@ -124,10 +124,13 @@ class _ProcessLock:
                 return True
         try:
             connection = database.connect_psycopg()
-        except psycopg.OperationalError:
+        except psycopg.Error:
             return False
-        connection.autocommit = True
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", [self._number]).fetchone()
+        try:
+            connection.autocommit = True
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", [self._number]).fetchone()
+        except psycopg.Error:
+            row = None  # the connection was lost in between, which says nothing of the lock
         if row is None or not row[0]:
             connection.close()
             return False
