@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -29,6 +30,7 @@ from fiscus.settings import Settings
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker, rounds
+from tests.fiscus_process import fiscus_server
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 OpenOne = Callable[[str], Engine]
@@ -172,6 +174,55 @@ def test_periods_missed_during_downtime_are_caught_up_in_one_round(
     assert min(one.period_end - one.period_start for one in quotas) == timedelta(hours=23)
     assert quotas[-1].renewal_status is RenewalStatus.PENDING
     assert use(engine, first.tenant_id, 1).quota_id == quotas[-2].quota_id
+
+
+def test_what_is_overdue_is_caught_up_before_anybody_is_let_in_also_where_another_leads(
+    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = allocate(engine, period_type="daily")
+    clock.advance(days=5)
+    assert use(engine, first.tenant_id, 101).allowed  # no quota applies
+    monkeypatch.setattr(type(engine.maintenance), "try_lead", lambda _: False)
+    monkeypatch.setattr(rounds, "CATCH_UP_SECONDS", 0)
+    structlog.reset_defaults()
+    with capture_logs() as logs:
+        Worker(engine).catch_up()
+    assert [(one["count"], one["some_are_left"]) for one in logs] == [(0, True)]
+    monkeypatch.setattr(rounds, "CATCH_UP_SECONDS", 60)
+    with capture_logs() as logs:
+        Worker(engine).catch_up()
+    assert [one["some_are_left"] for one in logs] == [False]
+    assert not use(engine, first.tenant_id, 101).allowed
+    assert use(engine, first.tenant_id, 100).allowed
+
+
+def test_a_server_listens_once_it_has_caught_up(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    before = open_engine(settings, clock=ManualClock(datetime.now(UTC) - timedelta(days=9)))
+    for number in range(50):  # so that the worker's first round takes a while
+        allocate(before, settings.default_tenant, period_type="daily", scope_id=f"p{number}")
+    before.close()
+    with fiscus_server(tmp_path) as server:
+        answer = httpx.post(
+            f"{server.url}/budget/v1/quotas/check",
+            headers={"X-API-Key": server.key},
+            json={"resource_type": "gpu_hours", "required_amount": 101, "project_id": "p49"},
+            timeout=30,
+        )
+        assert answer.json()["allowed"] is False
+        assert "quotas_caught_up" in server.output()
+
+
+def test_a_store_that_is_down_keeps_no_server_from_starting(
+    engine: Engine, clock: ManualClock
+) -> None:
+    first = allocate(engine)
+    clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
+    down = Failing(engine, first.tenant_id, ServiceUnavailable("down"))
+    structlog.reset_defaults()
+    with capture_logs() as logs:
+        Worker(replace(engine, quotas=down)).catch_up()
+    assert logs[-1]["event"] == "quotas_not_caught_up"
 
 
 def test_a_round_does_no_more_than_its_share(

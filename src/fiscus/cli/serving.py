@@ -142,6 +142,7 @@ def serve_process(
         app = create_app(engine, metrics)
         engine.ledger.wait_until_ready()
         if with_worker:
+            worker.catch_up()
             thread = worker.start()
         config = uvicorn.Config(
             app,

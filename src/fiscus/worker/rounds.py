@@ -7,8 +7,10 @@ rounds count. Nothing here decides anything: holds are freed through the ledger,
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final, NamedTuple
 
 import structlog
@@ -32,6 +34,8 @@ RENEW_PORTION: Final = 100
 """Quotas that are read at once to be renewed."""
 MOST_RENEWALS: Final = 10_000
 """Renewals of one round, so that catching up on years does not keep other work from being done."""
+CATCH_UP_SECONDS: Final = 20.0
+"""How long a server may be kept from starting by renewals that were missed."""
 LEAD_SECONDS: Final = 5
 """How often a process that does not lead asks whether it may."""
 
@@ -68,6 +72,23 @@ class Worker:
     def leads(self) -> bool:
         """Whether this process did the last round."""
         return self._leads
+
+    def catch_up(self) -> None:
+        """Renew the quotas that are due, for `CATCH_UP_SECONDS` at most; raises nothing.
+
+        For a server before it listens, whether or not it leads: a quota whose period is over
+        applies to nobody until it is renewed, and lets everything through.
+        """
+        now, until = self._engine.clock.now(), time.monotonic() + CATCH_UP_SECONDS
+        try:
+            renewed = self._renew_quotas(now, until)
+            left = len(self._engine.quotas.due_renewals(now, 1)) > 0
+        except Exception:
+            # whatever it was: the rounds try again, and tell
+            log.exception("quotas_not_caught_up")
+            return
+        if renewed or left:
+            log.info("quotas_caught_up", count=renewed, some_are_left=left)
 
     def run(self) -> None:
         """Round after round until `stop`; errors are logged and the work is tried again."""
@@ -169,15 +190,18 @@ class Worker:
         days = self._engine.settings.rate_limit_usage_days
         return self._engine.usage.drop_before(now - timedelta(days=days))
 
-    def _renew_quotas(self, now: datetime) -> int:
-        """Allocate next periods until none is due: after downtime, a next one may be due, too."""
+    def _renew_quotas(self, now: datetime, until: float = inf) -> int:
+        """Allocate next periods until none is due: after downtime, a next one may be due, too.
+
+        Begin on none after `until`, by the monotonic clock.
+        """
         quotas, tried, renewed = self._engine.quotas, set[DueRenewal](), 0
         while len(tried) < MOST_RENEWALS:
             due = [one for one in quotas.due_renewals(now, RENEW_PORTION) if one not in tried]
             if not due:
                 break
             for one in due:
-                if self._stop.is_set():
+                if self._stop.is_set() or time.monotonic() >= until:
                     return renewed
                 tried.add(one)
                 renewed += self._renew(one, now)
