@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -75,6 +77,17 @@ def desk(engine: Engine) -> Desk:
 def pid(engine: Engine) -> int:
     assert isinstance(engine.ledger, LedgerApart)
     return engine.ledger.pid
+
+
+@contextlib.contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """As when this process had as many open as it may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def has_ended(number: int) -> bool:
@@ -185,6 +198,24 @@ async def test_news_of_a_broken_line_do_not_end_the_one_that_took_its_place(desk
     line._open()  # as when another process has begun
     line._broke(broken, BrokenPipeError())
     assert answer(await check(desk, "1")).allowed
+
+
+async def test_descriptors_that_are_short_for_a_moment_are_tried_again(
+    engine: Engine, desk: Desk
+) -> None:
+    assert answer(await check(desk, "1")).allowed
+    assert desk.check("1").allowed
+    ended = pid(engine)
+    os.kill(ended, signal.SIGKILL)
+    wait_until(lambda: pid(engine) != ended)  # and this event loop has not heard of it
+    begun = pid(engine)
+    with no_descriptors_left():
+        assert isinstance(await check(desk, "1"), ServiceUnavailable)
+        with pytest.raises(ServiceUnavailable):
+            desk.check("1")
+    assert answer(await check(desk, "1")).allowed
+    assert desk.check("1").allowed
+    assert pid(engine) == begun
 
 
 async def test_what_budgets_say_holds_while_the_process_does_not_answer(

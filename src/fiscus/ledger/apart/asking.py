@@ -29,6 +29,7 @@ PART_BYTES: Final = 1_000_000
 _HANG_UP_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0
 _ENDED: Final = "the ledger's process has ended"
+_OUT_OF_REACH: Final = "the ledger's process cannot be reached"
 
 Hears = Told[ToldOutcome | Outcome]
 
@@ -117,14 +118,17 @@ class LedgerApart(Ledger):
     def _done(self, commands: list[Command]) -> Done:
         self._number += 1
         try:
-            if self._asked_count != self._process.began_count:
-                self._asked_count = self._process.began_count
+            began_count = self._process.began_count
+            if self._asked_count != began_count:
+                line = self._process.thread_line()  # or later, when there are no descriptors left
                 self._line.close()
-                self._line = self._process.thread_line()
+                self._line = line
                 self._hearer = Hearer()
+                self._asked_count = began_count
             self._line.sendall(group_message(self._number, commands))
         except OSError as error:
-            raise StoreUnavailable(f"{_ENDED}: {error}") from None
+            what = _OUT_OF_REACH if self._process.is_alive else _ENDED
+            raise StoreUnavailable(f"{what}: {error}") from None
         try:
             while data := self._line.recv(PART_BYTES):
                 for done in self._hearer.feed(data):
@@ -147,14 +151,19 @@ class LoopLine:
         self._told: dict[int, Hears] = {}
         """Who waits, by the number of their group."""
         self._socket: socket.socket | None = None
+        self._opened_count = 0
+        """Of the process that `_socket` leads to."""
+        self._why_closed = _ENDED
         self._open()
-        process.when_started(partial(self._call, self._open))
+        process.when_started(partial(self._call, self._another_began))
 
     def ask_all(self, commands: list[Command], told: Hears) -> _Asked:
         self._number += 1
         number = self._number
+        if self._socket is None and self._process.is_alive:
+            self._open()
         if self._socket is None:
-            self._loop.call_soon(told, StoreUnavailable(_ENDED))
+            self._loop.call_soon(told, StoreUnavailable(self._why_closed))
         else:
             self._told[number] = told
             self._send(group_message(number, commands))
@@ -182,12 +191,22 @@ class LoopLine:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody asks any more
             self._loop.call_soon_threadsafe(call)
 
+    def _another_began(self) -> None:
+        # somebody may have asked it before this was told
+        if self._socket is None or self._opened_count != self._process.began_count:
+            self._open()
+
     def _open(self) -> None:
+        """Connect, if that can be done: the process may have been closed by now, and there may be
+        no descriptors left, for now."""
         self._end(MaybeDone(_ENDED))
+        self._opened_count = self._process.began_count
         try:
             self._socket = self._process.loop_line()
-        except OSError:
-            return  # it is closed by now
+        except OSError as error:
+            self._why_closed = f"{_OUT_OF_REACH}: {error}"
+            return
+        self._why_closed = _ENDED
         self._socket.setblocking(False)
         self._hearer = Hearer()
         self._unsent = bytearray()
