@@ -332,3 +332,69 @@ def test_a_process_that_is_frozen_within_a_group_loses_its_locks(
         assert again.load(needs).balances[key].reserved == 2
         again.rollback()
     drop_database(own_postgres.server, url)
+
+
+@pytest.mark.postgres
+def test_a_server_that_may_only_be_read_is_a_store_that_failed(
+    own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock
+) -> None:
+    url = fresh_database(own_postgres.server)
+    name = url.rpartition("/")[2]
+
+    def make(state: str) -> None:
+        """As a failover does: who is connected goes on with a server that is another now."""
+        with contextlib.closing(own_postgres.server.connect()) as admin:
+            admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {state}')
+            ours = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+            admin.execute(ours + "WHERE datname = %s", [name])
+
+    with contextlib.closing(open_at(url, tmp_path, clock)) as engine:
+        desk = Desk(engine, "acme")
+        budget = desk.budget("10", on_store_failure="allow")
+        other = desk.budget("10", allocated_to_id="q")
+        desk.reserve("1")
+        make("on")
+        for _ in range(5):
+            assert desk.check("1").degraded
+        assert engine.ledger.breaker_state is BreakerState.OPEN
+        assert desk.used(budget) == ("0", "1")  # it can still be read
+        with pytest.raises(ServiceUnavailable):
+            desk.replace(other, "20")
+        with pytest.raises(ServiceUnavailable, match="may only be read"):
+            engine.store.ping_ms()
+        make("off")
+        desk.replace(other, "20")
+        assert engine.store.ping_ms() > 0
+        clock.advance(seconds=1)
+        assert not desk.check("1").degraded
+        assert desk.used(budget) == ("0", "2")
+    drop_database(own_postgres.server, url)
+
+
+def test_a_file_that_is_damaged_is_a_store_that_failed(tmp_path: Path, clock: ManualClock) -> None:
+    path = tmp_path / "fiscus.db"
+    with contextlib.closing(open_at(f"sqlite:///{path}", tmp_path / "files", clock)) as engine:
+        desk = Desk(engine, "acme")
+        budget = desk.budget("10")
+        desk.reserve("1")
+    whole = path.read_bytes()
+    with contextlib.closing(open_at(f"sqlite:///{path}", tmp_path / "files", clock)) as engine:
+        desk = Desk(engine, "acme")
+        with path.open("r+b") as file:  # all but the list of tables
+            file.seek(page_bytes := 4096 * 2)
+            file.write(b"\xa5" * (len(whole) - page_bytes))
+        for _ in range(5):
+            with pytest.raises(ServiceUnavailable):
+                desk.check("1")
+        assert engine.ledger.breaker_state is BreakerState.OPEN
+        with pytest.raises(ServiceUnavailable):
+            desk.used(budget)
+        with pytest.raises(ServiceUnavailable):
+            desk.budget("20")
+        with pytest.raises(ServiceUnavailable, match="malformed"):
+            engine.store.ping_ms()
+        path.write_bytes(whole)
+        clock.advance(seconds=1)
+        assert engine.store.ping_ms() > 0
+        assert desk.check("1").allowed
+        assert desk.used(budget) == ("0", "2")

@@ -5,6 +5,7 @@ Reads and definitions use SQLAlchemy on a pool; the ledger has a connection of i
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
@@ -78,8 +79,12 @@ class Database:
             with self.engine.connect() as connection:
                 self._set_tenants(connection, tenants)
                 yield connection
-        except (exc.OperationalError, exc.TimeoutError) as error:
+        except exc.TimeoutError as error:
             raise unavailable() from error
+        except exc.DBAPIError as error:
+            if _store_failed(error):
+                raise unavailable() from error
+            raise
 
     def write(self, tenant: str, change: Callable[[Connection], T]) -> T:
         """Run `change` on the rows of `tenant` in one transaction and commit it; what it returns.
@@ -95,7 +100,7 @@ class Database:
                 if _may_try_again(error) and attempt < _WRITE_ATTEMPTS - 1:
                     time.sleep(uniform(0.001, 0.01) * 2**attempt)  # noqa: S311 - not a secret
                     continue
-                if isinstance(error, exc.OperationalError):
+                if _store_failed(error):
                     raise unavailable() from error
                 raise
             except (exc.TimeoutError, OSError) as error:
@@ -144,6 +149,7 @@ class Database:
                 self.url, pool_size=pool_size, connect_args={"check_same_thread": False}
             )
             event.listen(engine, "connect", self._on_sqlite_connect)
+            event.listen(engine, "handle_error", _leave_bad_store)
             return engine
         engine = sa.create_engine(
             self.url.set(drivername="postgresql+psycopg"),
@@ -153,6 +159,7 @@ class Database:
         )
         event.listen(engine, "do_connect", _connect_answering)
         event.listen(engine, "connect", become_app_role)
+        event.listen(engine, "handle_error", _leave_bad_store)
         return engine
 
     def _on_sqlite_connect(self, connection: Any, _record: Any) -> None:
@@ -180,6 +187,16 @@ def _connect_answering(
     _dialect: sa.Dialect, _record: Any, arguments: list[Any], parameters: dict[str, Any]
 ) -> AnsweringConnection:
     return AnsweringConnection.connect(*arguments, **parameters)
+
+
+def _leave_bad_store(context: sa.ExceptionContext) -> None:
+    """Have connections made anew, which after a failover lead to the wrong server, and of a damaged
+    file remember what was in it."""
+    error = context.original_exception
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or (
+        isinstance(error, sqlite3.Error) and sqlite.is_damage(error)
+    ):
+        context.is_disconnect = True
 
 
 def become_app_role(connection: psycopg.Connection[Any], _record: Any = None) -> None:
@@ -231,6 +248,16 @@ def _bad_url() -> ValidationError:
         field="FISCUS_DATABASE_URL",
         suggested_action="Use sqlite:///path/to/file.db or postgresql://user:password@host/name.",
     )
+
+
+def _store_failed(error: exc.DBAPIError) -> bool:
+    """Whether the store is to blame, and not what was asked of it.
+
+    Internal errors of PostgreSQL tell of a server that may only be read or of damaged files.
+    """
+    if isinstance(error, exc.OperationalError | exc.InternalError):
+        return True
+    return isinstance(error.orig, sqlite3.Error) and sqlite.is_damage(error.orig)
 
 
 def _may_try_again(error: exc.DBAPIError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any, Final
@@ -11,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fiscus.clock import Clock
+from fiscus.errors import ServiceUnavailable
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.migrate import revisions_of
-from fiscus.stores.sql.sqlite import lock_file
+from fiscus.stores.sql.sqlite import lock_file, read_some
 from fiscus.stores.sql.tables import idempotency_keys
 
 MONTHS_AHEAD: Final = 3
@@ -31,9 +33,30 @@ class SqlProbe:
 
     def ping_ms(self) -> float:
         started = perf_counter()
-        with self._database.read() as connection:
-            connection.execute(sa.select(sa.literal(1))).scalar_one()
+        if self._database.is_sqlite:
+            self._read_file()
+        else:
+            self._require_writable()
         return (perf_counter() - started) * 1000
+
+    def _read_file(self) -> None:
+        try:
+            read_some(self._database.sqlite_path)
+        except sqlite3.Error as error:
+            raise ServiceUnavailable(
+                f"The database's file cannot be read: {error}",
+                suggested_action="Look at the file and its disk; a damaged one needs its backup.",
+                retry_after_seconds=1,
+            ) from error
+
+    def _require_writable(self) -> None:
+        with self._database.read() as connection:
+            if connection.execute(sa.text("SHOW transaction_read_only")).scalar_one() == "on":
+                raise ServiceUnavailable(
+                    "The database may only be read",
+                    suggested_action="Connect to the server that took over, or make it writable.",
+                    retry_after_seconds=1,
+                )
 
     def pending_migrations(self) -> list[str]:
         with self._database.read() as connection:

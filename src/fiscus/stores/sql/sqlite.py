@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import chain
@@ -78,6 +79,30 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             return
 
 
+def read_some(path: Path) -> None:
+    """Read where each table begins, from the file and not from what a connection remembers of it.
+
+    Raises `sqlite3.Error`. Damage further inside is met by who reads there: to look for it would
+    take as long as to read everything.
+    """
+    with closing(sqlite3.connect(existing(path), uri=True)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        for (name,) in tables.fetchall():
+            connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()
+
+
+def existing(path: Path) -> str:
+    """The URI by which SQLite opens a database that is there, and makes none that is not."""
+    return f"{path.absolute().as_uri()}?mode=rw"
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is damaged, or none of SQLite's, which no statement is to blame for."""
+    # made by the module itself, an error has no code
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 def lock_file(path: Path) -> IO[bytes] | None:
     """A file locked for this process until it is closed; None when another process has it."""
     file = path.open("ab")
@@ -145,6 +170,8 @@ class SqliteDriver:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self.rollback()
+            if is_damage(error):
+                self.close()
             raise StoreUnavailable(f"SQLite: {error}") from error
 
     def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
@@ -156,6 +183,9 @@ class SqliteDriver:
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"SQLite: {error}") from error
         except sqlite3.Error as error:
+            if is_damage(error):
+                self.close()  # somebody may put another file in its place
+                raise StoreUnavailable(f"SQLite: {error}") from error
             raise GroupRejected(f"SQLite: {error}") from error
 
     def commit(self, statements: Sequence[Statement]) -> None:
