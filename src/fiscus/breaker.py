@@ -19,6 +19,9 @@ class CircuitBreaker:
 
     At least `minimum_calls` are needed to open it. After `pause_seconds` one call is let through:
     its success closes the breaker, its failure opens it for another pause. Thread-safe.
+
+    The clock may be set back: how long ago something was is how far away it is, on either side. So
+    a jump makes a pause or the window twice as long at most, however far it goes.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class CircuitBreaker:
         with self._lock:
             if self._opened_at is None:
                 return True
-            if now - self._opened_at >= self._pause:
+            if abs(now - self._opened_at) >= self._pause:
                 self._trying = True
                 return True
             return False
@@ -78,5 +81,5 @@ class CircuitBreaker:
         calls = self._calls
         calls.append((now, failed))
         self._failures += failed
-        while calls and (now - calls[0][0] > self._window or len(calls) > 10_000):
+        while calls and (abs(now - calls[0][0]) > self._window or len(calls) > 10_000):
             self._failures -= calls.popleft()[1]

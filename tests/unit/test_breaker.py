@@ -69,6 +69,28 @@ def test_after_the_pause_a_failure_opens_it_for_another(breaker: CircuitBreaker)
     assert breaker.allows(at(2))
 
 
+@pytest.mark.parametrize("jump_seconds", [-0.5, -2, -600, -86_400, 86_400])
+def test_a_clock_that_jumps_makes_no_pause_longer_than_two(
+    breaker: CircuitBreaker, jump_seconds: float
+) -> None:
+    fail(breaker, 0, 5)
+    assert not breaker.allows(at(0.1))
+    assert breaker.allows(at(0.1 + jump_seconds)) or breaker.allows(at(2 + jump_seconds))
+    breaker.succeeded(at(2 + jump_seconds))
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_failures_before_a_clock_was_set_back_do_not_count_for_as_long_as_that(
+    breaker: CircuitBreaker,
+) -> None:
+    fail(breaker, 0, 4)
+    breaker.succeeded(at(-600))
+    fail(breaker, -600, 1)
+    assert breaker.state is BreakerState.CLOSED
+    fail(breaker, -599, 3)
+    assert breaker.state is BreakerState.OPEN
+
+
 @given(
     st.lists(st.tuples(st.booleans(), st.floats(0, 5)), max_size=200),
 )
