@@ -59,6 +59,8 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._synchronous = sqlite_synchronous
         self._turn = WriteTurn(self.sqlite_path) if self.is_sqlite else None
+        self._file: tuple[int, int] | None = None
+        """SQLite's file, as the system knows it, once it was opened."""
         self.engine = self._make_engine(pool_size)
 
     @property
@@ -71,6 +73,14 @@ class Database:
         if self._turn is not None:
             return SqlLedgerStore(SqliteDriver(self.sqlite_path, self._synchronous, self._turn))
         return SqlLedgerStore(PostgresDriver(self.connect_psycopg, deadline_seconds))
+
+    @property
+    def has_its_file(self) -> bool:
+        """Whether the file that SQLite writes to is still where it was opened."""
+        try:
+            return self._file is None or self._file == file_at(self.sqlite_path)
+        except OSError:
+            return False
 
     @contextmanager
     def read(self, *tenants: str) -> Generator[Connection]:
@@ -148,6 +158,7 @@ class Database:
             engine = sa.create_engine(
                 self.url, pool_size=pool_size, connect_args={"check_same_thread": False}
             )
+            event.listen(engine, "do_connect", self._connect_existing)
             event.listen(engine, "connect", self._on_sqlite_connect)
             event.listen(engine, "handle_error", _leave_bad_store)
             return engine
@@ -162,7 +173,17 @@ class Database:
         event.listen(engine, "handle_error", _leave_bad_store)
         return engine
 
+    def _connect_existing(
+        self, _dialect: sa.Dialect, _record: Any, arguments: list[Any], parameters: dict[str, Any]
+    ) -> None:
+        """Once it was opened, make no file anew in place of one that was removed."""
+        if self._file is not None:
+            arguments[0] = sqlite.existing(self.sqlite_path)
+            parameters["uri"] = True
+
     def _on_sqlite_connect(self, connection: Any, _record: Any) -> None:
+        if self._file is None:
+            self._file = file_at(self.sqlite_path)
         # SQLAlchemy must not begin transactions of its own; write() says BEGIN IMMEDIATE.
         connection.isolation_level = None
         sqlite.configure(connection, self._synchronous)
@@ -228,6 +249,12 @@ class SqlLedgerStore:
 
     def close(self) -> None:
         self._driver.close()
+
+
+def file_at(path: Path) -> tuple[int, int]:
+    """What the system knows a file by, whatever its name. Raises `OSError`."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def parse_url(url: str) -> URL:

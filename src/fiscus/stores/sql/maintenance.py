@@ -40,6 +40,12 @@ class SqlProbe:
         return (perf_counter() - started) * 1000
 
     def _read_file(self) -> None:
+        if not self._database.has_its_file:
+            raise ServiceUnavailable(
+                "The database's file was removed or replaced while Fiscus had it open",
+                suggested_action="Stop Fiscus, put the right file in its place and start again.",
+                retry_after_seconds=1,
+            )
         try:
             read_some(self._database.sqlite_path)
         except sqlite3.Error as error:

@@ -161,7 +161,8 @@ class SqliteDriver:
         try:
             if self._connection is None:
                 self._connection = sqlite3.connect(
-                    self._path,
+                    existing(self._path),
+                    uri=True,
                     isolation_level=None,
                     check_same_thread=False,
                     cached_statements=STATEMENTS_KEPT,
