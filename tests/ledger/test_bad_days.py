@@ -400,21 +400,25 @@ def test_a_file_that_is_damaged_is_a_store_that_failed(tmp_path: Path, clock: Ma
         assert desk.used(budget) == ("0", "2")
 
 
+@pytest.mark.parametrize("is_open_in_ledger", [False, True])
 def test_a_file_that_was_removed_is_told_of_and_not_made_anew(
-    tmp_path: Path, clock: ManualClock
+    tmp_path: Path, clock: ManualClock, is_open_in_ledger: bool
 ) -> None:
     path = tmp_path / "fiscus.db"
     with contextlib.closing(open_at(f"sqlite:///{path}", tmp_path / "files", clock)) as engine:
         desk = Desk(engine, "acme")
-        desk.budget("10")
+        budget = desk.budget("10")
+        if is_open_in_ledger:
+            desk.reserve("1")
         path.rename(tmp_path / "gone.db")
-        with pytest.raises(ServiceUnavailable):  # the ledger has not opened it before
-            desk.check("1")
+        for write in (lambda: desk.check("1"), lambda: desk.budget("10")):
+            with pytest.raises(ServiceUnavailable):
+                write()
         with pytest.raises(ServiceUnavailable, match="removed or replaced"):
             engine.store.ping_ms()
         engine.close_stores()  # what is asked for from now on is opened anew
         with pytest.raises(ServiceUnavailable):
-            desk.budget("10")
+            engine.budgets.get("acme", budget.budget_id)
         assert not path.exists()
         with contextlib.closing(sqlite3.connect(path)) as other:
             other.execute("CREATE TABLE budgets (name TEXT)")

@@ -25,7 +25,7 @@ from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
 from fiscus.stores.sql.ledger_read import USE_SEED
 from fiscus.stores.sql.postgres import PostgresDriver
-from fiscus.stores.sql.sqlite import SqliteDriver
+from fiscus.stores.sql.sqlite import FileId, SqliteDriver, file_at
 from fiscus.stores.sql.write_turn import WriteTurn
 
 T = TypeVar("T")
@@ -59,8 +59,8 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._synchronous = sqlite_synchronous
         self._turn = WriteTurn(self.sqlite_path) if self.is_sqlite else None
-        self._file: tuple[int, int] | None = None
-        """SQLite's file, as the system knows it, once it was opened."""
+        self._file: FileId | None = None
+        """SQLite's file, once it was opened."""
         self.engine = self._make_engine(pool_size)
 
     @property
@@ -77,10 +77,7 @@ class Database:
     @property
     def has_its_file(self) -> bool:
         """Whether the file that SQLite writes to is still where it was opened."""
-        try:
-            return self._file is None or self._file == file_at(self.sqlite_path)
-        except OSError:
-            return False
+        return self._file is None or self._file == file_at(self.sqlite_path)
 
     @contextmanager
     def read(self, *tenants: str) -> Generator[Connection]:
@@ -134,6 +131,8 @@ class Database:
     def _write_once(self, tenant: str, change: Callable[[Connection], T]) -> T:
         if self._turn is not None:
             with self._turn.held(), self.engine.connect() as connection:
+                if not self.has_its_file:
+                    raise unavailable()  # nobody would ever find what is written now
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 result = change(connection)
                 connection.commit()
@@ -249,12 +248,6 @@ class SqlLedgerStore:
 
     def close(self) -> None:
         self._driver.close()
-
-
-def file_at(path: Path) -> tuple[int, int]:
-    """What the system knows a file by, whatever its name. Raises `OSError`."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
 
 
 def parse_url(url: str) -> URL:

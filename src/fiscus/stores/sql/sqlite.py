@@ -35,6 +35,10 @@ _LOCK: Final = re.compile(r"\{lock_\w\}")
 _TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
 
 
+FileId = tuple[int, int]
+"""A file's device and number."""
+
+
 class DecimalSum:
     """The exact aggregate `decimal_sum`, registered with SQLite; NULLs do not count."""
 
@@ -96,6 +100,15 @@ def existing(path: Path) -> str:
     return f"{path.absolute().as_uri()}?mode=rw"
 
 
+def file_at(path: Path) -> FileId | None:
+    """What the system knows a file by, whatever its name; None when none is there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file is damaged, or none of SQLite's, which no statement is to blame for."""
     # made by the module itself, an error has no code
@@ -131,6 +144,7 @@ class SqliteDriver:
         self._synchronous = synchronous
         self._turn = turn
         self._connection: sqlite3.Connection | None = None
+        self._file: FileId | None = None
         self._open = False
         self._texts: dict[tuple[str, Columns, int], str] = {}
         self._read = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
@@ -168,6 +182,9 @@ class SqliteDriver:
                     cached_statements=STATEMENTS_KEPT,
                 )
                 configure(self._connection, self._synchronous)
+                self._file = self._file or file_at(self._path)
+            if self._file != file_at(self._path):
+                raise sqlite3.OperationalError("the file was removed or replaced")
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self.rollback()
