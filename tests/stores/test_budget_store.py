@@ -160,8 +160,8 @@ def test_a_group_in_flight_is_waited_for_before_a_budget_counts_as_unused(
         begin = store.begin
         changed: list[Future[object]] = []
 
-        def begin_gated(tenants: Collection[str]) -> LedgerTransaction:
-            transaction = begin(tenants)
+        def begin_gated(tenants: Collection[str], *, patient: bool = True) -> LedgerTransaction:
+            transaction = begin(tenants, patient=patient)
             commit = transaction.commit
 
             def commit_while_another_waits() -> None:
