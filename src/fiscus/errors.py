@@ -5,7 +5,9 @@ A refusal by a rule is a value (see `budgets.model`), never one of these.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
+
+E = TypeVar("E", bound="FiscusError")
 
 
 class FiscusError(Exception):
@@ -33,6 +35,10 @@ class FiscusError(Exception):
         self.suggested_action = suggested_action
         self.retry_after_seconds = retry_after_seconds
         self.correlation_id: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # by itself an exception is made again by its message alone, which no constructor here takes
+        return _unpickled, (type(self), self.args), self.__dict__
 
 
 class ValidationError(FiscusError):
@@ -202,3 +208,8 @@ def made_again(
         suggested_action=suggested_action,
         retry_after_seconds=retry_after_seconds,
     )
+
+
+def _unpickled(kind: type[E], args: tuple[Any, ...]) -> E:
+    """An error without its attributes, which pickle adds."""
+    return kind.__new__(kind, *args)
