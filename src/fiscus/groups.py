@@ -15,13 +15,12 @@ from concurrent.futures import Future
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-import structlog
-
 from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
+from fiscus.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 C = TypeVar("C")
 """A command: one caller's work."""

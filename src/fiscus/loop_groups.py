@@ -13,14 +13,13 @@ from functools import partial
 from time import perf_counter
 from typing import Final, Generic, Protocol, TypeVar
 
-import structlog
-
 from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
 from fiscus.groups import GroupLimits, GroupObserver, MaybeDone
+from fiscus.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 C = TypeVar("C")
 """A command: one caller's work."""

@@ -6,14 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
 
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import BASE_PATH, DECISIONS
 from fiscus.http.queries import TenantQuery
 from tests.http.app_client import API, BUDGET, POLICY, QUOTA
+from tests.log_lines import told
 
 if TYPE_CHECKING:
     from tests.http.app_client import AppClient
@@ -164,8 +163,9 @@ async def test_a_platform_admin_acts_for_the_tenant_it_names(client: AppClient) 
     assert (await client.get("/budgets")).json()["budgets"] == []
 
 
-async def test_a_crossing_within_a_batch_is_logged_once_and_counted(client: AppClient) -> None:
-    structlog.reset_defaults()
+async def test_a_crossing_within_a_batch_is_logged_once_and_counted(
+    client: AppClient, caplog: pytest.LogCaptureFixture
+) -> None:
     key = client.make_key(Role.TENANT_ADMIN)
     record = {"resource_type": "llm", "cost_amount": 1}
     records = [record, {**record, **OTHER}, {**record, "cost_amount": "x"}, {**record, **OTHER}]
@@ -175,28 +175,28 @@ async def test_a_crossing_within_a_batch_is_logged_once_and_counted(client: AppC
         ("/quotas/allocate/batch", {"json": {"allocations": [QUOTA, {**QUOTA, **OTHER}]}}),
     ):
         headers = {"X-Correlation-ID": f"trace:{path}"}
-        with capture_logs() as lines:
-            reply = await client.send("POST", API + path, key=key, headers=headers, **more)
+        caplog.clear()
+        reply = await client.send("POST", API + path, key=key, headers=headers, **more)
         assert reply.status_code in {200, 202}
-        (found,) = [line for line in lines if line["event"] == "access_denied"]
+        (found,) = [line.fields for line in told(caplog) if line.event == "access_denied"]
         assert (found["reason"], found["tenant_id"]) == ("tenant", "acme")
         assert (found["path"], found["correlation_id"]) == (API + path, f"trace:{path}")
     assert 'fiscus_access_denied_total{reason="tenant"} 3.0' in client.metrics.render().decode()
 
 
-async def test_a_crossing_is_logged_with_its_correlation_id_and_counted(client: AppClient) -> None:
-    structlog.reset_defaults()
+async def test_a_crossing_is_logged_with_its_correlation_id_and_counted(
+    client: AppClient, caplog: pytest.LogCaptureFixture
+) -> None:
     key = client.make_key(Role.TENANT_ADMIN)
     headers = {"X-Correlation-ID": "trace-17"}
-    with capture_logs() as lines:
-        await client.get("/budgets", params=OTHER, key=key, headers=headers)
-        await client.post(
-            "/budgets/check",
-            {"resource_type": "llm", "estimated_cost": 1, **OTHER},
-            key=key,
-            headers=headers,
-        )
-    found = [line for line in lines if line["event"] == "access_denied"]
+    await client.get("/budgets", params=OTHER, key=key, headers=headers)
+    await client.post(
+        "/budgets/check",
+        {"resource_type": "llm", "estimated_cost": 1, **OTHER},
+        key=key,
+        headers=headers,
+    )
+    found = [line.fields for line in told(caplog) if line.event == "access_denied"]
     assert [line["reason"] for line in found] == ["tenant", "tenant"]
     assert {line["correlation_id"] for line in found} == {"trace-17"}
     assert {line["tenant_id"] for line in found} == {"acme"}

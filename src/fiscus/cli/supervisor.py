@@ -12,13 +12,13 @@ from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from typing import Final
 
-import structlog
 from prometheus_client import multiprocess
 
 from fiscus.cli.serving import GRACE_SECONDS, leave, on_signals, serve_child
+from fiscus.logs import get_logger
 from fiscus.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 STEADY_SECONDS: Final = 30
 """A process that lived this long is started again at once, others after a growing wait."""

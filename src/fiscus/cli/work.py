@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import structlog
-
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError
-from fiscus.logs import configure_logs
+from fiscus.logs import configure_logs, get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def worker(data_dir: DataDir = None) -> None:

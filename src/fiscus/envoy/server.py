@@ -13,7 +13,6 @@ from time import perf_counter
 from typing import Final
 
 import grpc
-import structlog
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from google.protobuf.message import DecodeError
 
@@ -30,9 +29,10 @@ from fiscus.errors import (
     Unauthorized,
     ValidationError,
 )
+from fiscus.logs import get_logger
 from fiscus.ratelimits.limiter import Limiter
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 OPERATION: Final = "envoy_check"
 """What metrics call a call."""

@@ -14,7 +14,6 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from fiscus.access.keys import (
     KEEP_KEY,
@@ -28,9 +27,10 @@ from fiscus.access.model import KEY_PREFIX, ApiKey, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
+from fiscus.logs import get_logger
 from fiscus.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 KEEP_TOKEN: Final = timedelta(minutes=5)
 REFRESH_EARLY: Final = KEEP_KEY / 4

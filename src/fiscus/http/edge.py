@@ -11,8 +11,9 @@ from fiscus.errors import InternalError
 from fiscus.http.correlation import correlation_id_of
 from fiscus.http.metrics import Metrics
 from fiscus.http.problems import PROBLEM_JSON, raw, render_problem
+from fiscus.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _SAFE_HEADERS: Final = ((b"x-content-type-options", b"nosniff"),)
 _NOT_KEPT: Final = (b"cache-control", b"no-store")

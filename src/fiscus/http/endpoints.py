@@ -32,9 +32,10 @@ from fiscus.http.queries import NoQuery, read_query
 from fiscus.http.refusals import note_refusal
 from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ids import is_uuid
+from fiscus.logs import get_logger
 from fiscus.wire import decode, encode
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Q = TypeVar("Q", bound=Struct)
 B = TypeVar("B", bound=Struct)

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import jwt
-import structlog
 
 from fiscus.errors import ServiceUnavailable, Unauthorized, ValidationError
+from fiscus.logs import get_logger
 
 KEEP_SECONDS: Final = 600.0
 LEAST_PAUSE_SECONDS: Final = 30.0
@@ -20,7 +20,7 @@ LEAST_PAUSE_SECONDS: Final = 30.0
 TIMEOUT_SECONDS: Final = 5.0
 MAX_BYTES: Final = 1_000_000
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Jwks:

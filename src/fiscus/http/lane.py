@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
 
-import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -42,6 +41,7 @@ from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
 from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.commands import RecordBatch, Unfit
 from fiscus.ledger.loop import LedgerHere
+from fiscus.logs import get_logger
 from fiscus.quotas.calls import (
     QuotaCheckAnswer,
     QuotaCheckBatchAnswer,
@@ -55,7 +55,7 @@ from fiscus.ratelimits.calls import (
 from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
 from fiscus.wire import decode, encode
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
 _WITH_ID: Final = {one.around_id(BASE_PATH): one for one in DECISIONS if one.id_name}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import structlog
-
 from fiscus.access.model import Principal
 from fiscus.errors import FiscusError, Forbidden, Unauthorized
 from fiscus.http.metrics import Metrics
+from fiscus.logs import get_logger
 from fiscus.wire import ItemError
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def note_refusal(

@@ -15,7 +15,6 @@ from tempfile import SpooledTemporaryFile
 from time import perf_counter
 from typing import Annotated, Any, Final
 
-import structlog
 from fastapi import Response
 from msgspec import Meta, Struct
 
@@ -28,6 +27,7 @@ from fiscus.http.queries import TenantQuery
 from fiscus.http.refusals import note_refused_items
 from fiscus.ledger.commands import Record, RecordBatch, Unfit
 from fiscus.ledger.requests import record_item
+from fiscus.logs import get_logger
 from fiscus.wire import ItemError, encode, item_error
 
 CHUNK_LINES: Final = 500
@@ -36,7 +36,7 @@ NDJSON: Final = "application/x-ndjson"
 _IN_MEMORY_BYTES: Final = 1_000_000
 _SEND_BYTES: Final = 65_536
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class StreamLine(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-import structlog
-
 from fiscus.budgets.calls import CheckBatchAnswer, allowed_without_store
 from fiscus.budgets.matching import BudgetIndex
 from fiscus.budgets.model import OnStoreFailure
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, CheckBatch, Command, Outcome
+from fiscus.logs import get_logger
 from fiscus.wire import encode_canonical
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _MEANWHILE: Final = "The store cannot be reached; the matching budgets allow operations meanwhile."
 

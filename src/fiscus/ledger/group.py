@@ -12,7 +12,6 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-import structlog
 from msgspec.structs import replace
 
 from fiscus.budgets.answers import BudgetsDecided
@@ -85,9 +84,10 @@ from fiscus.ledger.reservations import (
     plan_on_reservation,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
+from fiscus.logs import get_logger
 from fiscus.wire import ItemError, decode, encode, item_error
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 20
 MOST_LOCKED: Final = 8

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from fiscus.breaker import BreakerState
 from fiscus.clock import Clock, from_us, to_us
 from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable
+from fiscus.logs import get_logger
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.answers import NONE_APPLIES, check_answer
 from fiscus.ratelimits.calls import (
@@ -38,7 +38,7 @@ from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Take
 from fiscus.ratelimits.rules import Rule, Verdict
 from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _RANK: Final = {priority: index for index, priority in enumerate(PRIORITIES)}
 _NORMAL: Final = _RANK[Priority.NORMAL]

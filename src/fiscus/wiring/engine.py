@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-import structlog
-
 from fiscus.access.model import (
     ApiKey,
     Role,
@@ -29,6 +27,7 @@ from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.loop import Ledger
+from fiscus.logs import get_logger
 from fiscus.paging import PageRequest
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.scopes import parse_id
@@ -49,7 +48,7 @@ from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.wiring.counters import open_counters
 from fiscus.wiring.ledger_process import open_rates, start_ledger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _FOR_GOOD: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _BOOTSTRAP: Final = "bootstrap"

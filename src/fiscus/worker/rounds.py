@@ -13,15 +13,14 @@ from datetime import datetime, timedelta
 from math import inf
 from typing import Final, NamedTuple
 
-import structlog
-
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Expire, Expired
 from fiscus.ledger.loop import value
+from fiscus.logs import get_logger
 from fiscus.quotas.port import DueRenewal
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 EXPIRE_SECONDS: Final = 2
 PARTITIONS_SECONDS: Final = 3600

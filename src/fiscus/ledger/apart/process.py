@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
+from fiscus.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 STEADY_SECONDS: Final = 30
 """A process that lived this long is started again at once, others after a growing wait."""

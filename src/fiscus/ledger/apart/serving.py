@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Final
 
-import structlog
-
 from fiscus.ledger.apart.fallbacks import FallbacksToTell
 from fiscus.ledger.apart.messages import Frames, Group, read_group
 from fiscus.ledger.apart.outcomes import Teller, unavailable_message
 from fiscus.ledger.commands import Command, weight
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
+from fiscus.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PART_BYTES: Final = 1_000_000
 
