@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Coroutine, Mapping
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.client.blocking import BlockingApi
+from fiscus.client.problems import closed
 from fiscus.clock import Clock
 from fiscus.costs.calls import (
     RecordAnswer,
@@ -37,7 +39,7 @@ from fiscus.costs.model import CostRecord
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.costs.reports import build_report
 from fiscus.engine import Engine
-from fiscus.errors import NotFound, ValidationError
+from fiscus.errors import Conflict, NotFound, ValidationError
 from fiscus.http.answers import HealthAnswer
 from fiscus.http.queries import (
     BudgetQuery,
@@ -107,7 +109,8 @@ class Fiscus(BlockingApi):
     """Fiscus inside this process: the same calls as `Client`, straight to the engine.
 
     The program is trusted with every tenant. Safe to share among threads; calls block, so in an
-    event loop run them by `asyncio.to_thread`. Close it when done, or use it in a `with`.
+    event loop run them by `asyncio.to_thread`. Close it when done, or use it in a `with`; a call on
+    a closed one raises `ServiceUnavailable`, one in a forked process `Conflict`.
 
     >>> with Fiscus.open(data_dir="fiscus-data", tenant="acme") as fiscus:
     ...     with fiscus.reserve(project="search", resource_type="llm", estimate="0.02") as r:
@@ -162,8 +165,10 @@ class _EngineBackend:
     """Every call, blocking; see `client.backend.Backend`."""
 
     def __init__(self, engine: Engine, tenant: str) -> None:
-        self._engine = engine
+        self._opened = engine
         self._default_tenant = tenant
+        self._pid = os.getpid()
+        self._closed = False
         self._counting = threading.Lock()
         self._counts = False
 
@@ -382,7 +387,23 @@ class _EngineBackend:
         return await call
 
     async def close(self) -> None:
-        self._engine.close()
+        # What is open in the process that this one was forked from is that one's to close.
+        if not self._closed and os.getpid() == self._pid:
+            self._closed = True
+            self._opened.close()
+
+    @property
+    def _engine(self) -> Engine:
+        """The engine, for one call. Raises when it can do nothing here any more."""
+        if self._closed:
+            raise closed("This Fiscus")
+        if os.getpid() != self._pid:
+            # the engine's threads and its turns to write are in the other process
+            raise Conflict(
+                "Fiscus was opened in another process",
+                suggested_action="Open it after the fork, in the process that uses it.",
+            )
+        return self._opened
 
     def _run(self, command: Command) -> Any:
         return value(self._engine.ledger.execute(command))
@@ -395,12 +416,13 @@ class _EngineBackend:
 
         Raises `Conflict` at the first use when another process counts on the same data.
         """
+        engine = self._engine
         with self._counting:
             if not self._counts:
-                self._engine.claim_counters()
-                self._engine.limiter.start()
+                engine.claim_counters()
+                engine.limiter.start()
                 self._counts = True
-        return self._engine.limiter
+        return engine.limiter
 
     def _tenant(self, named: str | None) -> str:
         return self._default_tenant if named is None else named

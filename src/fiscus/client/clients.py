@@ -42,8 +42,9 @@ class Client(BlockingApi):
     ) -> None:
         base_url = _checked_url(url)
         policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
-        http = httpx.Client(base_url=base_url, headers=_headers(key))
-        super().__init__(HttpBackend(base_url, BlockingTransport(http), policy), tenant)
+        headers = _headers(key)
+        transport = BlockingTransport(lambda: httpx.Client(base_url=base_url, headers=headers))
+        super().__init__(HttpBackend(base_url, transport, policy), tenant)
 
 
 class AsyncClient(AsyncApi):

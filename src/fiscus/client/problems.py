@@ -94,3 +94,27 @@ def unreachable(url: str, failure: Exception) -> ServiceUnavailable:
         f"No answer from {url}: {type(failure).__name__}{f': {failure}' if str(failure) else ''}",
         suggested_action="See that the Fiscus server runs and can be reached, then try again.",
     )
+
+
+def closed(what: str) -> ServiceUnavailable:
+    """A call on something that was closed before; no other try can succeed."""
+    return _for_good(
+        ServiceUnavailable(
+            f"{what} is closed", suggested_action="Close it after the last call, or open another."
+        )
+    )
+
+
+def of_another_loop() -> ServiceUnavailable:
+    """A call in another event loop than the first one, whose connections are that loop's."""
+    return _for_good(
+        ServiceUnavailable(
+            "This client was used in another event loop, and its connections are of that one",
+            suggested_action="Make an AsyncClient in every event loop, so in every asyncio.run.",
+        )
+    )
+
+
+def _for_good(error: ServiceUnavailable) -> ServiceUnavailable:
+    error.retriable = False
+    return error

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import anyio
 import httpx
 
+from fiscus.client.problems import closed, of_another_loop
+
 T = TypeVar("T")
 
 GRACE_SECONDS: Final = 5.0
 """How long a cancelled task may be held up by what must not be interrupted."""
+INTERRUPTED_SECONDS: Final = 1.0
+"""How long closing may wait for connections that an interruption left."""
+_CLIENT: Final = "This client"
 
 
 class Request(NamedTuple):
@@ -36,7 +42,8 @@ class Reply(NamedTuple):
 
 class Transport(Protocol):
     async def send(self, request: Request, timeout_seconds: float) -> Reply:
-        """Raises `httpx.RequestError` when no whole answer came."""
+        """Raises `httpx.RequestError` when no whole answer came, and `ServiceUnavailable` when
+        none can come: after `close`."""
         ...
 
     async def pause(self, seconds: float) -> None: ...
@@ -49,18 +56,32 @@ class Transport(Protocol):
 class BlockingTransport:
     """Blocks the calling thread; safe to share among threads."""
 
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
+    def __init__(self, connect: Callable[[], httpx.Client]) -> None:
+        self._connect = connect
+        self._client = connect()
+        self._interrupted: list[httpx.Client] = []
+        self._closed = False
 
     async def send(self, request: Request, timeout_seconds: float) -> Reply:
-        response = self._client.request(
-            request.method,
-            request.path,
-            content=request.content,
-            params=tuple(request.query) or None,
-            headers=request.headers,
-            timeout=timeout_seconds,
-        )
+        client = self._client
+        if self._closed:
+            raise closed(_CLIENT)
+        try:
+            response = client.request(
+                request.method,
+                request.path,
+                content=request.content,
+                params=tuple(request.query) or None,
+                headers=request.headers,
+                timeout=timeout_seconds,
+            )
+        except httpx.RequestError:
+            raise
+        except BaseException as error:
+            if self._closed and isinstance(error, RuntimeError):
+                raise closed(_CLIENT) from error  # by another thread, meanwhile
+            self._interrupt(client)
+            raise
         return Reply(response.status_code, response.headers, response.content)
 
     async def pause(self, seconds: float) -> None:
@@ -70,25 +91,52 @@ class BlockingTransport:
         return await call
 
     async def close(self) -> None:
+        self._closed = True
         self._client.close()
+        for client in self._interrupted:
+            closing = threading.Thread(target=client.close, name="fiscus-closing", daemon=True)
+            closing.start()
+            closing.join(INTERRUPTED_SECONDS)
+
+    def _interrupt(self, client: httpx.Client) -> None:
+        """Go on with other connections: Ctrl-C may have left these half way through anything, also
+        with a lock taken that nobody gives back.
+
+        Other threads may be using them still, so they are closed with everything else.
+        """
+        if self._client is client:
+            self._client = self._connect()
+            self._interrupted.append(client)
 
 
 class AsyncTransport:
-    """For tasks of one event loop of asyncio."""
+    """For tasks of one event loop of asyncio: the first that sends."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._unfinished: set[asyncio.Task[Any]] = set()
 
     async def send(self, request: Request, timeout_seconds: float) -> Reply:
-        response = await self._client.request(
-            request.method,
-            request.path,
-            content=request.content,
-            params=tuple(request.query) or None,
-            headers=request.headers,
-            timeout=timeout_seconds,
-        )
+        if self._client.is_closed:
+            raise closed(_CLIENT)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        if not self._is_at_home():
+            raise of_another_loop()
+        try:
+            response = await self._client.request(
+                request.method,
+                request.path,
+                content=request.content,
+                params=tuple(request.query) or None,
+                headers=request.headers,
+                timeout=timeout_seconds,
+            )
+        except RuntimeError as error:
+            if self._client.is_closed:
+                raise closed(_CLIENT) from error  # by another task, meanwhile
+            raise
         return Reply(response.status_code, response.headers, response.content)
 
     async def pause(self, seconds: float) -> None:
@@ -98,9 +146,14 @@ class AsyncTransport:
         return await uninterrupted(call, self._unfinished)
 
     async def close(self) -> None:
+        if not self._is_at_home():
+            return  # its connections ended with the loop that they belong to
         if self._unfinished:
             await asyncio.wait(self._unfinished, timeout=GRACE_SECONDS)
         await self._client.aclose()
+
+    def _is_at_home(self) -> bool:
+        return self._loop is None or self._loop is asyncio.get_running_loop()
 
 
 async def uninterrupted(call: Coroutine[Any, Any, T], unfinished: set[asyncio.Task[Any]]) -> T:

@@ -1,0 +1,233 @@
+"""What is closed, or of another loop or process, says so; it never hides a program's own error."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fiscus import AsyncClient, Client, Fiscus, ServiceUnavailable
+from fiscus.client.asynchronous import AsyncApi
+from fiscus.client.blocking import BlockingApi
+from fiscus.ids import uuid7
+from tests.client.apis import BUDGET, OPERATION, RunningServer
+from tests.fiscus_process import clean_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ID = uuid7()
+QUOTA = {"scope_type": "project", "scope_id": "search", "resource_type": "gpu_hours"}
+POLICY = {"scope_type": "user", "scope_id": "*", "resource_type": "api", "limit_value": 1}
+CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "adjust_rate_limit": ((), {"resource_type": "api", "request_count": 1}),
+    "allocate_quota": ((), {**QUOTA, "allocated_amount": 1}),
+    "budgets": ((), {}),
+    "check": ((), {**OPERATION, "estimate": 1}),
+    "check_batch": (([{**OPERATION, "estimate": 1}],), {}),
+    "check_quota": ((), {"resource_type": "gpu_hours", "required_amount": 1}),
+    "check_quotas": (([{"resource_type": "gpu_hours", "required_amount": 1}],), {}),
+    "check_rate_limit": ((), {"resource_type": "api"}),
+    "check_rate_limits": (([{"resource_type": "api"}],), {}),
+    "create_budget": ((), BUDGET),
+    "create_rate_limit": ((), {**POLICY, "time_window_seconds": 60}),
+    "delete_budget": ((ID,), {}),
+    "distribute_quota": (
+        (),
+        {
+            "resource_type": "gpu_hours",
+            "total_amount": 1,
+            "strategy": "fair_share",
+            "entities": [{"scope_type": "user", "scope_id": "ada"}],
+        },
+    ),
+    "extend": ((ID, 60), {}),
+    "get_budget": ((ID,), {}),
+    "get_quota": ((ID,), {}),
+    "get_tenant": (("acme",), {}),
+    "health": ((), {}),
+    "put_tenant": (("acme",), {"currency": "EUR"}),
+    "quota_history": ((ID,), {}),
+    "quotas": ((), {}),
+    "record": ((), {**OPERATION, "cost_amount": 1}),
+    "record_batch": (([{**OPERATION, "cost_amount": 1}],), {}),
+    "records": ((), {}),
+    "release": ((ID,), {}),
+    "release_consumption": ((ID,), {}),
+    "report": ((), {}),
+    "settle": ((ID, 1), {}),
+    "update_budget": ((ID,), {"budget_amount": 2}),
+    "utilization": ((ID,), {}),
+}
+
+
+def test_these_are_all_calls_there_are() -> None:
+    public = {name for name in vars(BlockingApi) if not name.startswith("_")}
+    assert public - set(CALLS) == {"close", "quota", "reserve", "source"}
+    assert {name for name in vars(AsyncApi) if not name.startswith("_")} >= set(CALLS)
+
+
+def assert_closed(error: ServiceUnavailable, what: str) -> None:
+    assert error.message == f"{what} is closed"
+    assert not error.retriable
+    assert error.suggested_action
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_of_a_closed_client_says_that_it_is_closed(
+    server: RunningServer, name: str
+) -> None:
+    client = Client(server.url, server.key)
+    client.close()
+    client.close()
+    arguments, fields = CALLS[name]
+    with pytest.raises(ServiceUnavailable) as refused:
+        getattr(client, name)(*arguments, **fields)
+    assert_closed(refused.value, "This client")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_of_a_closed_async_client_says_that_it_is_closed(
+    server: RunningServer, name: str
+) -> None:
+    async def run() -> None:
+        client = AsyncClient(server.url, server.key)
+        await client.close()
+        await client.close()
+        arguments, fields = CALLS[name]
+        call = getattr(client, name)(*arguments, **fields)
+        assert inspect.isawaitable(call)
+        with pytest.raises(ServiceUnavailable) as refused:
+            await call
+        assert_closed(refused.value, "This client")
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Fiscus:
+    fiscus = Fiscus.open(data_dir=tmp_path_factory.mktemp("closed"), tenant="acme")
+    fiscus.check_rate_limit(resource_type="api")
+    fiscus.close()
+    fiscus.close()
+    return fiscus
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_of_a_closed_fiscus_says_that_it_is_closed(closed: Fiscus, name: str) -> None:
+    arguments, fields = CALLS[name]
+    with pytest.raises(ServiceUnavailable) as refused:
+        getattr(closed, name)(*arguments, **fields)
+    assert_closed(refused.value, "This Fiscus")
+
+
+def test_closing_inside_a_block_hides_no_error_of_the_program(
+    server: RunningServer, tenant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def close_inside(api: BlockingApi) -> None:
+        with api.reserve(**OPERATION, estimate=1):
+            api.close()
+            raise LookupError("mine")
+
+    for api in (Client(server.url, server.key, tenant=tenant), Fiscus.open(data_dir=tmp_path)):
+        with pytest.raises(LookupError, match="mine"):
+            close_inside(api)
+        assert "is held until it expires" in caplog.text
+        caplog.clear()
+
+
+def test_closing_an_async_client_inside_a_block_hides_no_error_of_the_program(
+    server: RunningServer, tenant: str
+) -> None:
+    async def run() -> None:
+        client = AsyncClient(server.url, server.key, tenant=tenant)
+        async with client.reserve(**OPERATION, estimate=1):
+            await client.close()
+            raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        asyncio.run(run())
+
+
+# the connection of a loop that is gone is closed by nobody
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_an_async_client_in_a_second_loop_says_so_and_can_be_closed_there(
+    server: RunningServer, tenant: str
+) -> None:
+    client = AsyncClient(server.url, server.key, tenant=tenant)
+
+    async def look() -> bool:
+        return (await client.check(**OPERATION, estimate=1, reserve=False)).allowed
+
+    async def look_in_vain() -> None:
+        with pytest.raises(ServiceUnavailable, match="another event loop") as refused:
+            await look()
+        assert not refused.value.retriable
+
+    assert asyncio.run(look())
+    asyncio.run(look_in_vain())
+
+    async def leave() -> None:
+        async with client:
+            raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        asyncio.run(leave())
+    del client
+    gc.collect()  # the connection tells on itself here, not in a test that follows
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_fiscus_in_a_forked_process_says_so_at_once_and_leaves_the_other_as_it_is(
+    tmp_path: Path,
+) -> None:
+    script = f"""
+import os, time
+from fiscus import Conflict, Fiscus
+
+operation = {{"resource_type": "llm", "estimate": 1}}
+with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as fiscus:
+    budget = fiscus.create_budget(
+        budget_name="All", budget_amount=10, period_type="monthly",
+        allocated_to_type="tenant", allocated_to_id="acme",
+    )
+    with fiscus.reserve(**operation):
+        pid = os.fork()
+        if pid == 0:
+            started = time.monotonic()
+            for call in (
+                lambda: fiscus.check(**operation),
+                lambda: fiscus.reserve(**operation).__enter__(),
+                lambda: fiscus.check_rate_limit(resource_type="api"),
+                fiscus.budgets,
+            ):
+                try:
+                    call()
+                except Conflict as error:
+                    print(error.message, "-", error.suggested_action)
+            fiscus.close()
+            print("at once" if time.monotonic() - started < 1 else "late", flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print(fiscus.utilization(budget.budget_id).periods[0].reserved)
+    print(fiscus.check(**operation).allowed)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    *refusals, when, held, allowed = done.stdout.splitlines()
+    assert len(refusals) == 4
+    for refusal in refusals:
+        assert refusal.startswith("Fiscus was opened in another process - Open it after the fork")
+    assert (when, held, allowed) == ("at once", "1", "True")
