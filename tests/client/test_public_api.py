@@ -107,13 +107,17 @@ def test_the_module_takes_quotas_with_what_it_was_given(tmp_path: Path) -> None:
         assert engine.get_quota(quota.quota_id).used_amount == 3
 
 
-def test_a_block_is_entered_once_and_settled_inside(tmp_path: Path) -> None:
+def test_a_block_is_entered_once_and_used_inside(tmp_path: Path) -> None:
     with Fiscus.open(data_dir=tmp_path, tenant="acme") as engine:
+        budget = engine.create_budget(**BUDGET)
         block = engine.reserve(**OPERATION, estimate=1)
-        with pytest.raises(RuntimeError, match="before its block"):
-            block.settle(1)
+        for use in (lambda: block.settle(1), block.release, lambda: block.extend(60)):
+            with pytest.raises(RuntimeError, match="before its block"):
+                use()
         with block:
-            pass
+            assert engine.utilization(budget.budget_id).periods[0].reserved == 1
+        # what was tried before does not keep it from giving back
+        assert engine.utilization(budget.budget_id).periods[0].reserved == 0
         with pytest.raises(RuntimeError, match="entered once"), block:
             pass
         assert not engine.records().items

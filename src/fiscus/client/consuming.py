@@ -68,6 +68,7 @@ class Taking:
             wanted, tenant_id=wanted.tenant_id or source.tenant, idempotency_key=uuid7()
         )
         self._give_back_on_error = give_back_on_error
+        self._undone = False
         self.answer: QuotaCheckAnswer | None = None
 
     async def enter(self) -> None:
@@ -86,6 +87,8 @@ class Taking:
 
     async def undo(self) -> None:
         """Ask again with the same key, which tells what was taken, and give that back."""
+        if self._undone:
+            return
         try:
             answer = self.answer or await self.operations.check_quota(
                 self._request, patience_seconds=CLEAN_UP_SECONDS
@@ -95,6 +98,7 @@ class Taking:
             pass  # given back already
         except FiscusError as error:
             log.warning("an interrupted consumption may stay taken: %s", error.message)
+        self._undone = True
 
     async def release(self, amount: AmountLike | float | None) -> None:
         """Give back a part, or all that was not given back yet."""
@@ -180,8 +184,18 @@ class Consumption(_Block):
     As a decorator of a coroutine function it waits in a thread, so the event loop goes on.
     """
 
+    # Ctrl-C is raised wherever the program is, also in here. What it comes in the way of is done
+    # once more before it goes on: giving everything back twice is as once.
+
     def __enter__(self) -> Self:
-        run_blocking(self._enter_once().enter())
+        taking = self._enter_once()
+        try:
+            run_blocking(taking.enter())
+        except FiscusError:
+            raise
+        except BaseException:
+            run_blocking(taking.undo())
+            raise
         return self
 
     def __exit__(
@@ -190,7 +204,13 @@ class Consumption(_Block):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        run_blocking(self._inside().close(error))
+        try:
+            run_blocking(self._inside().close(error))
+        except FiscusError:
+            raise
+        except BaseException:
+            run_blocking(self._inside().close(error))
+            raise
 
     def release(self, amount: AmountLike | float | None = None) -> None:
         """Give back `amount`, or all that was not given back yet; to the periods it came from.
@@ -219,13 +239,10 @@ class Consumption(_Block):
 
         @functools.wraps(function)
         def taking_blocking(*args: P.args, **kwargs: P.kwargs) -> R:
-            taking = self._taking()
-            run_blocking(taking.enter())
-            try:
+            with Consumption(
+                self._source, self._wanted, give_back_on_error=self._give_back_on_error
+            ):
                 return function(*args, **kwargs)
-            except BaseException as error:
-                run_blocking(taking.close(error))
-                raise
 
         return taking_blocking
 

@@ -13,12 +13,14 @@ A block inside another one for the same operation draws from it instead of holdi
 - What a nested block settles after the enclosing one was settled or left is recorded by itself.
 
 Blocks find each other through a context variable, so tasks and `asyncio.to_thread` inherit the
-enclosing one, and a bare thread does not.
+enclosing one; a bare thread and a forked process do not.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -54,6 +56,10 @@ CLEAN_UP_SECONDS: Final = 5.0
 
 
 _innermost: ContextVar[Hold | None] = ContextVar("fiscus_reservation", default=None)
+
+if sys.platform != "win32":
+    # what a forked process uses of an enclosing block, the process that settles it would not know
+    os.register_at_fork(after_in_child=lambda: _innermost.set(None))
 
 
 class _Settled(NamedTuple):
@@ -118,13 +124,16 @@ class Hold:
 
     # -- entering
 
-    async def enter(self) -> None:
-        """Draw from an enclosing block or reserve; raises the refusal as an error."""
+    def begin(self) -> None:
+        """Be entered, which a block is once; before `enter`."""
         if self._entered:
             raise RuntimeError("a reservation's block is entered once; reserve again")
-        self._entered = True
         innermost = _innermost.get()
         self._outer = None if innermost is None else innermost.open_or_outer()
+        self._entered = True
+
+    async def enter(self) -> None:
+        """Draw from an enclosing block or reserve; raises the refusal as an error."""
         self._parent = self._same_operation_outside()
         if self._parent is not None:
             self._drawn = self._parent.lend(self._estimate)
@@ -226,7 +235,6 @@ class Hold:
     async def settle(self, actual_cost: object, details: Mapping[str, Any]) -> Settlement:
         """Settle this block's own part and the nested ones'; again with the same amount is fine."""
         own = plain(parse_not_negative(actual_cost, "actual_cost"))
-        _ = self.answer  # a block that was never entered has nothing to settle
         with self._lock:
             if self._settled is not None:
                 return _again(self._settled, own)
@@ -237,6 +245,24 @@ class Hold:
             total = add(self._used, own)
             merged = merge_details(self._used_details, details)
         return await self._operations.uninterrupted(self._settle(own, total, merged, accepted))
+
+    async def settle_after_all(self, actual_cost: object, details: Mapping[str, Any]) -> None:
+        """Settle what an interruption came in the way of: again is the same, and spent is spent."""
+        if self._answer is None and self._parent is None:
+            return
+        try:
+            await self.settle(actual_cost, details)
+        except FiscusError as failure:
+            log.error(
+                "cost %s of an interrupted operation of tenant %s may not be recorded: %s",
+                actual_cost,
+                self.request.tenant_id,
+                failure.message,
+            )
+
+    def require_entered(self) -> None:
+        """Raises `RuntimeError` for a block that holds nothing yet, or was refused."""
+        _ = self.answer
 
     def _require_currency(self, details: Mapping[str, Any]) -> None:
         """Costs of several blocks add up in one currency only."""

@@ -10,7 +10,7 @@ from fiscus.client.backend import Operations, run_blocking
 from fiscus.client.fields import AmountLike, SettleFields, request
 from fiscus.client.holds import Hold
 from fiscus.client.settlements import Settlement
-from fiscus.errors import ValidationError
+from fiscus.errors import FiscusError, ValidationError
 
 OnUnreachable = Literal["raise", "allow"]
 
@@ -62,8 +62,19 @@ class Reservation(_Block):
     for the same operation draws from this one; see the how-to page on Python.
     """
 
+    # Ctrl-C is raised wherever the program is, also in here. What it comes in the way of is done
+    # once more before it goes on: giving back and settling twice is as once.
+
     def __enter__(self) -> Self:
-        run_blocking(self._hold.enter())
+        self._hold.begin()
+        try:
+            run_blocking(self._hold.enter())
+        except FiscusError:
+            raise
+        except BaseException as interruption:
+            # it may hold by now, and the block that would end that does not run
+            self._leave(interruption)
+            raise
         return self
 
     def __exit__(
@@ -72,6 +83,15 @@ class Reservation(_Block):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        try:
+            self._leave(error)
+        except FiscusError:
+            raise
+        except BaseException as interruption:
+            self._leave(interruption)
+            raise
+
+    def _leave(self, error: BaseException | None) -> None:
         self._hold.leave()
         run_blocking(self._hold.close(error))
 
@@ -83,14 +103,23 @@ class Reservation(_Block):
 
         >>> r.settle("0.0187", usage={"input_tokens": 812, "output_tokens": 164})
         """
-        return run_blocking(self._hold.settle(actual_cost, details))
+        try:
+            self._hold.require_entered()
+            return run_blocking(self._hold.settle(actual_cost, details))
+        except FiscusError:
+            raise
+        except BaseException:
+            run_blocking(self._hold.settle_after_all(actual_cost, details))
+            raise
 
     def release(self) -> None:
         """Give the money back before the block ends: nothing was spent."""
+        self._hold.require_entered()
         run_blocking(self._hold.release())
 
     def extend(self, ttl_seconds: int) -> None:
         """Hold the money until `ttl_seconds` from now."""
+        self._hold.require_entered()
         run_blocking(self._hold.extend(ttl_seconds))
 
 
@@ -98,6 +127,7 @@ class AsyncReservation(_Block):
     """As `Reservation`, for `async with`. A cancelled task gives the money back, too."""
 
     async def __aenter__(self) -> Self:
+        self._hold.begin()
         await self._hold.enter()
         return self
 
@@ -112,12 +142,15 @@ class AsyncReservation(_Block):
 
     async def settle(self, actual_cost: AmountLike, **details: Unpack[SettleFields]) -> Settlement:
         """As `Reservation.settle`. A cancelled task still settles, then is cancelled."""
+        self._hold.require_entered()
         return await self._hold.settle(actual_cost, details)
 
     async def release(self) -> None:
         """As `Reservation.release`."""
+        self._hold.require_entered()
         await self._hold.release()
 
     async def extend(self, ttl_seconds: int) -> None:
         """As `Reservation.extend`."""
+        self._hold.require_entered()
         await self._hold.extend(ttl_seconds)
