@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from psycopg import sql
 
+from fiscus import Fiscus
 from fiscus.access.model import ApiKey, Role, hash_key
 from fiscus.clock import ManualClock, SystemClock
 from fiscus.engine import Engine
@@ -249,11 +250,53 @@ def test_a_database_that_is_not_there_is_unavailable(open_on: Callable[..., Engi
         open_on("postgresql://nobody@127.0.0.1:1/none")
 
 
-@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite://"])
+@pytest.mark.parametrize(
+    "url", ["mysql://x/y", "nonsense", "sqlite://", "postgresql://a:b@127.0.0.1:port/x"]
+)
 def test_a_url_of_another_kind_is_refused(open_on: Callable[..., Engine], url: str) -> None:
     with pytest.raises(ValidationError) as caught:
         open_on(url)
     assert caught.value.field == "FISCUS_DATABASE_URL"
+
+
+def test_a_damaged_file_is_told_by_whoever_opens_it(tmp_path: Path) -> None:
+    (tmp_path / "fiscus.db").write_bytes(b"no database " * 1000)
+    url = f"sqlite:///{tmp_path / 'fiscus.db'}"
+    database = Database(url)
+    for look in (
+        lambda: migrate.status(url),
+        lambda: migrate.upgrade(url),
+        lambda: Fiscus.open(data_dir=tmp_path),
+        lambda: database.write("acme", lambda _: None),
+    ):
+        with pytest.raises(ServiceUnavailable, match="file is not a database") as told:
+            look()
+        assert not told.value.retriable
+        assert "backup" in (told.value.suggested_action or "")
+    with pytest.raises(ServiceUnavailable, match="file is not a database"), database.read():
+        raise AssertionError("it was read")
+    database.close()
+
+
+@pytest.mark.parametrize("below", ["file", "file/below"])
+def test_a_data_folder_that_cannot_be_one_is_a_setting_that_is_wrong(
+    tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValidationError, match="cannot be the folder") as told:
+        Fiscus.open(data_dir=tmp_path / below)
+    assert told.value.field == "FISCUS_DATA_DIR"
+    url = f"sqlite:///{tmp_path / 'file' / 'below' / 'fiscus.db'}"
+    with pytest.raises(ValidationError, match="cannot be the folder") as told:
+        Fiscus.open(data_dir=tmp_path / "data", database_url=url)
+    assert told.value.field == "FISCUS_DATABASE_URL"
+
+
+def test_a_database_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ServiceUnavailable, match="Connection refused") as told:
+        Fiscus.open(data_dir=tmp_path, database_url="postgresql://a:secret-word@127.0.0.1:9/none")
+    assert "fiscus doctor" in (told.value.suggested_action or "")
+    assert "secret-word" not in str(told.value)
 
 
 def test_the_data_folder_is_made(open_on: Callable[..., Engine], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fiscus.access.model import (
 from fiscus.clock import Clock, SystemClock
 from fiscus.costs.fx import EcbRates
 from fiscus.engine import Engine
-from fiscus.errors import ValidationError
+from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.groups import GroupLimits
 from fiscus.idempotency import idempotency
 from fiscus.ids import uuid7
@@ -36,7 +36,7 @@ from fiscus.stores.sql import migrate
 from fiscus.stores.sql.api_keys import SqlApiKeys
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.costs import SqlCosts
-from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.database import Database, database_is_there
 from fiscus.stores.sql.diagnosis import DatabaseFacts, diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
 from fiscus.stores.sql.migrate import Revision
@@ -44,6 +44,7 @@ from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.quotas import SqlQuotas
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
 from fiscus.stores.sql.reservations import SqlReservations
+from fiscus.stores.sql.sqlite import make_folder
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.wiring.counters import open_counters
 from fiscus.wiring.ledger_process import open_rates, start_ledger
@@ -55,20 +56,32 @@ _BOOTSTRAP: Final = "bootstrap"
 
 
 def open_engine(
-    settings: Settings, *, clock: Clock | None = None, ledger_apart: bool = False
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    ledger_apart: bool = False,
+    migrates: bool = True,
 ) -> Engine:
     """Open everything `settings` name; the caller closes the engine.
 
-    `ledger_apart`: the ledger is in a process of its own, which ends with the engine.
+    `ledger_apart`: the ledger is in a process of its own, which ends with the engine. `migrates`:
+    the tables are brought up to date first; otherwise they have to be.
 
-    The tables are brought up to date first. Raises `ServiceUnavailable` when the database cannot be
-    reached, or when they are not up to date and this login may not change them, and
-    `ValidationError` for a setting that is wrong.
+    Raises `ServiceUnavailable` when the database cannot be reached, or when the tables are not up
+    to date and are not to be or cannot be changed, and `ValidationError` for a setting that is
+    wrong.
     """
     clock = clock or SystemClock()
-    _make_data_dir(settings)
     url = settings.resolved_database_url
-    _bring_up_to_date(settings, url)
+    pending = sum(not one.applied for one in migrate.status(url))
+    if pending and not migrates:
+        raise ServiceUnavailable(
+            f"{pending} migrations of the database's tables are not applied",
+            suggested_action="Run `fiscus migrate up`.",
+        )
+    _make_data_dir(settings)
+    if pending:
+        migrate.upgrade(settings.migration_database_url or url)
     database = Database(
         url,
         sqlite_synchronous=settings.sqlite_synchronous,
@@ -136,6 +149,11 @@ def _open_ledger(
 
 def _nothing() -> None:
     """What the ledger's process has open it closes itself."""
+
+
+def is_new(settings: Settings) -> bool:
+    """Whether there is no database yet, so that opening it would make one: SQLite's file."""
+    return not database_is_there(settings.resolved_database_url)
 
 
 def migration_status(settings: Settings) -> list[Revision]:
@@ -215,11 +233,4 @@ def _admin_key(engine: Engine, tenant_id: str, secret: str) -> ApiKey:
 
 
 def _make_data_dir(settings: Settings) -> None:
-    # Keys, journals and money are in there: nobody else on the machine needs to look.
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _bring_up_to_date(settings: Settings, url: str) -> None:
-    if all(one.applied for one in migrate.status(url)):
-        return
-    migrate.upgrade(settings.migration_database_url or url)
+    make_folder(settings.data_dir, "FISCUS_DATA_DIR")

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, make_url
 
-from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.errors import FiscusError, ServiceUnavailable, ValidationError
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.stores.sql import sqlite
 from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
@@ -34,6 +34,8 @@ Synchronous = Literal["FULL", "NORMAL", "OFF"]
 
 ALL_TENANTS: Final = "*"
 """For the few statements that are no tenant's: finding an API key, the worker's rounds."""
+
+DATABASE_SETTING: Final = "FISCUS_DATABASE_URL"
 
 APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
 """SQL for the role the application works as: `fiscus_app` in a database named `fiscus`.
@@ -89,9 +91,7 @@ class Database:
         except exc.TimeoutError as error:
             raise unavailable() from error
         except exc.DBAPIError as error:
-            if _store_failed(error):
-                raise unavailable() from error
-            raise
+            raise _failure(error) or error from error
 
     def write(self, tenant: str, change: Callable[[Connection], T]) -> T:
         """Run `change` on the rows of `tenant` in one transaction and commit it; what it returns.
@@ -107,9 +107,7 @@ class Database:
                 if _may_try_again(error) and attempt < _WRITE_ATTEMPTS - 1:
                     time.sleep(uniform(0.001, 0.01) * 2**attempt)  # noqa: S311 - not a secret
                     continue
-                if _store_failed(error):
-                    raise unavailable() from error
-                raise
+                raise _failure(error) or error from error
             except (exc.TimeoutError, OSError) as error:
                 raise unavailable() from error
         raise AssertionError("the last attempt returns or raises")
@@ -153,7 +151,7 @@ class Database:
 
     def _make_engine(self, pool_size: int) -> sa.Engine:
         if self.is_sqlite:
-            self.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
+            sqlite.make_folder(self.sqlite_path.parent, DATABASE_SETTING)
             engine = sa.create_engine(
                 self.url, pool_size=pool_size, connect_args={"check_same_thread": False}
             )
@@ -254,7 +252,7 @@ def parse_url(url: str) -> URL:
     """The URL of a supported database; raises `ValidationError` naming the setting."""
     try:
         parsed = make_url(url)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # ValueError: its port is no number
         raise _bad_url() from None
     backend = parsed.get_backend_name()
     if backend not in {"sqlite", "postgresql"} or not parsed.database:
@@ -262,22 +260,29 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
+def database_is_there(url: str) -> bool:
+    """False for SQLite's file when there is none; what a server has is known when it is asked."""
+    parsed = parse_url(url)
+    assert parsed.database is not None
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database).exists()
+
+
 def _bad_url() -> ValidationError:
     return ValidationError(
-        "FISCUS_DATABASE_URL is not the URL of a database Fiscus can use",
-        field="FISCUS_DATABASE_URL",
+        f"{DATABASE_SETTING} is not the URL of a database Fiscus can use",
+        field=DATABASE_SETTING,
         suggested_action="Use sqlite:///path/to/file.db or postgresql://user:password@host/name.",
     )
 
 
-def _store_failed(error: exc.DBAPIError) -> bool:
-    """Whether the store is to blame, and not what was asked of it.
+def _failure(error: exc.DBAPIError) -> FiscusError | None:
+    """What to raise when the store is to blame; None when what was asked of it is.
 
     Internal errors of PostgreSQL tell of a server that may only be read or of damaged files.
     """
     if isinstance(error, exc.OperationalError | exc.InternalError):
-        return True
-    return isinstance(error.orig, sqlite3.Error) and sqlite.is_damage(error.orig)
+        return unavailable()
+    return unusable(error)
 
 
 def _may_try_again(error: exc.DBAPIError) -> bool:
@@ -290,3 +295,32 @@ def unavailable() -> ServiceUnavailable:
         suggested_action="Try again after the time in Retry-After.",
         retry_after_seconds=1,
     )
+
+
+def unusable(error: exc.DBAPIError) -> FiscusError | None:
+    """What is wrong for good, so that trying again is of no use; None for any other error."""
+    if isinstance(error.orig, sqlite3.Error):
+        return _damaged(str(error.orig)) if sqlite.is_damage(error.orig) else None
+    if isinstance(error.orig, psycopg.ProgrammingError) and error.orig.sqlstate is None:
+        # libpq's own, which never came to a server
+        return ValidationError(
+            f"{DATABASE_SETTING} cannot be used: {first_line(error)}",
+            field=DATABASE_SETTING,
+            suggested_action="Correct it: postgresql://user:password@host/name.",
+        )
+    return None
+
+
+def first_line(error: exc.DBAPIError) -> str:
+    """The database's own words, without the statement."""
+    return str(error.orig).strip().partition("\n")[0]
+
+
+def _damaged(words: str) -> ServiceUnavailable:
+    error = ServiceUnavailable(
+        f"The SQLite file of Fiscus's data cannot be read: {words}",
+        suggested_action="Stop Fiscus and restore the file from a backup, or begin anew elsewhere: "
+        f"FISCUS_DATA_DIR or {DATABASE_SETTING} says where.",
+    )
+    error.retriable = False
+    return error

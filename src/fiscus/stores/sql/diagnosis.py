@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.database import Database, database_is_there
 
 
 class DatabaseFacts(NamedTuple):
@@ -28,13 +28,19 @@ class DatabaseFacts(NamedTuple):
     """Tables of tenants' rows without forced row-level security."""
 
 
+_SQLITE: Final = DatabaseFacts("sqlite", sqlite3.sqlite_version, None, None, False, False, [])
+
+
 def diagnose(url: str) -> DatabaseFacts:
-    """Look at a database. Raises `ServiceUnavailable` when it cannot be reached."""
+    """Look at a database, and make none. Raises `ServiceUnavailable` when it cannot be reached."""
+    if not database_is_there(url):
+        return _SQLITE
     database = Database(url, pool_size=1)
     try:
         with database.read() as connection:
             if database.is_sqlite:
-                return DatabaseFacts("sqlite", sqlite3.sqlite_version, None, None, False, False, [])
+                connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+                return _SQLITE
             return _postgres(connection)
     finally:
         database.close()

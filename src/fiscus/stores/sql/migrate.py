@@ -15,7 +15,7 @@ import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection
@@ -23,12 +23,15 @@ from sqlalchemy.engine import Connection
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.stores.sql.database import (
     ALL_TENANTS,
+    DATABASE_SETTING,
     POSTGRES_OPTIONS,
     become_app_role,
+    database_is_there,
+    first_line,
     parse_url,
-    unavailable,
+    unusable,
 )
-from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS
+from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS, make_folder
 
 HEAD: Final = "head"
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
@@ -62,7 +65,12 @@ def downgrade(url: str, to: str) -> None:
 
 
 def status(url: str) -> list[Revision]:
-    """Every revision, oldest first. Raises `ServiceUnavailable` when it cannot be read."""
+    """Every revision, oldest first; makes nothing, also where there is no database yet.
+
+    Raises `ServiceUnavailable` when it cannot be read.
+    """
+    if not database_is_there(url):
+        return [Revision(one.revision, False, one.doc) for one in _scripts()]
     engine = _engine(url)
     if not _is_sqlite(engine):
         event.listen(engine, "connect", become_app_role)
@@ -75,7 +83,7 @@ def status(url: str) -> list[Revision]:
 
 def revisions_of(connection: Connection) -> list[Revision]:
     """As `status`, on a connection that is open."""
-    known = list(ScriptDirectory(str(_SCRIPTS)).walk_revisions())[::-1]
+    known = _scripts()
     current = _current(connection)
     names = [script.revision for script in known]
     if current is not None and current not in names:
@@ -85,6 +93,11 @@ def revisions_of(connection: Connection) -> list[Revision]:
         Revision(script.revision, place <= applied, script.doc)
         for place, script in enumerate(known, start=1)
     ]
+
+
+def _scripts() -> list[Script]:
+    """Every revision's, oldest first."""
+    return list(ScriptDirectory(str(_SCRIPTS)).walk_revisions())[::-1]
 
 
 def _current(connection: Connection) -> str | None:
@@ -123,7 +136,7 @@ def _engine(url: str) -> sa.Engine:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         assert parsed.database is not None
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(parsed.database).parent, DATABASE_SETTING)
         engine = sa.create_engine(parsed, poolclass=sa.NullPool)
         event.listen(engine, "connect", _on_sqlite_connect)
         return engine
@@ -164,11 +177,16 @@ def _explained() -> Generator[None]:
     try:
         yield
     except exc.OperationalError as error:
-        raise unavailable() from error
-    except exc.ProgrammingError as error:
+        raise ServiceUnavailable(
+            f"The database cannot be reached: {first_line(error)}",
+            suggested_action="See that it runs and that FISCUS_DATABASE_URL is right, user and "
+            "password too; `fiscus doctor` looks at it.",
+            retry_after_seconds=1,
+        ) from error
+    except exc.DatabaseError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
-            raise needs_owner(str(error.orig).splitlines()[0]) from error
-        raise
+            raise needs_owner(first_line(error)) from error
+        raise unusable(error) or error from error
     except CommandError as error:
         raise ServiceUnavailable(
             f"The migration cannot run: {error}",

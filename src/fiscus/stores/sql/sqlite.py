@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from fiscus.clock import from_us, to_us
+from fiscus.errors import ValidationError
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
 from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import PADDING, Columns, Row, Statement
@@ -81,6 +82,21 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(_TRY_SECONDS)
         else:
             return
+
+
+def make_folder(folder: Path, setting: str) -> None:
+    """Make a folder for the database, for this user alone: keys, journals and money are in there.
+
+    Raises `ValidationError` naming the setting it is from.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValidationError(
+            f"{folder} cannot be the folder of Fiscus's data: {error.strerror}",
+            field=setting,
+            suggested_action=f"Set {setting} to a folder that Fiscus's user may write to.",
+        ) from error
 
 
 def read_some(path: Path) -> None:
