@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.fiscus_process import free_port, run_fiscus
+from tests.servers import drop_database, fresh_database
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cli.conftest import Run
+    from tests.servers import PostgresServer
 
 GOOD_SECRET = "0123456789abcdef-0123456789-ABCDEF"
 
@@ -55,6 +60,7 @@ def test_revoked_key_is_shown_as_revoked(run: Run) -> None:
 
 
 def test_unknown_key_is_one_line_and_status_1(run: Run) -> None:
+    run("migrate", "up")
     done = run("keys", "revoke", "01a20caa-ffae-7559-9f0c-ff74d0f6863e")
     assert done.status == 1
     assert done.err.startswith("error: ")
@@ -68,6 +74,7 @@ def test_unknown_role_is_wrong_use_and_status_2(run: Run) -> None:
 
 
 def test_bad_tenant_is_named(run: Run) -> None:
+    run("migrate", "up")
     done = run("keys", "list", "--tenant", "a b")
     assert done.status == 1
     assert "--tenant" in done.err
@@ -157,6 +164,128 @@ def test_doctor_looks_at_tenant_isolation_on_postgresql(run: Run, postgres_url: 
     assert checks["tenant isolation"]["verdict"] == "ok"
     assert checks["clock"]["verdict"] == "ok"
     assert checks["tables"]["verdict"] == "ok"
+
+
+def test_doctor_tells_a_damaged_database_and_what_to_do(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "fiscus.db").write_bytes(b"no database " * 1000)
+    done = run("doctor", "--json")
+    assert done.status == 1
+    found = {one["check"]: one for one in done.json()["checks"]}
+    assert found["database"]["verdict"] == "wrong"
+    assert "file is not a database" in found["database"]["seen"]
+    assert "backup" in found["database"]["mend"]
+    for command in (["migrate", "status"], ["keys", "list"]):
+        failed = run(*command)
+        assert failed.status == 1
+        assert "file is not a database" in failed.err
+        assert "backup" in failed.err
+        assert "sqlalche" not in failed.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "check", "seen"),
+    [
+        ({"FISCUS_JWT_PUBLIC_KEY": "/nofile.pem"}, "tokens", "jwt_public_key cannot be read"),
+        ({"FISCUS_JWT_JWKS_URL": "bogus"}, "tokens", "jwt_jwks_url is not an https URL"),
+        ({"FISCUS_JWT_SECRET": "0123456789abc"}, "tokens", "shorter than 32 bytes"),
+        ({"FISCUS_EXCHANGE_RATES_FILE": __file__}, "exchange rates", "not a readable file"),
+        ({"FISCUS_DEFAULT_TENANT": "a b"}, "default tenant", "not a valid id"),
+        ({"FISCUS_GRPC_PORT": "3991"}, "Envoy", "Envoy's descriptors"),
+        (
+            {"FISCUS_GRPC_PORT": "3991", "FISCUS_ENVOY_MAPPING_FILE": "/nofile.yaml"},
+            "Envoy",
+            "nofile.yaml",
+        ),
+        (
+            {"FISCUS_DATABASE_URL": "postgresql://a:b@127.0.0.1:port/x"},
+            "database",
+            "is not the URL",
+        ),
+        ({"FISCUS_DATABASE_URL": "postgresql://a@127.0.0.1/x?no=1"}, "database", '"no"'),
+        (
+            {"FISCUS_BOOTSTRAP_ADMIN_KEY": "0123456789abc"},
+            "FISCUS_BOOTSTRAP_ADMIN_KEY",
+            "24 characters",
+        ),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, dict) else "",
+)
+def test_doctor_finds_what_serve_would_not_start_with(
+    run: Run, tmp_path: Path, settings: dict[str, str], check: str, seen: str
+) -> None:
+    done = run("doctor", "--json", **settings)
+    assert done.status == 1
+    wrong = {one["check"]: one for one in done.json()["checks"] if one["verdict"] == "wrong"}
+    assert set(wrong) == {check}
+    assert seen in wrong[check]["seen"]
+    assert wrong[check]["mend"]
+    where = {"FISCUS_DATA_DIR": str(tmp_path / "data"), "FISCUS_PORT": str(free_port())}
+    served = run_fiscus("serve", env={**where, **settings})
+    assert served.returncode == 1
+    assert wrong[check]["seen"] in served.stderr
+    assert "Traceback" not in served.stderr
+
+
+def test_doctor_makes_no_database(run: Run, tmp_path: Path) -> None:
+    assert run("doctor").status == 0
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_migrate_status_makes_nothing_and_says_that_all_is_missing(
+    run: Run, tmp_path: Path
+) -> None:
+    found = run("migrate", "status", "--json").json()
+    assert found["pending"] == len(found["revisions"]) > 0
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+@pytest.mark.parametrize("how", ["by data_dir", "by url"])
+def test_the_data_folder_is_for_its_owner_alone(run: Run, tmp_path: Path, how: str) -> None:
+    before = os.umask(0o022)
+    try:
+        if how == "by url":
+            run("migrate", "up", FISCUS_DATABASE_URL=f"sqlite:///{tmp_path}/data/fiscus.db")
+        else:
+            run("migrate", "up")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
+def test_keys_leave_tables_as_they_are(run: Run) -> None:
+    run("keys", "create")
+    run("migrate", "down", "0002", "--yes")
+    before = run("migrate", "status", "--json").json()
+    for command in (["list"], ["create"], ["revoke", "019cd7d8-7c00-7a11-8f00-0123456789ab"]):
+        done = run("keys", *command)
+        assert done.status == 1
+        assert "fiscus migrate up" in done.err
+    assert run("migrate", "status", "--json").json() == before
+    run("migrate", "down", "base", "--yes")
+    assert run("keys", "create").status == 1
+    assert run("migrate", "status", "--json").json()["pending"] > before["pending"]
+
+
+def test_listing_keys_makes_no_database(run: Run, tmp_path: Path) -> None:
+    done = run("keys", "list")
+    assert done.status == 1
+    assert "fiscus migrate up" in done.err
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.postgres
+def test_a_worker_leaves_tables_as_they_are(run: Run, postgres_server: PostgresServer) -> None:
+    url = fresh_database(postgres_server)
+    try:
+        done = run_fiscus("worker", env={"FISCUS_DATABASE_URL": url})
+        status = run("migrate", "status", "--json", FISCUS_DATABASE_URL=url).json()
+    finally:
+        drop_database(postgres_server, url)
+    assert done.returncode == 1
+    assert "fiscus migrate up" in done.stderr
+    assert status["pending"] == len(status["revisions"])
 
 
 def test_doctor_says_that_redis_cannot_be_reached(run: Run) -> None:

@@ -160,8 +160,11 @@ def test_closing_an_async_client_inside_a_block_hides_no_error_of_the_program(
 def test_an_async_client_in_a_second_loop_says_so_and_can_be_closed_there(
     server: RunningServer, tenant: str
 ) -> None:
-    client = AsyncClient(server.url, server.key, tenant=tenant)
+    _use_in_three_loops(AsyncClient(server.url, server.key, tenant=tenant))
+    gc.collect()  # the connection tells on itself here, not in a test that follows
 
+
+def _use_in_three_loops(client: AsyncClient) -> None:
     async def look() -> bool:
         return (await client.check(**OPERATION, estimate=1, reserve=False)).allowed
 
@@ -170,17 +173,14 @@ def test_an_async_client_in_a_second_loop_says_so_and_can_be_closed_there(
             await look()
         assert not refused.value.retriable
 
-    assert asyncio.run(look())
-    asyncio.run(look_in_vain())
-
     async def leave() -> None:
         async with client:
             raise LookupError("mine")
 
+    assert asyncio.run(look())
+    asyncio.run(look_in_vain())
     with pytest.raises(LookupError, match="mine"):
         asyncio.run(leave())
-    del client
-    gc.collect()  # the connection tells on itself here, not in a test that follows
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")

@@ -12,7 +12,7 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 
 from fiscus.cli import serving
-from fiscus.cli.serving import check_envoy
+from fiscus.cli.serving import check_envoy, check_free
 from fiscus.cli.terminal import CommandError
 from fiscus.errors import ValidationError
 from fiscus.settings import Settings
@@ -93,13 +93,12 @@ def test_wrong_mapping_file_is_told_before_anything_starts(file: Path) -> None:
         check_envoy(Settings(grpc_port=free_port(), envoy_mapping_file=file))
 
 
-def test_taken_port_is_told_before_anything_starts(file: Path) -> None:
+def test_taken_port_is_told_before_anything_starts() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        settings = Settings(grpc_port=taken.getsockname()[1], envoy_mapping_file=file)
         with pytest.raises(CommandError, match="cannot listen") as caught:
-            check_envoy(settings)
+            check_free("127.0.0.1", taken.getsockname()[1], "--grpc-port")
     assert "--grpc-port" in (caught.value.suggested_action or "")
 
 

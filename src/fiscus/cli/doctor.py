@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import typer
-from pydantic import SecretStr
 from rich.markup import escape
 
+from fiscus.access.model import check_given_key
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json
 from fiscus.errors import FiscusError, ValidationError
+from fiscus.scopes import parse_id
 from fiscus.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ MAX_SKEW_SECONDS: Final = 2.0
 COUNTERS_SECONDS: Final = 2.0
 LITTLE_SPACE_BYTES: Final = 1 << 30
 NO_SPACE_BYTES: Final = 100 << 20
-JWT_SECRET_BYTES: Final = 32
-ADMIN_KEY_CHARACTERS: Final = 24
+DIFFERENT_CHARACTERS: Final = 10
+"""A secret with fewer is none."""
 
 
 class Verdict(StrEnum):
@@ -67,6 +68,7 @@ def examine(data_dir: Path | None) -> Iterator[Finding]:
         yield Finding("configuration", Verdict.WRONG, error.message, error.suggested_action)
         return
     yield from _configuration(settings)
+    yield from _start(settings)
     yield from _secrets(settings)
     yield from _disk(settings)
     yield from _database(settings)
@@ -84,48 +86,77 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
                 f"{name} is set but is no setting",
                 "correct its name, or unset it.",
             )
-    rates = settings.exchange_rates_file
-    if rates is not None and not rates.is_file():
-        yield Finding(
-            "exchange rates",
-            Verdict.WRONG,
-            f"FISCUS_EXCHANGE_RATES_FILE names no file: {rates}",
-            "download eurofxref-hist.zip of the European Central Bank there, or unset it.",
-        )
 
 
 _ELSEWHERE: Final = {"FISCUS_URL", "FISCUS_KEY"}
 """Read by the commands that call a server."""
 
 
+def _start(settings: Settings) -> Iterator[Finding]:
+    """What `fiscus serve` looks at before it starts, by its own checks."""
+    from fiscus.cli.serving import check_envoy
+    from fiscus.http.tokens import TokenVerifier
+    from fiscus.wiring.ledger_process import open_rates
+
+    given = settings.model_fields_set
+    admin_key = settings.bootstrap_admin_key
+    checks: list[tuple[str, bool, str, Callable[[], object]]] = [
+        (
+            "default tenant",
+            "default_tenant" in given,
+            settings.default_tenant,
+            lambda: parse_id(settings.default_tenant, "FISCUS_DEFAULT_TENANT"),
+        ),
+        (
+            "exchange rates",
+            settings.exchange_rates_file is not None,
+            f"{settings.exchange_rates_file} is read",
+            lambda: open_rates(settings.exchange_rates_file),
+        ),
+        (
+            "tokens",
+            bool(given & {"jwt_secret", "jwt_public_key", "jwt_jwks_url"}),
+            "they can be verified",
+            lambda: TokenVerifier(settings),
+        ),
+        (
+            "FISCUS_BOOTSTRAP_ADMIN_KEY",
+            admin_key is not None,
+            "long enough",
+            lambda: (
+                admin_key
+                and check_given_key(admin_key.get_secret_value(), "FISCUS_BOOTSTRAP_ADMIN_KEY")
+            ),
+        ),
+        (
+            "Envoy",
+            settings.grpc_port is not None,
+            f"{settings.envoy_mapping_file} says what its descriptors stand for",
+            lambda: check_envoy(settings),
+        ),
+    ]
+    for check, is_set, seen, look in checks:
+        if is_set:
+            try:
+                look()
+            except FiscusError as error:
+                yield Finding(check, Verdict.WRONG, error.message, error.suggested_action)
+            else:
+                yield Finding(check, Verdict.OK, seen)
+
+
 def _secrets(settings: Settings) -> Iterator[Finding]:
-    yield from _secret(
-        "FISCUS_JWT_SECRET",
-        settings.jwt_secret,
-        lambda text: len(text.encode()) >= JWT_SECRET_BYTES,
-        f"it is shorter than {JWT_SECRET_BYTES} bytes",
-    )
-    yield from _secret(
-        "FISCUS_BOOTSTRAP_ADMIN_KEY",
-        settings.bootstrap_admin_key,
-        lambda text: len(text) >= ADMIN_KEY_CHARACTERS,
-        f"it is shorter than {ADMIN_KEY_CHARACTERS} characters",
-    )
-
-
-def _secret(
-    name: str, secret: SecretStr | None, is_long: Callable[[str], bool], short: str
-) -> Iterator[Finding]:
-    if secret is None:
-        return
-    text = secret.get_secret_value()
-    mend = "use a long random value, such as the output of `openssl rand -hex 32`."
-    if not is_long(text):
-        yield Finding(name, Verdict.WRONG, short, mend)
-    elif len(set(text)) < 10:
-        yield Finding(name, Verdict.WRONG, "it repeats a few characters: it can be guessed", mend)
-    else:
-        yield Finding(name, Verdict.OK, "long enough")
+    for name, secret in (
+        ("FISCUS_JWT_SECRET", settings.jwt_secret),
+        ("FISCUS_BOOTSTRAP_ADMIN_KEY", settings.bootstrap_admin_key),
+    ):
+        if secret is not None and len(set(secret.get_secret_value())) < DIFFERENT_CHARACTERS:
+            yield Finding(
+                name,
+                Verdict.WRONG,
+                "it repeats a few characters: it can be guessed",
+                "use a long random value, such as the output of `openssl rand -hex 32`.",
+            )
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -173,16 +204,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
     from fiscus.wiring.engine import diagnose_database, migration_status
 
     try:
-        facts = diagnose_database(settings)
         pending = [one.revision for one in migration_status(settings) if not one.applied]
+        facts = diagnose_database(settings)
         after = datetime.now(UTC)
-    except (FiscusError, OSError) as error:
-        yield Finding(
-            "database",
-            Verdict.WRONG,
-            error.message if isinstance(error, FiscusError) else str(error),
-            "see that it runs and that FISCUS_DATABASE_URL is right, user and password too.",
-        )
+    except FiscusError as error:
+        yield Finding("database", Verdict.WRONG, error.message, error.suggested_action)
         return
     yield Finding("database", Verdict.OK, f"{facts.kind} {facts.version} answers")
     if pending:

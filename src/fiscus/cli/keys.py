@@ -57,7 +57,7 @@ def create(
     as_json: JsonFlag = False,
 ) -> None:
     """Make an API key. It is shown this once."""
-    with _engine(data_dir) as engine:
+    with _engine(data_dir, may_begin=True) as engine:
         now = engine.clock.now()
         tenant_id = _tenant(engine, tenant)
         spec = convert(
@@ -152,10 +152,15 @@ def revoke(
 
 
 @contextmanager
-def _engine(data_dir: DataDir) -> Generator[Engine]:
-    from fiscus.wiring.engine import open_engine
+def _engine(data_dir: DataDir, *, may_begin: bool = False) -> Generator[Engine]:
+    """The store, whose tables are as somebody meant them to be: they are made, not brought up.
 
-    engine = open_engine(read_settings(data_dir=data_dir))
+    `may_begin`: where there is no database yet, one is made, so that a first key can be.
+    """
+    from fiscus.wiring.engine import is_new, open_engine
+
+    settings = read_settings(data_dir=data_dir)
+    engine = open_engine(settings, migrates=may_begin and is_new(settings))
     try:
         yield engine
     finally:

@@ -45,7 +45,7 @@ def serve(
     ] = True,
 ) -> None:
     """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
-    from fiscus.cli.serving import check_envoy, listen, serve_process
+    from fiscus.cli.serving import check_envoy, check_free, listen, serve_process
     from fiscus.cli.supervisor import Supervisor
     from fiscus.wiring.engine import ensure_admin_key, open_engine
 
@@ -63,6 +63,8 @@ def serve(
         )
     sockets = listen(settings.host, settings.port, workers)
     check_envoy(settings)
+    if settings.grpc_port is not None:
+        check_free(settings.host, settings.grpc_port, "--grpc-port")
     admin_key: str | None = None
 
     def prepare(engine: Engine) -> None:

@@ -180,8 +180,8 @@ def _cores() -> int:
 def check_envoy(settings: Settings) -> None:
     """Find out before anything starts whether Envoy's rate limit service can be served.
 
-    Raises `CommandError` for a missing package, a port that is taken or a missing mapping file, and
-    `ValidationError` for what is wrong in that file.
+    Raises `CommandError` for a missing package or mapping file, and `ValidationError` for what is
+    wrong in that file. Whether the port is free, `check_free` says.
     """
     if settings.grpc_port is None:
         return
@@ -191,7 +191,6 @@ def check_envoy(settings: Settings) -> None:
             suggested_action="pip install 'fiscus[envoy]', or leave --grpc-port out.",
         )
     _mapping_of(settings)
-    check_free(settings.host, settings.grpc_port, "--grpc-port")
 
 
 def open_envoy(engine: Engine, port: int, observer: Observer) -> EnvoyServer:

@@ -25,7 +25,7 @@ def worker(data_dir: DataDir = None) -> None:
         )
     configure_logs(settings.log_level)
     on_signals(leave)
-    engine = open_engine(settings)
+    engine = open_engine(settings, migrates=False)
     rounds = Worker(engine)
     # in a thread, so that a signal ends the waiting here and lets the work in hand be finished
     thread = rounds.start()
