@@ -27,6 +27,7 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.client.blocking import BlockingApi
+from fiscus.client.fields import given_text
 from fiscus.client.problems import closed
 from fiscus.clock import Clock
 from fiscus.costs.calls import (
@@ -136,10 +137,10 @@ class Fiscus(BlockingApi):
         be reached.
         """
         given = {"data_dir": data_dir, "database_url": database_url, **settings}
-        engine = open_engine(_settings(given), clock=clock)
-        if tenant is None:
-            tenant = engine.settings.default_tenant
-        return cls(_EngineBackend(engine, parse_id(tenant, "tenant")), tenant)
+        checked = _settings(given)
+        tenant = checked.default_tenant if tenant is None else given_text(tenant, "tenant")
+        tenant = parse_id(tenant, "tenant")
+        return cls(_EngineBackend(open_engine(checked, clock=clock), tenant), tenant)
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
@@ -181,7 +182,7 @@ class _EngineBackend:
 
     async def check_batch(self, request: CheckBatchRequest, *, key: str | None) -> CheckBatchAnswer:
         tenant_id = self._tenant(request.checks[0].tenant_id)
-        return self._run(check_batch_command(request, tenant_id, self._now(), key))
+        return self._run(check_batch_command(request, tenant_id, self._now(), _key(key)))
 
     async def settle(self, reservation_id: str, request: SettleRequest) -> SettleAnswer:
         tenant_id = self._tenant(request.tenant_id)
@@ -211,7 +212,7 @@ class _EngineBackend:
         self, request: RecordBatchRequest, *, key: str | None
     ) -> RecordBatchAnswer:
         tenant_id = self._tenant(request.tenant_id or named_tenant(request.records[0]))
-        return self._run(record_batch_command(request, tenant_id, self._now(), key))
+        return self._run(record_batch_command(request, tenant_id, self._now(), _key(key)))
 
     async def check_rate_limit(
         self, request: RateLimitCheckRequest, *, patience_seconds: float | None = None
@@ -244,7 +245,7 @@ class _EngineBackend:
         self, request: QuotaCheckBatchRequest, *, key: str | None
     ) -> QuotaCheckBatchAnswer:
         tenant_id = self._tenant(request.checks[0].tenant_id)
-        return self._run(quota_check_batch_command(request, tenant_id, self._now(), key))
+        return self._run(quota_check_batch_command(request, tenant_id, self._now(), _key(key)))
 
     async def release_consumption(
         self,
@@ -256,7 +257,9 @@ class _EngineBackend:
     ) -> ConsumptionView:
         found = _existing("consumption", consumption_id)
         tenant_id = self._tenant(request.tenant_id)
-        return self._run(release_consumption_command(found, request, tenant_id, self._now(), key))
+        return self._run(
+            release_consumption_command(found, request, tenant_id, self._now(), _key(key))
+        )
 
     async def records(self, query: CostQuery) -> Page[CostRecord]:
         return self._engine.costs.list(
@@ -272,9 +275,7 @@ class _EngineBackend:
 
     async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
-        once = None
-        if key is not None:
-            once = idempotency(tenant_id, "create_policy", key, spec, now + _KEEP_CREATIONS)
+        once = _once(tenant_id, "create_policy", key, spec, now + _KEEP_CREATIONS)
         state = self._engine.policies.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         self._engine.limiter.changed(tenant_id)
         return PolicyView(
@@ -286,7 +287,7 @@ class _EngineBackend:
     async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
         quotas = self._engine.quotas
-        once = _once(tenant_id, "allocate_quota", key, spec, now)
+        once = _once(tenant_id, "allocate_quota", key, spec, now + _KEEP_ALLOCATIONS)
         quota = quotas.allocate(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         return views_with_use(quotas, tenant_id, [quota])[0]
 
@@ -294,7 +295,7 @@ class _EngineBackend:
         self, request: DistributeRequest, *, key: str | None
     ) -> DistributeAnswer:
         tenant_id, now = self._tenant(request.tenant_id), self._now()
-        once = _once(tenant_id, "distribute_quotas", key, request, now)
+        once = _once(tenant_id, "distribute_quotas", key, request, now + _KEEP_ALLOCATIONS)
         return self._engine.quotas.distribute(
             tenant_id, request, by=ACTOR, now=now, idempotency=once
         )
@@ -322,9 +323,7 @@ class _EngineBackend:
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
-        once = None
-        if key is not None:
-            once = idempotency(tenant_id, "create_budget", key, spec, now + _KEEP_CREATIONS)
+        once = _once(tenant_id, "create_budget", key, spec, now + _KEEP_CREATIONS)
         return _view(
             self._engine.budgets.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         )
@@ -368,11 +367,14 @@ class _EngineBackend:
         )
 
     async def get_tenant(self, tenant_id: str) -> Tenant:
-        return self._engine.tenants.get(parse_id(tenant_id, "tenant_id"))
+        return self._engine.tenants.get(_tenant_id(tenant_id))
 
     async def put_tenant(self, tenant_id: str, spec: TenantSpec) -> Tenant:
         return self._engine.tenants.put(
-            parse_id(tenant_id, "tenant_id"), spec, expected_version=spec.version, now=self._now()
+            parse_id(given_text(tenant_id, "tenant_id"), "tenant_id"),
+            spec,
+            expected_version=spec.version,
+            now=self._now(),
         )
 
     # -- the engine
@@ -425,16 +427,19 @@ class _EngineBackend:
         return engine.limiter
 
     def _tenant(self, named: str | None) -> str:
-        return self._default_tenant if named is None else named
+        return self._default_tenant if named is None else given_text(named, "tenant")
 
 
 def _once(
-    tenant_id: str, operation: str, key: str | None, body: object, now: datetime
+    tenant_id: str, operation: str, key: str | None, body: object, expires_at: datetime
 ) -> Idempotency | None:
-    """An allocation that is made once, also when it is asked for again within 7 days."""
-    if key is None:
-        return None
-    return idempotency(tenant_id, operation, key, body, now + _KEEP_ALLOCATIONS)
+    """What makes a definition be made once, also when it is asked for again before `expires_at`."""
+    given = _key(key)
+    return None if given is None else idempotency(tenant_id, operation, given, body, expires_at)
+
+
+def _key(key: str | None) -> str | None:
+    return None if key is None else given_text(key, "idempotency_key")
 
 
 def _view(budget: Budget) -> BudgetView:
@@ -448,12 +453,17 @@ def _with_priority(request: RateLimitCheckRequest) -> RateLimitCheckRequest:
     return replace(request, priority=Priority.NORMAL)
 
 
+def _tenant_id(given: str) -> str:
+    return parse_id(given_text(given, "tenant_id"), "tenant_id")
+
+
 def _existing(what: str, given: str) -> str:
     """`given`, when it can be an id; else there is no such thing."""
-    if not is_uuid(given):
+    text = given_text(given, f"{what}_id")
+    if not is_uuid(text):
         raise NotFound(
-            f"No {what} {given[:64]!r} exists",
-            details={f"{what}_id": given[:64]},
+            f"No {what} {text[:64]!r} exists",
+            details={f"{what}_id": text[:64]},
             suggested_action=f"Use the {what}_id that was answered.",
         )
-    return given
+    return text

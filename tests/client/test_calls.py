@@ -288,7 +288,12 @@ async def test_health_names_what_is_needed(bench: Bench) -> None:
         ("check", {**OPERATION, "estimate": 0.02}, "estimated_cost", "float"),
         ("check", {**OPERATION, "estimate": "NaN"}, "estimated_cost", "not a decimal number"),
         ("check", {**OPERATION}, "estimated_cost", "missing"),
-        ("check", {**OPERATION, "estimate": 1, "estimated_cost": 2}, "estimated_cost", "twice"),
+        (
+            "check",
+            {**OPERATION, "estimate": 1, "estimated_cost": 2},
+            "estimated_cost",
+            "both are given",
+        ),
         ("check", {**OPERATION, "estimate": 1, "projct": "x"}, "projct", "not a field"),
         ("check", {"resource_type": "llm", "estimate": 1, "user": "a@b"}, "user_id", "letters"),
         ("record", {**OPERATION, "cost_amount": 0.1}, "cost_amount", "float"),

@@ -9,6 +9,7 @@ import httpx
 
 from fiscus.client.asynchronous import AsyncApi
 from fiscus.client.blocking import BlockingApi
+from fiscus.client.fields import given_count, given_seconds, given_text
 from fiscus.client.http_backend import BASE_PATH, HttpBackend
 from fiscus.client.retries import RetryPolicy
 from fiscus.client.transports import AsyncTransport, BlockingTransport
@@ -73,7 +74,7 @@ class AsyncClient(AsyncApi):
 def _checked_url(url: str) -> str:
     """The server's address, with or without the base path of the API."""
     try:
-        parsed = httpx.URL(url)
+        parsed = httpx.URL(given_text(url, "url"))
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     if parsed.scheme not in {"http", "https"} or not parsed.host:
@@ -86,7 +87,7 @@ def _checked_url(url: str) -> str:
 
 
 def _headers(key: str) -> dict[str, str]:
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
+    if not given_text(key, "key") or not key.isascii() or not key.isprintable() or " " in key:
         raise ValidationError(
             "key is not an API key or a token",
             field="key",
@@ -100,15 +101,16 @@ def _headers(key: str) -> dict[str, str]:
 
 
 def _checked_policy(timeout_seconds: float, max_retries: int, total_seconds: float) -> RetryPolicy:
-    for name, value, least in (
-        ("timeout_seconds", timeout_seconds, 0.001),
-        ("max_retries", max_retries, 0),
-        ("total_seconds", total_seconds, 0.001),
-    ):
-        if not value >= least:
-            raise ValidationError(
-                f"{name} must be at least {least}",
-                field=name,
-                suggested_action=f"Give a larger {name}.",
-            )
+    for name, value in (("timeout_seconds", timeout_seconds), ("total_seconds", total_seconds)):
+        _require_least(name, given_seconds(value, name), 0.001)
+    _require_least("max_retries", given_count(max_retries, "max_retries"), 0)
     return RetryPolicy(timeout_seconds, max_retries, total_seconds)
+
+
+def _require_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValidationError(
+            f"{name} must be at least {least}",
+            field=name,
+            suggested_action=f"Give a larger {name}.",
+        )

@@ -7,10 +7,10 @@ such as `"0.02"`; a float is a `ValidationError`, since it cannot hold money exa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, NotRequired, Required, TypedDict, TypeVar
+from typing import Any, Final, Literal, NotRequired, Required, TypedDict, TypeVar, cast
 
 import msgspec
 
@@ -365,13 +365,56 @@ def full_names(given: Mapping[str, object], tenant: str | None = None) -> dict[s
             continue
         full = SHORT_NAMES.get(name, name)
         if full in named:
+            short = next(one for one, long in SHORT_NAMES.items() if long == full)
             raise ValidationError(
-                f"{full} is given twice", field=full, suggested_action=f"Give {name} or {full}."
+                f"{short} and {full} are one field, and both are given",
+                field=full,
+                suggested_action=f"Give {short} or {full}.",
             )
         named[full] = value
     if tenant is not None:
         named.setdefault("tenant_id", tenant)
     return named
+
+
+def given_text(value: object, field: str) -> str:
+    """An id or another text in an argument of its own; raises `ValidationError` naming it."""
+    if not isinstance(value, str):
+        raise _wrong_kind(field, "text", value, f"Give the {field} as a str.")
+    return value
+
+
+def given_seconds(value: object, field: str) -> float:
+    """A number of seconds; raises `ValidationError` naming it."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _wrong_kind(field, "a number", value, f"Give {field} as a number of seconds.")
+    return value
+
+
+def given_count(value: object, field: str) -> int:
+    """A whole number; raises `ValidationError` naming it."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong_kind(field, "a whole number", value, f"Give {field} as an int.")
+    return value
+
+
+def given_items(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The items of a batch, each with the fields of one; raises `ValidationError` naming which."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise _wrong_kind(field, "a list", value, "Give a list of dicts, also for a single one.")
+    items = list(cast("Iterable[Any]", value))
+    for index, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            todo = "Give a dict of the fields that the call for a single one takes."
+            raise _wrong_kind(f"{field}[{index}]", "a dict", item, todo)
+    return items
+
+
+def _wrong_kind(field: str, wanted: str, given: Any, todo: str) -> ValidationError:
+    found = "None" if given is None else f"of type {type(given).__name__}"
+    return ValidationError(
+        f"{field} is not {wanted} but {found}", field=field, suggested_action=todo
+    )
 
 
 def request(kind: type[T], given: Mapping[str, object], tenant: str | None = None) -> T:

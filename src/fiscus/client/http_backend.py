@@ -26,6 +26,7 @@ from fiscus.budgets.calls import (
     Utilization,
 )
 from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.client.fields import given_seconds, given_text
 from fiscus.client.problems import error_of, not_an_answer, unreachable
 from fiscus.client.retries import (
     NOTHING_DONE_STATUSES,
@@ -185,7 +186,7 @@ class HttpBackend:
         patience_seconds: float | None = None,
     ) -> ConsumptionView:
         return await self._post(
-            f"/quotas/consumptions/{_segment(consumption_id)}/release",
+            f"/quotas/consumptions/{_segment(consumption_id, 'consumption_id')}/release",
             request,
             ConsumptionView,
             key=key,
@@ -300,7 +301,7 @@ class HttpBackend:
             "POST",
             path,
             body=body,
-            headers={"Idempotency-Key": key or uuid7()},
+            headers={"Idempotency-Key": given_text(key or uuid7(), "idempotency_key")},
             patience_seconds=patience_seconds,
         )
         return _answer(reply, kind)
@@ -327,6 +328,7 @@ class HttpBackend:
         )
         policy = self._policy
         if patience_seconds is not None:
+            given_seconds(patience_seconds, "patience_seconds")
             policy = policy._replace(total_seconds=min(patience_seconds, policy.total_seconds))
         attempts = Attempts(policy, monotonic())
         while True:
@@ -366,32 +368,33 @@ def _answer(reply: Reply, kind: type[T]) -> T:
 
 
 def _reservation(reservation_id: str, verb: str) -> str:
-    return f"/budgets/reservations/{_segment(reservation_id)}/{verb}"
+    return f"/budgets/reservations/{_segment(reservation_id, 'reservation_id')}/{verb}"
 
 
 def _budget(budget_id: str) -> str:
-    return f"/budgets/{_segment(budget_id)}"
+    return f"/budgets/{_segment(budget_id, 'budget_id')}"
 
 
 def _quota(quota_id: str) -> str:
-    return f"/quotas/{_segment(quota_id)}"
+    return f"/quotas/{_segment(quota_id, 'quota_id')}"
 
 
 def _tenant_path(tenant_id: str) -> str:
-    return f"/tenants/{_segment(tenant_id)}"
+    return f"/tenants/{_segment(tenant_id, 'tenant_id')}"
 
 
-def _segment(text: str) -> str:
+def _segment(given: str, field: str) -> str:
     """One segment of a path. An empty id, or one of dots alone, would name another resource."""
+    text = given_text(given, field)
     if text in {"", ".", ".."}:
         raise ValidationError(
-            f"{text!r} is not an id", field="id", suggested_action="Give the id of the resource."
+            f"{text!r} is not an id", field=field, suggested_action=f"Give the {field}."
         )
     return quote(text, safe="")
 
 
 def _tenant(tenant_id: str | None) -> list[tuple[str, str]]:
-    return [] if tenant_id is None else [("tenant_id", tenant_id)]
+    return [] if tenant_id is None else [("tenant_id", given_text(tenant_id, "tenant"))]
 
 
 def _parameters(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from fiscus.budgets.calls import BudgetView, CheckBatchRequest
 from fiscus.budgets.model import BudgetSpec
 from fiscus.client.backend import Backend
-from fiscus.client.fields import full_names, raw_record, request
+from fiscus.client.fields import full_names, given_items, raw_record, request
 from fiscus.costs.calls import RecordBatchRequest
 from fiscus.costs.report_model import ReportRequest
 from fiscus.errors import ValidationError
@@ -24,33 +24,44 @@ def check_batch_request(
 ) -> CheckBatchRequest:
     return convert(
         {
-            "checks": [full_names(one, tenant) for one in checks],
+            "checks": _checks(checks, tenant),
             "all_or_nothing": all_or_nothing,
         },
         CheckBatchRequest,
     )
 
 
+def _checks(given: Sequence[Mapping[str, Any]], tenant: str | None) -> list[dict[str, object]]:
+    return [full_names(one, tenant) for one in given_items(given, "checks")]
+
+
 def rate_limit_batch(
     checks: Sequence[Mapping[str, Any]], tenant: str | None
 ) -> RateLimitBatchRequest:
-    return convert({"checks": [full_names(one, tenant) for one in checks]}, RateLimitBatchRequest)
+    return convert(
+        {"checks": [full_names(one, tenant) for one in given_items(checks, "checks")]},
+        RateLimitBatchRequest,
+    )
 
 
 def quota_batch(checks: Sequence[Mapping[str, Any]], tenant: str | None) -> QuotaCheckBatchRequest:
-    return convert({"checks": [full_names(one, tenant) for one in checks]}, QuotaCheckBatchRequest)
+    return convert(
+        {"checks": [full_names(one, tenant) for one in given_items(checks, "checks")]},
+        QuotaCheckBatchRequest,
+    )
 
 
 def record_batch_request(
     records: Sequence[Mapping[str, Any]], *, tenant: str | None
 ) -> RecordBatchRequest:
     """Records that are checked one by one where they are recorded."""
-    if not records:
+    items = given_items(records, "records")
+    if not items:
         raise ValidationError(
             "records is empty", field="records", suggested_action="Give at least one record."
         )
     return RecordBatchRequest(
-        records=[raw_record(index, one) for index, one in enumerate(records)], tenant_id=tenant
+        records=[raw_record(index, one) for index, one in enumerate(items)], tenant_id=tenant
     )
 
 

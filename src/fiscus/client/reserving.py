@@ -26,7 +26,7 @@ class _Block:
         tenant: str | None,
         on_unreachable: OnUnreachable,
     ) -> None:
-        if on_unreachable not in {"raise", "allow"}:
+        if on_unreachable not in ("raise", "allow"):
             raise ValidationError(
                 "on_unreachable is neither raise nor allow",
                 field="on_unreachable",

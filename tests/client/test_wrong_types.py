@@ -1,0 +1,136 @@
+"""Arguments of a wrong type are told by their name, before anything is asked or opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fiscus import AsyncClient, Client, Fiscus, ValidationError
+from tests.client.apis import OPERATION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fiscus.client.blocking import BlockingApi
+    from tests.client.apis import RunningServer
+
+
+@pytest.fixture(scope="module")
+def embedded_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fiscus]:
+    with Fiscus.open(data_dir=tmp_path_factory.mktemp("types"), tenant="acme") as opened:
+        yield opened
+
+
+@pytest.fixture(params=["embedded", "http"])
+def api(
+    request: pytest.FixtureRequest, server: RunningServer, embedded_api: Fiscus
+) -> Iterator[BlockingApi]:
+    if request.param == "embedded":
+        yield embedded_api
+        return
+    with Client(server.url, server.key, tenant="acme") as client:
+        yield client
+
+
+BATCHES = ["check_batch", "check_quotas", "check_rate_limits", "record_batch"]
+
+
+@pytest.mark.parametrize("call", BATCHES)
+@pytest.mark.parametrize("given", [{"resource_type": "llm"}, "abc", b"abc", None, 5], ids=repr)
+def test_a_batch_that_is_no_list_is_told(api: BlockingApi, call: str, given: Any) -> None:
+    field = "records" if call == "record_batch" else "checks"
+    with pytest.raises(ValidationError, match=f"{field} is not a list") as told:
+        getattr(api, call)(given)
+    assert told.value.field == field
+    assert "dict" in (told.value.suggested_action or "")
+
+
+@pytest.mark.parametrize("call", BATCHES)
+@pytest.mark.parametrize("given", [None, "abc", 5, ["resource_type"]], ids=repr)
+def test_an_item_that_is_no_dict_is_told_with_its_place(
+    api: BlockingApi, call: str, given: Any
+) -> None:
+    field = "records" if call == "record_batch" else "checks"
+    with pytest.raises(ValidationError, match=r"\[1\] is not a dict") as told:
+        getattr(api, call)([{"resource_type": "llm"}, given])
+    assert told.value.field == f"{field}[1]"
+
+
+def test_a_batch_may_come_from_a_generator(api: BlockingApi) -> None:
+    costs = ({**OPERATION, "cost_amount": cost} for cost in (1, 2))
+    assert len(api.record_batch(costs).results) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [None, 5, b"x", ["x"]], ids=repr)
+@pytest.mark.parametrize(
+    ("call", "more", "field"),
+    [
+        ("get_budget", (), "budget_id"),
+        ("delete_budget", (), "budget_id"),
+        ("utilization", (), "budget_id"),
+        ("update_budget", (), "budget_id"),
+        ("get_quota", (), "quota_id"),
+        ("quota_history", (), "quota_id"),
+        ("release", (), "reservation_id"),
+        ("extend", (60,), "reservation_id"),
+        ("settle", (1,), "reservation_id"),
+        ("release_consumption", (), "consumption_id"),
+        ("get_tenant", (), "tenant_id"),
+        ("put_tenant", (), "tenant_id"),
+    ],
+)
+def test_an_id_that_is_no_text_is_told(
+    api: BlockingApi, call: str, more: tuple[Any, ...], field: str, given: Any
+) -> None:
+    with pytest.raises(ValidationError, match=f"{field} is not text") as told:
+        getattr(api, call)(given, *more)
+    assert told.value.field == field
+
+
+def test_a_key_and_a_tenant_that_are_no_text_are_told(api: BlockingApi) -> None:
+    wrong: Any = 5
+    with pytest.raises(ValidationError) as told:
+        api.record_batch([{**OPERATION, "cost_amount": 1}], idempotency_key=wrong)
+    assert told.value.field == "idempotency_key"
+    with pytest.raises(ValidationError) as told:
+        api.get_budget("019cd7d8-7c00-7a11-8f00-0123456789ab", tenant=wrong)
+    assert told.value.field == "tenant"
+
+
+def test_one_field_by_both_of_its_names_is_told_with_both(api: BlockingApi) -> None:
+    with pytest.raises(ValidationError, match="project and project_id") as told:
+        api.reserve(resource_type="llm", estimate=1, project="search", project_id="other")
+    assert told.value.suggested_action == "Give project or project_id."
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("url", None),
+        ("url", 5),
+        ("key", None),
+        ("key", 5),
+        ("timeout_seconds", "x"),
+        ("timeout_seconds", None),
+        ("total_seconds", True),
+        ("max_retries", "3"),
+        ("max_retries", 1.5),
+    ],
+)
+def test_a_client_names_the_argument_of_a_wrong_type(kind: Any, field: str, given: Any) -> None:
+    arguments = {"url": "http://127.0.0.1:3472", "key": "k", field: given}
+    with pytest.raises(ValidationError) as told:
+        kind(**arguments)
+    assert told.value.field == field
+
+
+@pytest.mark.parametrize("field", ["tenant", "data_dir", "database_url"])
+def test_opening_names_the_argument_of_a_wrong_type(tmp_path: Path, field: str) -> None:
+    arguments: dict[str, Any] = {"data_dir": tmp_path / "new", field: 5}
+    with pytest.raises(ValidationError) as told:
+        Fiscus.open(**arguments)
+    assert told.value.field == field
+    assert not (tmp_path / "new").exists()
