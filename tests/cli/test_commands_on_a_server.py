@@ -110,8 +110,14 @@ def test_report_is_a_table_and_csv(on_server: Run) -> None:
 )
 def test_report_names_a_time_it_cannot_read(on_server: Run, option: str, text: str) -> None:
     done = on_server("report", option, text)
-    assert done.status == 1
+    assert done.status == 2
     assert option in done.err
+
+
+def test_a_demo_without_a_key_is_wrong_use(run: Run) -> None:
+    done = run("demo")
+    assert done.status == 2
+    assert "FISCUS_KEY" in done.err
 
 
 def test_report_shows_the_servers_reason(on_server: Run) -> None:
@@ -153,8 +159,10 @@ def test_replay_shows_its_audit(on_server: Run, trace: Path) -> None:
     ("options", "status", "said"),
     [
         (("--model", "no-such-model"), 1, "no price is known"),
-        (("--budget", "lots"), 1, "--budget"),
-        (("--budget", "0"), 1, "--budget"),
+        (("--budget", "lots"), 2, "--budget"),
+        (("--budget", "0"), 2, "--budget"),
+        (("--budget=-5",), 2, "--budget"),
+        (("--budget", "-5%"), 2, "--budget"),
         (("--speed", "warp"), 2, "--speed"),
     ],
 )

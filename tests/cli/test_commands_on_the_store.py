@@ -48,8 +48,8 @@ def test_key_may_claim_the_priority_it_was_made_with(run: Run) -> None:
     newest = run("keys", "list", "--json").json()["api_keys"][0]
     assert newest["highest_priority"] == "critical"
     refused = run("keys", "create", "--highest-priority", "urgent")
-    assert refused.status == 1
-    assert "highest_priority" in refused.err
+    assert refused.status == 2
+    assert "--highest-priority" in refused.err
 
 
 def test_revoked_key_is_shown_as_revoked(run: Run) -> None:
@@ -76,7 +76,7 @@ def test_unknown_role_is_wrong_use_and_status_2(run: Run) -> None:
 def test_bad_tenant_is_named(run: Run) -> None:
     run("migrate", "up")
     done = run("keys", "list", "--tenant", "a b")
-    assert done.status == 1
+    assert done.status == 2
     assert "--tenant" in done.err
 
 
@@ -91,7 +91,7 @@ def test_migrations_go_down_and_up_again(run: Run) -> None:
 
 def test_migrating_down_asks_first(run: Run) -> None:
     run("migrate", "up")
-    assert run("migrate", "down", "base", "--json").status == 1
+    assert run("migrate", "down", "base", "--json").status == 2
     assert run("migrate", "status", "--json").json()["pending"] == 0
 
 

@@ -480,7 +480,29 @@ def test_counters_that_cannot_be_reached_end_the_run(desk: Desk) -> None:
 
 def test_address_that_is_no_server_is_refused(desk: Desk) -> None:
     done = desk.run([ONE_A_MINUTE], [{"time": 0}], "--counters", "disk")
+    assert done.status == 2
+    assert "--counters is not a URL of Redis or Valkey" in done.err
+    assert "FISCUS_REDIS_URL" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("option", "given"), [("--timezone", "Mars/Olympus"), ("--tenant", "a b"), ("--format", "xml")]
+)
+def test_an_option_that_cannot_be_is_wrong_use(desk: Desk, option: str, given: str) -> None:
+    done = desk.run([ONE_A_MINUTE], [{"time": 0}], option, given)
+    assert done.status == 2
+    assert option in done.err
+
+
+@pytest.mark.parametrize("given", [".inf", "-.inf", ".nan", ".NaN"])
+def test_a_number_that_is_none_is_named_by_its_line(run: Run, tmp_path: Path, given: str) -> None:
+    path, trace = tmp_path / "policies.yaml", tmp_path / "trace"
+    path.write_text(f"- limit_value: 5\n  time_window_seconds: {given}\n")
+    trace.write_text('{"time": 0}')
+    done = run("simulate", "--policies", str(path), "--trace", str(trace))
     assert done.status == 1
+    assert f"line 2: {given}" in done.err
+    assert "unexpected" not in done.err
 
 
 def test_trace_comes_from_standard_input(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,15 @@ import sys
 def main() -> None:
     """Run one command and exit: 0 done, 1 it failed or something is wrong, 2 used wrongly."""
     from fiscus.cli.app import app
-    from fiscus.cli.terminal import show_error
-    from fiscus.errors import FiscusError
+    from fiscus.cli.terminal import UsageError, show_error
+    from fiscus.errors import FiscusError, ValidationError
 
     try:
         app()
     except FiscusError as error:
         show_error(error.message, error.suggested_action)
-        sys.exit(1)
+        of_an_option = isinstance(error, ValidationError) and error.field.startswith("--")
+        sys.exit(2 if of_an_option or isinstance(error, UsageError) else 1)
     except BrokenPipeError:
         # the reader of our output left, as `head` does; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

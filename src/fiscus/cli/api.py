@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import httpx
 from msgspec import Struct
 
-from fiscus.cli.terminal import CommandError
+from fiscus.cli.terminal import CommandError, UsageError
 from fiscus.errors import ValidationError
 from fiscus.wire import decode, encode
 
@@ -54,7 +54,10 @@ class Api:
                 timeout=TIMEOUT_SECONDS,
             )
         except (httpx.InvalidURL, UnicodeEncodeError):
-            raise CommandError(f"{url} or the key cannot be used") from None
+            raise UsageError(
+                f"{url} or the key cannot be used",
+                suggested_action="look at --url and --key, or FISCUS_URL and FISCUS_KEY.",
+            ) from None
 
     def __enter__(self) -> Api:
         return self

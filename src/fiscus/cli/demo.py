@@ -25,6 +25,7 @@ from fiscus.cli.terminal import (
     DEFAULT_URL,
     CommandError,
     Url,
+    UsageError,
     facts,
     notes,
     out,
@@ -66,7 +67,7 @@ def demo(
         _serve_demo(read_settings(host=host, port=port, data_dir=data_dir))
         return
     if key is None:
-        raise CommandError(
+        raise UsageError(
             "the key of a platform_admin is needed",
             suggested_action="--key with the one that `fiscus serve` printed, or set FISCUS_KEY; "
             "or let `fiscus demo --serve` start a server.",

@@ -42,7 +42,7 @@ def create(
         ),
     ] = None,
     highest_priority: Annotated[
-        str,
+        Priority,
         typer.Option(
             metavar="PRIORITY",
             help="The most important that its rate-limit checks may claim to be: "

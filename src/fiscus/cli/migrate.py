@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.terminal import CommandError, JsonFlag, new_table, notes, out, print_json
+from fiscus.cli.terminal import JsonFlag, UsageError, new_table, notes, out, print_json
 from fiscus.settings import Settings
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def down(
     settings = read_settings(data_dir=data_dir)
     if not yes:
         if as_json:
-            raise CommandError("data would be lost", suggested_action="add --yes.")
+            raise UsageError("data would be lost", suggested_action="add --yes.")
         typer.confirm(f"Go back to {revision} and lose what only newer tables hold?", abort=True)
     migrate_down(settings, revision)
     _show(settings, as_json=as_json)

@@ -12,7 +12,16 @@ import typer
 from fiscus.cli.api import Api
 from fiscus.cli.moments import moment_option
 from fiscus.cli.quotas_show import show_history, show_parts, show_quota, show_quotas
-from fiscus.cli.terminal import DEFAULT_URL, CommandError, JsonFlag, Key, Url, notes, print_json
+from fiscus.cli.terminal import (
+    DEFAULT_URL,
+    CommandError,
+    JsonFlag,
+    Key,
+    Url,
+    UsageError,
+    notes,
+    print_json,
+)
 from fiscus.errors import ValidationError
 from fiscus.http.answers import QuotaPage
 from fiscus.ids import uuid7
@@ -181,7 +190,7 @@ def distribute(
 ) -> None:
     """Share a total out: show who gets what, ask, then allocate a quota for each."""
     if as_json and not (yes or dry_run):
-        raise CommandError("quotas would be allocated", suggested_action="add --yes or --dry-run.")
+        raise UsageError("quotas would be allocated", suggested_action="add --yes or --dry-run.")
     terms = _terms(
         resource, period, start, end, timezone, premium_rate, currency, tenant, auto_renew,
         renewal_amount,
@@ -291,7 +300,7 @@ def _entities(given: list[str], path: Path | None) -> list[Entity]:
         except ValidationError as error:
             raise CommandError(f"{path}: {error.message}") from None
     if not entities:
-        raise CommandError(
+        raise UsageError(
             "nobody gets a part", suggested_action="add --to project:search or --entities FILE."
         )
     return entities
@@ -309,20 +318,20 @@ def _entity(given: str) -> Entity:
         elif name == "reserved" and value:
             values["reserved_amount"] = value
         else:
-            raise CommandError(
+            raise UsageError(
                 f"{option} in --to {given} is neither tier=1 to 3 nor reserved=AMOUNT",
                 suggested_action="write --to project:search,tier=1.",
             )
     try:
         return convert(values, Entity)
     except ValidationError as error:
-        raise CommandError(f"--to {given}: {error.message}") from None
+        raise UsageError(f"--to {given}: {error.message}") from None
 
 
 def _scope(given: str) -> tuple[ScopeType, str]:
     kind, colon, scope_id = given.partition(":")
     if not colon or not scope_id:
-        raise CommandError(
+        raise UsageError(
             f"{given} names no scope", suggested_action="write its type and id: project:search."
         )
     return _scope_type(kind), scope_id
@@ -332,14 +341,14 @@ def _scope_type(kind: str) -> ScopeType:
     try:
         return ScopeType(kind)
     except ValueError:
-        raise CommandError(
+        raise UsageError(
             f"{kind} is no type of scope", suggested_action=f"Use one of {', '.join(ScopeType)}."
         ) from None
 
 
 def _segment(quota_id: str) -> str:
     if not quota_id.replace("-", "").isalnum() or not quota_id.isascii():
-        raise CommandError(
+        raise UsageError(
             f"{quota_id} is no quota id", suggested_action="take it from `fiscus quotas list`."
         )
     return quota_id

@@ -22,10 +22,10 @@ from fiscus.cli.replay_run import TAG, Plan, Replay, Tally
 from fiscus.cli.replay_show import Result, as_json_document, show
 from fiscus.cli.terminal import (
     DEFAULT_URL,
-    CommandError,
     JsonFlag,
     Key,
     Url,
+    UsageError,
     notes,
     print_json,
     progress,
@@ -153,7 +153,7 @@ def _amount(text: str, whole: Decimal) -> Decimal:
             return parse_positive(round_half_even(EXACT.multiply(whole, share)), "--budget")
         return parse_positive(text, "--budget")
     except ValidationError as error:
-        raise CommandError(
+        raise UsageError(
             error.message, suggested_action="write dollars, such as 12.50, or a share, such as 50%."
         ) from None
 

@@ -16,7 +16,9 @@ from fiscus.cli.simulate_policies import read_policies
 from fiscus.cli.simulate_run import SLACK_US, Decided, Simulation
 from fiscus.cli.simulate_show import Tally, decision_line, show
 from fiscus.cli.simulate_traces import Trace, TraceFormat
-from fiscus.cli.terminal import CommandError, notes, progress
+from fiscus.cli.terminal import CommandError, UsageError, notes, progress
+from fiscus.errors import ValidationError
+from fiscus.ratelimits.port import CounterStore
 from fiscus.scopes import parse_id
 from fiscus.wiring.counters import open_counters
 from fiscus.zones import parse_timezone, zone_of
@@ -57,9 +59,7 @@ def simulate(
     parse_timezone(timezone, "--timezone")
     parse_id(tenant, "--tenant")
     known = read_policies(policies, timezone)
-    store = open_counters(
-        None if counters == "memory" else counters, timeout_seconds=COUNTERS_TIMEOUT_SECONDS
-    )
+    store = _open_counters(counters)
     source = Input(trace)
     requests = Trace(source, form, skip_bad_lines=skip_bad_lines)
     simulation = Simulation(known, store, tenant)
@@ -83,6 +83,18 @@ def simulate(
     if is_stopped:
         notes.print("[yellow]Stopped early.[/]")
         raise typer.Exit(130)
+
+
+def _open_counters(where: str) -> CounterStore:
+    try:
+        return open_counters(
+            None if where == "memory" else where, timeout_seconds=COUNTERS_TIMEOUT_SECONDS
+        )
+    except ValidationError as error:
+        raise UsageError(
+            error.message.replace(error.field, "--counters"),
+            suggested_action=f"write memory, or an address. {error.suggested_action}",
+        ) from None
 
 
 def _write(decisions: Iterator[Decided]) -> None:

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -144,7 +144,14 @@ class _ExactLoader(yaml.SafeLoader):
 
 
 def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Decimal:
-    return Decimal(loader.construct_scalar(node))
+    text: str = loader.construct_scalar(node)
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal(loader.construct_yaml_float(node))  # .inf, .nan and minutes, as 1:30.5
+    if not value.is_finite():
+        raise ValueError(f"line {node.start_mark.line + 1}: {text} is not a number to reckon with")
+    return value
 
 
 _ExactLoader.add_constructor("tag:yaml.org,2002:float", _decimal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import typer
 from rich import box
@@ -37,17 +37,15 @@ class CommandError(FiscusError):
     """A command cannot go on; the message is one line for a person."""
 
 
+class UsageError(CommandError):
+    """An argument or an option is missing, or not what it should be: exit status 2."""
+
+
 def show_error(message: str, suggestion: str | None = None) -> None:
     """One line of what is wrong, and one of what to do."""
     notes.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
     if suggestion:
         notes.print(Text.assemble(("  try: ", "yellow"), suggestion), soft_wrap=True)
-
-
-def usage_error(message: str) -> NoReturn:
-    """The command was used wrongly: exit code 2."""
-    show_error(message)
-    raise typer.Exit(2)
 
 
 def print_json(value: Any) -> None:
