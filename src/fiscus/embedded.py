@@ -411,7 +411,7 @@ class _EngineBackend:
         return value(self._engine.ledger.execute(command))
 
     def _now(self) -> datetime:
-        return self._engine.clock.now()
+        return self._opened.clock.now()  # the clock can do that anywhere and at any time
 
     def _limiter(self) -> Limiter:
         """The limiter, which only one process may count with unless counters are in Redis.
