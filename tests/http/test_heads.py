@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from tests.http.app_client import API
 from tests.http.wire import Answer, Wire
+from tests.log_lines import told
 
 if TYPE_CHECKING:
     from tests.http.live_server import LiveServer
@@ -261,16 +261,20 @@ def test_trailers_are_no_headers(server: LiveServer) -> None:
     ],
 )
 def test_what_is_no_request_is_a_problem_that_the_log_names(
-    server: LiveServer, request_line: str, lines: list[str], field: str
+    server: LiveServer,
+    caplog: pytest.LogCaptureFixture,
+    request_line: str,
+    lines: list[str],
+    field: str,
 ) -> None:
     head = "\r\n".join([request_line, "Host: fiscus.test", *lines, "", ""]).encode("latin-1")
-    with capture_logs() as logged, Wire(server) as wire:
+    with Wire(server) as wire:
         wire.send(head)
         problem = require_problem(wire.answer(), 400)
         assert wire.is_closed()
     assert problem["details"] == {"field": field}
     assert problem["tenant_id"] is None
-    (line,) = [line for line in logged if line["event"] == "request_refused"]
+    (line,) = [line.fields for line in told(caplog) if line.event == "request_refused"]
     assert line["correlation_id"] == problem["correlation_id"]
     assert line["reason"] == problem["detail"]
 

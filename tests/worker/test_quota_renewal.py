@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -176,21 +177,23 @@ def test_periods_missed_during_downtime_are_caught_up_in_one_round(
 
 
 def test_what_is_overdue_is_caught_up_before_anybody_is_let_in_also_where_another_leads(
-    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     first = allocate(engine, period_type="daily")
     clock.advance(days=5)
     assert use(engine, first.tenant_id, 101).allowed  # no quota applies
     monkeypatch.setattr(type(engine.maintenance), "try_lead", lambda _: False)
     monkeypatch.setattr(rounds, "CATCH_UP_SECONDS", 0)
-    structlog.reset_defaults()
-    with capture_logs() as logs:
-        Worker(engine).catch_up()
+    caplog.set_level(logging.INFO)
+    Worker(engine).catch_up()
+    logs = [one.fields for one in told(caplog)]
     assert [(one["count"], one["some_are_left"]) for one in logs] == [(0, True)]
     monkeypatch.setattr(rounds, "CATCH_UP_SECONDS", 60)
-    with capture_logs() as logs:
-        Worker(engine).catch_up()
-    assert [one["some_are_left"] for one in logs] == [False]
+    Worker(engine).catch_up()
+    assert [one.fields["some_are_left"] for one in told(caplog)] == [False]
     assert not use(engine, first.tenant_id, 101).allowed
     assert use(engine, first.tenant_id, 100).allowed
 
@@ -213,15 +216,14 @@ def test_a_server_listens_once_it_has_caught_up(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_down_keeps_no_server_from_starting(
-    engine: Engine, clock: ManualClock
+    engine: Engine, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = allocate(engine)
     clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
     down = Failing(engine, first.tenant_id, ServiceUnavailable("down"))
-    structlog.reset_defaults()
-    with capture_logs() as logs:
-        Worker(replace(engine, quotas=down)).catch_up()
-    assert logs[-1]["event"] == "quotas_not_caught_up"
+    caplog.set_level(logging.INFO)
+    Worker(replace(engine, quotas=down)).catch_up()
+    assert told(caplog)[-1].event == "quotas_not_caught_up"
 
 
 def test_a_round_does_no_more_than_its_share(

@@ -13,12 +13,11 @@ from multiprocessing import connection, parent_process
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
-import structlog
 import uvicorn
 
 from fiscus.cli.terminal import CommandError
 from fiscus.engine import Engine
-from fiscus.logs import configure_logs
+from fiscus.logs import configure_logs, get_logger
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker
@@ -28,7 +27,7 @@ if TYPE_CHECKING:  # the packages behind it are an extra
     from fiscus.envoy.server import EnvoyServer
     from fiscus.envoy.service import Observer
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 GRACE_SECONDS: Final = 10
 """How long requests and background work in hand may take after the server was told to stop."""

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 
-import structlog
-
 from fiscus.access.keys import (
     KEEP_KEY,
     good_key,
@@ -18,8 +16,9 @@ from fiscus.access.keys import (
 from fiscus.access.model import Action, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
+from fiscus.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 METADATA_KEY: Final = "x-api-key"
 MAX_KNOWN: Final = 1000

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-import structlog
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserInvalidURLError
 
 from fiscus.errors import FiscusError, InternalError, PayloadTooLarge, ValidationError
+from fiscus.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MAX_HEAD_BYTES: Final = 65_536
 MAX_HEADERS: Final = 100
