@@ -53,34 +53,20 @@ def plan_check(workspace: Workspace, command: Check) -> None:
 
 def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
     """Decide one check; holds the estimate on every matching budget, or changes nothing."""
-    currency = _currency(workspace, command)
-    matched = find_matches(workspace, command.operation, command.now)
+    operation, now = command.operation, command.now
+    settings = workspace.tenant(operation.tenant_id).settings
+    currency = command.currency or settings.currency
+    matched = find_matches(workspace, operation, now)
     try:
-        return _decide_on(workspace, command, currency, matched)
+        demands = _demands(workspace, command, currency, matched)
     except _NoRateToShadow:
-        day = command.now.date()
-        counted = [
-            one
-            for one in matched
-            if not one.budget.shadow or workspace.rates.rate(currency, one.budget.currency, day)
-        ]
-        return _decide_on(workspace, command, currency, counted)
-
-
-class _NoRateToShadow(Exception):
-    """A budget that never denies cannot be asked; it is left out, as of a cost."""
-
-
-def _decide_on(
-    workspace: Workspace, command: Check, currency: str, matched: Sequence[Matched]
-) -> BudgetsDecided:
-    now = command.now
+        matched = _with_rates(workspace, currency, matched, now.date())
+        demands = _demands(workspace, command, currency, matched)
     if not matched:
-        allowed = not workspace.tenant(command.tenant_id).settings.require_budget
+        allowed = not settings.require_budget
         if command.reserve and allowed:
             _reserve(workspace, command, currency, ())
         return BudgetsDecided((), allowed, 0, None, None, [])
-    demands = _demands(workspace, command, currency, matched)
     decision = decide(demands, reserve=command.reserve)
     if (
         not decision.allowed
@@ -116,8 +102,18 @@ def _decide_on(
     return BudgetsDecided(matched, allowed, decision.deciding, throttle, fits, standings)
 
 
-def _currency(workspace: Workspace, command: Check) -> str:
-    return command.currency or workspace.tenant(command.tenant_id).settings.currency
+class _NoRateToShadow(Exception):
+    """A budget that never denies cannot be asked; it is left out, as of a cost."""
+
+
+def _with_rates(
+    workspace: Workspace, currency: str, matched: Sequence[Matched], day: date
+) -> list[Matched]:
+    """What was matched, without those that only watch and have no rate."""
+    rate = workspace.rates.rate
+    return [
+        one for one in matched if not one.budget.shadow or rate(currency, one.budget.currency, day)
+    ]
 
 
 def _may_be_due(demands: list[Demand]) -> bool:
@@ -268,9 +264,10 @@ def denied_after(
     """What becomes of a denied check of such a batch: it fits when those before it would, too."""
     if not any(one.blank.key in before for one in decided.matched):
         return decided
+    currency = check.currency or workspace.tenant(check.tenant_id).settings.currency
     demands = [
         replace(demand, estimate=add(demand.estimate, before.get(demand.balance.key, ZERO)))
-        for demand in _demands(workspace, check, _currency(workspace, check), decided.matched)
+        for demand in _demands(workspace, check, currency, decided.matched)
     ]
     verdicts = [standing.decision for standing in decided.standings]
     balances = [demand.balance for demand in demands]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -363,21 +364,17 @@ def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBa
 def _each(workspace: Workspace, checks: Sequence[Check | Consume]) -> list[Any]:
     """What each of a batch's checks comes to. An error of one is raised with its place."""
     results: list[Any] = []
-    more_needed: MoreNeeded | None = None
-    for place, check in enumerate(checks):
-        try:
-            results.append(_do(workspace, check))
-        except MoreNeeded as error:
-            # the others say what they need too, or the group would start again for each
-            more_needed = error
-        except ValidationError as error:
-            if more_needed is None:
-                raise error.within(f"checks[{place}]") from None
-        except FiscusError:
-            if more_needed is None:
-                raise
-    if more_needed is not None:
-        raise more_needed
+    try:
+        for check in checks:
+            results.append(_do(workspace, check))  # noqa: PERF401 - how many there are is its place
+    except MoreNeeded:
+        # the others say what they need too, or the group would start again for each
+        for check in checks[len(results) + 1 :]:
+            with suppress(MoreNeeded, FiscusError):
+                _do(workspace, check)
+        raise
+    except ValidationError as error:
+        raise error.within(f"checks[{len(results)}]") from None
     return results
 
 
@@ -389,7 +386,7 @@ def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedB
             try:
                 outcome = _run(workspace, record)
             except MoreNeeded as error:
-                more_needed = error  # as in `_each`
+                more_needed = error  # and go on, as in `_each`
                 continue
             if isinstance(outcome, (CostRecorded, RecordAnswer)):
                 results.append(outcome)
