@@ -68,11 +68,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
             _reserve(workspace, command, currency, ())
         return BudgetsDecided((), allowed, 0, None, None, [])
     decision = decide(demands, reserve=command.reserve)
-    if (
-        not decision.allowed
-        and _may_be_due(demands)
-        and free_due(workspace, command.tenant_id, now)
-    ):
+    if not decision.allowed and _some_were_due(workspace, command, demands):
         demands = _demands(workspace, command, currency, matched)
         decision = decide(demands, reserve=command.reserve)
     allowed, verdicts, day = decision.allowed, decision.verdicts, now.date()
@@ -116,9 +112,11 @@ def _with_rates(
     ]
 
 
-def _may_be_due(demands: list[Demand]) -> bool:
-    """Whether a denial may rest on reservations that are due."""
-    return any(demand.balance.reserved for demand in demands)
+def _some_were_due(workspace: Workspace, command: Check, demands: list[Demand]) -> bool:
+    """Free reservations that are due, on which a denial may rest; whether there were any."""
+    if not any(demand.balance.reserved for demand in demands):
+        return False
+    return free_due(workspace, command.tenant_id, command.now) > 0
 
 
 def _demands(
