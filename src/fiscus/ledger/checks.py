@@ -90,11 +90,9 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
             if one.prepared.floats:
                 keep_anchor(workspace, one, now)
     throttle = decision.throttle
-    fits = None
-    if not allowed:
-        fits = _fits_at(workspace, now, matched, demands, decision)
-        if throttle is not None and fits is not None:
-            throttle = throttle.no_later_than(fits - now)
+    fits = None if allowed else _fits_at(workspace, now, matched, demands, decision)
+    if throttle is not None and fits is not None:
+        throttle = throttle.no_later_than(fits - now)
     return BudgetsDecided(matched, allowed, decision.deciding, throttle, fits, standings)
 
 
