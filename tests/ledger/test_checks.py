@@ -99,6 +99,15 @@ def test_a_budget_that_has_ended_refuses_nothing(desk: Desk, clock: ManualClock)
     assert desk.check("1", reserve=False).fits_at is None, "then no budget is left"
 
 
+def test_a_frozen_budget_refuses_until_it_ends_whatever_comes_free(desk: Desk) -> None:
+    budget = desk.budget("10", period_type="daily", end_date="2026-03-20")
+    desk.reserve("8", ttl_seconds=60)
+    budget = desk.replace(budget, "10", period_type="daily", end_date="2026-03-20", frozen=True)
+    assert desk.check("1").fits_at == datetime(2026, 3, 20, tzinfo=UTC)
+    desk.replace(budget, "10", period_type="daily", frozen=True)
+    assert desk.check("1").fits_at is None
+
+
 def test_a_cost_stamped_ahead_fills_the_next_period_already(desk: Desk, clock: ManualClock) -> None:
     desk.budget("10", period_type="daily")
     desk.record("10")

@@ -206,14 +206,25 @@ def _ahead(
     workspace: Workspace, now: datetime, matched: Sequence[Matched], index: int, demand: Demand
 ) -> Ahead:
     """What is known of the time to come of one of the budgets met."""
-    one, balance = matched[index], demand.balance
-    prepared = one.prepared
+    one, budget, balance = matched[index], demand.budget, demand.balance
+    ends_at = one.prepared.ends_at
+    if ends_at is not None and workspace.tenant(balance.tenant_id).settings.require_budget:
+        others = [other.prepared.ends_at for other in matched if other is not one]
+        if all(other is not None and other <= ends_at for other in others):
+            ends_at = None  # then there is no budget left
+    if budget.frozen:
+        return Ahead((), (), ends_at)  # whatever comes free, it refuses
     holds: list[Hold] = []
-    can_fit = subtract(demand.budget.budget_amount, balance.spent) >= demand.estimate
-    throttles = demand.budget.enforcement_action is EnforcementAction.THROTTLE
-    if balance.reserved and (can_fit or throttles):
+    can_fit = subtract(budget.budget_amount, balance.spent) >= demand.estimate
+    if balance.reserved and (can_fit or budget.enforcement_action is EnforcementAction.THROTTLE):
         held = workspace.holds_on(balance)
         holds = [hold for hold in held if hold.expires_at < one.period.end]
+    return Ahead(holds, _upcoming(workspace, now, one), ends_at)
+
+
+def _upcoming(workspace: Workspace, now: datetime, one: Matched) -> list[Upcoming]:
+    """The periods that follow, up to the first of which nothing can be spent yet."""
+    prepared = one.prepared
     anchor = prepared.anchors.get(one.scope_id) if prepared.floats else None
     periods: list[Upcoming] = []
     period, is_used = prepared.period_after(one.period, anchor), True
@@ -222,12 +233,7 @@ def _ahead(
         blank = prepared.blank(one.scope_id, period)
         periods.append(Upcoming(period.start, workspace.spent_of(blank) if is_used else ZERO))
         period = prepared.period_after(period, anchor)
-    ends_at = prepared.ends_at
-    if ends_at is not None and workspace.tenant(balance.tenant_id).settings.require_budget:
-        others = [other.prepared.ends_at for other in matched if other is not one]
-        if all(other is not None and other <= ends_at for other in others):
-            ends_at = None  # then there is no budget left
-    return Ahead(holds, periods, ends_at)
+    return periods
 
 
 def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
