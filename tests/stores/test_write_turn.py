@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -64,6 +65,36 @@ def test_threads_get_it_in_the_order_they_asked(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(WAIT_SECONDS)
     assert order == list(range(20))
+    turn.close()
+
+
+def test_ctrl_c_while_it_waits_takes_nobody_elses_turn(tmp_path: Path) -> None:
+    turn = WriteTurn(tmp_path / "fiscus.db")
+    has_it, hand_on = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        with turn.held():
+            has_it.set()
+            hand_on.wait(WAIT_SECONDS)
+
+    def interrupt() -> None:
+        wait_until(lambda: bool(turn._waiting))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    keeper, interrupter = threading.Thread(target=keep), threading.Thread(target=interrupt)
+    keeper.start()
+    assert has_it.wait(WAIT_SECONDS)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        turn.acquire()
+    interrupter.join(WAIT_SECONDS)
+    hand_on.set()
+    keeper.join(WAIT_SECONDS)
+    later = threading.Thread(target=keep)
+    has_it.clear()
+    later.start()
+    assert has_it.wait(WAIT_SECONDS)
+    later.join(WAIT_SECONDS)
     turn.close()
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,21 +24,32 @@ class WriteTurn:
 
     def __init__(self, database: Path) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-        self._taken = False
+        self._writer: int | None = None
+        """The thread that has the turn."""
+        self._waiting: dict[int, threading.Event] = {}
+        """The threads that wait for it, the first first."""
         self._processes = _ProcessTurn(database.with_name(f"{database.name}-turn"))
 
     def acquire(self) -> None:
-        self._acquire_in_process()
         try:
+            self._acquire_in_process()
             self._processes.acquire()
-        except BaseException:
-            self._release_in_process()
+        except BaseException:  # Ctrl-C while it waits is one
+            self.release()
             raise
 
     def release(self) -> None:
-        self._processes.release()
-        self._release_in_process()
+        """Hand on the turn of this thread, or no longer wait for it."""
+        me = threading.get_ident()
+        if self._writer == me:
+            self._processes.release()
+        with self._lock:
+            self._waiting.pop(me, None)
+            if self._writer != me:
+                return
+            self._writer = next(iter(self._waiting), None)
+            if self._writer is not None:
+                self._waiting.pop(self._writer).set()
 
     @contextmanager
     def held(self) -> Generator[None]:
@@ -54,20 +64,13 @@ class WriteTurn:
         self._processes.close()
 
     def _acquire_in_process(self) -> None:
+        me = threading.get_ident()
         with self._lock:
-            if not self._taken:
-                self._taken = True
+            if self._writer is None:
+                self._writer = me
                 return
-            mine = threading.Event()
-            self._waiting.append(mine)
+            mine = self._waiting[me] = threading.Event()
         mine.wait()
-
-    def _release_in_process(self) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
-            else:
-                self._taken = False
 
 
 class _ProcessTurn:
