@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +14,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
+from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http import jwks as jwks_module
+from fiscus.http.auth import Authenticator
 from fiscus.http.tokens import TokenVerifier
 from fiscus.settings import Settings
 from tests.http.app_client import NOON
 from tests.http.test_tokens import CLAIMS
+from tests.valkey import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.http.app_client import AppClient
 
 
 def new_key() -> rsa.RSAPrivateKey:
@@ -39,11 +46,15 @@ class Provider:
         self.keys: list[dict[str, Any]] = []
         self.status = 200
         self.asked = 0
+        self.answers = threading.Event()
+        """Until it is set, the provider hangs."""
+        self.answers.set()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked += 1
+                assert outer.answers.wait(20)
                 body = json.dumps({"keys": outer.keys}).encode()
                 self.send_response(outer.status)
                 self.send_header("Content-Length", str(len(body)))
@@ -63,6 +74,7 @@ def provider() -> Iterator[Provider]:
     thread = threading.Thread(target=provider.server.serve_forever, args=(0.01,))
     thread.start()
     yield provider
+    provider.answers.set()
     provider.server.shutdown()
     thread.join()
     provider.server.server_close()
@@ -127,3 +139,35 @@ def test_without_any_key_yet_a_failing_provider_makes_tokens_unavailable(
         with pytest.raises(ServiceUnavailable):
             verifier.verify(signed(new_key(), "a"), NOON)
     assert provider.asked == 1
+
+
+def test_who_waits_for_a_fetch_that_fails_does_not_ask_again(provider: Provider) -> None:
+    provider.status = 500
+    provider.answers.clear()
+    verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
+    token = signed(new_key(), "a")
+    with ThreadPoolExecutor(8) as threads:
+        waiting = [threads.submit(verifier.verify, token, NOON) for _ in range(8)]
+        wait_until(lambda: provider.asked == 1)
+        provider.answers.set()
+        assert all(isinstance(one.exception(20), ServiceUnavailable) for one in waiting)
+    assert provider.asked == 1
+
+
+@pytest.mark.anyio
+async def test_a_provider_that_hangs_holds_up_no_api_key(
+    provider: Provider, client: AppClient
+) -> None:
+    provider.answers.clear()
+    settings = client.engine.settings.model_copy(update={"jwt_jwks_url": provider.url})
+    door = Authenticator(client.engine.api_keys, settings)
+    key = new_key()
+    tokens = [{b"authorization": b"Bearer " + signed(key, str(one))} for one in range(8)]
+    waiting = [asyncio.create_task(door.authenticate(token, NOON)) for token in tokens]
+    await asyncio.to_thread(wait_until, lambda: provider.asked == 1)
+    sent = {b"x-api-key": client.make_key(Role.SERVICE).encode()}
+    assert (await door.authenticate(sent, NOON)).tenant_id == "acme"
+    assert not any(one.done() for one in waiting)
+    provider.answers.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(one, ServiceUnavailable) for one in answers)

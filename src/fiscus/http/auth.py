@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -85,6 +85,13 @@ class _Known:
         return True
 
 
+class _Threads(NamedTuple):
+    """How many look up at once: an identity provider that hangs must not hold up API keys."""
+
+    for_keys: anyio.CapacityLimiter
+    for_tokens: anyio.CapacityLimiter
+
+
 class Authenticator:
     """API keys and tokens, with bounded caches of those that were good; one per event loop.
 
@@ -100,7 +107,7 @@ class Authenticator:
         self._lookups: dict[str, asyncio.Task[_Known]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._revocations = 0
-        self._threads: anyio.CapacityLimiter | None = None
+        self._threads: _Threads | None = None
 
     def cached(self, headers: Mapping[bytes, bytes], now: datetime) -> Principal | None:
         """The principal of a credential that was good a moment ago; None: ask `authenticate`.
@@ -164,12 +171,13 @@ class Authenticator:
 
     async def _look_up(self, credential: str, digest: str, now: datetime) -> _Known:
         if self._threads is None:
-            self._threads = anyio.CapacityLimiter(4)
+            self._threads = _Threads(anyio.CapacityLimiter(4), anyio.CapacityLimiter(4))
         revocations = self._revocations
-        check = self._verify if _is_token(credential) else self._find
-        known = await anyio.to_thread.run_sync(
-            partial(check, credential, now), limiter=self._threads
-        )
+        if _is_token(credential):
+            check, threads = self._verify, self._threads.for_tokens
+        else:
+            check, threads = self._find, self._threads.for_keys
+        known = await anyio.to_thread.run_sync(partial(check, credential, now), limiter=threads)
         if revocations == self._revocations:
             while len(self._known) >= MAX_CACHED:
                 del self._known[next(iter(self._known))]

@@ -18,6 +18,9 @@ KEEP_SECONDS: Final = 600.0
 LEAST_PAUSE_SECONDS: Final = 30.0
 """A key id nobody knows makes us ask again, but not more often than this."""
 TIMEOUT_SECONDS: Final = 5.0
+"""Of connecting and of each part of the answer, and how long those parts may come for."""
+FAILED_SECONDS: Final = 1.0
+"""For so long after a fetch that failed, everybody is told so: those who waited for it too."""
 MAX_BYTES: Final = 1_000_000
 
 log = get_logger(__name__)
@@ -34,6 +37,7 @@ class Jwks:
         self._lock = threading.Lock()
         self._keys: list[jwt.PyJWK] | None = None
         self._asked_at = float("-inf")
+        self._failed_at = float("-inf")
 
     def key(self, key_id: str | None, algorithm: str) -> Any:
         """The key named `key_id`, or the only one for `algorithm` when a token names none.
@@ -62,20 +66,24 @@ class Jwks:
         return fit[0] if len(fit) == 1 else None
 
     def _refresh(self) -> None:
-        if self._keys is None and monotonic() - self._asked_at < 1.0:
+        if self._keys is None and monotonic() - self._failed_at < FAILED_SECONDS:
             raise _unreachable()
         self._asked_at = monotonic()
         try:
             with httpx.stream("GET", self._url, timeout=TIMEOUT_SECONDS) as answer:
                 answer.raise_for_status()
                 body = b""
+                begins = monotonic()
                 for part in answer.iter_bytes():
                     body += part
                     if len(body) > MAX_BYTES:
                         raise ValueError("the answer is too large")
+                    if monotonic() - begins > TIMEOUT_SECONDS:
+                        raise ValueError("the answer takes too long")
             self._keys = jwt.PyJWKSet.from_json(body.decode()).keys
         except (httpx.HTTPError, jwt.PyJWTError, ValueError, AttributeError) as error:
             log.warning("jwks_not_fetched", url=self._url, reason=str(error))
+            self._failed_at = monotonic()
             if self._keys is None:
                 raise _unreachable() from None
 
