@@ -193,6 +193,26 @@ def test_killed_process_is_replaced_and_all_stop_together(
 
 
 @pytest.mark.postgres
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_all_stop_while_a_process_that_keeps_dying_is_not_started_yet(
+    tmp_path: Path, postgres_url: str, valkey_url: str
+) -> None:
+    with fiscus_server(
+        tmp_path,
+        command=("serve", "--workers", "2"),
+        env={"FISCUS_DATABASE_URL": postgres_url, "FISCUS_REDIS_URL": valkey_url},
+    ) as server:
+        survivor, _ = serving_processes(server.process.pid)
+        for _ in range(3):  # the third time it is started again after 0.8 s
+            wait_until(lambda: len(serving_processes(server.process.pid)) == 2)
+            (victim,) = {*serving_processes(server.process.pid)} - {survivor}
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: len(serving_processes(server.process.pid)) == 1)
+        assert server.stop() == 0
+        wait_until(lambda: not Path(f"/proc/{survivor}").exists())
+
+
+@pytest.mark.postgres
 def test_metrics_of_several_processes_are_their_sums(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:

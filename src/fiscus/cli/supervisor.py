@@ -27,9 +27,12 @@ LONGEST_WAIT_SECONDS: Final = 10.0
 
 @dataclass(slots=True)
 class _Child:
+    """A process to keep running: `process` once it was started, else from `due` on."""
+
     socket: socket.socket
-    process: SpawnProcess
-    started: float
+    process: SpawnProcess | None = None
+    started: float = 0.0
+    due: float = 0.0
     failures: int = 0
 
 
@@ -39,21 +42,19 @@ class Supervisor:
     def __init__(self, settings: Settings, sockets: list[socket.socket], with_worker: bool) -> None:
         self._settings = settings
         self._with_worker = with_worker
-        self._sockets = sockets
-        self._children: list[_Child] = []
+        self._children = [_Child(bound) for bound in sockets]
 
     def run(self) -> None:
         """Keep the processes running; leaves by `SystemExit(0)` on SIGTERM or SIGINT."""
         on_signals(leave)
         self._share_metrics()
         try:
-            for bound in self._sockets:
-                self._children.append(_Child(bound, self._start(bound), time.monotonic()))
             while True:
-                connection.wait([child.process.sentinel for child in self._children])
+                self._start_due()
+                self._wait()
                 for child in self._children:
-                    if not child.process.is_alive():
-                        self._replace(child)
+                    if child.process is not None and not child.process.is_alive():
+                        self._ended(child, child.process)
         finally:
             on_signals(signal.SIG_IGN)
             self._stop()
@@ -65,6 +66,19 @@ class Supervisor:
         folder.mkdir(parents=True)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.absolute())
 
+    def _start_due(self) -> None:
+        for child in self._children:
+            if child.process is None and time.monotonic() >= child.due:
+                child.started = time.monotonic()
+                try:
+                    child.process = self._start(child.socket)
+                except OSError as error:  # no process or descriptor is left
+                    log.error(
+                        "process_not_started",
+                        reason=str(error),
+                        tried_again_in_seconds=self._wait_before_next(child),
+                    )
+
     def _start(self, bound: socket.socket) -> SpawnProcess:
         process = get_context("spawn").Process(
             target=serve_child,
@@ -74,30 +88,44 @@ class Supervisor:
         process.start()
         return process
 
-    def _replace(self, child: _Child) -> None:
-        lived = time.monotonic() - child.started
-        child.failures = 0 if lived >= STEADY_SECONDS else child.failures + 1
-        wait = min(LONGEST_WAIT_SECONDS, 0.1 * 2**child.failures) if child.failures else 0.0
+    def _wait(self) -> None:
+        """Until a process ends or one is due to be started."""
+        running = [child.process.sentinel for child in self._children if child.process is not None]
+        due = [child.due for child in self._children if child.process is None]
+        wait = max(0.0, min(due) - time.monotonic()) if due else None
+        if running:
+            connection.wait(running, wait)
+        else:
+            time.sleep(wait or 0.0)
+
+    def _ended(self, child: _Child, process: SpawnProcess) -> None:
         log.error(
             "process_ended",
-            pid=child.process.pid,
-            exit_code=child.process.exitcode,
-            starts_again_in_seconds=wait,
+            pid=process.pid,
+            exit_code=process.exitcode,
+            starts_again_in_seconds=self._wait_before_next(child),
         )
-        if child.process.pid is not None:
-            multiprocess.mark_process_dead(child.process.pid)  # pyright: ignore[reportUnknownMemberType]
-        child.process.close()
-        time.sleep(wait)
-        child.process = self._start(child.socket)
-        child.started = time.monotonic()
+        if process.pid is not None:
+            multiprocess.mark_process_dead(process.pid)  # pyright: ignore[reportUnknownMemberType]
+        child.process = None
+        process.close()
+
+    def _wait_before_next(self, child: _Child) -> float:
+        """Set when a child that failed is due again; in so many seconds."""
+        now = time.monotonic()
+        child.failures = 0 if now - child.started >= STEADY_SECONDS else child.failures + 1
+        wait = min(LONGEST_WAIT_SECONDS, 0.1 * 2**child.failures) if child.failures else 0.0
+        child.due = now + wait
+        return wait
 
     def _stop(self) -> None:
-        for child in self._children:
-            child.process.terminate()
+        running = [child.process for child in self._children if child.process is not None]
+        for process in running:
+            process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS + 10
-        for child in self._children:
-            child.process.join(max(0.0, deadline - time.monotonic()))
-            if child.process.is_alive():
-                log.error("process_killed", pid=child.process.pid)
-                child.process.kill()
-                child.process.join()
+        for process in running:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                log.error("process_killed", pid=process.pid)
+                process.kill()
+                process.join()
