@@ -11,6 +11,7 @@ import pytest
 from fiscus.clock import ManualClock
 from fiscus.errors import Forbidden, ServiceUnavailable
 from fiscus.priorities import Priority
+from fiscus.ratelimits import limiter
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     RateLimitBatchRequest,
@@ -24,6 +25,7 @@ from fiscus.ratelimits.policy_port import UsageRow
 from fiscus.wire import convert
 from fiscus.wiring.counters import open_counters
 from tests.ratelimits.policies import NOON, TENANT, Policies, policy
+from tests.valkey import wait_until
 
 
 class Desk:
@@ -432,6 +434,20 @@ def test_usage_that_could_not_be_written_is_written_later() -> None:
     desk.limiter.flush_usage()
     desk.limiter.flush_usage()
     assert sum(row.window.checks for row in usage.rows) == 2
+
+
+def test_usage_is_written_although_the_policies_cannot_be_refreshed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(limiter, "_FLUSH_EVERY", 1)
+    usage = Usage()
+    desk = Desk(policy(), usage=usage)
+    desk.check()
+    desk.policies.unreachable = True
+    desk.limiter.start()
+    wait_until(lambda: bool(usage.rows))
+    desk.limiter.close()
 
 
 def test_requests_together_ask_each_counter_for_their_own_count() -> None:

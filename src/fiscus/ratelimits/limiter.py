@@ -7,7 +7,7 @@ one round trip; when they do not answer in time, each policy says what then.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -361,16 +361,11 @@ class Limiter:
         rounds = 0
         while not self._stop.wait(_REFRESH_SECONDS):
             rounds += 1
-            try:
-                self._cache.refresh(self._clock.now())
-                if rounds % _SWEEP_EVERY == 0:
-                    self._counters.sweep(to_us(self._clock.now()))
-                if rounds % _FLUSH_EVERY == 0:
-                    self._flush(None, pause_seconds=_FLUSH_PAUSE_SECONDS)
-            except FiscusError as error:
-                log.warning("limiter_housekeeping_failed", reason=error.message)
-            except Exception:
-                log.exception("limiter_housekeeping_failed")
+            _tried("refresh", lambda: self._cache.refresh(self._clock.now()))
+            if rounds % _SWEEP_EVERY == 0:
+                _tried("sweep", lambda: self._counters.sweep(to_us(self._clock.now())))
+            if rounds % _FLUSH_EVERY == 0:
+                _tried("flush", lambda: self._flush(None, pause_seconds=_FLUSH_PAUSE_SECONDS))
 
     def _counters_now(self, now_us: int) -> int | None:
         return now_us if self.immediate else None
@@ -392,6 +387,16 @@ class Limiter:
             key_id if request.api_key_id is None else request.api_key_id,
         )
         return self._cache.matching(caller, now, now_us)
+
+
+def _tried(job: str, do: Callable[[], object]) -> None:
+    """Do a part of the housekeeping; that one fails keeps no other from being done."""
+    try:
+        do()
+    except FiscusError as error:
+        log.warning("limiter_housekeeping_failed", job=job, reason=error.message)
+    except Exception:
+        log.exception("limiter_housekeeping_failed", job=job)
 
 
 def unavailable() -> ServiceUnavailable:
