@@ -17,8 +17,9 @@ class BreakerState(StrEnum):
 class CircuitBreaker:
     """Opens when `failure_ratio` of the calls of the last `window_seconds` failed.
 
-    At least `minimum_calls` are needed to open it. After `pause_seconds` one call is let through:
-    its success closes the breaker, its failure opens it for another pause. Thread-safe.
+    At least `minimum_calls` are needed to open it. After `pause_seconds` calls are let through:
+    the first to end closes the breaker by its success or opens it for another pause by its failure.
+    Who has several at once lets one try for all while it is `HALF_OPEN`. Thread-safe.
 
     The clock may be set back: how long ago something was is how far away it is, on either side. So
     a jump makes a pause or the window twice as long at most, however far it goes.
@@ -49,7 +50,7 @@ class CircuitBreaker:
         return BreakerState.HALF_OPEN if self._trying else BreakerState.OPEN
 
     def allows(self, now: datetime) -> bool:
-        """Whether a call may be made; in a pause's end, the one that tries."""
+        """Whether a call may be made; at a pause's end, to try."""
         with self._lock:
             if self._opened_at is None:
                 return True

@@ -177,6 +177,15 @@ KINDS: Final[dict[str, type[FiscusError]]] = {
 """The errors by their code."""
 
 
+def too_many(field: str, count: int, most: int) -> PayloadTooLarge:
+    """A batch has `count` items in `field`, where `most` are taken at once."""
+    return PayloadTooLarge(
+        f"{field} has {count} items; at most {most} are taken at once",
+        details={"field": field, "maximum": most},
+        suggested_action=f"Send several batches of up to {most}.",
+    )
+
+
 def made_again(
     kind: type[FiscusError],
     message: str,

@@ -12,6 +12,7 @@ from fiscus import (
     Client,
     Conflict,
     Fiscus,
+    PayloadTooLarge,
     RateLimitViolated,
     ServiceUnavailable,
     ValidationError,
@@ -58,6 +59,13 @@ async def test_checks_of_a_batch_are_decided_in_order(bench: Bench) -> None:
     assert type(answer) is RateLimitBatchAnswer
     assert not answer.allowed
     assert [one.allowed for one in answer.results] == [True, False, True]
+
+
+async def test_a_batch_is_of_500_at_most(bench: Bench) -> None:
+    assert len((await bench.api.check_rate_limits([CALL] * 500)).results) == 500
+    with pytest.raises(PayloadTooLarge) as caught:
+        await bench.api.check_rate_limits([CALL] * 501)
+    assert caught.value.details == {"field": "checks", "maximum": 500}
 
 
 async def test_a_charge_is_corrected(bench: Bench) -> None:

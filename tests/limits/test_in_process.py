@@ -89,6 +89,7 @@ def test_more_than_a_limit_can_hold_is_never_allowed(now: Microseconds) -> None:
     assert denied.retry_after_ms is None
     assert denied.message == "Denied by 5/minute burst 5: more at once than can ever pass"
     assert "Retry-After" not in dict(denied.headers())
+    assert not denied.violation().retriable
     assert api.hit("a", 10)
 
 
@@ -196,6 +197,7 @@ def test_a_violation_carries_the_result(now: Microseconds) -> None:
     assert isinstance(violation, RateLimitViolated)
     assert violation.answer is denied
     assert violation.retry_after_seconds == 60
+    assert violation.retriable
     assert violation.details == {
         "limit": "1/minute",
         "limit_value": 1,

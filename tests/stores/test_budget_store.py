@@ -216,6 +216,27 @@ def test_what_was_only_looked_at_is_no_period_of_a_template(acme: Tenant) -> Non
     assert [period.scope_id for period in used.periods] == ["u3"]
 
 
+def test_a_throttled_period_in_which_nothing_is_left_is_no_period_of_a_template(
+    acme: Tenant,
+) -> None:
+    budget = acme.budget(
+        budget_amount="1",
+        allocated_to_type="user",
+        allocated_to_id="*",
+        enforcement_action="throttle",
+        throttle={"start_ratio": "0", "floor": "0.5"},
+    )
+    held = [acme.check(estimate, user_id="u") for estimate in ("1", "0", "0")]
+    assert [one.allowed for one in held] == [True, False, True]
+    for one in held:
+        if one.reservation_id is not None:
+            acme.run(release_command(one.reservation_id, acme.tenant_id, acme.now))
+    used = acme.engine.budgets.utilization(
+        acme.tenant_id, budget.budget_id, PageRequest(), scope_id=None, now=acme.now
+    )
+    assert used.periods == []
+
+
 def test_released_money_was_no_usage(acme: Tenant) -> None:
     budget = acme.budget()
     answer = acme.check("1")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fiscus.ids import uuid7
+from fiscus.stores.sql import bulk, postgres, sqlite
 from fiscus.stores.sql.bulk import Columns, Statement, insert
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.driver import Driver
@@ -92,3 +93,21 @@ def test_rows_that_are_partly_alike_arrive_as_they_were(driver: Driver) -> None:
         driver.rollback()
         assert [tuple(row[1:]) for row in sorted(found)] == [row[1:] for row in rows]
     assert given_once == set(range(len(MAY_BE_ALIKE) + 1))
+
+
+def test_what_is_kept_for_shapes_of_rows_is_bounded(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (bulk, postgres, sqlite):
+        monkeypatch.setattr(module, "SHAPES_KEPT", 4)
+    columns, random, shapes = Columns(None, alike=MAY_BE_ALIKE, **TYPES), Random(20261129), set()
+    for _ in range(40):
+        written = Statement(insert("reservations"), columns, some_rows(random, driver))
+        shapes.add(written.lean().columns.list)
+        driver.begin({"t"}, patient=True)
+        driver.run([written])
+        driver.rollback()
+        assert len(columns._fewer) <= 4
+        assert isinstance(driver, PostgresDriver | SqliteDriver)
+        assert len(driver._texts) <= 4
+    assert len(shapes) > 4

@@ -19,10 +19,11 @@ from fiscus.engine import Engine
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.ids import uuid7
 from fiscus.paging import PageRequest
+from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.maintenance import SqlMaintenance
-from fiscus.wiring.engine import ensure_admin_key
+from fiscus.wiring.engine import ensure_admin_key, open_engine
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import Tenant
 
@@ -257,6 +258,16 @@ def test_a_url_of_another_kind_is_refused(open_on: Callable[..., Engine], url: s
     with pytest.raises(ValidationError) as caught:
         open_on(url)
     assert caught.value.field == "FISCUS_DATABASE_URL"
+
+
+@pytest.mark.parametrize("setting", [{"redis_url": "bogus://x"}, {"database_url": "nonsense"}])
+def test_a_setting_that_is_wrong_leaves_nothing_running(
+    tmp_path: Path, setting: dict[str, str]
+) -> None:
+    before = threading.enumerate()
+    with pytest.raises(ValidationError):
+        open_engine(Settings(data_dir=tmp_path, **setting))
+    assert threading.enumerate() == before
 
 
 def test_a_damaged_file_is_told_by_whoever_opens_it(tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def _throttle(
         share = throttle_share(budget, balance)
         credit = add(balance.throttle_credit, share)
         if credit >= ONE:
-            balances[index] = replace(balances[index], throttle_credit=subtract(credit, ONE))
+            left = plain(subtract(credit, ONE))
+            balances[index] = replace(balances[index], throttle_credit=left)
             if tightest is None or share < tightest.multiplier:
                 tightest = ThrottleShare(share, 0)
             continue

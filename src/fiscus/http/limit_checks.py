@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from msgspec.structs import replace
 
-from fiscus.errors import FiscusError, PayloadTooLarge
+from fiscus.errors import FiscusError, too_many
 from fiscus.http.api_limits import Admitted, ApiLimits, headers_left
 from fiscus.http.decisions import Call
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.problems import Headers
 from fiscus.ratelimits.calls import (
+    MAX_CHECKS,
     RateLimitBatchAnswer,
     RateLimitBatchRequest,
     RateLimitCheckAnswer,
@@ -20,8 +19,6 @@ from fiscus.ratelimits.calls import (
 from fiscus.ratelimits.headers import rate_limit_headers
 from fiscus.ratelimits.limiter import Limiter, Prepared
 from fiscus.ratelimits.port import Take
-
-MAX_RATE_LIMIT_CHECKS: Final = 500
 
 
 class LimitChecks:
@@ -66,12 +63,8 @@ class LimitChecks:
         self, call: Call, batch: RateLimitBatchRequest, now_us: int, gate: Take | None
     ) -> tuple[RateLimitBatchAnswer, Headers]:
         admitted = None if gate is None else await self._admit(gate, now_us)
-        if len(batch.checks) > MAX_RATE_LIMIT_CHECKS:
-            raise PayloadTooLarge(
-                f"checks has {len(batch.checks)} items; at most {MAX_RATE_LIMIT_CHECKS} are taken",
-                details={"field": "checks", "max_items": MAX_RATE_LIMIT_CHECKS},
-                suggested_action="Send them in several batches.",
-            )
+        if len(batch.checks) > MAX_CHECKS:
+            raise too_many("checks", len(batch.checks), MAX_CHECKS)
         prepared: list[Prepared] = []
         for check in batch.checks:
             tenant_id = call.principal.tenant_for(check.tenant_id)
@@ -100,4 +93,4 @@ class LimitChecks:
         )
 
 
-__all__ = ["MAX_RATE_LIMIT_CHECKS", "LimitChecks"]
+__all__ = ["LimitChecks"]

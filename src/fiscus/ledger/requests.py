@@ -17,8 +17,8 @@ from fiscus.errors import (
     CostCalculationError,
     FiscusError,
     Forbidden,
-    PayloadTooLarge,
     ValidationError,
+    too_many,
 )
 from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ids import uuid7
@@ -97,7 +97,7 @@ def check_batch_command(
 ) -> CheckBatch:
     """Checks in one transaction; an invalid one rejects the batch, named by its place."""
     if len(request.checks) > MAX_CHECKS:
-        raise _too_many("checks", len(request.checks), MAX_CHECKS)
+        raise too_many("checks", len(request.checks), MAX_CHECKS)
     checks = [
         _item(check_command, index, item, tenant_id, now)
         for index, item in enumerate(request.checks)
@@ -180,7 +180,7 @@ def record_batch_command(
 ) -> RecordBatch:
     """Records that stand or fall alone: a wrong one is an error in its place."""
     if len(request.records) > MAX_RECORDS:
-        raise _too_many("records", len(request.records), MAX_RECORDS)
+        raise too_many("records", len(request.records), MAX_RECORDS)
     records: list[Record | Unfit] = []
     for raw in request.records:
         try:
@@ -314,7 +314,7 @@ def quota_check_batch_command(
 ) -> ConsumeBatch:
     """Quota checks in one transaction; an invalid one rejects the batch, named by its place."""
     if len(request.checks) > MAX_CHECKS:
-        raise _too_many("checks", len(request.checks), MAX_CHECKS)
+        raise too_many("checks", len(request.checks), MAX_CHECKS)
     return ConsumeBatch(
         tenant_id=tenant_id,
         checks=[
@@ -480,11 +480,3 @@ def _timestamp(given: datetime | None, now: datetime) -> datetime:
             suggested_action="Send when the cost arose.",
         )
     return moment.astimezone(now.tzinfo)  # only now: at the ends of time it has no UTC
-
-
-def _too_many(field: str, count: int, most: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"{field} has {count} items; at most {most} are taken at once",
-        details={"field": field, "maximum": most},
-        suggested_action=f"Send several batches of up to {most}.",
-    )

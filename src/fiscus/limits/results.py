@@ -125,7 +125,7 @@ class LimitResult(Struct, frozen=True, gc=False):
     def violation(self) -> RateLimitViolated:
         """This denial as an error, whose `answer` is this."""
         never = self.retry_after_seconds is None
-        return RateLimitViolated(
+        error = RateLimitViolated(
             self.message,
             answer=self,
             details={
@@ -137,6 +137,8 @@ class LimitResult(Struct, frozen=True, gc=False):
             suggested_action="Ask for less at once." if never else "Try again later.",
             retry_after_seconds=self.retry_after_seconds,
         )
+        error.retriable = not never
+        return error
 
     def _deciding(self) -> int:
         """The index of the limit that decides; of equals, the first."""

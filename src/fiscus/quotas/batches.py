@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from fiscus.errors import FiscusError, Forbidden, PayloadTooLarge, ValidationError
+from fiscus.errors import FiscusError, Forbidden, ValidationError, too_many
 from fiscus.quotas.calls import AllocateBatchAnswer, AllocateBatchRequest, AllocateItem
 from fiscus.quotas.model import Quota, QuotaSpec
 from fiscus.wire import decode, item_error
@@ -40,11 +40,7 @@ def allocate_each(
     """
     items = request.allocations
     if len(items) > MAX_ALLOCATIONS:
-        raise PayloadTooLarge(
-            f"allocations has {len(items)} items; at most {MAX_ALLOCATIONS} are taken at once",
-            details={"field": "allocations", "maximum": MAX_ALLOCATIONS},
-            suggested_action=f"Send several batches of up to {MAX_ALLOCATIONS}.",
-        )
+        raise too_many("allocations", len(items), MAX_ALLOCATIONS)
     read = [_read(bytes(item), tenant_id) for item in items]
     specs = [one for one in read if isinstance(one, QuotaSpec)]
     made = iter(allocate(specs) if specs else ())

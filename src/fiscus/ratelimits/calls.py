@@ -6,7 +6,7 @@ Field names are the contract; the same structs serve HTTP, the client and in-pro
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
@@ -15,6 +15,8 @@ from fiscus.priorities import Priority
 from fiscus.ratelimits.model import Emergency, Policy
 from fiscus.ratelimits.rules import MAX_LIMIT, Algorithm
 from fiscus.wire import NO_NUL, Id, Label
+
+MAX_CHECKS: Final = 500
 
 ResourceKey = Annotated[
     str,

@@ -16,11 +16,12 @@ from msgspec.structs import replace
 
 from fiscus.breaker import BreakerState
 from fiscus.clock import Clock, from_us, to_us
-from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable
+from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable, too_many
 from fiscus.logs import get_logger
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.answers import NONE_APPLIES, check_answer
 from fiscus.ratelimits.calls import (
+    MAX_CHECKS,
     AdjustRequest,
     CounterView,
     RateLimitBatchAnswer,
@@ -124,7 +125,12 @@ class Limiter:
         key_id: str | None = None,
         priority: Priority = Priority.NORMAL,
     ) -> RateLimitBatchAnswer:
-        """Decide checks in order, each for itself; `tenant_ids` are theirs, one by one."""
+        """Decide checks in order, each for itself; `tenant_ids` are theirs, one by one.
+
+        Raises `PayloadTooLarge` for more than 500.
+        """
+        if len(request.checks) > MAX_CHECKS:
+            raise too_many("checks", len(request.checks), MAX_CHECKS)
         now_us = to_us(now)
         prepared = [
             self.prepare(check, tenant_id, now, now_us, key_id, priority)

@@ -79,6 +79,8 @@ def open_engine(
             f"{pending} migrations of the database's tables are not applied",
             suggested_action="Run `fiscus migrate up`.",
         )
+    # before anything runs that would have to be ended when its URL is wrong
+    counters = open_counters(settings.redis_url, timeout_seconds=settings.counters_timeout_seconds)
     _make_data_dir(settings)
     if pending:
         migrate.upgrade(settings.migration_database_url or url)
@@ -91,7 +93,6 @@ def open_engine(
     ledger, close_ledger_store = _open_ledger(settings, database, rates, clock, apart=ledger_apart)
     maintenance = SqlMaintenance(database, clock)
     policies, usage = SqlPolicies(database), SqlRateLimitUsage(database)
-    counters = open_counters(settings.redis_url, timeout_seconds=settings.counters_timeout_seconds)
     limiter = Limiter(
         policies,
         counters,

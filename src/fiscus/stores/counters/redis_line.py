@@ -41,7 +41,7 @@ class Line:
         self._loop = loop
         self._connection: Connection | None = None
         self._socket: socket.socket | None = None
-        self._ended = False
+        self.has_ended = False
         self._early: list[tuple[bytes, Heard]] = []
         """What is asked before there is a connection."""
         self._waiting: deque[Heard] = deque()
@@ -89,9 +89,9 @@ class Line:
 
     def end(self, error: Exception) -> None:
         """Disconnect, and tell those who wait that there will be no answer."""
-        if self._ended:
+        if self.has_ended:
             return
-        self._ended = True
+        self.has_ended = True
         self.is_open = False
         if self._socket is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._socket.fileno())
@@ -110,7 +110,7 @@ class Line:
             self.end(error if isinstance(error, TROUBLE) else Disconnected(repr(error)))
             return
         self._connection = opening.result()
-        if self._ended:
+        if self.has_ended:
             self._connection.disconnect()
             return
         self._socket = self._connection._sock  # pyright: ignore[reportPrivateUsage]
@@ -133,7 +133,7 @@ class Line:
             return len(data)
 
     def _send_rest(self) -> None:
-        if self._ended or self._socket is None:
+        if self.has_ended or self._socket is None:
             return
         self._unsent = self._unsent[self._send(self._socket, self._unsent) :]
         if not self._unsent:

@@ -44,6 +44,8 @@ class Lines:
     def to(self, pool: Pool) -> Line:
         line = self._lines.get(pool)
         if line is None or not line.is_open:
+            # those that ended may be of servers that are no more
+            self._lines = {at: one for at, one in self._lines.items() if not one.has_ended}
             line = self._lines[pool] = Line(pool, self.loop)
         return line
 

@@ -17,6 +17,8 @@ import msgspec
 
 Row = tuple[Any, ...]
 _Places = tuple[int, ...]
+SHAPES_KEPT: Final = 512
+"""Of how many shapes of rows it is kept what is made for them; when there are more, none is."""
 PADDING: Final = ""
 """What no row begins with. (NULL would do, but to bind it Python looks for an adapter first.)"""
 
@@ -78,6 +80,8 @@ class Columns:
         spared = tuple(once), tuple(without)
         fewer = self._fewer.get(spared)
         if fewer is None:
+            if len(self._fewer) >= SHAPES_KEPT:
+                self._fewer.clear()
             fewer = self._fewer[spared] = self._without(*spared)
         return fewer.columns, fewer.once(first), list(zip(*fewer.each(columns), strict=True))
 

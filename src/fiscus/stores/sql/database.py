@@ -91,7 +91,9 @@ class Database:
         except exc.TimeoutError as error:
             raise unavailable() from error
         except exc.DBAPIError as error:
-            raise _failure(error) or error from error
+            if (failure := _failure(error)) is None:
+                raise
+            raise failure from error
 
     def write(self, tenant: str, change: Callable[[Connection], T]) -> T:
         """Run `change` on the rows of `tenant` in one transaction and commit it; what it returns.
@@ -107,7 +109,9 @@ class Database:
                 if _may_try_again(error) and attempt < _WRITE_ATTEMPTS - 1:
                     time.sleep(uniform(0.001, 0.01) * 2**attempt)  # noqa: S311 - not a secret
                     continue
-                raise _failure(error) or error from error
+                if (failure := _failure(error)) is None:
+                    raise
+                raise failure from error
             except (exc.TimeoutError, OSError) as error:
                 raise unavailable() from error
         raise AssertionError("the last attempt returns or raises")

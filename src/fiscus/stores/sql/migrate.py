@@ -186,7 +186,9 @@ def _explained() -> Generator[None]:
     except exc.DatabaseError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             raise needs_owner(first_line(error)) from error
-        raise unusable(error) or error from error
+        if (reason := unusable(error)) is None:
+            raise
+        raise reason from error
     except CommandError as error:
         raise ServiceUnavailable(
             f"The migration cannot run: {error}",

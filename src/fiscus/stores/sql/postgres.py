@@ -14,7 +14,7 @@ from psycopg import errors
 
 from fiscus.ledger.port import GroupConflict, GroupRejected, RowsLocked, StoreUnavailable
 from fiscus.money import plain
-from fiscus.stores.sql.bulk import Row, Statement
+from fiscus.stores.sql.bulk import SHAPES_KEPT, Row, Statement
 
 _TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
 _LOCKS: Final = {
@@ -171,5 +171,7 @@ class PostgresDriver:
             for name, lock in _LOCKS.items():
                 text = text.replace(name, lock)
             text = text.replace("{rows}", statement.columns.unnested)
+            if len(self._texts) >= SHAPES_KEPT:
+                self._texts.clear()
             encoded = self._texts[key] = text.encode()
         return encoded

@@ -20,7 +20,7 @@ from fiscus.clock import from_us, to_us
 from fiscus.errors import ValidationError
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
 from fiscus.money import ZERO, add
-from fiscus.stores.sql.bulk import PADDING, Columns, Row, Statement
+from fiscus.stores.sql.bulk import PADDING, SHAPES_KEPT, Columns, Row, Statement
 from fiscus.stores.sql.write_turn import WriteTurn
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -28,7 +28,6 @@ _TRY_SECONDS: Final = 0.01
 # A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
 CHECKPOINT_PAGES: Final = 8_000
 LARGEST_CHUNK: Final = 128
-STATEMENTS_KEPT: Final = 512
 # A row that is refused undoes the whole transaction, as its group does anyhow. To undo but the
 # statement, SQLite would first copy every page that it changes.
 _CHANGE: Final = re.compile(r"^\s*(INSERT|UPDATE)\b")
@@ -195,7 +194,7 @@ class SqliteDriver:
                     uri=True,
                     isolation_level=None,
                     check_same_thread=False,
-                    cached_statements=STATEMENTS_KEPT,
+                    cached_statements=SHAPES_KEPT,
                 )
                 configure(self._connection, self._synchronous)
                 self._file = self._file or file_at(self._path)
@@ -283,7 +282,7 @@ class SqliteDriver:
                 answered = ", ".join(f"c{i}" for i in range(_width(connection, text)))
                 rows_as_json = f"SELECT json_group_array(json_array({answered})) FROM q"
                 text = f"WITH q({answered}) AS ({text}) {rows_as_json}"
-            if len(self._texts) >= STATEMENTS_KEPT:
+            if len(self._texts) >= SHAPES_KEPT:
                 self._texts.clear()
             self._texts[key] = text
         return text
