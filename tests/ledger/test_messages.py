@@ -20,6 +20,7 @@ from fiscus.budgets.rules import ThrottleShare
 from fiscus.clock import from_us
 from fiscus.costs.model import ChargeCategory, CostFlag
 from fiscus.errors import KINDS, FiscusError, ValidationError
+from fiscus.groups import MaybeDone
 from fiscus.http.decisions import DECISIONS
 from fiscus.idempotency import Idempotency, IdempotencyKey
 from fiscus.ledger.answers import (
@@ -57,6 +58,7 @@ from fiscus.ledger.commands import (
     Settle,
     Unfit,
 )
+from fiscus.ledger.port import StoreUnavailable
 from fiscus.ledger.recorded import Charged, CostRecorded
 from fiscus.operations import Operation
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
@@ -208,7 +210,7 @@ def through(
     commands = [command for command, _ in outcomes]
     frame = teller.done(1, commands, [outcome for _, outcome in outcomes], [], 0.5)
     (done,) = hearer.feed(bytes(frame))
-    assert (done.number, done.unavailable, done.seconds, done.fallbacks) == (1, None, 0.5, [])
+    assert (done.number, done.failure, done.seconds, done.fallbacks) == (1, None, 0.5, [])
     return done.outcomes
 
 
@@ -251,8 +253,10 @@ def test_errors_arrive_as_they_were(kind: type[FiscusError]) -> None:
 
 
 def test_a_group_that_was_not_done_says_why() -> None:
-    (done,) = Hearer().feed(bytes(unavailable_message(4, "the disk is full")))
-    assert (done.number, done.outcomes, done.unavailable) == (4, [], "the disk is full")
+    for error in (StoreUnavailable("the disk is full"), MaybeDone("the connection broke")):
+        (done,) = Hearer().feed(bytes(unavailable_message(4, error)))
+        assert (done.number, done.outcomes) == (4, [])
+        assert (type(done.failure), str(done.failure)) == (type(error), str(error))
 
 
 # -- decisions

@@ -107,6 +107,40 @@ def test_a_repeated_operation_is_answered_with_what_was_recorded(desk: Desk) -> 
     assert (again.record_id, again.flags) == (first.record_id, ["unreserved"])
 
 
+MANY = 30
+"""More budgets than a group starts again."""
+
+
+def test_a_cost_that_meets_many_budgets_for_the_first_time_is_recorded(
+    desk: Desk, clock: ManualClock
+) -> None:
+    budgets = [desk.budget("10", period_type="daily") for _ in range(MANY)]
+    clock.set(datetime(2026, 3, 10, 23, 59, tzinfo=UTC))
+    in_time, late, again = (desk.reserve("1", ttl_seconds=ttl) for ttl in (600, 30, 700))
+    desk.release(late)
+    assert desk.settle(late, "1").flags == [CostFlag.LATE]
+    clock.advance(minutes=2)
+    assert desk.settle(in_time, "1").flags == [CostFlag.UNRESERVED]
+    clock.advance(days=1)
+    assert desk.settle(again, "1").flags == [CostFlag.LATE]
+    assert len(desk.record("1").budgets) == MANY
+    assert {desk.used(budget) for budget in budgets} == {("2", "0")}
+
+
+@pytest.mark.parametrize("kind", ["check", "record"])
+def test_many_budgets_whose_windows_begin_with_their_first_use_begin_together(
+    desk: Desk, kind: str
+) -> None:
+    budgets = [desk.budget("10", period_type="rolling") for _ in range(MANY)]
+    if kind == "check":
+        desk.reserve("1")
+        used = ("0", "1")
+    else:
+        desk.record("1")
+        used = ("1", "0")
+    assert {desk.used(budget) for budget in budgets} == {used}
+
+
 def test_what_a_settle_charges_to_the_next_period_was_not_reserved_there(
     desk: Desk, clock: ManualClock
 ) -> None:

@@ -7,8 +7,8 @@ changed, a reservation that became due) or when another process was first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -21,6 +21,7 @@ from fiscus.budgets.model import BalanceKey, status_at
 from fiscus.costs.calls import RecordAnswer
 from fiscus.costs.fx import Rates
 from fiscus.errors import FiscusError, InternalError, ServiceUnavailable, ValidationError
+from fiscus.groups import MaybeDone
 from fiscus.idempotency import Idempotency, IdempotencyKey, require_same_body
 from fiscus.ledger.answers import (
     BudgetBatchDecided,
@@ -69,6 +70,7 @@ from fiscus.ledger.port import (
     LedgerTransaction,
     Needs,
     RowsLocked,
+    StoreUnavailable,
 )
 from fiscus.ledger.quotas import (
     apply_consume,
@@ -185,7 +187,11 @@ class GroupRunner:
         """Decide each command in a group of its own, so that a bad one fails no other."""
         if len(commands) == 1:
             return [alone]
-        return [outcome for command in commands for outcome in self.decide([command])]
+        outcomes: list[Decided | FiscusError] = []
+        for command in commands:
+            with _others_done(outcomes):
+                outcomes += self.decide([command])
+        return outcomes
 
     def _around_locked(self, commands: Sequence[Command]) -> list[Decided | FiscusError]:
         """Decide each command in a group of its own, but those whose rows are locked.
@@ -198,7 +204,8 @@ class GroupRunner:
             tenant_id = command.tenant_id
             if locked[tenant_id] < MOST_LOCKED_OF_TENANT and locked.total() < MOST_LOCKED:
                 try:
-                    outcomes += self.decide([command], patient=False)
+                    with _others_done(outcomes):
+                        outcomes += self.decide([command], patient=False)
                     continue
                 except RowsLocked:
                     locked[tenant_id] += 1
@@ -263,6 +270,17 @@ class GroupRunner:
             prepared = self.definitions.get(tenant_id).budgets.get(budget_id)
             if prepared is not None:
                 prepared.anchors[scope_id] = anchor
+
+
+@contextmanager
+def _others_done(outcomes: Sequence[Decided | FiscusError]) -> Generator[None]:
+    """A store that fails now does not undo what is durable already of the same group."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        if not outcomes:
+            raise
+        raise MaybeDone(f"a part of the group is done: {error}") from error
 
 
 def _plan(workspace: Workspace, command: Command) -> None:

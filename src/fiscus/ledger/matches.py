@@ -47,16 +47,29 @@ def _met_by_anchors(
 
 
 def find_matches(workspace: Workspace, operation: Operation, moment: datetime) -> Sequence[Matched]:
-    """Every budget that counts `operation` at `moment`, with its period."""
+    """Every budget that counts `operation` at `moment`, with its period.
+
+    All that is to be loaded for them is asked for at once.
+    """
     planned = workspace.planned.get(id(operation))
     if planned is not None:
         return planned
     found: list[Matched] = []
-    for prepared, scope_id in workspace.tenant(operation.tenant_id).budgets.matches(operation):
+    matches = workspace.tenant(operation.tenant_id).budgets.matches(operation)
+    workspace.need_anchors(
+        [
+            (prepared.budget.budget_id, scope_id)
+            for prepared, scope_id in matches
+            if prepared.floats and scope_id not in prepared.anchors
+        ],
+        operation.tenant_id,
+    )
+    for prepared, scope_id in matches:
         anchor = _anchor(workspace, prepared, scope_id, moment) if prepared.floats else None
         matched = prepared.met(scope_id, moment, anchor)
         if matched is not None:
             found.append(matched)
+    workspace.need_balances([matched.blank for matched in found])
     return found
 
 

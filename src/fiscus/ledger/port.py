@@ -160,7 +160,10 @@ class LedgerTransaction(Protocol):
     def write(self, changes: Changes) -> None: ...
 
     def commit(self) -> None:
-        """Make everything durable; the promise to callers rests on this returning."""
+        """Make everything durable; the promise to callers rests on this returning.
+
+        Raises `groups.MaybeDone` when it cannot be told whether it is.
+        """
         ...
 
     def rollback(self) -> None: ...

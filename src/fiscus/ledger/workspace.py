@@ -6,7 +6,7 @@ decided. A row that was not loaded raises `MoreNeeded`: the group starts again w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -122,6 +122,20 @@ class Workspace:
 
     # -- balances
 
+    def need_balances(self, blanks: Iterable[BudgetBalance]) -> None:
+        """Make sure that these balances are in the group."""
+        known = self.needs.balances
+        unknown = [
+            one
+            for one in blanks
+            if one.key not in known
+            and one.key not in self._loaded.balances
+            and one.key not in self.changes.balances
+        ]
+        if unknown:
+            known.update((one.key, one) for one in unknown)
+            raise MoreNeeded
+
     def balance(self, blank: BudgetBalance) -> BudgetBalance:
         """The balance at `blank.key` as it stands in this group."""
         key = blank.key
@@ -147,6 +161,14 @@ class Workspace:
         balances[key] = balance
 
     # -- anchors of floating budgets
+
+    def need_anchors(self, keys: Iterable[AnchorKey], tenant_id: str) -> None:
+        """Make sure that what is stored under these keys is in the group."""
+        known = self.needs.anchors
+        unknown = [one for one in keys if one not in known and one not in self.changes.anchors]
+        if unknown:
+            known.update(dict.fromkeys(unknown, tenant_id))
+            raise MoreNeeded
 
     def anchor(self, key: AnchorKey, tenant_id: str) -> date | None:
         """The stored anchor, or the one this group is about to store."""

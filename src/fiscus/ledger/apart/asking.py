@@ -106,8 +106,8 @@ class LedgerApart(Ledger):
         """Have a group done; on the thread, which waits."""
         done = self._done(commands)
         self._fallbacks.told(done.fallbacks)
-        if done.unavailable is not None:
-            raise StoreUnavailable(done.unavailable)
+        if done.failure is not None:
+            raise done.failure
         return [
             decode(one.answer, ANSWERS[type(command)])
             if isinstance(one, Answered)
@@ -260,8 +260,8 @@ class LoopLine:
         told = self._told.pop(done.number, None)
         if told is None:
             return
-        if done.unavailable is not None:
-            told(StoreUnavailable(done.unavailable))
+        if done.failure is not None:
+            told(done.failure)
         else:
             told(done.outcomes, done.seconds)
 

@@ -20,6 +20,7 @@ from fiscus.budgets.model import Budget
 from fiscus.budgets.rules import ThrottleShare
 from fiscus.costs.model import CostFlag
 from fiscus.errors import KINDS, FiscusError, InternalError, made_again
+from fiscus.groups import MaybeDone
 from fiscus.ledger.answers import (
     BudgetBatchDecided,
     Decided,
@@ -29,6 +30,7 @@ from fiscus.ledger.answers import (
 )
 from fiscus.ledger.apart.messages import LENGTH, Frames, measured
 from fiscus.ledger.commands import Command
+from fiscus.ledger.port import StoreUnavailable
 from fiscus.ledger.recorded import Charged, CostRecorded
 from fiscus.periods import Period
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
@@ -94,8 +96,8 @@ class Done(Struct, frozen=True):
     number: int
     outcomes: list[ToldOutcome]
     """In the order of its commands; empty when nothing of it was done."""
-    unavailable: str | None
-    """Why nothing of it was done."""
+    failure: StoreUnavailable | MaybeDone | None
+    """Why nothing of it was done, or why that is not known."""
     seconds: float
     """How long the groups took that it was done with."""
     fallbacks: list[Fallback]
@@ -173,6 +175,8 @@ class _Rest(Struct, frozen=True, array_like=True):
     quotas: list[tuple[Quota, str]]
     """Quotas, and for which scope id, that get the next numbers of theirs."""
     quotas_met: list[list[int]]
+    maybe_done: bool = False
+    """When it is `unavailable`."""
 
 
 _read_rest: Final = decoder_for(_Rest).decode
@@ -319,9 +323,13 @@ class Teller:
         )
 
 
-def unavailable_message(number: int, reason: str) -> bytearray:
-    """A `Done` of which nothing was done."""
-    return _framed(bytearray(LENGTH.size), (number, (), reason, 0.0, (), False, (), (), (), ()))
+def unavailable_message(number: int, error: Exception) -> bytearray:
+    """A `Done` of which nothing was done, or perhaps, when `error` is `MaybeDone`."""
+    maybe_done = isinstance(error, MaybeDone)
+    return _framed(
+        bytearray(LENGTH.size),
+        (number, (), str(error), 0.0, (), False, (), (), (), (), maybe_done),
+    )
 
 
 def _failed(error: FiscusError) -> tuple[object, ...]:
@@ -381,7 +389,11 @@ class Hearer:
                 start += one.size
             else:
                 outcomes.append(self._heard(one))
-        return Done(rest.number, outcomes, rest.unavailable, rest.seconds, rest.fallbacks)
+        failure: StoreUnavailable | MaybeDone | None = None
+        if rest.unavailable is not None:
+            kind = MaybeDone if rest.maybe_done else StoreUnavailable
+            failure = kind(rest.unavailable)
+        return Done(rest.number, outcomes, failure, rest.seconds, rest.fallbacks)
 
     def _heard(self, told: _Told) -> ToldOutcome:
         match told:

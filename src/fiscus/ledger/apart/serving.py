@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Final
 
+from fiscus.groups import MaybeDone
 from fiscus.ledger.apart.fallbacks import FallbacksToTell
 from fiscus.ledger.apart.messages import Frames, Group, read_group
 from fiscus.ledger.apart.outcomes import Teller, unavailable_message
@@ -81,10 +82,10 @@ class LedgerServer:
             outcomes = self._runner.decide(commands) if commands else []
         except Exception as error:
             # whatever it was: nothing of it is promised, and others are to be done after these
-            if not isinstance(error, StoreUnavailable):
+            if not isinstance(error, StoreUnavailable | MaybeDone):
                 log.exception("group_failed", commands=len(commands))
             for line, group in groups:
-                line.sendall(unavailable_message(group.number, str(error)))
+                line.sendall(unavailable_message(group.number, error))
             return
         seconds = perf_counter() - began
         start = 0

@@ -83,6 +83,8 @@ class SqlLedgerTransaction:
         self._writer = rows.writer
         self._quotas = rows.quotas
         self._known = known
+        self._locked: list[Keys] = []
+        """Balances that were found or made, where they are inserted before they are locked."""
         self._stale_answers: list[IdempotencyKey] = []
         self._writes: list[Statement] = []
         driver.begin(tenants, patient=patient)
@@ -202,7 +204,7 @@ class SqlLedgerTransaction:
         if lost:
             self._known.forget(lost)
             raise GroupConflict("balance rows vanished")
-        self._known.add(found)
+        self._locked.append(found)
 
     def definitions(
         self, tenant_id: str, after_version: int, quotas_ending_after: datetime
@@ -263,6 +265,8 @@ class SqlLedgerTransaction:
 
     def commit(self) -> None:
         self._driver.commit(self._writes)
+        for found in self._locked:  # only now, as those that were missing went with a rollback
+            self._known.add(found)
 
     def rollback(self) -> None:
         self._driver.rollback()

@@ -12,6 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors
 
+from fiscus.groups import MaybeDone
 from fiscus.ledger.port import GroupConflict, GroupRejected, RowsLocked, StoreUnavailable
 from fiscus.money import plain
 from fiscus.stores.sql.bulk import SHAPES_KEPT, Row, Statement
@@ -129,6 +130,8 @@ class PostgresDriver:
         try:
             connection, pipeline = self._connection, self._pipeline
             if connection is None or pipeline is None or connection.closed:
+                if self._tenants is None:
+                    raise StoreUnavailable("PostgreSQL: the connection ended before the commit")
                 self.close()
                 connection, pipeline = self._open()
             if self._tenants is not None:
@@ -158,6 +161,8 @@ class PostgresDriver:
             raise GroupConflict(str(error)) from error
         except _GONE as error:
             self.close()
+            if commit and _may_have_committed(error):
+                raise MaybeDone(f"PostgreSQL: {error}") from error
             raise StoreUnavailable(f"PostgreSQL: {error}") from error
         except psycopg.Error as error:
             raise GroupRejected(f"PostgreSQL: {error}") from error
@@ -175,3 +180,13 @@ class PostgresDriver:
                 self._texts.clear()
             encoded = self._texts[key] = text.encode()
         return encoded
+
+
+def _may_have_committed(error: Exception) -> bool:
+    """Whether a commit that met `error` may be durable: its answer was lost with the connection.
+
+    What the server refused, such as for want of disk, it has not done. Classes 08 and 57 tell of
+    connections that end, whatever they were at.
+    """
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    return state is None or state[:2] in ("08", "57")
