@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 
 from fiscus.budgets.calls import CheckAnswer, CheckRequest, SettleRequest
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordRequest
 from fiscus.engine import Engine
-from fiscus.ledger.commands import Check
+from fiscus.ledger.commands import Check, Command, Outcome
+from fiscus.ledger.definitions import DefinitionCache
+from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.loop import value
+from fiscus.ledger.port import LedgerTransaction
 from fiscus.ledger.requests import check_command, record_command, settle_command
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.database import Database
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
+from fiscus.wiring.ledger_process import open_rates
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
@@ -134,3 +140,37 @@ def in_threads(count: int, work: Callable[[], object]) -> None:
     with ThreadPoolExecutor(count) as pool:
         for done in [pool.submit(run) for _ in range(count)]:
             done.result(60)
+
+
+def run_beside(
+    command: Command, database_url: str, change: Callable[[], object]
+) -> tuple[Outcome, Future[object]]:
+    """What a command comes to, and a `change` that is begun right before its commit.
+
+    The command is committed once the change waits for it, or is done.
+    """
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    with closing(Database(database_url)) as database, ThreadPoolExecutor(1) as pool:
+        store = database.ledger_store()
+        begin = store.begin
+        changed: list[Future[object]] = []
+
+        def begin_gated(tenants: Collection[str], *, patient: bool = True) -> LedgerTransaction:
+            transaction = begin(tenants, patient=patient)
+            commit = transaction.commit
+
+            def commit_while_another_waits() -> None:
+                changed.append(pool.submit(change))
+                with database.engine.connect() as connection:
+                    while not (connection.execute(waiting).scalar_one() or changed[0].done()):
+                        connection.rollback()
+                commit()
+
+            transaction.commit = commit_while_another_waits  # type: ignore[method-assign]
+            return transaction
+
+        store.begin = begin_gated  # type: ignore[method-assign]
+        with closing(store):
+            runner = GroupRunner(store, open_rates(None), DefinitionCache())
+            (outcome,) = runner.run([command])
+    return outcome, changed[0]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-import sqlalchemy as sa
 
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.model import Budget
@@ -20,15 +17,11 @@ from fiscus.engine import Engine
 from fiscus.errors import Conflict, IdempotencyConflict, NotFound, ValidationError
 from fiscus.idempotency import idempotency
 from fiscus.ids import uuid7
-from fiscus.ledger.definitions import DefinitionCache
-from fiscus.ledger.group import GroupRunner
-from fiscus.ledger.port import LedgerTransaction
 from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.scopes import ScopeType
-from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSpec
-from tests.stores.conftest import Tenant
+from tests.stores.conftest import Tenant, run_beside
 
 
 def replaced(acme: Tenant, budget: Budget, expected: int | None = None, **fields: object) -> Budget:
@@ -154,37 +147,17 @@ def test_a_group_in_flight_is_waited_for_before_a_budget_counts_as_unused(
 ) -> None:
     """Of what it holds nobody else sees anything before it commits."""
     budget = acme.budget()
-    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
-    with closing(Database(database_url)) as database, ThreadPoolExecutor(1) as pool:
-        store = database.ledger_store()
-        begin = store.begin
-        changed: list[Future[object]] = []
-
-        def begin_gated(tenants: Collection[str], *, patient: bool = True) -> LedgerTransaction:
-            transaction = begin(tenants, patient=patient)
-            commit = transaction.commit
-
-            def commit_while_another_waits() -> None:
-                if change == "replace":
-                    changed.append(pool.submit(replaced, acme, budget, currency="EUR"))
-                else:
-                    changed.append(pool.submit(deleted, acme, budget))
-                with database.engine.connect() as connection:
-                    while not (connection.execute(waiting).scalar_one() or changed[0].done()):
-                        connection.rollback()
-                commit()
-
-            transaction.commit = commit_while_another_waits  # type: ignore[method-assign]
-            return transaction
-
-        store.begin = begin_gated  # type: ignore[method-assign]
-        with closing(store):
-            runner = GroupRunner(store, acme.engine.rates, DefinitionCache())
-            (answer,) = runner.run([acme.check_command("9")])
-        assert isinstance(answer, CheckAnswer)
-        assert answer.allowed
-        with pytest.raises(Conflict):
-            changed[0].result(30)
+    answer, changed = run_beside(
+        acme.check_command("9"),
+        database_url,
+        lambda: (
+            replaced(acme, budget, currency="EUR") if change == "replace" else deleted(acme, budget)
+        ),
+    )
+    assert isinstance(answer, CheckAnswer)
+    assert answer.allowed
+    with pytest.raises(Conflict):
+        changed.result()
     assert acme.engine.budgets.get(acme.tenant_id, budget.budget_id) == budget
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -10,13 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from fiscus.clock import ManualClock
-from fiscus.errors import NotFound, ValidationError
+from fiscus.errors import NotFound, ServiceUnavailable, ValidationError
 from fiscus.paging import Cursor, PageRequest, page_request
 from fiscus.quotas.calls import QuotaHistory
 from fiscus.quotas.model import Quota, UsageKind
 from fiscus.quotas.port import QuotaFilter
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.maintenance import SqlMaintenance
+from fiscus.stores.sql.quota_tables import quota_usage
 from tests.stores.quota_desk import NOW, QuotaDesk, at
 
 
@@ -247,6 +249,30 @@ def test_whole_months_go_with_their_partitions(desk: QuotaDesk) -> None:
     assert partitions(database) == months[1:]
     # the worker's next round makes the month again that it is allowed to have
     assert maintenance.prepare_partitions() == months[:1]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_month_that_would_wait_for_a_long_reader_is_made_later(desk: QuotaDesk) -> None:
+    """Who comes after a change that waits for a table waits with it: nobody could be charged."""
+    maintenance = SqlMaintenance(desk.database, ManualClock(NOW))
+    maintenance.prepare_partitions()
+    last = partitions(desk.database)[-1]
+    with desk.database.engine.begin() as connection:
+        connection.execute(sa.text("RESET ROLE"))
+        connection.execute(sa.text(f"DROP TABLE {last}"))
+    with ThreadPoolExecutor(1) as pool, desk.database.read(desk.tenant_id) as reader:
+        reader.execute(sa.select(sa.func.count()).select_from(quota_usage))
+        making = pool.submit(maintenance.prepare_partitions)
+        waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not (reader.execute(waiting).scalar_one() or making.done()):
+            pass
+        with desk.database.engine.begin() as writer:  # behind it, and less patient than it was
+            writer.execute(sa.text("SET LOCAL lock_timeout = '2s'"))
+            writer.execute(sa.text("LOCK TABLE quota_usage IN ROW EXCLUSIVE MODE"))
+        with pytest.raises(ServiceUnavailable):
+            making.result()
+    assert maintenance.prepare_partitions() == [last]
 
 
 def partitions(database: Database) -> list[str]:

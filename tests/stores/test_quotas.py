@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from fiscus.errors import Conflict, IdempotencyConflict, NotFound, ValidationError
+from fiscus.ledger.requests import quota_check_command
 from fiscus.paging import page_request
+from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckRequest
 from fiscus.quotas.model import Quota, RenewalStatus, Strategy, UsageKind
 from fiscus.quotas.port import QuotaFilter
 from fiscus.scopes import ScopeType
@@ -17,7 +19,8 @@ from fiscus.stores.sql import quota_rows
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.tenants import TenantSpec
-from tests.stores.conftest import in_threads
+from fiscus.wire import convert
+from tests.stores.conftest import in_threads, run_beside
 from tests.stores.quota_desk import NOW, QuotaDesk, at, quota_spec
 
 
@@ -542,3 +545,29 @@ def test_a_change_that_is_not_committed_leaves_the_quota_as_it_was(
     assert desk.get(quota) == quota
     with pytest.raises(NotFound):
         desk.get(quota, 2)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("change", ["replace", "delete"])
+def test_a_group_in_flight_is_waited_for_before_a_quota_is_cut_or_counts_as_unused(
+    desk: QuotaDesk, database_url: str, change: str
+) -> None:
+    quota = desk.allocate()
+    check = convert(
+        {"resource_type": "gpu_hours", "project_id": "apollo", "required_amount": "90"},
+        QuotaCheckRequest,
+    )
+    answer, changed = run_beside(
+        quota_check_command(check, desk.tenant_id, NOW),
+        database_url,
+        lambda: (
+            desk.replace(quota, allocated_amount="50")
+            if change == "replace"
+            else desk.quotas.delete(desk.tenant_id, quota.quota_id, force=False, by="bob", now=NOW)
+        ),
+    )
+    assert isinstance(answer, QuotaCheckAnswer)
+    assert answer.allowed
+    with pytest.raises(Conflict):
+        changed.result()
+    assert desk.get(quota) == quota

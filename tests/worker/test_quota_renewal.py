@@ -176,6 +176,19 @@ def test_periods_missed_during_downtime_are_caught_up_in_one_round(
     assert use(engine, first.tenant_id, 1).quota_id == quotas[-2].quota_id
 
 
+def test_a_period_that_nobody_could_use_does_not_cut_the_next(
+    engine: Engine, clock: ManualClock
+) -> None:
+    first = allocate(engine, period_type="daily", renewal_amount="by_usage")
+    assert use(engine, first.tenant_id, 80).allowed
+    clock.advance(days=4)
+    Worker(engine).step()
+    amounts = [int(one.allocated_amount) for one in all_of(engine, first.tenant_id)]
+    assert amounts[0] == 100
+    assert amounts[1:5] == [96] * 4
+    assert use(engine, first.tenant_id, 96).allowed
+
+
 def test_what_is_overdue_is_caught_up_before_anybody_is_let_in_also_where_another_leads(
     engine: Engine,
     clock: ManualClock,

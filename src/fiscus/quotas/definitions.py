@@ -130,8 +130,10 @@ def renew_from(quota: Quota) -> datetime:
 def renewed(quota: Quota, quota_id: str, used: Decimal, now: datetime) -> Quota:
     """The quota of the next period: contiguous, unused, version 1.
 
-    `used` is what `quota` has used at `now`, burst included. Raises `ValidationError` when the next
-    period would end out of range.
+    `used` is what `quota` has used at `now`, burst included. One that was allocated when its period
+    was over already, as missed ones are, says nothing of use.
+
+    Raises `ValidationError` when the next period would end out of range.
     """
     if quota.period_type is QuotaPeriod.CUSTOM:
         length = quota.period_end - quota.period_start
@@ -141,7 +143,8 @@ def renewed(quota: Quota, quota_id: str, used: Decimal, now: datetime) -> Quota:
     else:
         period = _calendar(quota.period_type, quota.timezone, quota.period_end)
     amount = quota.allocated_amount
-    if quota.renewal_amount is RenewalAmount.BY_USAGE:
+    could_be_used = quota.created_at < quota.period_end
+    if quota.renewal_amount is RenewalAmount.BY_USAGE and could_be_used:
         amount = amount_by_usage(quota, used, now)
     return replace(
         quota,

@@ -35,6 +35,10 @@ Synchronous = Literal["FULL", "NORMAL", "OFF"]
 ALL_TENANTS: Final = "*"
 """For the few statements that are no tenant's: finding an API key, the worker's rounds."""
 
+HARDLY_WAIT: Final = sa.text("SET LOCAL lock_timeout = '100ms'")
+"""For changes of tables on PostgreSQL, which can be made later: whoever comes after one that waits
+waits too."""
+
 DATABASE_SETTING: Final = "FISCUS_DATABASE_URL"
 
 APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
-from fiscus.stores.sql.database import ALL_TENANTS, Database
+from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database
 from fiscus.stores.sql.migrate import revisions_of
 from fiscus.stores.sql.sqlite import lock_file, read_some
 from fiscus.stores.sql.tables import idempotency_keys
@@ -88,6 +88,7 @@ class SqlMaintenance:
         )
 
         def change(connection: Connection) -> list[str]:
+            connection.execute(HARDLY_WAIT)
             return list(connection.execute(query, {"months_ahead": MONTHS_AHEAD}).scalars())
 
         return self._database.write(ALL_TENANTS, change)

@@ -16,7 +16,7 @@ from fiscus.quotas.calls import DayTotal, HistoryRow, QuotaHistory
 from fiscus.quotas.model import Quota, UsageKind
 from fiscus.scopes import EVERY, ScopeType
 from fiscus.stores.sql.column_types import UtcTime
-from fiscus.stores.sql.database import ALL_TENANTS, Database
+from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database
 from fiscus.stores.sql.paging import SortKey, parse_number, parse_time, read_page, time_value
 from fiscus.stores.sql.quota_tables import quota_consumptions, quotas
 from fiscus.stores.sql.quota_tables import quota_usage as t
@@ -263,6 +263,7 @@ def _drop_months(database: Database, moment: datetime) -> int:
     drop = sa.text("SELECT fiscus_drop_quota_partitions(:moment)")
 
     def change(connection: Connection) -> list[datetime]:
+        connection.execute(HARDLY_WAIT)
         return list(connection.execute(drop, {"moment": moment}).scalars())
 
     return sum(counted.get(first, 0) for first in database.write(ALL_TENANTS, change))

@@ -192,8 +192,9 @@ class SqlQuotas:
             fields = unlike_period(old, new)
             if fields:
                 raise _fixed(quota_id, fields)
-            if not force:
-                _require_room(connection, old, new)
+            if not force and _is_smaller(old, new):
+                self._database.without_groups(connection, tenant_id)
+                _require_room(connection, new)
             new = replace(new, renewed_from=old.renewed_from)
             if old.renewal_status is RenewalStatus.RENEWED:
                 new = replace(new, renewal_status=RenewalStatus.RENEWED)
@@ -205,13 +206,9 @@ class SqlQuotas:
     def delete(self, tenant_id: str, quota_id: str, *, force: bool, by: str, now: datetime) -> None:
         def change(connection: Connection) -> None:
             old = rows.find(connection, tenant_id, quota_id)
-            running = old.period_start <= now < old.period_end
-            if running and not force and quota_balances.is_used(connection, old):
-                raise Conflict(
-                    "The quota's period runs, and something of it is used",
-                    details={"quota_id": quota_id, "period_end": old.period_end.isoformat()},
-                    suggested_action="Wait until the period is over, or delete with force=true.",
-                )
+            if old.period_start <= now < old.period_end and not force:
+                self._database.without_groups(connection, tenant_id)
+                _require_unused(connection, old)
             last = replace(old, version=old.version + 1, updated_at=now)
             rows.put(connection, last, by, now, deleted=True)
 
@@ -328,16 +325,29 @@ def _require_same_period_type(old: Quota, spec: QuotaSpec, now: datetime) -> Non
         )
 
 
-def _require_room(connection: Connection, old: Quota, new: Quota) -> None:
-    """Raises `Conflict` when a smaller quota would be below what is used already."""
-    smaller = (
+def _is_smaller(old: Quota, new: Quota) -> bool:
+    return (
         new.allocated_amount < old.allocated_amount or new.max_burst_amount < old.max_burst_amount
     )
-    scope_id = quota_balances.passes(connection, new) if smaller else None
+
+
+def _require_unused(connection: Connection, quota: Quota) -> None:
+    """Raises `Conflict` when something of a quota is used whose period runs."""
+    if quota_balances.is_used(connection, quota):
+        raise Conflict(
+            "The quota's period runs, and something of it is used",
+            details={"quota_id": quota.quota_id, "period_end": quota.period_end.isoformat()},
+            suggested_action="Wait until the period is over, or delete with force=true.",
+        )
+
+
+def _require_room(connection: Connection, new: Quota) -> None:
+    """Raises `Conflict` when a quota would be below what is used of it already."""
+    scope_id = quota_balances.passes(connection, new)
     if scope_id is not None:
         raise Conflict(
             "More than that is used of the quota already",
-            details={"quota_id": old.quota_id, "scope_id": scope_id},
+            details={"quota_id": new.quota_id, "scope_id": scope_id},
             suggested_action="Send a larger amount, or replace with force=true.",
         )
 
