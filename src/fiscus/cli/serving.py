@@ -17,6 +17,7 @@ import uvicorn
 
 from fiscus.cli.terminal import CommandError
 from fiscus.engine import Engine
+from fiscus.errors import FiscusError
 from fiscus.logs import configure_logs, get_logger
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
@@ -48,6 +49,27 @@ def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     # sharing would let a second server slip in beside a first one: the first bind was without it
     first.close()
     return [_bind(host, port, share=True) for _ in range(count)]
+
+
+def bound_anew(bound: socket.socket) -> socket.socket:
+    """A socket in place of one of `listen`'s whose process has ended.
+
+    To one that was listened on the system would go on to give its share of the connections, which
+    would wait for whoever listens next.
+    """
+    if not hasattr(socket, "SO_REUSEPORT") or not bound.getsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEPORT
+    ):
+        return bound
+    try:
+        anew = socket.socket(bound.family, bound.type, bound.proto)
+    except OSError:  # no descriptor is left
+        return bound
+    anew.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    anew.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    anew.bind(bound.getsockname())
+    bound.close()
+    return anew
 
 
 def check_free(host: str, port: int, option: str) -> None:
@@ -225,7 +247,11 @@ def _mapping_of(settings: Settings) -> DescriptorMapping:
 def serve_child(settings: Settings, bound: socket.socket, with_worker: bool) -> None:
     """`serve_process` in a process of a supervisor's, which it does not outlive."""
     threading.Thread(target=_follow_parent, name="fiscus-parent", daemon=True).start()
-    serve_process(settings, bound, with_worker=with_worker, alone=False)
+    try:
+        serve_process(settings, bound, with_worker=with_worker, alone=False)
+    except FiscusError as error:
+        log.error("process_cannot_serve", reason=error.message)
+        raise SystemExit(1) from None
 
 
 def _follow_parent() -> None:

@@ -10,11 +10,13 @@ import time
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Final
 
 from prometheus_client import multiprocess
 
-from fiscus.cli.serving import GRACE_SECONDS, leave, on_signals, serve_child
+from fiscus.cli.serving import GRACE_SECONDS, bound_anew, leave, on_signals, serve_child
 from fiscus.logs import get_logger
 from fiscus.settings import Settings
 
@@ -23,13 +25,14 @@ log = get_logger(__name__)
 STEADY_SECONDS: Final = 30
 """A process that lived this long is started again at once, others after a growing wait."""
 LONGEST_WAIT_SECONDS: Final = 10.0
+_IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder made there is ours alone
 
 
 @dataclass(slots=True)
 class _Child:
     """A process to keep running: `process` once it was started, else from `due` on."""
 
-    socket: socket.socket
+    bound: socket.socket
     process: SpawnProcess | None = None
     started: float = 0.0
     due: float = 0.0
@@ -40,6 +43,7 @@ class Supervisor:
     """Runs one process per socket until told to stop. For the main thread."""
 
     def __init__(self, settings: Settings, sockets: list[socket.socket], with_worker: bool) -> None:
+        """A process for each of `sockets`, which are as `listen` makes them."""
         self._settings = settings
         self._with_worker = with_worker
         self._children = [_Child(bound) for bound in sockets]
@@ -47,7 +51,9 @@ class Supervisor:
     def run(self) -> None:
         """Keep the processes running; leaves by `SystemExit(0)` on SIGTERM or SIGINT."""
         on_signals(leave)
-        self._share_metrics()
+        # so that every process shows the sums over all; not on a disk, as a full one would end them
+        folder = mkdtemp(prefix="fiscus-metrics-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         try:
             while True:
                 self._start_due()
@@ -58,20 +64,14 @@ class Supervisor:
         finally:
             on_signals(signal.SIG_IGN)
             self._stop()
-
-    def _share_metrics(self) -> None:
-        """Let every process show the sums over all: prometheus-client does it through a folder."""
-        folder = self._settings.data_dir / "metrics"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.absolute())
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start_due(self) -> None:
         for child in self._children:
             if child.process is None and time.monotonic() >= child.due:
                 child.started = time.monotonic()
                 try:
-                    child.process = self._start(child.socket)
+                    child.process = self._start(child.bound)
                 except OSError as error:  # no process or descriptor is left
                     log.error(
                         "process_not_started",
@@ -109,6 +109,7 @@ class Supervisor:
             multiprocess.mark_process_dead(process.pid)  # pyright: ignore[reportUnknownMemberType]
         child.process = None
         process.close()
+        child.bound = bound_anew(child.bound)
 
     def _wait_before_next(self, child: _Child) -> float:
         """Set when a child that failed is due again; in so many seconds."""
