@@ -161,3 +161,18 @@ def _rows_read(owner: psycopg.Connection) -> int:
         "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'budget_periods'"
     ).fetchall()
     return int(row[0])
+
+
+def test_tables_that_are_missing_are_a_store_that_failed(url: str, tmp_path: Path) -> None:
+    engine = open_engine(Settings(data_dir=tmp_path, database_url=url))
+    desk = Desk(engine, "acme")
+    budget = desk.budget("10")
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("ALTER TABLE budget_periods RENAME TO elsewhere")
+        for call in (lambda: desk.check("1"), lambda: desk.used(budget)):
+            with pytest.raises(ServiceUnavailable) as caught:
+                call()
+            assert "SELECT" not in str(caught.value), "no SQL is shown"
+        owner.execute("ALTER TABLE elsewhere RENAME TO budget_periods")
+    assert desk.check("1").allowed
+    engine.close()

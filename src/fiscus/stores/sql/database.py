@@ -24,7 +24,7 @@ from fiscus.stores.sql import sqlite
 from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
 from fiscus.stores.sql.ledger_read import USE_SEED
-from fiscus.stores.sql.postgres import PostgresDriver
+from fiscus.stores.sql.postgres import TABLES_NOT_READY, PostgresDriver
 from fiscus.stores.sql.sqlite import FileId, SqliteDriver, file_at
 from fiscus.stores.sql.write_turn import WriteTurn
 
@@ -309,6 +309,11 @@ def unusable(error: exc.DBAPIError) -> FiscusError | None:
     """What is wrong for good, so that trying again is of no use; None for any other error."""
     if isinstance(error.orig, sqlite3.Error):
         return _damaged(str(error.orig)) if sqlite.is_damage(error.orig) else None
+    if isinstance(error.orig, TABLES_NOT_READY):
+        return ServiceUnavailable(
+            f"The database's tables cannot be used: {first_line(error)}",
+            suggested_action="Run `fiscus doctor`, which says what is missing.",
+        )
     if isinstance(error.orig, psycopg.ProgrammingError) and error.orig.sqlstate is None:
         # libpq's own, which never came to a server
         return ValidationError(

@@ -35,9 +35,18 @@ _AGAIN: Final = (
     errors.DeadlockDetected,
     errors.UniqueViolation,
 )
+TABLES_NOT_READY: Final = (
+    errors.UndefinedTable,
+    errors.UndefinedColumn,
+    errors.UndefinedFunction,
+    errors.InsufficientPrivilege,
+)
+"""What is asked for is missing, or this login may not use it."""
 # An internal error tells of a server that may only be read (after a failover), of a session that it
-# has ended or of damaged files: no command is to blame, and another connection may do better.
+# has ended or of damaged files, others of tables that are missing or may not be used: no command is
+# to blame, and another connection may do better.
 _GONE: Final = (
+    *TABLES_NOT_READY,
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.InternalError,
