@@ -26,6 +26,7 @@ from fiscus.budgets.calls import (
     Utilization,
 )
 from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
 from fiscus.client.blocking import BlockingApi
 from fiscus.client.fields import given_text
 from fiscus.client.problems import closed
@@ -37,18 +38,12 @@ from fiscus.costs.calls import (
     RecordRequest,
 )
 from fiscus.costs.model import CostRecord
+from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.costs.reports import build_report
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, NotFound, ValidationError
-from fiscus.http.answers import HealthAnswer
-from fiscus.http.queries import (
-    BudgetQuery,
-    CostQuery,
-    QuotaHistoryQuery,
-    QuotaListQuery,
-    UtilizationQuery,
-)
+from fiscus.health import HealthAnswer, health_of
 from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ids import is_uuid, uuid7
 from fiscus.ledger.commands import Command
@@ -81,6 +76,7 @@ from fiscus.quotas.calls import (
     ReleaseConsumptionRequest,
 )
 from fiscus.quotas.model import QuotaSpec
+from fiscus.quotas.queries import QuotaHistoryQuery, QuotaListQuery
 from fiscus.quotas.views import views_with_use
 from fiscus.ratelimits.calls import (
     AdjustRequest,
@@ -380,9 +376,6 @@ class _EngineBackend:
     # -- the engine
 
     async def health(self) -> HealthAnswer:
-        # late: it brings the web framework, which nothing else here needs
-        from fiscus.http.health import health_of
-
         return health_of(self._engine, uuid7())
 
     async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:

@@ -10,7 +10,7 @@ import pytest
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import BASE_PATH, DECISIONS
-from fiscus.http.queries import TenantQuery
+from fiscus.queries import TenantQuery
 from tests.http.app_client import API, BUDGET, POLICY, QUOTA
 from tests.log_lines import told
 

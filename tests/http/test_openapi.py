@@ -13,7 +13,7 @@ from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import BASE_PATH, DECISIONS
 from fiscus.http.examples import ANSWERS
 from fiscus.http.openapi import EVERYWHERE, build_document
-from fiscus.http.problems import STATUS_OF
+from fiscus.problems import STATUS_OF
 from tests.http.app_client import open_app
 from tests.http.example_run import run_examples
 

@@ -11,7 +11,7 @@ import pytest
 from fiscus.access.model import Role
 from fiscus.errors import FiscusError
 from fiscus.http.decisions import DECISIONS
-from fiscus.http.problems import STATUS_OF, TITLE_OF, Problem
+from fiscus.problems import STATUS_OF, TITLE_OF, Problem
 from fiscus.wire import decode
 from tests.http.app_client import API, BUDGET, QUOTA, open_app
 

@@ -11,6 +11,7 @@ from typing import Annotated, Final, NamedTuple
 from msgspec import Meta, Struct
 
 from fiscus.errors import Forbidden, ValidationError
+from fiscus.paging import Pagination
 from fiscus.priorities import Priority
 from fiscus.wire import Id, Name
 
@@ -159,6 +160,20 @@ class NewApiKey(ApiKey, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
+class ApiKeyView(ApiKey, frozen=True, kw_only=True):
+    """An API key as answered over the API, without the key itself."""
+
+    correlation_id: str
+
+
+class ApiKeyPage(Struct, frozen=True, kw_only=True):
+    """A page of API keys, newest first; revoked ones too, the keys themselves never."""
+
+    api_keys: list[ApiKey]
+    pagination: Pagination
+    correlation_id: str
+
+
 KEY_PREFIX: Final = "fsk_"
 MIN_KEY_LENGTH: Final = 24
 
@@ -202,7 +217,9 @@ __all__ = [
     "ALLOWED",
     "Action",
     "ApiKey",
+    "ApiKeyPage",
     "ApiKeySpec",
+    "ApiKeyView",
     "NewApiKey",
     "Principal",
     "Role",

@@ -266,3 +266,19 @@ class BudgetView(Budget, frozen=True, kw_only=True):
     """A budget as answered over the API."""
 
     correlation_id: str | None = None
+
+
+class BudgetPage(Struct, frozen=True, kw_only=True):
+    """A page of budgets, newest first."""
+
+    budgets: list[Budget]
+    pagination: Pagination
+    correlation_id: str
+
+
+class ReservationPage(Struct, frozen=True, kw_only=True):
+    """A page of reservations, newest first."""
+
+    reservations: list[ReservationView]
+    pagination: Pagination
+    correlation_id: str

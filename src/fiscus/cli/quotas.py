@@ -23,10 +23,16 @@ from fiscus.cli.terminal import (
     print_json,
 )
 from fiscus.errors import ValidationError
-from fiscus.http.answers import QuotaPage
 from fiscus.ids import uuid7
 from fiscus.paging import MAX_PAGE_SIZE
-from fiscus.quotas.calls import DistributeAnswer, DistributeRequest, Entity, QuotaHistory, QuotaView
+from fiscus.quotas.calls import (
+    DistributeAnswer,
+    DistributeRequest,
+    Entity,
+    QuotaHistory,
+    QuotaPage,
+    QuotaView,
+)
 from fiscus.quotas.model import QuotaPeriod, QuotaSpec, RenewalAmount, Strategy
 from fiscus.scopes import ScopeType
 from fiscus.wire import convert, decode

@@ -23,6 +23,7 @@ from fiscus.budgets.calls import (
     Utilization,
 )
 from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
 from fiscus.costs.calls import (
     RecordAnswer,
     RecordBatchAnswer,
@@ -30,15 +31,9 @@ from fiscus.costs.calls import (
     RecordRequest,
 )
 from fiscus.costs.model import CostRecord
+from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportRequest
-from fiscus.http.answers import HealthAnswer
-from fiscus.http.queries import (
-    BudgetQuery,
-    CostQuery,
-    QuotaHistoryQuery,
-    QuotaListQuery,
-    UtilizationQuery,
-)
+from fiscus.health import HealthAnswer
 from fiscus.paging import Page
 from fiscus.quotas.calls import (
     ConsumptionView,
@@ -53,6 +48,7 @@ from fiscus.quotas.calls import (
     ReleaseConsumptionRequest,
 )
 from fiscus.quotas.model import QuotaSpec
+from fiscus.quotas.queries import QuotaHistoryQuery, QuotaListQuery
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     PolicyView,

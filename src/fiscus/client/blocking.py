@@ -19,6 +19,7 @@ from fiscus.budgets.calls import (
     Utilization,
 )
 from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
 from fiscus.client.backend import Backend, run_blocking
 from fiscus.client.consuming import Consumption, Source, take_request
 from fiscus.client.fields import (
@@ -56,15 +57,9 @@ from fiscus.client.requests import (
 from fiscus.client.reserving import OnUnreachable, Reservation
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordRequest
 from fiscus.costs.model import CostRecord
+from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report
-from fiscus.http.answers import HealthAnswer
-from fiscus.http.queries import (
-    BudgetQuery,
-    CostQuery,
-    QuotaHistoryQuery,
-    QuotaListQuery,
-    UtilizationQuery,
-)
+from fiscus.health import HealthAnswer
 from fiscus.paging import Page
 from fiscus.quotas.calls import (
     ConsumptionView,
@@ -78,6 +73,7 @@ from fiscus.quotas.calls import (
     ReleaseConsumptionRequest,
 )
 from fiscus.quotas.model import QuotaSpec
+from fiscus.quotas.queries import QuotaHistoryQuery, QuotaListQuery
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     PolicyView,

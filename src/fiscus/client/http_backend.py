@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from fiscus.budgets.calls import (
+    BudgetPage,
     BudgetView,
     CheckAnswer,
     CheckBatchAnswer,
@@ -26,6 +27,7 @@ from fiscus.budgets.calls import (
     Utilization,
 )
 from fiscus.budgets.model import Budget, BudgetSpec
+from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
 from fiscus.client.fields import given_seconds, given_text
 from fiscus.client.problems import error_of, not_an_answer, unreachable
 from fiscus.client.retries import (
@@ -39,19 +41,14 @@ from fiscus.costs.calls import (
     RecordAnswer,
     RecordBatchAnswer,
     RecordBatchRequest,
+    RecordPage,
     RecordRequest,
 )
 from fiscus.costs.model import CostRecord
+from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.errors import FiscusError, ValidationError
-from fiscus.http.answers import BudgetPage, HealthAnswer, QuotaPage, RecordPage
-from fiscus.http.queries import (
-    BudgetQuery,
-    CostQuery,
-    QuotaHistoryQuery,
-    QuotaListQuery,
-    UtilizationQuery,
-)
+from fiscus.health import HealthAnswer
 from fiscus.ids import uuid7
 from fiscus.paging import Page
 from fiscus.quotas.calls import (
@@ -63,10 +60,12 @@ from fiscus.quotas.calls import (
     QuotaCheckBatchRequest,
     QuotaCheckRequest,
     QuotaHistory,
+    QuotaPage,
     QuotaView,
     ReleaseConsumptionRequest,
 )
 from fiscus.quotas.model import QuotaSpec
+from fiscus.quotas.queries import QuotaHistoryQuery, QuotaListQuery
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     PolicyView,

@@ -9,9 +9,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from fiscus.costs.model import ChargeCategory, CostFlag
+from fiscus.costs.model import ChargeCategory, CostFlag, CostRecord
 from fiscus.money import Amount
 from fiscus.nesting import FreeForm
+from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
 from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseLabel, Tags
 
@@ -114,3 +115,17 @@ class RecordBatchAnswer(Struct, frozen=True, kw_only=True):
     failed: int
     results: list[RecordItem]
     correlation_id: str | None = None
+
+
+class RecordPage(Struct, frozen=True, kw_only=True):
+    """A page of cost records, newest first."""
+
+    records: list[CostRecord]
+    pagination: Pagination
+    correlation_id: str
+
+
+class CostRecordView(CostRecord, frozen=True, kw_only=True):
+    """A cost record as answered over the API."""
+
+    correlation_id: str

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 from fiscus.access.model import Principal, Role
 from fiscus.errors import RateLimitViolated
 from fiscus.http.limiting import LoopLimiter
-from fiscus.http.problems import Headers
 from fiscus.priorities import PRIORITIES, Priority
+from fiscus.problems import Headers
 from fiscus.ratelimits.headers import HeaderLine, headers_of, whole_seconds
 from fiscus.ratelimits.port import Take, Taken
 from fiscus.ratelimits.rules import Algorithm, Rule, Verdict, make_rule

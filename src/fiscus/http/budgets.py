@@ -9,19 +9,24 @@ from fastapi import Response
 from msgspec.structs import asdict, replace
 
 from fiscus.access.model import Action
-from fiscus.budgets.calls import BudgetView, ReservationView, Utilization
+from fiscus.budgets.calls import (
+    BudgetPage,
+    BudgetView,
+    ReservationPage,
+    ReservationView,
+    Utilization,
+)
 from fiscus.budgets.model import Budget, BudgetSpec
-from fiscus.errors import ValidationError
-from fiscus.http.answers import BudgetPage, ReservationPage
-from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import (
+from fiscus.budgets.queries import (
     BudgetQuery,
     DeleteBudgetQuery,
-    NoQuery,
     ReservationQuery,
-    TenantQuery,
     UtilizationQuery,
 )
+from fiscus.errors import ValidationError
+from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.queries import NoQuery
+from fiscus.queries import TenantQuery
 
 _ETAG: Final = re.compile(r'"(\d{1,18})"')
 _BUDGET_ID: Final = {"budget_id": "The id of the budget."}

@@ -8,14 +8,16 @@ from fastapi import Response
 from msgspec.structs import asdict, replace
 
 from fiscus.access.model import Action
+from fiscus.costs.calls import CostRecordView, RecordPage
 from fiscus.costs.csv import report_csv
+from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportFormat, ReportRequest
 from fiscus.costs.reports import build_report
-from fiscus.http.answers import CostRecordView, RecordPage
 from fiscus.http.api_limits import ApiLimit
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import CostQuery, NoQuery, TenantQuery
+from fiscus.http.queries import NoQuery
 from fiscus.http.stream import NDJSON, StreamLine, stream_records
+from fiscus.queries import TenantQuery
 
 
 async def list_records(call: Call[CostQuery, NoBody]) -> Response:

@@ -15,7 +15,7 @@ from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.http.api_limits import ApiLimit
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.policies import OF_POLICY, policy_id_of
-from fiscus.http.queries import NoQuery, PolicyUsageQuery
+from fiscus.http.queries import NoQuery
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     CounterView,
@@ -24,6 +24,7 @@ from fiscus.ratelimits.calls import (
     ResetRequest,
 )
 from fiscus.ratelimits.model import Policy
+from fiscus.ratelimits.queries import PolicyUsageQuery
 
 
 async def get_policy_usage(call: Call[PolicyUsageQuery, NoBody]) -> Response:

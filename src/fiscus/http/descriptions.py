@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fiscus.http.problems import STATUS_OF, TITLE_OF
+from fiscus.problems import STATUS_OF, TITLE_OF
 
 ABOUT: Final = """Fiscus decides, before an operation runs, whether a tenant may go on and can
 afford it (rate limits, quotas, budgets), and afterwards knows what it cost: check, run the

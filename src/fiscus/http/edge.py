@@ -7,11 +7,11 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fiscus.correlation import correlation_id_of
 from fiscus.errors import InternalError
-from fiscus.http.correlation import correlation_id_of
 from fiscus.http.metrics import Metrics
-from fiscus.http.problems import PROBLEM_JSON, raw, render_problem
 from fiscus.logs import get_logger
+from fiscus.problems import PROBLEM_JSON, raw, render_problem
 
 log = get_logger(__name__)
 

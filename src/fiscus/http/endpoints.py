@@ -27,12 +27,12 @@ from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.metrics import Metrics
-from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.queries import NoQuery, read_query
 from fiscus.http.refusals import note_refusal
 from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ids import is_uuid
 from fiscus.logs import get_logger
+from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.wire import decode, encode
 
 log = get_logger(__name__)

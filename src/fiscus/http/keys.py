@@ -10,7 +10,9 @@ from msgspec.structs import asdict
 from fiscus.access.model import (
     Action,
     ApiKey,
+    ApiKeyPage,
     ApiKeySpec,
+    ApiKeyView,
     NewApiKey,
     check_grantable,
     hash_key,
@@ -18,10 +20,10 @@ from fiscus.access.model import (
     new_key,
 )
 from fiscus.errors import ValidationError
-from fiscus.http.answers import ApiKeyPage, ApiKeyView
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import NoQuery, PageQuery, TenantQuery
+from fiscus.http.queries import NoQuery
 from fiscus.ids import uuid7
+from fiscus.queries import PageQuery, TenantQuery
 from fiscus.zones import in_utc
 
 

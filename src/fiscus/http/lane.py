@@ -17,6 +17,7 @@ from fiscus.access.model import Principal
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, ReleaseRequest
 from fiscus.budgets.refusals import refusal as budget_refusal
 from fiscus.clock import to_us
+from fiscus.correlation import correlation_id_of
 from fiscus.engine import Engine
 from fiscus.errors import (
     FiscusError,
@@ -28,13 +29,11 @@ from fiscus.errors import (
 from fiscus.http.api_limits import Admitted, ApiLimitExceeded, ApiLimits, headers_left
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
-from fiscus.http.correlation import correlation_id_of
 from fiscus.http.decisions import BASE_PATH, DECISIONS, Call, Decision
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
-from fiscus.http.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.http.refusals import note_refusal, note_refused_items
 from fiscus.ids import is_uuid, uuid7
 from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
@@ -42,6 +41,7 @@ from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.commands import RecordBatch, Unfit
 from fiscus.ledger.loop import LedgerHere
 from fiscus.logs import get_logger
+from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.quotas.calls import (
     QuotaCheckAnswer,
     QuotaCheckBatchAnswer,

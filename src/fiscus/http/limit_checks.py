@@ -8,7 +8,7 @@ from fiscus.errors import FiscusError, too_many
 from fiscus.http.api_limits import Admitted, ApiLimits, headers_left
 from fiscus.http.decisions import Call
 from fiscus.http.limiting import LoopLimiter
-from fiscus.http.problems import Headers
+from fiscus.problems import Headers
 from fiscus.ratelimits.calls import (
     MAX_CHECKS,
     RateLimitBatchAnswer,

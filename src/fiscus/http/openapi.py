@@ -12,18 +12,18 @@ from msgspec import Struct
 
 from fiscus.access.model import ALLOWED, Action
 from fiscus.costs.calls import RecordRequest
-from fiscus.http.answers import HealthAnswer, ProbeAnswer
+from fiscus.health import VERSION, HealthAnswer
 from fiscus.http.api_limits import ApiLimit
 from fiscus.http.decisions import BASE_PATH, DECISIONS, Decision
 from fiscus.http.descriptions import ABOUT, ERROR_EXAMPLES, FIELDS, TAGS
 from fiscus.http.endpoints import Endpoint, NoBody
 from fiscus.http.examples import ANSWERS, PATH_IDS, QUERIES, REQUESTS
-from fiscus.http.health import VERSION
-from fiscus.http.problems import STATUS_OF, Problem
+from fiscus.http.probes import ProbeAnswer
 from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
 from fiscus.money import MAX_TEXT, Amount
 from fiscus.nesting import FreeForm
+from fiscus.problems import STATUS_OF, Problem
 from fiscus.quotas.model import QuotaSpec
 from fiscus.wire import ItemError
 

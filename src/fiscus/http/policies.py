@@ -8,18 +8,14 @@ from fastapi import Response
 from msgspec.structs import asdict
 
 from fiscus.access.model import Action
-from fiscus.http.answers import PolicyPage
 from fiscus.http.budgets import etag, expected_version, refuse_if_match
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import (
-    DeletePolicyQuery,
-    NoQuery,
-    PolicyListQuery,
-    TenantQuery,
-)
-from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyView
+from fiscus.http.queries import NoQuery
+from fiscus.queries import TenantQuery
+from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyPage, PolicyView
 from fiscus.ratelimits.limits import effective_limit, still_hold
 from fiscus.ratelimits.model import Emergency, PolicySpec, PolicyState
+from fiscus.ratelimits.queries import DeletePolicyQuery, PolicyListQuery
 
 OF_POLICY: Final = {"policy_id": "The id of the policy."}
 """What the id in a path is."""

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Response
+from msgspec import Meta, Struct
 
 from fiscus.access.model import Principal, Role
 from fiscus.errors import FiscusError, Forbidden
-from fiscus.http.answers import ProbeAnswer
+from fiscus.health import DOWN
 from fiscus.http.endpoints import Server, json_reply, problem_reply
-from fiscus.http.health import DOWN, Health
+from fiscus.http.health import Health
 from fiscus.http.metrics import CONTENT_TYPE
 from fiscus.http.refusals import note_refusal
 
 MAY_SEE_METRICS: Final = frozenset({Role.PLATFORM_ADMIN, Role.SYSTEM_ARCHITECT})
 """Metrics count the calls of all tenants, without naming one."""
+
+
+class ProbeAnswer(Struct, frozen=True, kw_only=True):
+    """The answer of a probe."""
+
+    status: Annotated[str, Meta(description="live; ready or not_ready (with 503).")]
+    reasons: Annotated[list[str], Meta(description="Why it is not ready; else empty.")]
+    correlation_id: str
 
 
 def probes_router(server: Server, prefix: str = "") -> APIRouter:

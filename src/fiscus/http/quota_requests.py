@@ -8,11 +8,16 @@ from fastapi import Response
 from msgspec.structs import asdict
 
 from fiscus.access.model import Action
-from fiscus.http.answers import QuotaRequestPage
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import NoQuery, QuotaRequestQuery
-from fiscus.quotas.calls import QuotaRequestDecision, QuotaRequestSpec, QuotaRequestView
+from fiscus.http.queries import NoQuery
+from fiscus.quotas.calls import (
+    QuotaRequestDecision,
+    QuotaRequestPage,
+    QuotaRequestSpec,
+    QuotaRequestView,
+)
 from fiscus.quotas.model import QuotaRequest
+from fiscus.quotas.queries import QuotaRequestQuery
 
 _OF_REQUEST: Final = {"request_id": "The id of the request."}
 

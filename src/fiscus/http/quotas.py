@@ -14,19 +14,12 @@ from msgspec.structs import replace
 
 from fiscus.access.model import Action
 from fiscus.errors import FiscusError
-from fiscus.http.answers import QuotaPage
 from fiscus.http.budgets import etag, expected_version, refuse_if_match
 from fiscus.http.decisions import BASE_PATH
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import (
-    DeleteQuotaQuery,
-    NoQuery,
-    QuotaHistoryQuery,
-    QuotaListQuery,
-    ReplaceQuotaQuery,
-    TenantQuery,
-)
+from fiscus.http.queries import NoQuery
 from fiscus.http.refusals import note_refused_items
+from fiscus.queries import TenantQuery
 from fiscus.quotas.batches import allocate_each, batch_tenant
 from fiscus.quotas.calls import (
     AllocateBatchAnswer,
@@ -34,9 +27,16 @@ from fiscus.quotas.calls import (
     DistributeAnswer,
     DistributeRequest,
     QuotaHistory,
+    QuotaPage,
     QuotaView,
 )
 from fiscus.quotas.model import Quota, QuotaSpec
+from fiscus.quotas.queries import (
+    DeleteQuotaQuery,
+    QuotaHistoryQuery,
+    QuotaListQuery,
+    ReplaceQuotaQuery,
+)
 from fiscus.quotas.views import view, views_with_use
 
 KEEP_ALLOCATIONS: Final = timedelta(days=7)

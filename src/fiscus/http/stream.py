@@ -23,11 +23,11 @@ from fiscus.costs.model import CostFlag
 from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
 from fiscus.http.body import ClientGone
 from fiscus.http.endpoints import Call, NoBody
-from fiscus.http.queries import TenantQuery
 from fiscus.http.refusals import note_refused_items
 from fiscus.ledger.commands import Record, RecordBatch, Unfit
 from fiscus.ledger.requests import record_item
 from fiscus.logs import get_logger
+from fiscus.queries import TenantQuery
 from fiscus.wire import ItemError, encode, item_error
 
 CHUNK_LINES: Final = 500

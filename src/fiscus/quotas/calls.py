@@ -275,3 +275,19 @@ class QuotaRequestView(QuotaRequest, frozen=True, kw_only=True):
     """A request as answered over the API."""
 
     correlation_id: str | None = None
+
+
+class QuotaPage(Struct, frozen=True, kw_only=True):
+    """A page of quotas, newest first."""
+
+    quotas: list[QuotaView]
+    pagination: Pagination
+    correlation_id: str
+
+
+class QuotaRequestPage(Struct, frozen=True, kw_only=True):
+    """A page of requests for more of a quota, newest first."""
+
+    requests: list[QuotaRequest]
+    pagination: Pagination
+    correlation_id: str

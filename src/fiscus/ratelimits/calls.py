@@ -206,3 +206,11 @@ class EmergencyView(Emergency, frozen=True, kw_only=True):
 
     receipt_id: str | None = None
     correlation_id: str | None = None
+
+
+class PolicyPage(Struct, frozen=True, kw_only=True):
+    """A page of policies, newest first."""
+
+    policies: list[PolicyView]
+    pagination: Pagination
+    correlation_id: str
