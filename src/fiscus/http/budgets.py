@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from fastapi import Response
@@ -23,53 +22,13 @@ from fiscus.budgets.queries import (
     ReservationQuery,
     UtilizationQuery,
 )
-from fiscus.errors import ValidationError
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
+from fiscus.http.versions import etag, expected_version, refuse_if_match
 from fiscus.queries import TenantQuery
 
-_ETAG: Final = re.compile(r'"(\d{1,18})"')
 _BUDGET_ID: Final = {"budget_id": "The id of the budget."}
 _RESERVATION_ID: Final = {"reservation_id": "The id of the reservation, from the check."}
-
-
-def expected_version(call: Call[Any, Any], in_body: int | None) -> int | None:
-    """The version a PUT replaces, from `If-Match` or the body; None replaces any.
-
-    Raises `ValidationError` for an unreadable `If-Match`, and when the two differ.
-    """
-    given: str | None = call.request.headers.get("if-match")
-    if given is None or given.strip() == "*":
-        return in_body
-    match = _ETAG.fullmatch(given.strip())
-    if match is None:
-        raise ValidationError(
-            "If-Match is not an ETag of this resource",
-            field="If-Match",
-            suggested_action='Send the ETag that a GET answered, with its quotes, such as "3".',
-        )
-    version = int(match[1])
-    if in_body is not None and in_body != version:
-        raise ValidationError(
-            "If-Match and version differ",
-            field="version",
-            suggested_action="Send the version once.",
-        )
-    return version
-
-
-def refuse_if_match(call: Call[Any, Any]) -> None:
-    """Raises `ValidationError` when a deletion carries `If-Match`, which would have no effect."""
-    if "if-match" in call.request.headers:
-        raise ValidationError(
-            "If-Match is not taken when deleting",
-            field="If-Match",
-            suggested_action="Leave If-Match out; force=false already protects what is in use.",
-        )
-
-
-def etag(version: int) -> dict[str, str]:
-    return {"ETag": f'"{version}"'}
 
 
 async def create_budget(call: Call[NoQuery, BudgetSpec]) -> Response:

@@ -8,9 +8,9 @@ from fastapi import Response
 from msgspec.structs import asdict
 
 from fiscus.access.model import Action
-from fiscus.http.budgets import etag, expected_version, refuse_if_match
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
+from fiscus.http.versions import etag, expected_version, refuse_if_match
 from fiscus.queries import TenantQuery
 from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyPage, PolicyView
 from fiscus.ratelimits.limits import effective_limit, still_hold

@@ -8,9 +8,9 @@ from fastapi import Response
 from msgspec.structs import replace
 
 from fiscus.access.model import Action
-from fiscus.http.budgets import etag, expected_version
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
+from fiscus.http.versions import etag, expected_version
 from fiscus.scopes import parse_id
 from fiscus.tenants import Tenant, TenantSpec
 
