@@ -77,6 +77,8 @@ class Decision:
 
     operation: str
     path: str
+    tag: str
+    """The part of the OpenAPI document it stands in."""
     summary: str
     request: type[Struct]
     answer: type[Struct]
@@ -88,6 +90,8 @@ class Decision:
     limited_as: ApiLimit | None = None
     """Which of the API's own limits holds for it, besides the general ones."""
     action: Action = Action.OPERATE
+    errors: tuple[str, ...] = ()
+    """Codes it may answer besides those of every decision, with those of a denial it enforces."""
 
     @property
     def id_name(self) -> str:
@@ -195,6 +199,7 @@ DECISIONS: Final = (
     Decision(
         "check",
         "/budgets/check",
+        "Decisions",
         "May this operation be afforded? Reserves its estimate",
         CheckRequest,
         CheckAnswer,
@@ -202,10 +207,12 @@ DECISIONS: Final = (
         _CHECK_EXAMPLE,
         may_enforce=True,
         limited_as=ApiLimit.BUDGET_CHECKS,
+        errors=("CONFLICT", "BUDGET_EXCEEDED"),
     ),
     Decision(
         "check_batch",
         "/budgets/check/batch",
+        "Decisions",
         "Up to 500 checks in one transaction",
         CheckBatchRequest,
         CheckBatchAnswer,
@@ -213,37 +220,45 @@ DECISIONS: Final = (
         {"checks": [_CHECK_EXAMPLE, {**_CHECK_EXAMPLE, "user_id": "u-18"}]},
         may_enforce=True,
         limited_as=ApiLimit.BUDGET_CHECKS,
+        errors=("CONFLICT", "BUDGET_EXCEEDED"),
     ),
     Decision(
         "settle",
         "/budgets/reservations/{reservation_id}/settle",
+        "Decisions",
         "Record what a reserved operation did cost",
         SettleRequest,
         SettleAnswer,
         _settle,
         {"actual_cost": 0.0187, "usage": {"input_tokens": 812, "output_tokens": 164}},
+        errors=("NOT_FOUND", "CONFLICT"),
     ),
     Decision(
         "release",
         "/budgets/reservations/{reservation_id}/release",
+        "Decisions",
         "Give a reservation's money back",
         ReleaseRequest,
         ReservationView,
         _release,
         {},
+        errors=("NOT_FOUND", "CONFLICT"),
     ),
     Decision(
         "extend",
         "/budgets/reservations/{reservation_id}/extend",
+        "Decisions",
         "Hold a reservation's money for longer",
         ExtendRequest,
         ReservationView,
         _extend,
         {"ttl_seconds": 600},
+        errors=("NOT_FOUND", "CONFLICT"),
     ),
     Decision(
         "record",
         "/cost-tracking/record",
+        "Costs",
         "Record a cost",
         RecordRequest,
         RecordAnswer,
@@ -251,10 +266,12 @@ DECISIONS: Final = (
         _RECORD_EXAMPLE,
         status=202,
         limited_as=ApiLimit.COST_RECORDS,
+        errors=("NOT_FOUND", "CONFLICT", "COST_CALCULATION_ERROR"),
     ),
     Decision(
         "record_batch",
         "/cost-tracking/record/batch",
+        "Costs",
         "Record up to 1000 costs; each stands or falls alone",
         RecordBatchRequest,
         RecordBatchAnswer,
@@ -266,6 +283,7 @@ DECISIONS: Final = (
     Decision(
         "rate_limit_check",
         "/rate-limits/check",
+        "Rate limits",
         "May so many requests be made now? Taken from every policy that applies, or from none",
         RateLimitCheckRequest,
         RateLimitCheckAnswer,
@@ -277,6 +295,7 @@ DECISIONS: Final = (
     Decision(
         "rate_limit_check_batch",
         "/rate-limits/check/batch",
+        "Rate limits",
         "Up to 500 checks of rate limits, each for itself",
         RateLimitBatchRequest,
         RateLimitBatchAnswer,
@@ -288,6 +307,7 @@ DECISIONS: Final = (
     Decision(
         "quota_check",
         "/quotas/check",
+        "Quotas",
         "May so much be used? Takes it from every quota that matches, or from none",
         QuotaCheckRequest,
         QuotaCheckAnswer,
@@ -295,10 +315,12 @@ DECISIONS: Final = (
         _QUOTA_EXAMPLE,
         may_enforce=True,
         limited_as=ApiLimit.QUOTA_CHECKS,
+        errors=("CONFLICT", "QUOTA_EXHAUSTED"),
     ),
     Decision(
         "quota_check_batch",
         "/quotas/check/batch",
+        "Quotas",
         "Up to 500 checks of quotas in one transaction, each for itself",
         QuotaCheckBatchRequest,
         QuotaCheckBatchAnswer,
@@ -306,14 +328,17 @@ DECISIONS: Final = (
         {"checks": [_QUOTA_EXAMPLE, {**_QUOTA_EXAMPLE, "required_amount": 4, "consume": False}]},
         may_enforce=True,
         limited_as=ApiLimit.QUOTA_CHECKS,
+        errors=("CONFLICT", "QUOTA_EXHAUSTED"),
     ),
     Decision(
         "release_consumption",
         "/quotas/consumptions/{consumption_id}/release",
+        "Quotas",
         "Give back what a consumption took, all or a part, to the periods it came from",
         ReleaseConsumptionRequest,
         ConsumptionView,
         _release_consumption,
         {"amount": 0.5},
+        errors=("NOT_FOUND", "CONFLICT"),
     ),
 )

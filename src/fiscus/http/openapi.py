@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +13,6 @@ from msgspec import Struct
 from fiscus.access.model import ALLOWED, Action
 from fiscus.costs.calls import RecordRequest
 from fiscus.health import VERSION, HealthAnswer
-from fiscus.http.api_limits import ApiLimit
 from fiscus.http.decisions import BASE_PATH, DECISIONS, Decision
 from fiscus.http.descriptions import ABOUT, ERROR_EXAMPLES, FIELDS, TAGS
 from fiscus.http.endpoints import Endpoint, NoBody
@@ -39,20 +38,6 @@ EVERYWHERE: Final = (
 )
 """Codes that every endpoint with a credential may answer."""
 
-_OF_DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "check": ("CONFLICT",),
-    "check_batch": ("CONFLICT",),
-    "settle": ("NOT_FOUND", "CONFLICT"),
-    "release": ("NOT_FOUND", "CONFLICT"),
-    "extend": ("NOT_FOUND", "CONFLICT"),
-    "record": ("NOT_FOUND", "CONFLICT", "COST_CALCULATION_ERROR"),
-    "record_batch": (),
-    "rate_limit_check": (),
-    "rate_limit_check_batch": (),
-    "quota_check": ("CONFLICT",),
-    "quota_check_batch": ("CONFLICT",),
-    "release_consumption": ("NOT_FOUND", "CONFLICT"),
-}
 _REF: Final = "#/components/schemas/{name}"
 _OWN_LINE: Final = re.compile(r"\s*\n\s*")
 
@@ -198,12 +183,8 @@ def _as_on_the_wire(schema: Any) -> Any:
 
 def _decision(decision: Decision, schemas: _Schemas) -> Json:
     parameters = [_path_parameter(name) for name in re.findall(r"{(\w+)}", decision.path)]
-    codes = [*_OF_DECISIONS[decision.operation], "PAYLOAD_TOO_LARGE"]
+    codes = [*decision.errors, "PAYLOAD_TOO_LARGE"]
     if decision.may_enforce:
-        if decision.limited_as is ApiLimit.BUDGET_CHECKS:
-            codes.append("BUDGET_EXCEEDED")
-        elif decision.limited_as is ApiLimit.QUOTA_CHECKS:
-            codes.append("QUOTA_EXHAUSTED")
         parameters.append(
             {
                 "name": "enforce",
@@ -219,7 +200,7 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
     parameters.append(_CORRELATION_ID)
     return {
         "operationId": decision.operation,
-        "tags": [_tag(decision.path)],
+        "tags": [decision.tag],
         "summary": decision.summary,
         "description": _who_may(decision.action),
         "parameters": parameters,
@@ -231,14 +212,6 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
             **_errors((*EVERYWHERE, *codes), schemas),
         },
     }
-
-
-def _tag(path: str) -> str:
-    if path.startswith("/cost"):
-        return "Costs"
-    if path.startswith("/quotas"):
-        return "Quotas"
-    return "Rate limits" if path.startswith("/rate-limits") else "Decisions"
 
 
 def _endpoint(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> Json:
