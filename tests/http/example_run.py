@@ -1,4 +1,4 @@
-"""Sends every example of the OpenAPI document in an order in which each can work.
+"""Sends every example of the OpenAPI document in the order that works, and provokes each error.
 
 As a script, writes the answers into `src/fiscus/http/examples.json`.
 """
@@ -12,13 +12,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
+
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import BASE_PATH, DECISIONS
 from fiscus.http.examples import PATH_IDS, QUERIES, REQUESTS
+from fiscus.problems import STATUS_OF
+from fiscus.stores.sql.database import unavailable
 from tests.http.app_client import open_app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
     from tests.http.app_client import AppClient
 
 ORDER: Final = [
@@ -164,10 +172,64 @@ def _remember(operation: str, answer: Any, ids: dict[str, str]) -> None:
             ids["request_id"] = answer["request_id"]
 
 
+async def run_errors(client: AppClient) -> dict[str, Any]:
+    """An answer with each error code; fails when a status is not its code's."""
+    check, quota = _example("check"), _example("quota_check")
+    unpriced = {key: value for key, value in _example("record").items() if key != "cost_amount"}
+    of_acme = client.make_key(Role.TENANT_ADMIN)
+    budget = await client.make_budget(**REQUESTS["create_budget"])
+    place = f"/budgets/{budget['budget_id']}"
+    await client.make_quota(**REQUESTS["create_quota"])
+    once = {"headers": {"X-Idempotency-Key": "3f1c6f9e"}}
+    await client.post("/budgets/check", check, **once)
+    await client.post("/quotas/check", quota)
+    for _ in range(client.engine.settings.api_limit_reports):
+        await client.get("/cost-tracking/reports", params=QUERIES["get_report"])
+    replies = [
+        await client.post("/budgets/check", {**check, "estimated_cost": "NaN"}),
+        await client.post("/budgets/check", check, key="fsk_unknown-to-everybody"),
+        await client.post("/budgets/check?enforce=true", {**check, "estimated_cost": 500}),
+        await client.post("/budgets/check", {**check, "tenant_id": "globex"}, key=of_acme),
+        await client.get(f"/budgets/{PATH_IDS['budget_id']}"),
+        await client.put(place, REQUESTS["create_budget"], headers={"If-Match": '"3"'}),
+        await client.post("/budgets/check", {**check, "user_id": "u-18"}, **once),
+        await client.post("/budgets/check", {**check, "operation_context": {"": " " * 2_000_000}}),
+        await client.post("/cost-tracking/record", unpriced),
+        await client.post("/quotas/check?enforce=true", {**quota, "required_amount": 120}),
+        await client.get("/cost-tracking/reports", params=QUERIES["get_report"]),
+    ]
+    for failure in (RuntimeError("of nobody's making"), unavailable()):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client.engine.budgets, "get", _failing_with(failure))
+            replies.append(await client.get(place))
+    return {_code_of(reply): reply.json() for reply in replies}
+
+
+def _example(operation: str) -> dict[str, Any]:
+    body: dict[str, Any] = operations()[operation][2]
+    return body
+
+
+def _failing_with(failure: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise failure
+
+    return fail
+
+
+def _code_of(reply: httpx.Response) -> str:
+    code: str = reply.json()["error_code"]
+    assert reply.status_code == STATUS_OF[code], reply.text
+    return code
+
+
 async def _capture() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with open_app(Path(folder)) as client:
             answers = await run_examples(client)
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_app(Path(folder)) as client:
+            errors = await run_errors(client)
     answers["create_api_key"]["api_key"] = "fsk_shown-once-and-never-again"
     answers["health_down"] = {
         **answers["health"],
@@ -195,6 +257,7 @@ async def _capture() -> None:
     )
     examples = json.loads(FILE.read_text("utf-8"))
     examples["answers"] = answers
+    examples["errors"] = errors
     examples["path_ids"] |= {
         "budget_id": answers["create_budget"]["budget_id"],
         "reservation_id": answers["check"]["reservation_id"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
@@ -11,11 +12,11 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import BASE_PATH, DECISIONS
-from fiscus.http.examples import ANSWERS
+from fiscus.http.examples import ANSWERS, ERRORS
 from fiscus.http.openapi import EVERYWHERE, build_document
 from fiscus.problems import STATUS_OF
 from tests.http.app_client import open_app
-from tests.http.example_run import run_examples
+from tests.http.example_run import run_errors, run_examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,11 +132,24 @@ async def test_every_example_works_and_is_answered_as_documented(data_dir: Path)
 
 
 @pytest.mark.anyio
+async def test_every_error_is_answered_as_documented(client: AppClient) -> None:
+    errors = await run_errors(client)
+    assert set(errors) == set(ERRORS) == set(STATUS_OF)
+    for code, error in errors.items():
+        assert _without_ids(error) == _without_ids(ERRORS[code]), code
+
+
+@pytest.mark.anyio
 async def test_it_is_served_without_a_credential_and_names_no_tenant(client: AppClient) -> None:
     await client.make_budget(budget_name="Secret plans")
     reply = await client.send("GET", "/openapi.json", key=None)
     assert reply.json() == DOCUMENT
     assert "Secret plans" not in reply.text
+
+
+def _without_ids(value: Any) -> str:
+    """The ids that Fiscus makes are others each time; everything else is the same."""
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "…", json.dumps(value))
 
 
 def _shape(value: Any) -> Any:

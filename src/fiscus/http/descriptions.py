@@ -1,10 +1,8 @@
-"""Texts of the OpenAPI document: what a field means that says nothing itself, tags, errors."""
+"""Texts of the OpenAPI document: what a field means that says nothing itself, tags."""
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-from fiscus.problems import STATUS_OF, TITLE_OF
+from typing import Final
 
 ABOUT: Final = """Fiscus decides, before an operation runs, whether a tenant may go on and can
 afford it (rate limits, quotas, budgets), and afterwards knows what it cost: check, run the
@@ -294,105 +292,3 @@ FIELDS: Final = {
     "windows": "Windows in which it was checked, newest first.",
 }
 """By field, or by struct and field where the meaning differs."""
-
-_ERRORS: Final[dict[str, tuple[str, dict[str, Any], bool, str]]] = {
-    "VALIDATION_ERROR": (
-        "estimated_cost is not a finite number",
-        {"field": "estimated_cost"},
-        False,
-        "Correct estimated_cost and send it again.",
-    ),
-    "UNAUTHORIZED": (
-        "The API key was revoked",
-        {},
-        False,
-        "Send another API key.",
-    ),
-    "BUDGET_EXCEEDED": (
-        "Budget team-search has no room for 2.50 USD: 1.75 USD are left until 2026-04-01",
-        {"max_allowed_cost": 1.75, "fits_at": "2026-04-01T00:00:00Z"},
-        False,
-        "Lower the estimate to max_allowed_cost, or wait until fits_at.",
-    ),
-    "FORBIDDEN": (
-        "The credential belongs to another tenant",
-        {"field": "tenant_id"},
-        False,
-        "Use a credential of that tenant, or leave tenant_id out.",
-    ),
-    "NOT_FOUND": (
-        "No budget '019ce0d2-7c00-7a11-8f00-0123456789ab' exists",
-        {"budget_id": "019ce0d2-7c00-7a11-8f00-0123456789ab"},
-        False,
-        "Use an id that the list of budgets shows.",
-    ),
-    "CONFLICT": (
-        "The version is 4, not 3: it was changed meanwhile",
-        {"version": 4},
-        False,
-        "Read it again and repeat the change.",
-    ),
-    "IDEMPOTENCY_CONFLICT": (
-        "This idempotency key was used with another body",
-        {"idempotency_key": "3f1c6f9e"},
-        False,
-        "Use a new key for a new request.",
-    ),
-    "PAYLOAD_TOO_LARGE": (
-        "The body is larger than 2000000 bytes",
-        {"maximum_bytes": 2_000_000},
-        False,
-        "Send less at once, or stream records to /cost-tracking/record/stream.",
-    ),
-    "COST_CALCULATION_ERROR": (
-        "No price is known for this usage",
-        {"field": "cost_amount"},
-        False,
-        "Send cost_amount.",
-    ),
-    "QUOTA_EXHAUSTED": (
-        "The gpu_hours quota of project vision has no room: 1.5 of 120 left, 2.5 needed.",
-        {"max_allowed_amount": 1.5, "fits_at": "2026-04-01T00:00:00Z"},
-        False,
-        "Ask for max_allowed_amount or less, or wait until fits_at.",
-    ),
-    "RATE_LIMIT_VIOLATED": (
-        "Budget team-search lets 40 % of operations through now",
-        {},
-        True,
-        "Try again after the time in Retry-After.",
-    ),
-    "INTERNAL_ERROR": (
-        "The request failed",
-        {},
-        False,
-        "Report it with the correlation_id.",
-    ),
-    "SERVICE_UNAVAILABLE": (
-        "Too many operations are waiting to be committed",
-        {},
-        True,
-        "Try again after the time in Retry-After.",
-    ),
-}
-
-
-def _example(code: str) -> dict[str, Any]:
-    message, details, retriable, action = _ERRORS[code]
-    return {
-        "type": "urn:fiscus:problem:" + code.lower().replace("_", "-"),
-        "title": TITLE_OF[code],
-        "status": STATUS_OF[code],
-        "detail": message,
-        "instance": "/budget/v1/budgets/check",
-        "error_code": code,
-        "message": message,
-        "details": details,
-        "correlation_id": "019ce0d2-7c00-7a11-8f00-0123456789ab",
-        "retriable": retriable,
-        "suggested_action": action,
-        "tenant_id": None if code == "UNAUTHORIZED" else "acme",
-    }
-
-
-ERROR_EXAMPLES: Final = {code: _example(code) for code in _ERRORS}

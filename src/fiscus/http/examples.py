@@ -1,6 +1,6 @@
 """The examples of the OpenAPI document, from `examples.json`.
 
-Requests are written by hand; answers were captured from a server that got them in order
+Requests are written by hand; answers and errors were captured from a server that got them in order
 (`python -m tests.http.example_run` does it again). A test sends each one and compares.
 """
 
@@ -25,3 +25,6 @@ REQUESTS: Final = _ALL["requests"]
 
 ANSWERS: Final = _ALL["answers"]
 """Bodies of answers by operation."""
+
+ERRORS: Final = _ALL["errors"]
+"""Bodies of problems by code."""

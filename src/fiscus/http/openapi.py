@@ -14,9 +14,9 @@ from fiscus.access.model import ALLOWED, Action
 from fiscus.costs.calls import RecordRequest
 from fiscus.health import VERSION, HealthAnswer
 from fiscus.http.decisions import BASE_PATH, DECISIONS, Decision
-from fiscus.http.descriptions import ABOUT, ERROR_EXAMPLES, FIELDS, TAGS
+from fiscus.http.descriptions import ABOUT, FIELDS, TAGS
 from fiscus.http.endpoints import Endpoint, NoBody
-from fiscus.http.examples import ANSWERS, PATH_IDS, QUERIES, REQUESTS
+from fiscus.http.examples import ANSWERS, ERRORS, PATH_IDS, QUERIES, REQUESTS
 from fiscus.http.probes import ProbeAnswer
 from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
@@ -461,7 +461,7 @@ def _problem(status: int, codes: list[str], schemas: _Schemas) -> Json:
         "content": {
             "application/problem+json": {
                 "schema": schemas.of(Problem),
-                "examples": {code: {"value": ERROR_EXAMPLES[code]} for code in codes},
+                "examples": {code: {"value": ERRORS[code]} for code in codes},
             }
         },
     }
