@@ -16,6 +16,8 @@ import pytest
 
 from fiscus.cli import demo_data
 from fiscus.cli.demo import examples
+from fiscus.client.transports import BlockingTransport
+from tests.client.faulty import faulty_server, problem
 from tests.fiscus_process import ADMIN_KEY, fiscus_server
 
 if TYPE_CHECKING:
@@ -131,6 +133,22 @@ def test_wrong_key_is_one_line(on_server: Run) -> None:
     done = on_server("report", FISCUS_KEY="fsk_" + "x" * 43)
     assert done.status == 1
     assert "UNAUTHORIZED" in done.err
+
+
+def test_a_command_waits_for_as_long_as_the_server_asks(
+    on_server: Run, server: FiscusProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(_: BlockingTransport, seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(BlockingTransport, "pause", pause)
+    with faulty_server(server.url) as faulty:
+        faulty.steps.append(problem(503, "SERVICE_UNAVAILABLE", retry_after="7"))
+        done = on_server("report", FISCUS_URL=faulty.url)
+    assert done.status == 0, done.err
+    assert [int(seconds) for seconds in pauses] == [7]
 
 
 def test_missing_server_is_one_line_that_says_how_to_start_one(run: Run) -> None:

@@ -16,8 +16,9 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import BASE_PATH, DECISIONS
+from fiscus.http.decisions import DECISIONS
 from fiscus.http.examples import PATH_IDS, QUERIES, REQUESTS
+from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF
 from fiscus.stores.sql.database import unavailable
 from tests.http.app_client import open_app

@@ -9,7 +9,8 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import BASE_PATH, DECISIONS
+from fiscus.http.decisions import DECISIONS
+from fiscus.paths import BASE_PATH
 from fiscus.queries import TenantQuery
 from tests.http.app_client import API, BUDGET, POLICY, QUOTA
 from tests.log_lines import told

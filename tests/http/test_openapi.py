@@ -11,9 +11,10 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import BASE_PATH, DECISIONS
+from fiscus.http.decisions import DECISIONS
 from fiscus.http.examples import ANSWERS, ERRORS
 from fiscus.http.openapi import EVERYWHERE, build_document
+from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF
 from tests.http.app_client import open_app
 from tests.http.example_run import run_errors, run_examples

@@ -9,8 +9,9 @@ import pytest
 
 from fiscus.access.model import ALLOWED, Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import BASE_PATH, DECISIONS
+from fiscus.http.decisions import DECISIONS
 from fiscus.http.examples import PATH_IDS
+from fiscus.paths import BASE_PATH
 
 if TYPE_CHECKING:
     import httpx

@@ -13,8 +13,8 @@ import pytest
 
 import fiscus
 from fiscus import BudgetExceeded, Fiscus, FiscusError, QuotaExhausted, Refused, ValidationError
-from fiscus.cli.api import ApiError, Problem
 from fiscus.errors import KINDS, made_again
+from fiscus.http.api_limits import ApiLimitExceeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,10 +54,10 @@ def test_a_bare_error_and_a_bare_refusal_are_whole_after_a_pickle() -> None:
 
 
 def test_an_error_with_a_constructor_of_its_own_is_whole_after_a_pickle() -> None:
-    error = ApiError(503, Problem(message="later", error_code="SERVICE_UNAVAILABLE"))
+    error = ApiLimitExceeded("Too many", headers=[("X", "1")], details={}, retry_after_seconds=2)
     again = both_ways(error)
-    assert isinstance(again, ApiError)
-    assert (again.status, again.message) == (503, error.message)
+    assert isinstance(again, ApiLimitExceeded)
+    assert (again.headers, again.message) == (error.headers, error.message)
 
 
 def test_a_place_is_still_put_before_the_field_of_an_unpickled_error() -> None:

@@ -15,7 +15,9 @@ def main() -> None:
     try:
         app()
     except FiscusError as error:
-        show_error(error.message, error.suggested_action)
+        # a correlation id tells that a server answered so
+        code = f" ({error.code})" if error.correlation_id else ""
+        show_error(error.message + code, error.suggested_action)
         of_an_option = isinstance(error, ValidationError) and error.field.startswith("--")
         sys.exit(2 if of_an_option or isinstance(error, UsageError) else 1)
     except BrokenPipeError:

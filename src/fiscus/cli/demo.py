@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 
 from fiscus.access.model import new_key
 from fiscus.cli import demo_data
-from fiscus.cli.api import BASE_PATH, Api
+from fiscus.cli.api import Api
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import (
     DEFAULT_URL,
@@ -36,6 +36,7 @@ from fiscus.cli.terminal import (
 from fiscus.costs.calls import RecordBatchAnswer
 from fiscus.engine import Engine
 from fiscus.money import parse_amount
+from fiscus.paths import BASE_PATH
 from fiscus.settings import Settings
 from fiscus.tenants import Tenant
 from fiscus.wire import encode

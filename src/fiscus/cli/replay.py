@@ -14,7 +14,7 @@ import typer
 from msgspec import Struct
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from fiscus.cli.api import Api, ApiError
+from fiscus.cli.api import Api
 from fiscus.cli.http_connection import target
 from fiscus.cli.model_prices import ModelPrices
 from fiscus.cli.replay_audit import Replayed, audit
@@ -31,7 +31,7 @@ from fiscus.cli.terminal import (
     progress,
 )
 from fiscus.cli.trace import TraceRequest, read_azure_llm
-from fiscus.errors import ValidationError
+from fiscus.errors import NotFound, ValidationError
 from fiscus.money import EXACT, ZERO, add, parse_positive, round_half_even
 from fiscus.tenants import Tenant
 
@@ -163,9 +163,7 @@ def _prepare(api: Api, replayed: Replayed, name: str) -> str:
     tenant_id = replayed.tenant_id
     try:
         api.get(f"/tenants/{tenant_id}", Tenant)
-    except ApiError as error:
-        if error.status != 404:
-            raise
+    except NotFound:
         api.put(f"/tenants/{tenant_id}", {"currency": "USD", "rollup_tags": [TAG]}, Tenant)
     spec: dict[str, Any] = {
         "tenant_id": tenant_id,

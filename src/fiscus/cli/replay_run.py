@@ -13,13 +13,16 @@ from time import perf_counter
 from typing import Any, Final
 
 from fiscus.budgets.calls import CheckAnswer, SettleAnswer
-from fiscus.cli.api import BASE_PATH, ApiError, problem_of
 from fiscus.cli.http_connection import HttpConnection, Target
 from fiscus.cli.model_prices import ModelPrices
 from fiscus.cli.terminal import CommandError
 from fiscus.cli.trace import TraceRequest
+from fiscus.client.problems import error_of
+from fiscus.client.retries import RETRIED_STATUSES
 from fiscus.costs.model import CostFlag
+from fiscus.errors import FiscusError
 from fiscus.money import ZERO, add, subtract
+from fiscus.paths import BASE_PATH
 from fiscus.wire import decode, encode
 
 TAG: Final = "replay"
@@ -227,7 +230,7 @@ class Replay:
             try:
                 reply = await connection.post(BASE_PATH + path, content, key)
             except (OSError, TimeoutError) as error:
-                problem = CommandError(
+                problem: FiscusError = CommandError(
                     f"the server stopped answering: {error}",
                     suggested_action="see whether it still runs; the replay can be started again.",
                 )
@@ -235,8 +238,8 @@ class Replay:
                 if reply.status == 200:
                     latencies_ms.append((perf_counter() - started) * 1000)
                     return reply.body
-                problem = ApiError(reply.status, problem_of(reply.body))
-                if not problem.may_pass_later:
+                problem = error_of(reply.status, {}, reply.body)
+                if reply.status not in RETRIED_STATUSES:
                     raise problem
                 wait = max(wait, reply.retry_after_seconds or 0.0)
             if attempt == ATTEMPTS - 1:

@@ -10,10 +10,11 @@ import httpx
 from fiscus.client.asynchronous import AsyncApi
 from fiscus.client.blocking import BlockingApi
 from fiscus.client.fields import given_count, given_seconds, given_text
-from fiscus.client.http_backend import BASE_PATH, HttpBackend
+from fiscus.client.http_backend import HttpBackend
 from fiscus.client.retries import RetryPolicy
 from fiscus.client.transports import AsyncTransport, BlockingTransport
 from fiscus.errors import ValidationError
+from fiscus.paths import BASE_PATH
 
 TIMEOUT_SECONDS: Final = 10.0
 MAX_RETRIES: Final = 4
@@ -41,11 +42,8 @@ class Client(BlockingApi):
         max_retries: int = MAX_RETRIES,
         total_seconds: float = TOTAL_SECONDS,
     ) -> None:
-        base_url = _checked_url(url)
         policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
-        headers = _headers(key)
-        transport = BlockingTransport(lambda: httpx.Client(base_url=base_url, headers=headers))
-        super().__init__(HttpBackend(base_url, transport, policy), tenant)
+        super().__init__(blocking_backend(url, key, policy), tenant)
 
 
 class AsyncClient(AsyncApi):
@@ -69,6 +67,14 @@ class AsyncClient(AsyncApi):
         policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
         http = httpx.AsyncClient(base_url=base_url, headers=_headers(key))
         super().__init__(HttpBackend(base_url, AsyncTransport(http), policy), tenant)
+
+
+def blocking_backend(url: str, key: str, policy: RetryPolicy) -> HttpBackend:
+    """One server, for calls that block. Raises `ValidationError` as `Client` does."""
+    base_url = _checked_url(url)
+    headers = _headers(key)
+    transport = BlockingTransport(lambda: httpx.Client(base_url=base_url, headers=headers))
+    return HttpBackend(base_url, transport, policy)
 
 
 def _checked_url(url: str) -> str:

@@ -51,6 +51,7 @@ from fiscus.errors import FiscusError, ValidationError
 from fiscus.health import HealthAnswer
 from fiscus.ids import uuid7
 from fiscus.paging import Page
+from fiscus.paths import BASE_PATH
 from fiscus.quotas.calls import (
     ConsumptionView,
     DistributeAnswer,
@@ -80,7 +81,6 @@ from fiscus.wire import decode, encode
 
 T = TypeVar("T")
 
-BASE_PATH: Final = "/budget/v1"
 # nothing of such a request has reached the server
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -89,7 +89,7 @@ class HttpBackend:
     """One server. Calls with an effect carry an idempotency key, the same in every try."""
 
     def __init__(self, url: str, transport: Transport, policy: RetryPolicy) -> None:
-        self._url = url
+        self.url: Final = url
         self._transport = transport
         self._policy = policy
 
@@ -143,22 +143,22 @@ class HttpBackend:
         self, request: RateLimitCheckRequest, *, patience_seconds: float | None = None
     ) -> RateLimitCheckAnswer:
         # not sent again when it may have been counted: rate limits know no idempotency keys
-        reply = await self._call(
+        reply = await self.call(
             "POST",
             "/rate-limits/check",
             body=request,
             repeatable=False,
             patience_seconds=patience_seconds,
         )
-        return _answer(reply, RateLimitCheckAnswer)
+        return answer_of(reply, RateLimitCheckAnswer)
 
     async def check_rate_limits(self, request: RateLimitBatchRequest) -> RateLimitBatchAnswer:
-        reply = await self._call("POST", "/rate-limits/check/batch", body=request, repeatable=False)
-        return _answer(reply, RateLimitBatchAnswer)
+        reply = await self.call("POST", "/rate-limits/check/batch", body=request, repeatable=False)
+        return answer_of(reply, RateLimitBatchAnswer)
 
     async def adjust_rate_limit(self, request: AdjustRequest) -> RateLimitCheckAnswer:
-        reply = await self._call("POST", "/rate-limits/adjust", body=request, repeatable=False)
-        return _answer(reply, RateLimitCheckAnswer)
+        reply = await self.call("POST", "/rate-limits/adjust", body=request, repeatable=False)
+        return answer_of(reply, RateLimitCheckAnswer)
 
     async def check_quota(
         self, request: QuotaCheckRequest, *, patience_seconds: float | None = None
@@ -198,8 +198,8 @@ class HttpBackend:
 
     async def report(self, request: ReportRequest) -> Report:
         # a report changes nothing, so it needs no key
-        reply = await self._call("POST", "/cost-tracking/reports", body=request)
-        return _answer(reply, Report)
+        reply = await self.call("POST", "/cost-tracking/reports", body=request)
+        return answer_of(reply, Report)
 
     # -- definitions
 
@@ -215,8 +215,8 @@ class HttpBackend:
         return await self._post("/quotas/distribute", request, DistributeAnswer, key=key)
 
     async def get_quota(self, tenant_id: str | None, quota_id: str) -> QuotaView:
-        reply = await self._call("GET", _quota(quota_id), query=_tenant(tenant_id))
-        return _answer(reply, QuotaView)
+        reply = await self.call("GET", _quota(quota_id), query=_tenant(tenant_id))
+        return answer_of(reply, QuotaView)
 
     async def quotas(self, query: QuotaListQuery) -> Page[QuotaView]:
         page = await self._get("/quotas", QuotaPage, query)
@@ -229,34 +229,34 @@ class HttpBackend:
         return await self._post("/budgets", spec, BudgetView, key=key)
 
     async def get_budget(self, tenant_id: str | None, budget_id: str) -> BudgetView:
-        reply = await self._call("GET", _budget(budget_id), query=_tenant(tenant_id))
-        return _answer(reply, BudgetView)
+        reply = await self.call("GET", _budget(budget_id), query=_tenant(tenant_id))
+        return answer_of(reply, BudgetView)
 
     async def budgets(self, query: BudgetQuery) -> Page[Budget]:
         page = await self._get("/budgets", BudgetPage, query)
         return Page(page.budgets, page.pagination)
 
     async def replace_budget(self, budget_id: str, spec: BudgetSpec) -> BudgetView:
-        reply = await self._call(
+        reply = await self.call(
             "PUT", _budget(budget_id), body=spec, repeatable=spec.version is None
         )
-        return _answer(reply, BudgetView)
+        return answer_of(reply, BudgetView)
 
     async def delete_budget(self, tenant_id: str | None, budget_id: str, *, force: bool) -> None:
         query = [*_tenant(tenant_id), ("force", "true" if force else "false")]
-        await self._call("DELETE", _budget(budget_id), query=query, repeatable=False)
+        await self.call("DELETE", _budget(budget_id), query=query, repeatable=False)
 
     async def utilization(self, budget_id: str, query: UtilizationQuery) -> Utilization:
         return await self._get(f"{_budget(budget_id)}/utilization", Utilization, query)
 
     async def get_tenant(self, tenant_id: str) -> Tenant:
-        return _answer(await self._call("GET", _tenant_path(tenant_id)), Tenant)
+        return answer_of(await self.call("GET", _tenant_path(tenant_id)), Tenant)
 
     async def put_tenant(self, tenant_id: str, spec: TenantSpec) -> Tenant:
-        reply = await self._call(
+        reply = await self.call(
             "PUT", _tenant_path(tenant_id), body=spec, repeatable=spec.version is None
         )
-        return _answer(reply, Tenant)
+        return answer_of(reply, Tenant)
 
     # -- the server
 
@@ -268,7 +268,7 @@ class HttpBackend:
                 Request("GET", f"{BASE_PATH}/health", None, [], {}), timeout_seconds
             )
         except httpx.RequestError as failure:
-            raise unreachable(self._url, failure) from failure
+            raise unreachable(self.url, failure) from failure
         if reply.status in {200, 503}:
             try:
                 return decode(reply.body, HealthAnswer)
@@ -285,7 +285,7 @@ class HttpBackend:
     # -- how a call goes
 
     async def _get(self, path: str, kind: type[T], query: Struct) -> T:
-        return _answer(await self._call("GET", path, query=_parameters(asdict(query))), kind)
+        return answer_of(await self.call("GET", path, query=_parameters(asdict(query))), kind)
 
     async def _post(
         self,
@@ -296,28 +296,30 @@ class HttpBackend:
         key: str | None = None,
         patience_seconds: float | None = None,
     ) -> T:
-        reply = await self._call(
+        reply = await self.call(
             "POST",
             path,
             body=body,
             headers={"Idempotency-Key": given_text(key or uuid7(), "idempotency_key")},
             patience_seconds=patience_seconds,
         )
-        return _answer(reply, kind)
+        return answer_of(reply, kind)
 
-    async def _call(
+    async def call(
         self,
         method: str,
         path: str,
         *,
-        body: Struct | None = None,
+        body: object = None,
         query: list[tuple[str, str]] | None = None,
         headers: Mapping[str, str] | None = None,
         repeatable: bool = True,
         patience_seconds: float | None = None,
     ) -> Reply:
-        """Send and send again, within the policy. A call that is not repeatable is sent again only
-        when it surely had no effect."""
+        """Any call, by its path below the base path: sent, and sent again within the policy.
+
+        One that is not repeatable is sent again only when it surely had no effect.
+        """
         request = Request(
             method,
             BASE_PATH + path,
@@ -347,7 +349,7 @@ class HttpBackend:
         try:
             reply = await self._transport.send(request, timeout_seconds)
         except httpx.RequestError as failure:
-            error = unreachable(self._url, failure)
+            error = unreachable(self.url, failure)
             error.__cause__ = failure
             return error, True, isinstance(failure, _NOT_SENT)
         if 200 <= reply.status < 300:
@@ -359,7 +361,8 @@ class HttpBackend:
         )
 
 
-def _answer(reply: Reply, kind: type[T]) -> T:
+def answer_of(reply: Reply, kind: type[T]) -> T:
+    """A success as what the call answers; raises `InternalError` when it is none of Fiscus."""
     try:
         return decode(reply.body, kind)
     except ValidationError as error:

@@ -25,7 +25,7 @@ from fiscus.http import (
 )
 from fiscus.http.api_limits import ApiLimits
 from fiscus.http.auth import Authenticator
-from fiscus.http.decisions import BASE_PATH, DECISIONS
+from fiscus.http.decisions import DECISIONS
 from fiscus.http.docs import docs_router
 from fiscus.http.edge import Edge
 from fiscus.http.endpoints import Endpoint, Server, problem_reply, run_endpoint
@@ -34,6 +34,7 @@ from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
 from fiscus.http.openapi import build_document
 from fiscus.http.probes import probes_router
+from fiscus.paths import BASE_PATH
 
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *budgets.ENDPOINTS,

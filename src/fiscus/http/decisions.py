@@ -57,8 +57,6 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckRequest,
 )
 
-BASE_PATH: Final = "/budget/v1"
-
 
 class Call(Struct, frozen=True):
     """What a row of the table turns into a command."""

@@ -29,7 +29,7 @@ from fiscus.errors import (
 from fiscus.http.api_limits import Admitted, ApiLimitExceeded, ApiLimits, headers_left
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
-from fiscus.http.decisions import BASE_PATH, DECISIONS, Call, Decision
+from fiscus.http.decisions import DECISIONS, Call, Decision
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
@@ -41,6 +41,7 @@ from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.commands import RecordBatch, Unfit
 from fiscus.ledger.loop import LedgerHere
 from fiscus.logs import get_logger
+from fiscus.paths import BASE_PATH
 from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem
 from fiscus.quotas.calls import (
     QuotaCheckAnswer,

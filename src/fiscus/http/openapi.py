@@ -13,7 +13,7 @@ from msgspec import Struct
 from fiscus.access.model import ALLOWED, Action
 from fiscus.costs.calls import RecordRequest
 from fiscus.health import VERSION, HealthAnswer
-from fiscus.http.decisions import BASE_PATH, DECISIONS, Decision
+from fiscus.http.decisions import DECISIONS, Decision
 from fiscus.http.descriptions import ABOUT, FIELDS, TAGS
 from fiscus.http.endpoints import Endpoint, NoBody
 from fiscus.http.examples import ANSWERS, ERRORS, PATH_IDS, QUERIES, REQUESTS
@@ -22,6 +22,7 @@ from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
 from fiscus.money import MAX_TEXT, Amount
 from fiscus.nesting import FreeForm
+from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF, Problem
 from fiscus.quotas.model import QuotaSpec
 from fiscus.wire import ItemError

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from fiscus.access.model import Action
 from fiscus.errors import FiscusError
-from fiscus.http.decisions import BASE_PATH
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.refusals import note_refused_items
 from fiscus.http.versions import etag, expected_version, refuse_if_match
+from fiscus.paths import BASE_PATH
 from fiscus.queries import TenantQuery
 from fiscus.quotas.batches import allocate_each, batch_tenant
 from fiscus.quotas.calls import (
