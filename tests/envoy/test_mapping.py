@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import convert
 
-from fiscus.envoy.mapping import DescriptorMapping, MappingSpec, read_mapping
+from fiscus.envoy.mapping import EXAMPLE, DescriptorMapping, MappingSpec, read_mapping
 from fiscus.errors import ValidationError
 from fiscus.priorities import Priority
 from fiscus.ratelimits.calls import RateLimitCheckRequest
@@ -174,6 +174,14 @@ def test_wrong_file_names_itself_and_the_entry(tmp_path: Path, text: str, what: 
         read_mapping(file)
     assert str(file) in caught.value.message
     assert what in caught.value.message
+    assert EXAMPLE in (caught.value.suggested_action or "")
+
+
+def test_the_file_that_messages_show_is_a_mapping(tmp_path: Path) -> None:
+    file = tmp_path / "envoy.yaml"
+    file.write_text(EXAMPLE)
+    request = find(read_mapping(file), user="ada").request
+    assert (request.resource_type, request.user_id) == ("api", "ada")
 
 
 def test_missing_file_is_told(tmp_path: Path) -> None:

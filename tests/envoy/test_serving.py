@@ -14,6 +14,7 @@ from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 from fiscus.cli import serving
 from fiscus.cli.serving import check_envoy, check_free
 from fiscus.cli.terminal import CommandError
+from fiscus.envoy.mapping import EXAMPLE
 from fiscus.errors import ValidationError
 from fiscus.settings import Settings
 from tests.envoy.descriptors import asking
@@ -85,6 +86,7 @@ def test_mapping_file_is_needed() -> None:
     with pytest.raises(CommandError) as caught:
         check_envoy(Settings(grpc_port=free_port(), envoy_mapping_file=None))
     assert "FISCUS_ENVOY_MAPPING_FILE" in (caught.value.suggested_action or "")
+    assert EXAMPLE in (caught.value.suggested_action or "")
 
 
 def test_wrong_mapping_file_is_told_before_anything_starts(file: Path) -> None:

@@ -234,12 +234,12 @@ def open_envoy(engine: Engine, port: int, observer: Observer) -> EnvoyServer:
 
 
 def _mapping_of(settings: Settings) -> DescriptorMapping:
-    from fiscus.envoy.mapping import read_mapping
+    from fiscus.envoy.mapping import EXAMPLE, read_mapping
 
     if settings.envoy_mapping_file is None:
         raise CommandError(
             "--grpc-port needs a file that says what Envoy's descriptors stand for",
-            suggested_action="set FISCUS_ENVOY_MAPPING_FILE; see docs/how-to/use-with-envoy.md.",
+            suggested_action=f"set FISCUS_ENVOY_MAPPING_FILE to a YAML file such as {EXAMPLE}",
         )
     return read_mapping(settings.envoy_mapping_file)
 

@@ -59,6 +59,10 @@ class RuleSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priority: Text | None = None
 
 
+EXAMPLE: Final = 'rules: [{match: {user: "*"}, resource_type: api, user_id: "{user}"}]'
+"""A whole mapping on one line, for messages."""
+
+
 class MappingSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -250,12 +254,14 @@ def _refused(path: Path, what: str) -> ValidationError:
     return ValidationError(
         f"the mapping file {path}: {what}",
         field=_SETTING,
-        suggested_action="see docs/how-to/use-with-envoy.md for what it may hold.",
+        suggested_action=f"write rules as in {EXAMPLE}; a rule can have "
+        f"{', '.join(RuleSpec.__struct_fields__)}.",
     )
 
 
 __all__ = [
     "ANY",
+    "EXAMPLE",
     "DescriptorMapping",
     "Mapped",
     "MappingSpec",
