@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from datetime import datetime
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -103,6 +104,8 @@ class GroupLoop(ABC, Generic[C, R]):
         self._run = run
         self._expected_failure = expected_failure
         self._queue: deque[tuple[C, Sink, Any]] = deque()
+        self.failed_at: datetime | None = None
+        """When the last group failed; None when it was done."""
         self._arrived = threading.Semaphore(0)
         self._sleeping = False
         self._closing = False
@@ -236,10 +239,12 @@ class GroupLoop(ABC, Generic[C, R]):
                     log.exception("group_failed", loop=name, commands=len(commands))
                 if isinstance(error, MaybeDone):
                     outcome_of = self.late
-                self.breaker.failed(self.clock.now())
+                self.failed_at = self.clock.now()
+                self.breaker.failed(self.failed_at)
                 if self.observer is not None:
                     self.observer.group_failed(len(commands))
             else:
+                self.failed_at = None
                 self.breaker.succeeded(now)
                 if self.observer is not None:
                     self.observer.group_committed(len(commands), perf_counter() - started)

@@ -73,6 +73,20 @@ def dependencies_of(engine: Engine) -> list[Dependency]:
     return dependencies
 
 
+def why_not_ready(engine: Engine) -> list[str]:
+    """Why no traffic should come here; empty when it may."""
+    try:
+        engine.store.ping_ms()
+        pending = engine.store.pending_migrations()
+    except FiscusError as error:
+        return [error.message]
+    if pending:
+        return [f"{len(pending)} migrations are not applied: run `fiscus migrate up`"]
+    if engine.store.kind == "sqlite" and (disk := _disk(engine)).status == DOWN:
+        return [f"The disk is full: {disk.message}"]
+    return []
+
+
 def health_answer(dependencies: list[Dependency], correlation_id: str) -> HealthAnswer:
     """The answer that says what was seen of each."""
     return HealthAnswer(
@@ -100,6 +114,8 @@ def _ledger(engine: Engine) -> Dependency:
         return _dependency("ledger", DOWN, "shutting down")
     if ledger.breaker_state is not BreakerState.CLOSED:
         return _dependency("ledger", DOWN, "commits fail; the breaker is open")
+    if ledger.trouble is not None:
+        return _dependency("ledger", DEGRADED, ledger.trouble)
     waiting, most = ledger.queue_depth, engine.settings.ledger_max_queue
     status = DEGRADED if waiting >= most * FULL_QUEUE_RATIO else UP
     return _dependency("ledger", status, f"{waiting} of at most {most} operations wait")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from time import perf_counter
 from typing import Final, Generic, Protocol, TypeVar
@@ -145,6 +146,8 @@ class LoopGroups(Generic[C, R]):
         self._is_stuck = False
         """A group was given up, and none has been done since: one caller at a time tries for all,
         so that the others are not sent and can be answered without the store."""
+        self.failed_at: datetime | None = None
+        """When the last group failed; None when it was done."""
         self._in_turn = False
         """This turn's end is waited for."""
         self._deadline = 0.0
@@ -260,6 +263,7 @@ class LoopGroups(Generic[C, R]):
             self._failed(group, outcomes)
         else:
             self._is_stuck = False
+            self.failed_at = None
             asker.breaker.succeeded(asker.clock.now())
             if asker.observer is not None:
                 took = perf_counter() - flight.began if seconds is None else seconds
@@ -274,7 +278,8 @@ class LoopGroups(Generic[C, R]):
     def _failed(self, group: list[tuple[C, asyncio.Future[R], float]], error: Exception) -> None:
         asker = self._asker
         log.warning("group_not_done", loop=asker.name, commands=len(group), reason=str(error))
-        asker.breaker.failed(asker.clock.now())
+        self.failed_at = asker.clock.now()
+        asker.breaker.failed(self.failed_at)
         if asker.observer is not None:
             asker.observer.group_failed(len(group))
         _answer(group, asker.late if isinstance(error, MaybeDone) else asker.without_store)

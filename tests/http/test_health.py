@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fiscus import health as health_module
+from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable
+from fiscus.ledger.group import GroupRunner
+from fiscus.ledger.port import StoreUnavailable
 from fiscus.worker import Worker
 from tests.http.app_client import API
 
@@ -104,3 +108,37 @@ async def test_a_worker_that_has_trouble_degrades_the_server_it_is_inside(
     worker.step()
     _, answer, dependencies = await health(client)
     assert (answer["status"], dependencies["worker"]["status"]) == ("UP", "UP")
+
+
+async def test_a_server_whose_data_has_no_room_left_is_down_and_not_ready(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_module, "NO_DISK_BYTES", 2**62)
+    status, _, dependencies = await health(client)
+    assert (status, dependencies["disk"]["status"]) == (503, "DOWN")
+    ready = await client.send("GET", "/health/ready", key=None)
+    assert ready.status_code == 503
+    assert "The disk is full" in ready.json()["reasons"][0]
+
+
+async def test_a_group_that_failed_lately_degrades_before_the_breaker_opens(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = client.make_key(Role.SERVICE)
+    body = {"resource_type": "llm", "estimated_cost": 1}
+
+    async def check() -> int:
+        return (await client.post("/budgets/check", body, key=key)).status_code
+
+    def fail(_: object, __: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    assert await check() == 200
+    with monkeypatch.context() as broken:
+        broken.setattr(GroupRunner, "decide", fail)
+        assert await check() == 503
+    status, answer, dependencies = await health(client)
+    assert (status, answer["status"]) == (200, "DEGRADED")
+    assert dependencies["ledger"]["message"] == "the last operations were not durable in time"
+    assert await check() == 200
+    assert (await health(client))[1]["status"] == "UP"

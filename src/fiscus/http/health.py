@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fiscus.engine import Engine
-from fiscus.errors import FiscusError
-from fiscus.health import Dependency, HealthAnswer, dependencies_of, health_answer
+from fiscus.health import Dependency, HealthAnswer, dependencies_of, health_answer, why_not_ready
 from fiscus.http.endpoints import Server
 
 
@@ -34,17 +32,6 @@ class Health:
             return ["Fiscus is shutting down"]
         if self._readiness is None or self._readiness.done():
             self._readiness = asyncio.create_task(
-                self._server.in_thread(lambda: _why_not_ready(self._server.engine), lane="probes")
+                self._server.in_thread(lambda: why_not_ready(self._server.engine), lane="probes")
             )
         return await asyncio.shield(self._readiness)
-
-
-def _why_not_ready(engine: Engine) -> list[str]:
-    try:
-        engine.store.ping_ms()
-        pending = engine.store.pending_migrations()
-    except FiscusError as error:
-        return [error.message]
-    if pending:
-        return [f"{len(pending)} migrations are not applied: run `fiscus migrate up`"]
-    return []

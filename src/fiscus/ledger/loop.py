@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
 
 from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
@@ -17,6 +18,8 @@ from fiscus.ledger.commands import Command, Outcome, weight
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.port import StoreUnavailable
 from fiscus.replies import LoopReplies
+
+_LATELY: Final = timedelta(minutes=1)
 
 
 class LedgerHere(Protocol):
@@ -63,9 +66,17 @@ class Ledger(GroupLoop[Command, Outcome]):
     @property
     def trouble(self) -> str | None:
         """Why commands are not done now, for people; None when they are."""
-        if self.breaker_state is BreakerState.CLOSED:
-            return None
-        return "commands fail; the breaker is open"
+        if self.breaker_state is not BreakerState.CLOSED:
+            return "commands fail; the breaker is open"
+        failed = [at for at in self._failed_at if at is not None]
+        if failed and abs(self.clock.now() - max(failed)) < _LATELY:
+            return "the last operations were not durable in time"
+        return None
+
+    @property
+    def _failed_at(self) -> Sequence[datetime | None]:
+        """When the last group failed, of each way that groups come."""
+        return [self.failed_at]
 
     def without_store(self, command: Command) -> Outcome:
         """What each budget's failure policy says to a command that was never begun."""

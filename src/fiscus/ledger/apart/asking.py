@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -86,6 +87,11 @@ class LedgerApart(Ledger):
     @property
     def queue_depth(self) -> int:
         return super().queue_depth + (self._here.queue_depth if self._here is not None else 0)
+
+    @property
+    def _failed_at(self) -> Sequence[datetime | None]:
+        here = [] if self._here is None else [self._here.failed_at]
+        return [*super()._failed_at, *here]
 
     @property
     def trouble(self) -> str | None:
