@@ -53,10 +53,13 @@ class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = None
     reserve: Annotated[bool, Meta(description="`false` only looks.")] = True
     ttl_seconds: Ttl = 300
-    approval_id: Annotated[Id | None, Meta(description="An approval granted earlier.")] = None
+    approval_id: Annotated[
+        Id | None,
+        Meta(description="An approval granted earlier; there are none in this version."),
+    ] = None
     operation_context: Annotated[
         FreeForm | None,
-        Meta(description="Free context for the record of the decision, at most 32 levels deep."),
+        Meta(description="Free context, at most 32 levels deep; accepted, but not kept."),
     ] = None
     idempotency_key: Annotated[
         Label | None, Meta(description="As the header, for one item of a batch.")

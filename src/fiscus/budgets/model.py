@@ -1,4 +1,4 @@
-"""Budgets: their definition, their usage per period, and what an operation is.
+"""Budgets: their definition, and their usage per period.
 
 A budget is what an owner declares; a `BudgetBalance` is what was used of it in one period. Neither
 knows how it is stored.
@@ -61,14 +61,14 @@ class Throttle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Notifications(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who is told when a threshold is crossed."""
+    """Who is to be told when a threshold is crossed; kept for the alerts to come."""
 
     channels: Annotated[list[Label], Meta(max_length=20)] = []
     recipients: Annotated[list[Label], Meta(max_length=100)] = []
 
 
 class ApprovalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How approvals of an `escalate` budget are asked for."""
+    """How approvals of an `escalate` budget are to be asked for; kept for the approvals to come."""
 
     expires_after_hours: Annotated[int, Meta(ge=1, le=720)] = 24
 
@@ -110,7 +110,7 @@ class BudgetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         EnforcementAction, Meta(description="What happens when an operation does not fit.")
     ] = EnforcementAction.HARD_STOP
     thresholds: Annotated[
-        list[Amount], Meta(max_length=20, description="Ratios of use that are told of.")
+        list[Amount], Meta(max_length=20, description="Ratios of use, kept for the alerts to come.")
     ] = field(default_factory=lambda: [Amount("0.8"), Amount("0.9"), Amount("1")])
     notifications: Notifications = field(default_factory=Notifications)
     filters: Filters = field(default_factory=Filters)
