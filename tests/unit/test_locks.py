@@ -1,9 +1,13 @@
-"""The lock files hold what pyproject.toml asks for, hashed, from no registry in particular."""
+"""pyproject.toml asks for what is imported; the lock files hold it, hashed, from no registry in
+particular."""
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -27,6 +31,30 @@ def requirements(*groups: str) -> list[Requirement]:
     for group in groups:
         lines += [line for line in project["dependency-groups"][group] if isinstance(line, str)]
     return [Requirement(line) for line in lines]
+
+
+def imported() -> set[str]:
+    """Packages that Fiscus imports, by their top-level names."""
+    names: set[str] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - {"fiscus"}
+
+
+def test_what_is_imported_is_asked_for_and_not_left_to_other_packages() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked: set[str] = set()
+    for line in project["dependencies"] + project["optional-dependencies"]["envoy"]:
+        requirement = Requirement(line)
+        asked |= {canonicalize_name(requirement.name), *requirement.extras}  # `redis[hiredis]`
+    bringing = packages_distributions()
+    assert {
+        name for name in imported() if asked.isdisjoint(map(canonicalize_name, bringing[name]))
+    } == set()
 
 
 @pytest.mark.parametrize(
