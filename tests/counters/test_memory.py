@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import tracemalloc
 
 import pytest
@@ -15,30 +14,6 @@ from tests.counters.histories import NOON_US, NORMAL, SECOND_US, rule
 
 GIB = 2**30
 EVERY_ALGORITHM = pytest.mark.parametrize("algorithm", list(Algorithm))
-
-
-@EVERY_ALGORITHM
-def test_hundred_threads_on_five_per_minute_admit_exactly_five(algorithm: Algorithm) -> None:
-    counters = MemoryCounters()
-    rules = (rule(algorithm, 5, 60), rule("token_bucket", 1000, 60))
-    take = Take("tenant", ("five", "thousand"), rules, 1, NORMAL)
-    together = threading.Barrier(100)
-    admitted: list[bool] = []
-
-    def ask() -> None:
-        together.wait(30)
-        (taken,) = counters.decide_all([take], NOON_US)
-        admitted.append(taken is not None and taken.admitted)
-
-    threads = [threading.Thread(target=ask) for _ in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(admitted), sum(admitted)) == (100, 5)
-    (look,) = counters.decide_all([Take("tenant", ("thousand",), rules[1:], 0, NORMAL)], NOON_US)
-    assert look is not None
-    assert look.verdicts[0].remaining == 995
 
 
 @EVERY_ALGORITHM

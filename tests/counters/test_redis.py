@@ -266,23 +266,6 @@ def test_tenants_with_the_same_key_have_counters_of_their_own(store: RedisCounte
     assert admitted(store.decide_all(group * 2, None)) == [True, True, False, False]
 
 
-@EVERY_ALGORITHM
-def test_hundred_threads_on_five_per_minute_admit_exactly_five(
-    store: RedisCounters, algorithm: Algorithm
-) -> None:
-    one = take(new_tenant(), rule(algorithm, 5, 3600))
-    results: list[bool | None] = []
-    threads = [
-        threading.Thread(target=lambda: results.extend(admitted(store.decide_all([one], None))))
-        for _ in range(100)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(results), results.count(True)) == (100, 5)
-
-
 ASK = """
 import sys
 from fiscus.ratelimits.port import Take

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,27 @@ def test_published_history_has_the_published_answers(store: CounterStore, histor
 
 
 # ---------------------------------------------------------------- several rules
+
+
+@EVERY_ALGORITHM
+def test_hundred_threads_on_five_per_minute_admit_exactly_five(
+    store: CounterStore, algorithm: Algorithm
+) -> None:
+    counters = Counters(store, rule(algorithm, 5, 60), rule("token_bucket", 1000, 60))
+    together = threading.Barrier(100)
+    admitted: list[bool] = []
+
+    def ask() -> None:
+        together.wait(30)
+        admitted.append(counters.admits())
+
+    threads = [threading.Thread(target=ask) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(admitted), sum(admitted)) == (100, 5)
+    assert counters.left()[1] == 995
 
 
 @EVERY_ALGORITHM

@@ -1,10 +1,9 @@
-"""Budgets' definitions: versions, conflicts, deletion, idempotent creation; on both databases."""
+"""Budgets in the store: what may change and be deleted beside their use; on both databases."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -14,14 +13,12 @@ from fiscus.budgets.model import Budget
 from fiscus.budgets.port import BudgetFilter
 from fiscus.clock import ManualClock
 from fiscus.engine import Engine
-from fiscus.errors import Conflict, IdempotencyConflict, NotFound, ValidationError
-from fiscus.idempotency import idempotency
-from fiscus.ids import uuid7
+from fiscus.errors import Conflict
 from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.scopes import ScopeType
 from fiscus.tenants import TenantSpec
-from tests.stores.conftest import Tenant, run_beside
+from tests.stores.conftest import Tenant, in_threads, run_beside
 
 
 def replaced(acme: Tenant, budget: Budget, expected: int | None = None, **fields: object) -> Budget:
@@ -48,35 +45,6 @@ def test_a_budget_is_read_as_it_was_made(acme: Tenant) -> None:
     assert (budget.version, budget.created_at) == (1, acme.now)
 
 
-def test_a_budget_of_another_tenant_is_not_found(acme: Tenant) -> None:
-    budget = acme.budget()
-    with pytest.raises(NotFound):
-        acme.engine.budgets.get("somebody-else", budget.budget_id)
-    with pytest.raises(NotFound):
-        acme.engine.budgets.get("somebody-else", budget.budget_id, version=1)
-
-
-@pytest.mark.parametrize("name", ["x", "'; DROP TABLE budgets", "A" * 36, "\x00"])
-def test_an_id_that_is_none_is_not_found(acme: Tenant, name: str) -> None:
-    with pytest.raises(NotFound):
-        acme.engine.budgets.get(acme.tenant_id, name)
-    with pytest.raises(NotFound):
-        acme.engine.budgets.get(acme.tenant_id, name, version=1)
-
-
-@pytest.mark.parametrize("version", [0, -1, 2, 2**31, 2**80])
-def test_a_version_that_never_was_is_not_found(acme: Tenant, version: int) -> None:
-    budget = acme.budget()
-    with pytest.raises(NotFound):
-        acme.engine.budgets.get(acme.tenant_id, budget.budget_id, version=version)
-
-
-def test_a_new_budget_names_no_version(acme: Tenant) -> None:
-    with pytest.raises(ValidationError) as caught:
-        acme.budget(version=1)
-    assert caught.value.field == "version"
-
-
 def test_defaults_are_the_tenants_own(acme: Tenant) -> None:
     acme.engine.tenants.put(
         acme.tenant_id,
@@ -86,33 +54,6 @@ def test_defaults_are_the_tenants_own(acme: Tenant) -> None:
     )
     budget = acme.budget()
     assert (budget.currency, budget.timezone) == ("EUR", "Europe/Berlin")
-
-
-def test_every_version_is_kept(acme: Tenant) -> None:
-    first = acme.budget()
-    second = replaced(acme, first, expected=1, budget_amount="200")
-    get = acme.engine.budgets.get
-    assert second.version == 2
-    assert get(acme.tenant_id, first.budget_id) == second
-    assert get(acme.tenant_id, first.budget_id, version=1) == first
-    assert get(acme.tenant_id, first.budget_id, version=2) == second
-    assert second.created_at == first.created_at
-
-
-@pytest.mark.parametrize("stale", [{"expected": 1}, {"version": 1}])
-def test_a_stale_version_is_a_conflict_that_says_the_current_one(
-    acme: Tenant, stale: dict[str, int]
-) -> None:
-    budget = acme.budget()
-    replaced(acme, budget, expected=1)
-    with pytest.raises(Conflict) as caught:
-        replaced(acme, budget, **stale)
-    assert caught.value.details["current_version"] == 2
-
-
-def test_without_a_version_the_last_change_wins(acme: Tenant) -> None:
-    budget = acme.budget()
-    assert [replaced(acme, budget).version, replaced(acme, budget).version] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -218,22 +159,6 @@ def test_released_money_was_no_usage(acme: Tenant) -> None:
     assert replaced(acme, budget, currency="EUR").currency == "EUR"
 
 
-def test_an_unused_budget_is_deleted_and_its_versions_stay(acme: Tenant) -> None:
-    budget = acme.budget()
-    deleted(acme, budget)
-    get = acme.engine.budgets.get
-    with pytest.raises(NotFound):
-        get(acme.tenant_id, budget.budget_id)
-    with pytest.raises(NotFound):
-        deleted(acme, budget)
-    with pytest.raises(NotFound):
-        replaced(acme, budget)
-    assert get(acme.tenant_id, budget.budget_id, version=1) == budget
-    assert get(acme.tenant_id, budget.budget_id, version=2).updated_at == acme.now
-    found = acme.engine.budgets.list(acme.tenant_id, BudgetFilter(), PageRequest())
-    assert found.items == []
-
-
 def test_a_deleted_budget_binds_no_more(acme: Tenant) -> None:
     budget = acme.budget(budget_amount="1")
     assert not acme.check("2").allowed
@@ -306,75 +231,8 @@ def test_lists_show_what_is_asked_for(acme: Tenant) -> None:
     assert names(period_type="daily", enforcement_action="throttle") == ["Ads_x"]
 
 
-def test_a_repeated_creation_answers_the_budget_made_before(acme: Tenant) -> None:
-    budgets, spec = acme.engine.budgets, acme.spec()
-    until = acme.now + timedelta(hours=24)
-    key = idempotency(acme.tenant_id, "create_budget", "k", spec, until)
-    first = budgets.create(acme.tenant_id, spec, by="a", now=acme.now, idempotency=key)
-    assert budgets.create(acme.tenant_id, spec, by="b", now=acme.now, idempotency=key) == first
-    other = acme.spec(budget_amount="7")
-    changed = idempotency(acme.tenant_id, "create_budget", "k", other, until)
-    with pytest.raises(IdempotencyConflict):
-        budgets.create(acme.tenant_id, other, by="a", now=acme.now, idempotency=changed)
-    later = acme.now + timedelta(hours=24)
-    assert (
-        budgets.create(acme.tenant_id, other, by="a", now=later, idempotency=changed).budget_id
-        != first.budget_id
-    )
-
-
-def test_two_threads_with_one_key_make_one_budget(acme: Tenant) -> None:
-    spec = acme.spec()
-    key = idempotency(
-        acme.tenant_id, "create_budget", uuid7(), spec, acme.now + timedelta(hours=24)
-    )
-    made: list[str] = []
-    together = threading.Barrier(4)
-
-    def create() -> None:
-        together.wait()
-        budget = acme.engine.budgets.create(
-            acme.tenant_id, spec, by="a", now=acme.now, idempotency=key
-        )
-        made.append(budget.budget_id)
-
-    _in_threads(4, create)
-    assert len(made) == 4
-    assert len(set(made)) == 1
-    page = acme.engine.budgets.list(acme.tenant_id, BudgetFilter(), PageRequest())
-    assert [budget.budget_id for budget in page.items] == made[:1]
-
-
-def test_of_changes_at_the_same_version_one_wins(acme: Tenant) -> None:
-    budget = acme.budget()
-    outcomes: list[str] = []
-    together = threading.Barrier(4)
-
-    def change() -> None:
-        together.wait()
-        try:
-            outcomes.append(str(replaced(acme, budget, expected=1).version))
-        except Conflict:
-            outcomes.append("conflict")
-
-    _in_threads(4, change)
-    assert sorted(outcomes) == ["2", "conflict", "conflict", "conflict"]
-
-
 def test_changes_of_one_tenant_at_once_all_come_through(acme: Tenant) -> None:
-    together = threading.Barrier(8)
-    errors: list[Exception] = []
-
-    def create() -> None:
-        together.wait()
-        try:
-            for _ in range(5):
-                acme.budget()
-        except Exception as error:  # noqa: BLE001 - reported by the test's own thread
-            errors.append(error)
-
-    _in_threads(8, create)
-    assert errors == []
+    in_threads(8, lambda: [acme.budget() for _ in range(5)])
     page = acme.engine.budgets.list(acme.tenant_id, BudgetFilter(), PageRequest())
     assert page.pagination.total_count == 40
     assert len(acme.check("1").budgets) == 40
@@ -390,11 +248,3 @@ def test_a_change_binds_from_the_next_group_on_also_in_another_process(
     assert (other.check("6").allowed, acme.check("6").allowed) == (True, True)
     replaced(other, budget, budget_amount="20", frozen=True)
     assert (acme.check("1").allowed, other.check("1").allowed) == (False, False)
-
-
-def _in_threads(count: int, work: Callable[[], None]) -> None:
-    threads = [threading.Thread(target=work) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)

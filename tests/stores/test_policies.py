@@ -11,7 +11,7 @@ import pytest
 
 from fiscus.budgets.model import BudgetSpec
 from fiscus.clock import ManualClock
-from fiscus.errors import Conflict, Forbidden, IdempotencyConflict, NotFound, ValidationError
+from fiscus.errors import Conflict, Forbidden, NotFound, ValidationError
 from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ids import uuid7
 from fiscus.paging import Cursor, PageRequest, page_request
@@ -24,8 +24,6 @@ from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
-from fiscus.stores.sql.tenants import SqlTenants
-from fiscus.tenants import TenantSpec
 from fiscus.wire import convert
 from tests.stores.conftest import in_threads
 
@@ -148,37 +146,19 @@ def test_a_policy_is_read_as_it_was_made(desk: Desk) -> None:
     assert (state.emergencies, state.hourly_load) == ((), ())
 
 
-def test_a_policy_of_another_tenant_is_not_found(desk: Desk) -> None:
+def test_counters_of_another_tenants_policy_are_not_reset(desk: Desk) -> None:
     policy_id = desk.make().policy.policy_id
-    for version in (None, 1):
-        with pytest.raises(NotFound):
-            desk.policies.get("somebody-else", policy_id, version)
     with pytest.raises(NotFound):
         desk.policies.forget_counters("somebody-else", policy_id, by="x", now=desk.now)
 
 
 @pytest.mark.parametrize("name", ["x", "'; DROP TABLE tenants", "A" * 36, "\x00"])
-def test_an_id_that_is_none_is_not_found(desk: Desk, name: str) -> None:
-    for version in (None, 1):
-        with pytest.raises(NotFound):
-            desk.policies.get(desk.tenant_id, name, version)
+def test_an_emergency_that_is_none_is_not_found(desk: Desk, name: str) -> None:
     emergency = desk.emergency(desk.make())
     with pytest.raises(NotFound):
         desk.approve(msgspec.structs.replace(emergency, emergency_id=name))
     with pytest.raises(NotFound):
         desk.approve(msgspec.structs.replace(emergency, policy_id=name))
-
-
-@pytest.mark.parametrize("version", [0, -1, 2, 2**31, 2**80])
-def test_a_version_that_never_was_is_not_found(desk: Desk, version: int) -> None:
-    with pytest.raises(NotFound):
-        desk.get(desk.make(), version)
-
-
-def test_a_new_policy_names_no_version(desk: Desk) -> None:
-    with pytest.raises(ValidationError) as caught:
-        desk.make(version=1)
-    assert caught.value.field == "version"
 
 
 def test_a_policy_that_makes_no_sense_leaves_nothing_behind(desk: Desk) -> None:
@@ -188,70 +168,26 @@ def test_a_policy_that_makes_no_sense_leaves_nothing_behind(desk: Desk) -> None:
     assert desk.live() == TenantPolicies(0, [])
 
 
-def test_the_default_zone_is_the_tenants_own(desk: Desk) -> None:
-    SqlTenants(desk.database).put(
-        desk.tenant_id, TenantSpec(timezone="Asia/Tokyo"), expected_version=None, now=desk.now
-    )
-    assert desk.make().policy.timezone == "Asia/Tokyo"
-
-
 def test_a_scope_may_have_several_limits_on_one_resource(desk: Desk) -> None:
     desk.make(time_window_seconds=1, limit_value=10)
     desk.make(time_window_seconds=3600, limit_value=1000)
     assert len(desk.live().policies) == 2
 
 
-def test_every_version_is_kept(desk: Desk, clock: ManualClock) -> None:
+def test_a_change_keeps_the_generation_and_is_found_by_what_it_says(desk: Desk) -> None:
     first = desk.make()
-    clock.advance(seconds=5)
-    second = desk.replace(
-        first, expected=1, limit_value=200, algorithm="leaky_bucket", scope_id="u1"
-    )
-    assert (second.policy.version, second.policy.limit_value) == (2, 200)
-    assert (second.policy.created_at, second.policy.updated_at) == (
-        first.policy.created_at,
-        desk.now,
-    )
+    second = desk.replace(first, algorithm="leaky_bucket", scope_id="u1")
     assert second.generation == first.generation
-    assert desk.get(first) == desk.get(first, 2) == second
-    assert desk.get(first, 1) == first
     assert desk.list(scope_id="u1", algorithm=Algorithm.LEAKY_BUCKET) == [first.policy.policy_id]
 
 
-@pytest.mark.parametrize("stale", [{"expected": 1}, {"version": 1}])
-def test_a_stale_version_is_a_conflict_that_says_the_current_one(
-    desk: Desk, stale: dict[str, int]
-) -> None:
-    state = desk.make()
-    desk.replace(state, expected=1)
-    with pytest.raises(Conflict) as caught:
-        desk.replace(state, **stale)
-    assert caught.value.details["current_version"] == 2
-
-
-def test_of_changes_at_the_same_version_one_wins(desk: Desk) -> None:
-    state, outcomes = desk.make(), list[str]()
-
-    def change() -> None:
-        try:
-            outcomes.append(str(desk.replace(state, expected=1).policy.version))
-        except Conflict:
-            outcomes.append("conflict")
-
-    in_threads(4, change)
-    assert sorted(outcomes) == ["2", "conflict", "conflict", "conflict"]
-
-
-def test_a_deleted_policy_is_gone_and_its_versions_stay(desk: Desk) -> None:
+def test_a_deleted_policy_has_no_counters_and_no_emergencies(desk: Desk) -> None:
     state = desk.make()
     desk.delete(state)
-    for call in (desk.get, desk.delete, desk.replace, desk.reset, desk.emergency):
+    for call in (desk.reset, desk.emergency):
         with pytest.raises(NotFound):
-            call(state)  # type: ignore[operator]
-    assert desk.list() == []
+            call(state)
     assert desk.live().policies == []
-    assert desk.get(state, 1) == state
-    assert desk.get(state, 2).policy.updated_at == desk.now
 
 
 @pytest.mark.parametrize(
@@ -327,20 +263,10 @@ def once(desk: Desk, operation: str, body: str) -> Idempotency:
     return idempotency(desk.tenant_id, operation, "k", body, until)
 
 
-def test_a_repeated_creation_answers_the_policy_made_before(desk: Desk) -> None:
+def test_a_repeated_creation_answers_with_the_overrides_made_before(desk: Desk) -> None:
     fields = {"overrides": {"time_of_day": [{"from_hour": 0, "to_hour": 9, "multiplier": 2}]}}
     first = desk.make(once(desk, "create_policy", "a"), **fields)
     assert desk.make(once(desk, "create_policy", "a"), **fields) == first
-    with pytest.raises(IdempotencyConflict):
-        desk.make(once(desk, "create_policy", "b"))
-    assert len(desk.list()) == 1
-
-
-def test_two_threads_with_one_key_make_one_policy(desk: Desk) -> None:
-    made: list[str] = []
-    in_threads(4, lambda: made.append(desk.make(once(desk, "create", "a")).policy.policy_id))
-    assert len(made) == 4
-    assert desk.list() == made[:1]
 
 
 def test_a_repeated_emergency_is_the_one_made_before(desk: Desk) -> None:
