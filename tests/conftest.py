@@ -86,6 +86,18 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder to copy, whose SQLite file has its tables; making them takes longer than most
+    tests."""
+    from fiscus.settings import Settings
+    from fiscus.wiring.engine import open_engine
+
+    folder = tmp_path_factory.mktemp("migrated")
+    open_engine(Settings(data_dir=folder)).close()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
     """A real PostgreSQL, shared by the whole run; make a `fresh_database` in it."""
     return running_postgres(pytestconfig.stash[_HOME], pytestconfig.stash[_GUARDED_PID])

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fiscus.settings import Settings
-from fiscus.wiring.engine import open_engine
 from tests.http.app_client import open_app
 from tests.http.live_server import LiveServer, serving
 
@@ -22,14 +20,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder whose database has its tables; making them takes longer than most tests."""
-    folder = tmp_path_factory.mktemp("migrated")
-    open_engine(Settings(data_dir=folder)).close()
-    return folder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,10 +37,11 @@ DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 
 @pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> str:
     """A database of each kind; a PostgreSQL one is shared by the tests of a module."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'fiscus.db'}"
+        path = shutil.copy(migrated / "fiscus.db", tmp_path)
+        return f"sqlite:///{path}"
     return request.getfixturevalue("postgres_url")
 
 

@@ -310,8 +310,11 @@ def test_a_database_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
     assert "secret-word" not in str(told.value)
 
 
-def test_the_data_folder_is_made(open_on: Callable[..., Engine], tmp_path: Path) -> None:
+def test_the_data_folder_and_its_tables_are_made(
+    open_on: Callable[..., Engine], tmp_path: Path
+) -> None:
     folder = tmp_path / "a" / "b"
     engine = open_on(f"sqlite:///{folder / 'fiscus.db'}", data_dir=folder)
     assert (folder / "fiscus.db").is_file()
     assert engine.store.kind == "sqlite"
+    assert engine.store.pending_migrations() == []
