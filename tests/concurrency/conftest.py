@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.concurrency.runs import TENANT
+from tests.concurrency.runs import TENANT, Processes, Run
+from tests.concurrency.runs import run as run_on
 from tests.ledger.desk import open_at
 from tests.ledger.quota_desk import QuotaDesk
 from tests.servers import PostgresServer, drop_database, fresh_database
@@ -29,3 +30,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def desk(url: str, tmp_path: Path) -> Iterator[QuotaDesk]:
     with closing(open_at(url, tmp_path / "files")) as engine:
         yield QuotaDesk(engine, TENANT)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Processes]:
+    running = Processes()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def run(desk: QuotaDesk, url: str, processes: Processes) -> Run:
+    """Does the named work on the test's database, in many threads."""
+    return lambda work: run_on(desk, url, work, processes)

@@ -1,7 +1,8 @@
 """What one process of a concurrency test does: threads with random commands on one engine.
 
-Run as a script in a process of its own: `python load.py JSON`. It prints what it was told as one
-line of JSON, so that the test adds up what the processes were told and compares it to the store.
+Run as a script it is one of several processes. Each line of its input is the work of one test, as
+JSON; it says when it is ready, begins at the next line, and prints what it was told as one line of
+JSON, so that the test adds up what the processes were told and compares it to the store.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def run_threads(engine: Engine, tenant_id: str, work: str, threads: int, count: 
     return told
 
 
-def main(given: dict[str, Any]) -> None:
+def serve(given: dict[str, Any]) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(open_at(given["url"], Path(folder))) as engine,
@@ -166,7 +167,9 @@ def main(given: dict[str, Any]) -> None:
         "spent": str(told.spent),
     }
     sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    while line := sys.stdin.readline():
+        serve(json.loads(line))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,13 +38,61 @@ class Total(NamedTuple):
         return [what for what in self.counts if what.startswith("error")]
 
 
-def run(desk: Desk, url: str, work: str) -> Total:
+Run = Callable[[str], Total]
+
+
+class Processes:
+    """Four processes that do the work of one test after another, started when one asks first."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[str]] = []
+
+    def run(self, url: str, work: str) -> list[dict[str, Any]]:
+        """What each of them was told; they begin together."""
+        given = {"url": url, "tenant_id": TENANT, "work": work, "threads": THREADS, "count": COUNT}
+        self._running = self._running or [_start() for _ in range(PROCESSES)]
+        try:
+            self._write(json.dumps(given))
+            assert self._read() == ["ready"] * PROCESSES
+            self._write("")
+            return [json.loads(line) for line in self._read()]
+        except BaseException:
+            self.close()  # one may still be at work
+            raise
+
+    def close(self) -> None:
+        for one in self._running:
+            one.kill()
+            one.communicate()
+        self._running = []
+
+    def _write(self, line: str) -> None:
+        for one in self._running:
+            assert one.stdin is not None
+            one.stdin.write(line + "\n")
+            one.stdin.flush()
+
+    def _read(self) -> list[str]:
+        return [one.stdout.readline().rstrip() for one in self._running if one.stdout is not None]
+
+
+def _start() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-m", "tests.concurrency.load"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
+
+
+def run(desk: Desk, url: str, work: str, processes: Processes) -> Total:
     """32 threads: in one process on SQLite, in four on PostgreSQL."""
     started = time.monotonic()
     if url.startswith("sqlite"):
         told = run_threads(desk.engine, TENANT, work, PROCESSES * THREADS, COUNT)
         return Total(told.counts, told.held, told.spent, time.monotonic() - started)
-    answers = run_processes({"url": url, "tenant_id": TENANT, "work": work})
+    answers = processes.run(url, work)
     counts: Counter[str] = Counter()
     for answer in answers:
         counts.update(answer["counts"])
@@ -53,41 +102,3 @@ def run(desk: Desk, url: str, work: str) -> Total:
         sum((Decimal(one["spent"]) for one in answers), ZERO),
         time.monotonic() - started,
     )
-
-
-def run_processes(given: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each of the processes was told; they begin together."""
-    given = {**given, "threads": THREADS, "count": COUNT}
-    running = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-X",
-                "faulthandler",
-                "-m",
-                "tests.concurrency.load",
-                json.dumps(given),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            text=True,
-        )
-        for _ in range(PROCESSES)
-    ]
-    try:
-        for one in running:
-            assert one.stdout is not None
-            assert one.stdout.readline() == "ready\n"
-        for one in running:
-            assert one.stdin is not None
-            one.stdin.write("\n")
-            one.stdin.flush()
-        answers = [one.communicate(timeout=WAIT_SECONDS)[0] for one in running]
-        assert [one.returncode for one in running] == [0] * PROCESSES
-        return [json.loads(answer) for answer in answers]
-    finally:
-        for one in running:
-            if one.poll() is None:
-                one.kill()
-                one.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fiscus.money import ZERO
-from tests.concurrency.runs import COUNT, PROCESSES, TENANT, THREADS, WAIT_SECONDS, run
+from tests.concurrency.runs import COUNT, PROCESSES, TENANT, THREADS, WAIT_SECONDS, Run
 from tests.ledger.books import Books, read_books
 from tests.ledger.desk import Desk
 
@@ -23,10 +23,12 @@ def use_of(books: Books, budget_id: str) -> dict[str, Decimal]:
     }
 
 
-def test_one_hard_budget_admits_exactly_what_it_has_room_for(desk: Desk, url: str) -> None:
+def test_one_hard_budget_admits_exactly_what_it_has_room_for(
+    desk: Desk, url: str, run: Run
+) -> None:
     room = PROCESSES * THREADS * COUNT // 2
     budget = desk.budget(f"{room}.5", period_type="yearly")
-    total = run(desk, url, "equal_checks")
+    total = run("equal_checks")
     assert total.errors == []
     assert total.counts["allowed"] == room
     assert total.counts["denied"] == PROCESSES * THREADS * COUNT - room
@@ -35,21 +37,23 @@ def test_one_hard_budget_admits_exactly_what_it_has_room_for(desk: Desk, url: st
     assert books.faults() == []
 
 
-def test_nothing_is_refused_while_there_is_room(desk: Desk, url: str) -> None:
+def test_nothing_is_refused_while_there_is_room(desk: Desk, url: str, run: Run) -> None:
     count = PROCESSES * THREADS * COUNT
     budget = desk.budget(count, period_type="yearly")
-    total = run(desk, url, "equal_checks")
+    total = run("equal_checks")
     assert total.counts == {"allowed": count}
     assert use_of(read_books(url, TENANT), budget.budget_id) == {"p": count}
 
 
-def test_every_users_budget_of_a_template_is_full_and_none_is_passed(desk: Desk, url: str) -> None:
+def test_every_users_budget_of_a_template_is_full_and_none_is_passed(
+    desk: Desk, url: str, run: Run
+) -> None:
     room = COUNT * PROCESSES * THREADS // 8
     template = desk.budget(
         room, period_type="yearly", allocated_to_type="user", allocated_to_id="*"
     )
     project = desk.budget(3 * room, period_type="yearly")
-    total = run(desk, url, "equal_checks")
+    total = run("equal_checks")
     assert total.errors == []
     assert total.counts["allowed"] == total.held == 3 * room
     books = read_books(url, TENANT)
@@ -61,7 +65,7 @@ def test_every_users_budget_of_a_template_is_full_and_none_is_passed(desk: Desk,
 
 
 def test_mixed_commands_on_overlapping_budgets_neither_deadlock_nor_lose_anything(
-    desk: Desk, url: str
+    desk: Desk, url: str, run: Run
 ) -> None:
     fields = {"period_type": "yearly"}
     for kind, scope_id in (
@@ -73,7 +77,7 @@ def test_mixed_commands_on_overlapping_budgets_neither_deadlock_nor_lose_anythin
         ("feature", "f"),
     ):
         desk.budget("120", allocated_to_type=kind, allocated_to_id=scope_id, **fields)
-    total = run(desk, url, "mixed")
+    total = run("mixed")
     assert total.errors == []
     assert total.seconds < WAIT_SECONDS
     books = read_books(url, TENANT)
