@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from fiscus.clock import ManualClock
 from tests.crash.own_postgres import OwnPostgres
+from tests.profile import PROFILE
 from tests.servers import (
     PostgresServer,
     drop_database,
@@ -46,7 +48,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile(os.environ.get("FISCUS_TEST_PROFILE", "ci"))
+settings.load_profile(PROFILE)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -89,11 +91,14 @@ def clock() -> ManualClock:
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder to copy, whose SQLite file has its tables; making them takes longer than most
     tests."""
-    from fiscus.settings import Settings
-    from fiscus.wiring.engine import open_engine
+    from fiscus.stores.sql import migrate
+    from fiscus.stores.sql.database import Database
 
     folder = tmp_path_factory.mktemp("migrated")
-    open_engine(Settings(data_dir=folder)).close()
+    url = f"sqlite:///{folder / 'fiscus.db'}"
+    migrate.upgrade(url)
+    with closing(Database(url)) as database, database.read("nobody"):
+        pass  # the first connection turns the journal to WAL, which stays
     return folder
 
 

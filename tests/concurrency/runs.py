@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,8 +15,8 @@ from typing import Any, NamedTuple
 from fiscus.money import ZERO
 from tests.concurrency.load import run_threads
 from tests.ledger.desk import Desk
+from tests.profile import LONG
 
-LONG = os.environ.get("FISCUS_TEST_PROFILE") == "long"
 TENANT = "acme"
 PROCESSES, THREADS = 4, 8
 COUNT = 400 if LONG else 25

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,9 +17,9 @@ from tests.crash.own_postgres import OwnPostgres
 from tests.crash.server_process import ADMIN_KEY, TENANT, ServerProcess
 from tests.ledger.books import read_books
 from tests.ledger.quota_books import read_quota_books
+from tests.profile import LONG
 from tests.servers import drop_database, fresh_database
 
-LONG = os.environ.get("FISCUS_TEST_PROFILE") == "long"
 ROUNDS = 12 if LONG else 2
 
 pytestmark = pytest.mark.slow

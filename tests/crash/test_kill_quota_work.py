@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -23,11 +22,12 @@ from fiscus.quotas.port import QuotaFilter
 from fiscus.wire import convert
 from fiscus.worker import Worker
 from tests.crash.quota_work import ENTITIES, LATER, START, TENANT, distribution, open_at
+from tests.profile import LONG
 from tests.servers import drop_database, fresh_database
 
 pytestmark = pytest.mark.slow
 
-KILLS = 12 if os.environ.get("FISCUS_TEST_PROFILE") == "long" else 2
+KILLS = 12 if LONG else 2
 WAIT_SECONDS = 60
 
 

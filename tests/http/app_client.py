@@ -125,7 +125,8 @@ def keep_key(engine: Engine, *roles: Role, tenant_id: str = "acme", **fields: An
 async def open_app(folder: Path, **settings: Any) -> AsyncGenerator[AppClient]:
     """The application over a fresh SQLite file, or over `database_url`."""
     clock = ManualClock(NOON)
-    engine = open_engine(Settings(data_dir=folder, default_tenant="acme", **settings), clock=clock)
+    given = {"default_tenant": "acme", "sqlite_synchronous": "OFF", **settings}
+    engine = open_engine(Settings(data_dir=folder, **given), clock=clock)
     try:
         metrics = Metrics()
         app = create_app(engine, metrics)

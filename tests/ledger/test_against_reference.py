@@ -6,7 +6,6 @@ changing. After each step the balances of the store must be the reference's, and
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 from collections.abc import Callable
@@ -48,9 +47,9 @@ from fiscus.wire import convert
 from tests.ledger.books import books_in
 from tests.ledger.desk import Desk, check_request, open_at
 from tests.ledger.reference import Expected, Operation, RefBudget, Reference, RefReservation
+from tests.profile import LONG
 from tests.servers import PostgresServer, drop_database, fresh_database
 
-LONG = os.environ.get("FISCUS_TEST_PROFILE") == "long"
 # To explain a failure hypothesis traces every line, which takes longer than all the rest.
 PHASES = (Phase.generate, Phase.shrink)
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -507,7 +506,7 @@ def _run(url: str, *, examples: int) -> None:
 
 
 def test_histories_on_sqlite_are_those_of_the_reference(tmp_path: Path) -> None:
-    _run(f"sqlite:///{tmp_path / 'fiscus.db'}", examples=3000 if LONG else 120)
+    _run(f"sqlite:///{tmp_path / 'fiscus.db'}", examples=3000 if LONG else 60)
 
 
 @pytest.mark.postgres
@@ -516,6 +515,6 @@ def test_histories_on_postgresql_are_those_of_the_reference(
 ) -> None:
     url = fresh_database(postgres_server)
     try:
-        _run(url, examples=300 if LONG else 25)
+        _run(url, examples=300 if LONG else 8)
     finally:
         drop_database(postgres_server, url)

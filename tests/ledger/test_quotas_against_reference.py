@@ -6,7 +6,6 @@ the history and the premiums' cost records must add up to the same.
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 from collections.abc import Callable
@@ -46,9 +45,9 @@ from tests.ledger.desk import open_at
 from tests.ledger.quota_books import quota_books_in
 from tests.ledger.quota_desk import QuotaDesk, quota_check
 from tests.ledger.quota_reference import Expected, QuotaReference, RefConsumption, RefQuota
+from tests.profile import LONG
 from tests.servers import PostgresServer, drop_database, fresh_database
 
-LONG = os.environ.get("FISCUS_TEST_PROFILE") == "long"
 # To explain a failure hypothesis traces every line, which takes longer than all the rest.
 PHASES = (Phase.generate, Phase.shrink)
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -307,7 +306,7 @@ def _run(url: str, *, examples: int) -> None:
 
 
 def test_histories_on_sqlite_are_those_of_the_reference(tmp_path: Path) -> None:
-    _run(f"sqlite:///{tmp_path / 'fiscus.db'}", examples=2000 if LONG else 30)
+    _run(f"sqlite:///{tmp_path / 'fiscus.db'}", examples=2000 if LONG else 20)
 
 
 @pytest.mark.postgres
@@ -316,6 +315,6 @@ def test_histories_on_postgresql_are_those_of_the_reference(
 ) -> None:
     url = fresh_database(postgres_server)
     try:
-        _run(url, examples=200 if LONG else 8)
+        _run(url, examples=200 if LONG else 4)
     finally:
         drop_database(postgres_server, url)

@@ -51,8 +51,13 @@ def open_on(tmp_path: Path, clock: ManualClock) -> Iterator[Callable[..., Engine
     opened: list[Engine] = []
 
     def open_one(url: str, **settings: Any) -> Engine:
-        settings = {"data_dir": tmp_path, "ledger_deadline_seconds": 20.0} | settings
-        engine = open_engine(Settings(database_url=url, **settings), clock=clock)
+        given = {
+            "data_dir": tmp_path,
+            "ledger_deadline_seconds": 20.0,
+            "sqlite_synchronous": "OFF",
+            **settings,
+        }
+        engine = open_engine(Settings(database_url=url, **given), clock=clock)
         opened.append(engine)
         return engine
 

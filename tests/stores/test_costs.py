@@ -49,6 +49,7 @@ from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSettings, TenantSpec
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
+from tests.profile import LONG
 
 if TYPE_CHECKING:
     pass
@@ -479,7 +480,7 @@ class ByHand:
 
 
 # Without shrinking: each try is a commit, and thousands of them would outlast the time-out.
-@settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=100 if LONG else 12, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(recorded=st.lists(costs(), min_size=1, max_size=12), wanted=st.lists(requests(), min_size=6))
 def test_a_report_is_the_sum_of_its_records_to_the_last_digit(
     engine: Engine, recorded: list[dict[str, Any]], wanted: list[dict[str, Any]]
