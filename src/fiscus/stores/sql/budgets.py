@@ -18,14 +18,14 @@ from fiscus.budgets.calls import Utilization
 from fiscus.budgets.definitions import define, unlike_usage
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.port import BudgetFilter
-from fiscus.errors import Conflict, NotFound, ValidationError
+from fiscus.errors import Conflict, NotFound
 from fiscus.idempotency import Idempotency
 from fiscus.ids import is_uuid, uuid7
 from fiscus.paging import Page, PageRequest
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
-from fiscus.stores.sql.tables import budget_versions as versions
+from fiscus.stores.sql.tables import budget_versions
 from fiscus.stores.sql.tables import budgets as t
 from fiscus.stores.sql.tenants import next_definitions_version, settings_of, stale_version
 from fiscus.stores.sql.utilization import (
@@ -34,8 +34,10 @@ from fiscus.stores.sql.utilization import (
     read_utilization,
     used_currently,
 )
+from fiscus.stores.sql.versions import Versions, replaces_none
 from fiscus.wire import decode, encode
 
+_versions: Final = Versions(budget_versions, Budget, "budget")
 _ORDER: Final = (SortKey(t.c.budget_id, parse_uuid),)
 
 
@@ -55,11 +57,7 @@ class SqlBudgets:
         idempotency: Idempotency | None = None,
     ) -> Budget:
         if spec.version is not None:
-            raise ValidationError(
-                "version names the version being replaced; a new budget replaces none",
-                field="version",
-                suggested_action="Leave version out, or replace a budget with PUT.",
-            )
+            raise replaces_none("budget")
 
         def change(connection: Connection) -> Budget:
             budget = define(
@@ -80,7 +78,7 @@ class SqlBudgets:
                     **_columns(budget, definitions_version),
                 )
             )
-            _keep_version(connection, budget, by)
+            _versions.keep(connection, [budget], by)
             return budget
 
         return self._database.write(tenant_id, once(change, Budget, idempotency, now))
@@ -89,7 +87,7 @@ class SqlBudgets:
         with self._database.read(tenant_id) as connection:
             if version is None:
                 return _get(connection, tenant_id, budget_id)
-            return _get_version(connection, tenant_id, budget_id, version)
+            return _versions.find(connection, tenant_id, budget_id, version)
 
     def list(self, tenant_id: str, wanted: BudgetFilter, page: PageRequest) -> Page[Budget]:
         query = sa.select(t.c.definition).where(
@@ -180,7 +178,7 @@ class SqlBudgets:
             .where(t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id)
             .values(deleted_at=deleted_at, **_columns(budget, definitions_version))
         )
-        _keep_version(connection, budget, by)
+        _versions.keep(connection, [budget], by)
 
 
 def _get(connection: Connection, tenant_id: str, budget_id: str) -> Budget:
@@ -198,40 +196,6 @@ def _get(connection: Connection, tenant_id: str, budget_id: str) -> Budget:
             suggested_action="Use the budget_id that was answered when the budget was made.",
         )
     return decode(definition, Budget)
-
-
-def _get_version(connection: Connection, tenant_id: str, budget_id: str, version: int) -> Budget:
-    """A version of a budget, also of one that was deleted; its last says when that was."""
-    definition = None
-    # Versions are 32-bit on PostgreSQL, which refuses to compare them with more.
-    if is_uuid(budget_id) and 1 <= version < 2**31:
-        definition = connection.execute(
-            sa.select(versions.c.definition).where(
-                versions.c.budget_id == budget_id,
-                versions.c.version == version,
-                versions.c.tenant_id == tenant_id,
-            )
-        ).scalar_one_or_none()
-    if definition is None:
-        raise NotFound(
-            f"No version {version} of budget {budget_id} exists",
-            details={"budget_id": budget_id, "version": version},
-            suggested_action="Use a version from 1 to the budget's own.",
-        )
-    return decode(definition, Budget)
-
-
-def _keep_version(connection: Connection, budget: Budget, by: str) -> None:
-    connection.execute(
-        sa.insert(versions).values(
-            budget_id=budget.budget_id,
-            version=budget.version,
-            tenant_id=budget.tenant_id,
-            definition=encode(budget).decode(),
-            changed_by=by[:256],
-            changed_at=budget.updated_at,
-        )
-    )
 
 
 def _columns(budget: Budget, definitions_version: int) -> dict[str, Any]:

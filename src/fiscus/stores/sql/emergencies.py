@@ -20,6 +20,7 @@ from fiscus.ratelimits.calls import EmergencySpec
 from fiscus.ratelimits.definitions import check_countable
 from fiscus.ratelimits.limits import still_hold
 from fiscus.ratelimits.model import UNAPPROVED_HOURS, Emergency, Policy, PolicyState
+from fiscus.stores.sql.column_types import kept_name
 from fiscus.stores.sql.tables import rate_limit_emergencies as t
 
 
@@ -50,7 +51,7 @@ def add(
         tenant_id=policy.tenant_id,
         additional_capacity=spec.additional_capacity,
         reason=spec.reason,
-        requested_by=by[:256],
+        requested_by=kept_name(by),
         starts_at=now,
         ends_at=ends_at,
         approved_by=None,
@@ -81,7 +82,7 @@ def approve(
     is over.
     """
     emergency = _get(connection, policy, emergency_id)
-    who = by[:256]
+    who = kept_name(by)
     if who == emergency.requested_by:
         raise Forbidden(
             "Who asked for emergency capacity cannot approve it",

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection, Row
 
-from fiscus.errors import Conflict, NotFound, ValidationError
+from fiscus.errors import Conflict, NotFound
 from fiscus.idempotency import Idempotency
 from fiscus.ids import is_uuid, uuid7
 from fiscus.paging import Page, PageRequest
@@ -25,20 +25,23 @@ from fiscus.ratelimits.limits import still_hold
 from fiscus.ratelimits.model import Emergency, Policy, PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import PolicyFilter, TenantPolicies
 from fiscus.stores.sql import emergencies
+from fiscus.stores.sql.column_types import kept_name
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.rate_limit_usage import used_since
 from fiscus.stores.sql.tables import rate_limit_policies as t
-from fiscus.stores.sql.tables import rate_limit_policy_versions as versions
+from fiscus.stores.sql.tables import rate_limit_policy_versions
 from fiscus.stores.sql.tenants import (
     definitions_versions,
     next_definitions_version,
     settings_of,
     stale_version,
 )
+from fiscus.stores.sql.versions import Versions, replaces_none
 from fiscus.wire import decode, encode
 
+_versions: Final = Versions(rate_limit_policy_versions, Policy, "policy")
 _ORDER: Final = (SortKey(t.c.policy_id, parse_uuid),)
 _STATE: Final[list[sa.Column[Any]]] = [
     t.c.policy_id,
@@ -68,11 +71,7 @@ class SqlPolicies:
         idempotency: Idempotency | None = None,
     ) -> PolicyState:
         if spec.version is not None:
-            raise ValidationError(
-                "version names the version being replaced; a new policy replaces none",
-                field="version",
-                suggested_action="Leave version out, or replace a policy with PUT.",
-            )
+            raise replaces_none("policy")
 
         def change(connection: Connection) -> PolicyState:
             policy = define(
@@ -94,7 +93,7 @@ class SqlPolicies:
                     **_columns(policy),
                 )
             )
-            _keep_version(connection, policy, by)
+            _versions.keep(connection, [policy], by)
             return PolicyState(policy=policy, generation=1)
 
         return self._database.write(tenant_id, once(change, PolicyState, idempotency, now))
@@ -104,7 +103,9 @@ class SqlPolicies:
         with self._database.read(tenant_id) as connection:
             if version is None:
                 return _get(connection, tenant_id, policy_id)
-            return _get_version(connection, tenant_id, policy_id, version)
+            earlier = _versions.find(connection, tenant_id, policy_id, version)
+            state = _get(connection, tenant_id, policy_id, deleted_too=True)
+            return replace(state, policy=earlier)
 
     def list(self, tenant_id: str, wanted: PolicyFilter, page: PageRequest) -> Page[PolicyState]:
         query = sa.select(*_STATE).where(
@@ -181,7 +182,7 @@ class SqlPolicies:
             connection.execute(
                 sa.update(t)
                 .where(t.c.policy_id == policy_id, t.c.tenant_id == tenant_id)
-                .values(generation=t.c.generation + 1, reset_at=now, reset_by=by[:256])
+                .values(generation=t.c.generation + 1, reset_at=now, reset_by=kept_name(by))
             )
 
         self._database.write(tenant_id, change)
@@ -235,44 +236,20 @@ class SqlPolicies:
         return found
 
 
-def _get(connection: Connection, tenant_id: str, policy_id: str) -> PolicyState:
+def _get(
+    connection: Connection, tenant_id: str, policy_id: str, *, deleted_too: bool = False
+) -> PolicyState:
     row = None
     if is_uuid(policy_id):
-        row = connection.execute(
-            sa.select(*_STATE).where(
-                t.c.policy_id == policy_id, t.c.tenant_id == tenant_id, t.c.deleted_at.is_(None)
-            )
-        ).one_or_none()
+        query = sa.select(*_STATE).where(t.c.policy_id == policy_id, t.c.tenant_id == tenant_id)
+        if not deleted_too:
+            query = query.where(t.c.deleted_at.is_(None))
+        row = connection.execute(query).one_or_none()
     if row is None:
         raise NotFound(
             f"No policy {policy_id} exists",
             details={"policy_id": policy_id},
             suggested_action="Use the policy_id that was answered when the policy was made.",
-        )
-    return _with_last_emergencies(connection, tenant_id, [row])[0]
-
-
-def _get_version(
-    connection: Connection, tenant_id: str, policy_id: str, version: int
-) -> PolicyState:
-    """A version of a policy, also of one that was deleted; its last says when that was."""
-    row = None
-    # Versions are 32-bit on PostgreSQL, which refuses to compare them with more.
-    if is_uuid(policy_id) and 1 <= version < 2**31:
-        row = connection.execute(
-            sa.select(*_STATE[:-1], versions.c.definition)
-            .join_from(versions, t, t.c.policy_id == versions.c.policy_id)
-            .where(
-                versions.c.policy_id == policy_id,
-                versions.c.version == version,
-                versions.c.tenant_id == tenant_id,
-            )
-        ).one_or_none()
-    if row is None:
-        raise NotFound(
-            f"No version {version} of policy {policy_id} exists",
-            details={"policy_id": policy_id, "version": version},
-            suggested_action="Use a version from 1 to the policy's own.",
         )
     return _with_last_emergencies(connection, tenant_id, [row])[0]
 
@@ -300,20 +277,7 @@ def _put(connection: Connection, policy: Policy, by: str, now: datetime, **colum
         .where(t.c.policy_id == policy.policy_id, t.c.tenant_id == policy.tenant_id)
         .values(**_columns(policy), **columns)
     )
-    _keep_version(connection, policy, by)
-
-
-def _keep_version(connection: Connection, policy: Policy, by: str) -> None:
-    connection.execute(
-        sa.insert(versions).values(
-            policy_id=policy.policy_id,
-            version=policy.version,
-            tenant_id=policy.tenant_id,
-            definition=encode(policy).decode(),
-            changed_by=by[:256],
-            changed_at=policy.updated_at,
-        )
-    )
+    _versions.keep(connection, [policy], by)
 
 
 def _columns(policy: Policy) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fiscus.stores.sql import quota_rows as rows
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.quota_history import used_since
 from fiscus.stores.sql.tenants import settings_of
+from fiscus.stores.sql.versions import replaces_none
 from fiscus.tenants import TenantSettings
 from fiscus.wire import decode, encode, item_error
 
@@ -66,11 +67,7 @@ def _defined(
     spec: QuotaSpec, settings: TenantSettings, tenant_id: str, now: datetime
 ) -> Quota | FiscusError:
     if spec.version is not None:
-        return ValidationError(
-            "version names the version being replaced; a new quota replaces none",
-            field="version",
-            suggested_action="Leave version out, or replace a quota with PUT.",
-        )
+        return replaces_none("quota")
     try:
         return _define(spec, settings, tenant_id, now)
     except ValidationError as error:

@@ -18,6 +18,7 @@ from fiscus.quotas.calls import QuotaRequestSpec
 from fiscus.quotas.model import QuotaRequest, RequestStatus
 from fiscus.quotas.port import QuotaRequestFilter
 from fiscus.stores.sql import quota_rows as rows
+from fiscus.stores.sql.column_types import kept_name
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.quota_tables import quota_requests as t
 
@@ -37,7 +38,7 @@ def ask(
         additional_amount=parse_positive(spec.additional_amount, "additional_amount"),
         reason=spec.reason,
         status=RequestStatus.PENDING,
-        requested_by=by[:256],
+        requested_by=kept_name(by),
         requested_at=now,
         decided_by=None,
         decided_at=None,
@@ -74,7 +75,7 @@ def decide(
     for an approval that comes when the quota is over or deleted.
     """
     request = _find(connection, tenant_id, request_id)
-    who = by[:256]
+    who = kept_name(by)
     if who == request.requested_by:
         raise Forbidden(
             "Who asked for more cannot decide it",

@@ -18,10 +18,13 @@ from fiscus.ids import is_uuid
 from fiscus.quotas.definitions import renew_from
 from fiscus.quotas.model import Quota, RenewalStatus
 from fiscus.stores.sql.column_types import UtcTime
-from fiscus.stores.sql.quota_tables import quota_versions as versions
+from fiscus.stores.sql.quota_tables import quota_versions
 from fiscus.stores.sql.quota_tables import quotas as t
 from fiscus.stores.sql.tenants import next_definitions_version
+from fiscus.stores.sql.versions import Versions
 from fiscus.wire import decode, encode
+
+versions: Final = Versions(quota_versions, Quota, "quota")
 
 _PLAN_ANEW: Final = sa.text("SET LOCAL plan_cache_mode = force_custom_plan")
 
@@ -47,27 +50,6 @@ def find(
     return decode(definition, Quota)
 
 
-def find_version(connection: Connection, tenant_id: str, quota_id: str, version: int) -> Quota:
-    """A version of a quota, also of one that was deleted; its last says when that was."""
-    definition = None
-    # Versions are 32-bit on PostgreSQL, which refuses to compare them with more.
-    if is_uuid(quota_id) and 1 <= version < 2**31:
-        definition = connection.execute(
-            sa.select(versions.c.definition).where(
-                versions.c.quota_id == quota_id,
-                versions.c.version == version,
-                versions.c.tenant_id == tenant_id,
-            )
-        ).scalar_one_or_none()
-    if definition is None:
-        raise NotFound(
-            f"No version {version} of quota {quota_id} exists",
-            details={"quota_id": quota_id, "version": version},
-            suggested_action="Use a version from 1 to the quota's own.",
-        )
-    return decode(definition, Quota)
-
-
 def insert(
     connection: Connection, tenant_id: str, made: Sequence[Quota], by: str, now: datetime
 ) -> None:
@@ -84,7 +66,7 @@ def insert(
         for quota in made
     ]
     connection.execute(sa.insert(t), rows)
-    connection.execute(sa.insert(versions), [_version(quota, by) for quota in made])
+    versions.keep(connection, made, by)
 
 
 def put(
@@ -95,7 +77,7 @@ def put(
     if deleted:
         columns |= {"deleted_at": now, "renew_at": None}
     _update(connection, quota, columns)
-    connection.execute(sa.insert(versions).values(_version(quota, by)))
+    versions.keep(connection, [quota], by)
 
 
 def mark_renewal(
@@ -214,17 +196,6 @@ def _update(connection: Connection, quota: Quota, columns: dict[str, Any]) -> No
         .where(t.c.quota_id == quota.quota_id, t.c.tenant_id == quota.tenant_id)
         .values(columns)
     )
-
-
-def _version(quota: Quota, by: str) -> dict[str, Any]:
-    return {
-        "quota_id": quota.quota_id,
-        "version": quota.version,
-        "tenant_id": quota.tenant_id,
-        "definition": encode(quota).decode(),
-        "changed_by": by[:256],
-        "changed_at": quota.updated_at,
-    }
 
 
 def _columns(quota: Quota, definitions_version: int) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class SqlQuotas:
         with self._database.read(tenant_id) as connection:
             if version is None:
                 return rows.find(connection, tenant_id, quota_id)
-            return rows.find_version(connection, tenant_id, quota_id, version)
+            return rows.versions.find(connection, tenant_id, quota_id, version)
 
     def balances(self, tenant_id: str, quota_ids: Sequence[str]) -> dict[str, QuotaBalance]:
         with self._database.read(tenant_id) as connection:
