@@ -18,9 +18,9 @@ from fiscus.zones import (
     FIRST_DAY,
     LAST_DAY,
     day_start,
+    local_day,
     month_start,
     parse_timezone,
-    zone_of,
 )
 
 MAX_ROLLING_DAYS: Final = 3660
@@ -103,14 +103,8 @@ def period_at(schedule: Schedule, moment: datetime) -> Period | None:
     if not opens <= moment < closes:
         return None
     zone = schedule.timezone
-    day = moment.astimezone(zone_of(zone)).toordinal()
-    first, following = _days_of_period(schedule, day)
-    end = day_start(following, zone)
-    if moment >= end:
-        # A clock set back over midnight shows the old date again, after the new day has begun.
-        first, following = _days_of_period(schedule, following)
-        end = day_start(following, zone)
-    return Period(max(day_start(first, zone), opens), min(end, closes))
+    first, following = _days_of_period(schedule, local_day(moment, zone))
+    return Period(max(day_start(first, zone), opens), min(day_start(following, zone), closes))
 
 
 def period_after(schedule: Schedule, period: Period) -> Period | None:
@@ -129,7 +123,7 @@ def ends_at(schedule: Schedule) -> datetime | None:
 def first_anchor(timezone: str, moment: datetime) -> date:
     """The local date of `moment` (aware): the anchor that a first charge gives a rolling budget."""
     within = min(max(moment, DAWN), FAR_FUTURE)
-    return within.astimezone(zone_of(timezone)).date()
+    return date.fromordinal(local_day(within, timezone))
 
 
 def _bounds(schedule: Schedule) -> tuple[datetime, datetime]:

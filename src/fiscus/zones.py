@@ -61,6 +61,13 @@ def zone_of(name: str) -> ZoneInfo:
     return ZoneInfo(name)
 
 
+def local_day(moment: datetime, timezone: str) -> int:
+    """The ordinal of the local day in which `moment` lies."""
+    day = moment.astimezone(zone_of(timezone)).toordinal()
+    # A clock set back over midnight shows the old date again, after the new day has begun.
+    return day + 1 if moment >= day_start(day + 1, timezone) else day
+
+
 @lru_cache(maxsize=65_536)
 def day_start(day: int, timezone: str) -> datetime:
     """The first instant, in UTC, whose local time is `day` (an ordinal) 00:00 or later.

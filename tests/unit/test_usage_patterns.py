@@ -34,6 +34,8 @@ def at(text: str) -> datetime:
         ("2026-03-10T12:00Z", "Asia/Kathmandu", "2026-03-09T18:15Z"),
         ("2026-03-29T12:00Z", "Europe/Berlin", "2026-03-28T23:00Z"),
         ("2026-03-30T12:00Z", "Europe/Berlin", "2026-03-29T22:00Z"),
+        # the clocks were set back from 00:01, so the day that had begun shows the old date again
+        ("2010-11-07T03:00Z", "America/St_Johns", "2010-11-07T02:30Z"),
     ],
 )
 def test_weeks_end_at_the_last_local_midnight_that_is_written(

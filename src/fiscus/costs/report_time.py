@@ -13,7 +13,7 @@ from fiscus.costs.port import Stretch
 from fiscus.costs.report_model import Granularity
 from fiscus.costs.rollups import QUARTER_HOUR, bucket_of, quarter_hours_within
 from fiscus.errors import ValidationError
-from fiscus.zones import day_start, first_instant, month_start, zone_of
+from fiscus.zones import day_start, first_instant, local_day, month_start, zone_of
 
 MAX_RANGE: Final = timedelta(days=3660)
 MAX_PERIODS: Final = 10_000
@@ -173,13 +173,6 @@ def _hour_at(moment: datetime, timezone: str) -> tuple[str, datetime]:
     return f"{text[:13]}:00:00{text[13:]}", following
 
 
-def _local_day(moment: datetime, timezone: str) -> date:
-    day = moment.astimezone(zone_of(timezone)).date()
-    following = day + timedelta(days=1)
-    # A clock set back over midnight shows the old date again, after the new day has begun.
-    return following if moment >= _start_of(following, timezone) else day
-
-
 def _month_earlier(moment: datetime, day: date, timezone: str) -> datetime:
     """The same day and local time of the month before; beyond that month when it is shorter.
 
@@ -194,6 +187,10 @@ def _month_earlier(moment: datetime, day: date, timezone: str) -> datetime:
     return first_instant(
         datetime.combine(date.fromordinal(earlier), time()) + since_midnight, timezone
     )
+
+
+def _local_day(moment: datetime, timezone: str) -> date:
+    return date.fromordinal(local_day(moment, timezone))
 
 
 def _start_of(day: date, timezone: str) -> datetime:

@@ -8,7 +8,7 @@ Exact: multipliers are decimals, the product is floored once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
 from typing import Final, NamedTuple
 
@@ -23,7 +23,7 @@ from fiscus.ratelimits.model import (
     UsagePattern,
 )
 from fiscus.ratelimits.rules import FAR_US, MAX_LOG_LIMIT, Algorithm, Rule, make_rule
-from fiscus.zones import day_start, month_start, zone_of
+from fiscus.zones import day_start, local_day, month_start, zone_of
 
 HOURS_OF_WEEK: Final = 168
 MIN_WEEKS: Final = 2
@@ -121,22 +121,18 @@ def calendar_ends(unit: CalendarUnit, timezone: str, now: datetime) -> tuple[int
     """The ends of the calendar windows before, around and after `now`, in microseconds."""
     if unit is CalendarUnit.HOUR:
         return _hour_ends(timezone, now)
-    day = now.astimezone(zone_of(timezone)).toordinal()
+    day = local_day(now, timezone)
     edges: Sequence[int]
     if unit is CalendarUnit.DAY:
-        edges = range(day - 1, day + 4)
+        edges = range(day, day + 3)
     elif unit is CalendarUnit.WEEK:
         monday = day - (day - 1) % 7
-        edges = range(monday - 7, monday + 28, 7)
+        edges = range(monday, monday + 21, 7)
     else:
-        local = now.astimezone(zone_of(timezone))
+        local = date.fromordinal(day)
         month = local.year * 12 + local.month - 1
-        edges = [month_start(one) for one in range(month - 1, month + 4)]
-    ends = [to_us(day_start(edge, timezone)) for edge in edges]
-    now_us = to_us(now)
-    # the last edge that has passed is the end of the window before
-    before = max(index for index, end in enumerate(ends) if end <= now_us)
-    return tuple(ends[before : before + 3])
+        edges = [month_start(one) for one in range(month, month + 3)]
+    return tuple(to_us(day_start(edge, timezone)) for edge in edges)
 
 
 def _hour_ends(timezone: str, now: datetime) -> tuple[int, ...]:

@@ -8,12 +8,12 @@ local hours of every zone of our time are made.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from fiscus.clock import from_us
 from fiscus.ratelimits.limits import HOURS_OF_WEEK, MIN_WEEKS
-from fiscus.zones import day_start, zone_of
+from fiscus.zones import day_start, local_day, zone_of
 
 MAX_WEEKS: Final = 4
 QUARTER_US: Final = 900_000_000
@@ -31,7 +31,7 @@ class Load(NamedTuple):
 
 def weeks_end(now: datetime, timezone: str) -> datetime:
     """The end of the weeks to learn from at `now`: a local midnight."""
-    return day_start(_day(now - WRITTEN_AFTER, timezone), timezone)
+    return day_start(local_day(now - WRITTEN_AFTER, timezone), timezone)
 
 
 def weeks_begin(end: datetime, timezone: str, known_since: datetime) -> datetime | None:
@@ -39,7 +39,7 @@ def weeks_begin(end: datetime, timezone: str, known_since: datetime) -> datetime
 
     None while fewer than `limits.MIN_WEEKS` whole weeks are known.
     """
-    day = _day(end, timezone)
+    day = local_day(end, timezone)
     for weeks in range(MAX_WEEKS, MIN_WEEKS - 1, -1):
         begin = day_start(day - 7 * weeks, timezone)
         if known_since <= begin:
@@ -63,7 +63,3 @@ def hourly_load(loads: Iterable[Load], timezone: str) -> tuple[int, ...]:
             hours[local.weekday() * 24 + local.hour] += so_far - before
             before = so_far
     return tuple(hours) if any(hours) else ()
-
-
-def _day(moment: datetime, timezone: str) -> int:
-    return moment.astimezone(UTC).astimezone(zone_of(timezone)).toordinal()

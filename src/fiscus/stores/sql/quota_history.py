@@ -21,7 +21,7 @@ from fiscus.stores.sql.paging import SortKey, parse_number, parse_time, read_pag
 from fiscus.stores.sql.quota_tables import quota_consumptions, quotas
 from fiscus.stores.sql.quota_tables import quota_usage as t
 from fiscus.stores.sql.sums import ExactSum
-from fiscus.zones import day_start, zone_of
+from fiscus.zones import day_start, local_day
 
 DAYS: Final = 30
 """Of how many local days totals are given when no range is asked for."""
@@ -135,13 +135,13 @@ def _day_totals(
     ).scalar()
     if newest is None or (since is not None and since > newest):
         return []
-    last = _local_day(newest, quota.timezone)
+    last = local_day(newest, quota.timezone)
     if since is None:
         first = last - DAYS + 1
         since = day_start(first, quota.timezone)
     else:
         since = max(since, quota.period_start)  # before it there is nothing, perhaps no local day
-        first = max(_local_day(since, quota.timezone), last - MOST_DAYS + 1)
+        first = max(local_day(since, quota.timezone), last - MOST_DAYS + 1)
     if first > last:
         return []
     # In real time: a local day is as long as its zone makes it.
@@ -189,13 +189,6 @@ def _of_kind(
     kind: sa.ColumnElement[str], amount: sa.ColumnElement[Decimal], wanted: UsageKind
 ) -> sa.ColumnElement[Decimal]:
     return ExactSum(sa.case((kind == wanted.value, amount)))
-
-
-def _local_day(moment: datetime, timezone: str) -> int:
-    """The ordinal of the local day that `moment` falls in, as `zones` defines it."""
-    day = moment.astimezone(zone_of(timezone)).toordinal()
-    # A clock set back over midnight shows the old date again, after the new day has begun.
-    return day + 1 if moment >= day_start(day + 1, timezone) else day
 
 
 def _history_rows(
