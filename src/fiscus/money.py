@@ -26,7 +26,9 @@ LIMIT: Final = Decimal("1e26")
 
 NOT_A_NUMBER: Final = "is not a decimal number"
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
-_CURRENCY = re.compile(r"[A-Z]{3}")
+CURRENCY: Final = r"[A-Z]{3}"
+"""The regular expression of an ISO 4217 code."""
+_CURRENCY = re.compile(CURRENCY)
 # Clients print fractions with as many digits as they like. The limit is for what no number needs.
 MAX_TEXT: Final = 1000
 _TOO_LONG: Final = f"is too long: it must be at most {MAX_TEXT} characters"
@@ -99,8 +101,15 @@ def parse_not_negative(value: object, field: str) -> Decimal:
     """As `parse_amount`, and not below zero."""
     amount = parse_amount(value, field)
     if amount < 0:
-        raise _bad(field, "must not be negative")
+        raise negative(field)
     return amount
+
+
+def negative(field: str) -> ValidationError:
+    """What is wrong with an amount below zero."""
+    return ValidationError(
+        f"{field} must not be negative", field=field, suggested_action="Send 0 or more."
+    )
 
 
 def parse_currency(value: str, field: str = "currency") -> str:
@@ -162,6 +171,7 @@ def _bad(field: str, what: str) -> ValidationError:
 
 
 __all__ = [
+    "CURRENCY",
     "EXACT",
     "LIMIT",
     "MAX_TEXT",
@@ -173,6 +183,7 @@ __all__ = [
     "Money",
     "add",
     "multiply",
+    "negative",
     "parse_amount",
     "parse_currency",
     "parse_not_negative",

@@ -8,7 +8,9 @@ from typing import Final
 
 from fiscus.errors import ValidationError
 
-_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+ID: Final = r"[A-Za-z0-9._:\-]{1,128}"
+"""The regular expression of an opaque id."""
+_ID: Final = re.compile(ID)
 
 EVERY: Final = "*"
 """The id of a template: every project, user or feature has the budget of its own."""
@@ -33,9 +35,14 @@ class ScopeType(StrEnum):
     __hash__ = str.__hash__  # that of an enum is worked out in Python
 
 
+def is_id(value: str) -> bool:
+    """Whether `value` is an opaque id: 1-128 letters, digits and `._:-`."""
+    return _ID.fullmatch(value) is not None
+
+
 def parse_id(value: str, field: str) -> str:
-    """An opaque id: 1-128 letters, digits and `._:-`; raises `ValidationError` naming `field`."""
-    if _ID.fullmatch(value) is None:
+    """`value` when `is_id`; raises `ValidationError` naming `field`."""
+    if not is_id(value):
         raise ValidationError(
             f"{field} is not a valid id",
             field=field,

@@ -18,12 +18,13 @@ from typing import Annotated, Any, Final, TypeVar, cast
 import msgspec
 
 from fiscus.errors import FiscusError, ValidationError
-from fiscus.money import NOT_A_NUMBER, Amount, parse_amount
+from fiscus.money import CURRENCY, NOT_A_NUMBER, Amount, parse_amount
 from fiscus.nesting import MAX_LEVELS, FreeForm, cut_below, free_form
+from fiscus.scopes import EVERY, ID
 
 T = TypeVar("T")
 
-ID_PATTERN: Final = r"^[A-Za-z0-9._:\-]{1,128}\Z"
+ID_PATTERN: Final = rf"^{ID}\Z"
 
 Id = Annotated[
     str,
@@ -31,6 +32,7 @@ Id = Annotated[
         pattern=ID_PATTERN, description="An opaque id: 1-128 letters, digits and `. _ : -`."
     ),
 ]
+IdOrEvery = Annotated[str, msgspec.Meta(pattern=rf"^(?:{re.escape(EVERY)}|{ID})\Z")]
 # PostgreSQL cannot store it, and one in a tag would break every report by tags.
 NO_NUL: Final = r"^[^\x00]*\Z"
 
@@ -51,7 +53,7 @@ LooseLabel = Annotated[
     str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": NO_NUL})
 ]
 Currency = Annotated[
-    str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z", description="An ISO 4217 currency code.")
+    str, msgspec.Meta(pattern=rf"^{CURRENCY}\Z", description="An ISO 4217 currency code.")
 ]
 TagKey = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=NO_NUL)]
 TagValue = Annotated[str, msgspec.Meta(max_length=256, pattern=NO_NUL)]
@@ -320,6 +322,7 @@ def not_json(error: Exception) -> ValidationError:
 __all__ = [
     "Currency",
     "Id",
+    "IdOrEvery",
     "ItemError",
     "Label",
     "LooseId",

@@ -17,7 +17,7 @@ from fiscus.money import ZERO, Amount
 from fiscus.operations import Operation
 from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label, Name, Tags
+from fiscus.wire import Currency, Id, IdOrEvery, Label, Name, Tags
 
 
 class EnforcementAction(StrEnum):
@@ -83,11 +83,8 @@ class BudgetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ]
     allocated_to_type: Annotated[ScopeType, Meta(description="Type of the scope it is for.")]
     allocated_to_id: Annotated[
-        str,
-        Meta(
-            pattern=r"^(?:\*|[A-Za-z0-9._:\-]{1,128})\Z",
-            description="Id of the scope, or `*`: every project, user or feature has its own.",
-        ),
+        IdOrEvery,
+        Meta(description="Id of the scope, or `*`: every project, user or feature has its own."),
     ]
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
     budget_type: Annotated[

@@ -26,7 +26,7 @@ from msgspec import Meta, Struct
 from fiscus.errors import ValidationError
 from fiscus.priorities import Priority
 from fiscus.ratelimits.calls import RateLimitCheckRequest
-from fiscus.scopes import parse_id
+from fiscus.scopes import is_id, parse_id
 from fiscus.wire import convert, decode_any
 
 ANY: Final = "*"
@@ -34,7 +34,6 @@ MAX_LABEL: Final = 256
 MAX_RESOURCE_KEY: Final = 1024
 
 _SETTING: Final = "FISCUS_ENVOY_MAPPING_FILE"
-_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{(?P<name>[^{}]+)\}|[{}]")
 _PRIORITIES: Final = {str(one): one for one in Priority}
 
@@ -220,7 +219,7 @@ class _Rule:
 
 def id_of(value: str) -> str:
     """`value` when it can be an id, else `sha256:` and its hash."""
-    return value if _ID.fullmatch(value) else _hashed(value)
+    return value if is_id(value) else _hashed(value)
 
 
 def _bounded(value: str, most: int) -> str:

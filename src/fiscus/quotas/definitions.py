@@ -14,8 +14,8 @@ from fiscus.money import (
     ZERO,
     add,
     multiply,
-    parse_amount,
     parse_currency,
+    parse_not_negative,
     parse_positive,
     subtract,
 )
@@ -70,10 +70,10 @@ def define(
         scope_id=spec.scope_id,
         resource_type=spec.resource_type,
         allocated_amount=parse_positive(spec.allocated_amount, "allocated_amount"),
-        max_burst_amount=ZERO if burst is None else not_negative(burst, "max_burst_amount"),
+        max_burst_amount=ZERO if burst is None else parse_not_negative(burst, "max_burst_amount"),
         burst_premium_rate=None
         if spec.burst_premium_rate is None
-        else not_negative(spec.burst_premium_rate, "burst_premium_rate"),
+        else parse_not_negative(spec.burst_premium_rate, "burst_premium_rate"),
         currency=settings.currency if spec.currency is None else parse_currency(spec.currency),
         period_type=spec.period_type,
         timezone=held.timezone,
@@ -183,16 +183,6 @@ def unlike_period(old: Quota, new: Quota) -> list[str]:
     fixed = ("scope_type", "scope_id", "resource_type", "period_type", "timezone")
     fixed += ("period_start", "period_end")
     return [name for name in fixed if getattr(old, name) != getattr(new, name)]
-
-
-def not_negative(given: Decimal, field: str) -> Decimal:
-    """An amount of 0 or more. Raises `ValidationError`."""
-    value = parse_amount(given, field)
-    if value < 0:
-        raise ValidationError(
-            f"{field} must be 0 or more", field=field, suggested_action=f"Send a larger {field}."
-        )
-    return value
 
 
 def _calendar(kind: QuotaPeriod, timezone: str, moment: datetime) -> Period:

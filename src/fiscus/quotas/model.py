@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from fiscus.money import ZERO, Amount
 from fiscus.operations import Operation
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label
+from fiscus.wire import Currency, Id, IdOrEvery, Label
 
 
 class QuotaPeriod(StrEnum):
@@ -60,11 +60,8 @@ class RenewalStatus(StrEnum):
 
 
 ScopeId = Annotated[
-    str,
-    Meta(
-        pattern=r"^(?:\*|[A-Za-z0-9._:\-]{1,128})\Z",
-        description="Id of the scope, or `*`: every project, user or feature has its own.",
-    ),
+    IdOrEvery,
+    Meta(description="Id of the scope, or `*`: every project, user or feature has its own."),
 ]
 Moment = Annotated[datetime, Meta(tz=True)]
 

@@ -13,9 +13,8 @@ from decimal import Decimal
 from typing import Final
 
 from fiscus.errors import ValidationError
-from fiscus.money import EXACT, ZERO, parse_amount, parse_positive, plain
+from fiscus.money import EXACT, ZERO, parse_amount, parse_not_negative, parse_positive, plain
 from fiscus.quotas.calls import DistributeRequest, Entity
-from fiscus.quotas.definitions import not_negative
 from fiscus.quotas.model import Strategy
 from fiscus.scopes import ScopeType
 
@@ -221,7 +220,7 @@ def _name(entity: Entity) -> tuple[str, str]:
 
 
 def _pool(amount: Decimal, decimals: int, field: str) -> int:
-    return _units(not_negative(amount, field), decimals, field)
+    return _units(parse_not_negative(amount, field), decimals, field)
 
 
 def _units(amount: Decimal, decimals: int, field: str) -> int:

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, field
 
 from fiscus.money import Amount
 from fiscus.ratelimits.rules import MAX_LIMIT, MAX_WINDOW_SECONDS, Algorithm
-from fiscus.wire import Id
+from fiscus.wire import Id, IdOrEvery
 
 ResourcePattern = Annotated[
     str,
@@ -83,11 +83,7 @@ class PolicySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     scope_type: Annotated[PolicyScope, Meta(description="Type of the scope it is for.")]
     scope_id: Annotated[
-        str,
-        Meta(
-            pattern=r"^(?:\*|[A-Za-z0-9._:\-]{1,128})\Z",
-            description="Id of the scope, or `*`: a counter for every id.",
-        ),
+        IdOrEvery, Meta(description="Id of the scope, or `*`: a counter for every id.")
     ]
     resource_type: ResourcePattern
     limit_value: Annotated[

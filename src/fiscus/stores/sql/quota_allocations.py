@@ -11,9 +11,9 @@ from sqlalchemy.engine import Connection
 
 from fiscus.errors import Conflict, FiscusError, ValidationError
 from fiscus.ids import uuid7
-from fiscus.money import Amount, multiply
+from fiscus.money import Amount, multiply, parse_not_negative
 from fiscus.quotas.calls import AllocateItem, DistributeAnswer, DistributeRequest, Entity, Part
-from fiscus.quotas.definitions import define, not_negative
+from fiscus.quotas.definitions import define
 from fiscus.quotas.model import Quota, QuotaSpec, Strategy, Terms
 from fiscus.quotas.strategies import USAGE_DAYS, share_out
 from fiscus.scopes import ScopeType
@@ -202,8 +202,8 @@ def _usage(
 def _burst(request: DistributeRequest, share: Decimal) -> Amount | None:
     if request.max_burst_ratio is None:
         return None
-    ratio = not_negative(request.max_burst_ratio, "max_burst_ratio")
-    return Amount(not_negative(multiply(share, ratio), "max_burst_ratio"))
+    ratio = parse_not_negative(request.max_burst_ratio, "max_burst_ratio")
+    return Amount(parse_not_negative(multiply(share, ratio), "max_burst_ratio"))
 
 
 def _of_entity(error: ValidationError, index: int) -> ValidationError:
