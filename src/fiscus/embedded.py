@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Coroutine, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -44,7 +44,7 @@ from fiscus.costs.reports import build_report
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, NotFound, ValidationError
 from fiscus.health import HealthAnswer, health_of
-from fiscus.idempotency import Idempotency, idempotency
+from fiscus.idempotency import KEEP_ALLOCATIONS, if_keyed
 from fiscus.ids import is_uuid, uuid7
 from fiscus.ledger.commands import Command
 from fiscus.ledger.loop import value
@@ -52,7 +52,6 @@ from fiscus.ledger.requests import (
     check_batch_command,
     check_command,
     extend_command,
-    named_tenant,
     quota_check_batch_command,
     quota_check_command,
     record_batch_command,
@@ -92,14 +91,13 @@ from fiscus.ratelimits.model import PolicySpec
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings
 from fiscus.tenants import Tenant, TenantSpec
+from fiscus.wire import named_tenant
 from fiscus.wiring.engine import open_engine
 
 T = TypeVar("T")
 
 ACTOR: Final = "embedded"
 """Who changed a definition, in its history: a program with the engine in it has no credential."""
-_KEEP_CREATIONS: Final = timedelta(hours=24)
-_KEEP_ALLOCATIONS: Final = timedelta(days=7)
 
 
 class Fiscus(BlockingApi):
@@ -271,7 +269,7 @@ class _EngineBackend:
 
     async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
-        once = _once(tenant_id, "create_policy", key, spec, now + _KEEP_CREATIONS)
+        once = if_keyed(tenant_id, "create_policy", _key(key), spec, now)
         state = self._engine.policies.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         self._engine.limiter.changed(tenant_id)
         return PolicyView(
@@ -283,7 +281,7 @@ class _EngineBackend:
     async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
         quotas = self._engine.quotas
-        once = _once(tenant_id, "allocate_quota", key, spec, now + _KEEP_ALLOCATIONS)
+        once = if_keyed(tenant_id, "allocate_quota", _key(key), spec, now, KEEP_ALLOCATIONS)
         quota = quotas.allocate(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         return views_with_use(quotas, tenant_id, [quota])[0]
 
@@ -291,7 +289,7 @@ class _EngineBackend:
         self, request: DistributeRequest, *, key: str | None
     ) -> DistributeAnswer:
         tenant_id, now = self._tenant(request.tenant_id), self._now()
-        once = _once(tenant_id, "distribute_quotas", key, request, now + _KEEP_ALLOCATIONS)
+        once = if_keyed(tenant_id, "distribute_quotas", _key(key), request, now, KEEP_ALLOCATIONS)
         return self._engine.quotas.distribute(
             tenant_id, request, by=ACTOR, now=now, idempotency=once
         )
@@ -319,7 +317,7 @@ class _EngineBackend:
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
-        once = _once(tenant_id, "create_budget", key, spec, now + _KEEP_CREATIONS)
+        once = if_keyed(tenant_id, "create_budget", _key(key), spec, now)
         return _view(
             self._engine.budgets.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         )
@@ -421,14 +419,6 @@ class _EngineBackend:
 
     def _tenant(self, named: str | None) -> str:
         return self._default_tenant if named is None else given_text(named, "tenant")
-
-
-def _once(
-    tenant_id: str, operation: str, key: str | None, body: object, expires_at: datetime
-) -> Idempotency | None:
-    """What makes a definition be made once, also when it is asked for again before `expires_at`."""
-    given = _key(key)
-    return None if given is None else idempotency(tenant_id, operation, given, body, expires_at)
 
 
 def _key(key: str | None) -> str | None:

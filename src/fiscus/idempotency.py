@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, NamedTuple, cast
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,6 +17,11 @@ from msgspec.structs import replace
 from fiscus.clock import to_us
 from fiscus.errors import IdempotencyConflict, ValidationError
 from fiscus.wire import encode_canonical
+
+KEEP_ANSWERS: Final = timedelta(hours=24)
+KEEP_CHECKS: Final = timedelta(minutes=5)
+"""At least; the answer to a check is kept for as long as it reserves."""
+KEEP_ALLOCATIONS: Final = timedelta(days=7)
 
 
 class IdempotencyKey(NamedTuple):
@@ -59,6 +64,18 @@ def idempotency(
         )
     digest = hashlib.sha256(encode_canonical(_canonical(body, tenant_id))).hexdigest()
     return Idempotency(IdempotencyKey(tenant_id, operation, key), digest, expires_at)
+
+
+def if_keyed(
+    tenant_id: str,
+    operation: str,
+    key: str | None,
+    body: Any,
+    now: datetime,
+    keep: timedelta = KEEP_ANSWERS,
+) -> Idempotency | None:
+    """As `idempotency`, of an answer that is kept for `keep`; None without a key."""
+    return None if key is None else idempotency(tenant_id, operation, key, body, now + keep)
 
 
 def _canonical(body: Any, tenant_id: str) -> Any:

@@ -33,7 +33,6 @@ from fiscus.ledger.requests import (
     check_batch_command,
     check_command,
     extend_command,
-    named_tenant,
     quota_check_batch_command,
     quota_check_command,
     record_batch_command,
@@ -56,6 +55,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
 )
+from fiscus.wire import named_tenant
 
 
 class Call(Struct, frozen=True):

@@ -29,7 +29,7 @@ from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.metrics import Metrics
 from fiscus.http.queries import NoQuery, read_query
 from fiscus.http.refusals import note_refusal
-from fiscus.idempotency import Idempotency, idempotency
+from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
 from fiscus.ids import is_uuid
 from fiscus.logs import get_logger
 from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem
@@ -40,8 +40,6 @@ log = get_logger(__name__)
 Q = TypeVar("Q", bound=Struct)
 B = TypeVar("B", bound=Struct)
 R = TypeVar("R")
-
-KEEP_CREATIONS: Final = timedelta(hours=24)
 
 
 class NoBody(Struct, frozen=True):
@@ -129,17 +127,15 @@ class Call(Generic[Q, B]):
         tenant_id: str,
         operation: str,
         of: str | None = None,
-        keep: timedelta = KEEP_CREATIONS,
+        keep: timedelta = KEEP_ANSWERS,
     ) -> Idempotency | None:
         """The key of the header, for creations; None when there is none.
 
         `of` is an id of the path that the body does not repeat; the answer is kept for `keep`.
         """
         key = idempotency_key_of(dict(self.request.scope["headers"]))
-        if key is None:
-            return None
         body = self.body if of is None else (of, self.body)
-        return idempotency(tenant_id, operation, key, body, self.now + keep)
+        return if_keyed(tenant_id, operation, key, body, self.now, keep)
 
 
 @dataclass(frozen=True, slots=True)

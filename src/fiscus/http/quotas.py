@@ -6,7 +6,6 @@ Checks and releases are in the fast lane.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import Any, Final
 
 from fastapi import Response
@@ -18,6 +17,7 @@ from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.refusals import note_refused_items
 from fiscus.http.versions import etag, expected_version, refuse_if_match
+from fiscus.idempotency import KEEP_ALLOCATIONS
 from fiscus.paths import BASE_PATH
 from fiscus.queries import TenantQuery
 from fiscus.quotas.batches import allocate_each, batch_tenant
@@ -39,7 +39,6 @@ from fiscus.quotas.queries import (
 )
 from fiscus.quotas.views import view, views_with_use
 
-KEEP_ALLOCATIONS: Final = timedelta(days=7)
 OF_QUOTA: Final = {"quota_id": "The id of the quota."}
 """What the id in a path is."""
 

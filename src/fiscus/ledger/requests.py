@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, TypeVar
 
-import msgspec
-
 from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.clock import require_aware
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
@@ -20,7 +18,7 @@ from fiscus.errors import (
     ValidationError,
     too_many,
 )
-from fiscus.idempotency import Idempotency, idempotency
+from fiscus.idempotency import KEEP_CHECKS, Idempotency, idempotency, if_keyed
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import (
     Check,
@@ -48,8 +46,6 @@ from fiscus.wire import decode, is_id, is_label, item_error, not_a_label, not_an
 
 MAX_CHECKS: Final = 500
 MAX_RECORDS: Final = 1000
-KEEP_COSTS: Final = timedelta(hours=24)
-KEEP_CHECKS: Final = timedelta(minutes=5)
 MAX_CLOCK_SKEW: Final = timedelta(days=1)
 OLDEST: Final = timedelta(days=366 * 30)
 
@@ -80,15 +76,7 @@ def check_command(
         request.ttl_seconds,
         uuid7(),
         now,
-        idempotency(
-            tenant_id,
-            "check",
-            key,
-            request,
-            now + max(KEEP_CHECKS, timedelta(seconds=request.ttl_seconds)),
-        )
-        if key is not None
-        else None,
+        _keep_check(tenant_id, key, request, request.ttl_seconds, now),
     )
 
 
@@ -102,21 +90,14 @@ def check_batch_command(
         _item(check_command, index, item, tenant_id, now)
         for index, item in enumerate(request.checks)
     ]
-    ttl = max(item.ttl_seconds for item in request.checks)
+    asked = [*request.checks, request.all_or_nothing]
+    longest = max(item.ttl_seconds for item in request.checks)
     return CheckBatch(
         tenant_id=tenant_id,
         checks=checks,
         all_or_nothing=request.all_or_nothing,
         now=now,
-        idempotency=idempotency(
-            tenant_id,
-            "check",
-            key,
-            [*request.checks, request.all_or_nothing],
-            now + max(KEEP_CHECKS, timedelta(seconds=ttl)),
-        )
-        if key is not None
-        else None,
+        idempotency=_keep_check(tenant_id, key, asked, longest, now),
     )
 
 
@@ -169,9 +150,7 @@ def record_command(
         ),
         request.reservation_id,
         now,
-        idempotency(tenant_id, "record", key, request, now + KEEP_COSTS)
-        if key is not None
-        else None,
+        if_keyed(tenant_id, "record", key, request, now),
     )
 
 
@@ -187,32 +166,13 @@ def record_batch_command(
             records.append(record_item(bytes(raw), tenant_id, now))
         except FiscusError as error:
             records.append(Unfit(item_error(error)))
+    asked = [] if key is None else [_as_sent(bytes(raw)) for raw in request.records]
     return RecordBatch(
         tenant_id=tenant_id,
         records=records,
         now=now,
-        idempotency=idempotency(
-            tenant_id,
-            "record",
-            key,
-            [_as_sent(bytes(raw)) for raw in request.records],
-            now + KEEP_COSTS,
-        )
-        if key is not None
-        else None,
+        idempotency=if_keyed(tenant_id, "record", key, asked, now),
     )
-
-
-class _Named(msgspec.Struct, frozen=True):
-    tenant_id: str | None = None
-
-
-def named_tenant(record: msgspec.Raw) -> str | None:
-    """The tenant a record of a batch names, before the record is checked."""
-    try:
-        return decode(bytes(record), _Named).tenant_id
-    except ValidationError:
-        return None
 
 
 def record_item(body: bytes, tenant_id: str, now: datetime) -> Record:
@@ -249,11 +209,7 @@ def settle_command(
         resource_id=request.resource_id,
         service_name=request.service_name,
         region=request.region,
-        idempotency=idempotency(
-            tenant_id, "settle", key, (reservation_id, request), now + KEEP_COSTS
-        )
-        if key is not None
-        else None,
+        idempotency=if_keyed(tenant_id, "settle", key, (reservation_id, request), now),
     )
 
 
@@ -264,9 +220,7 @@ def release_command(
         tenant_id=tenant_id,
         reservation_id=reservation_id,
         now=now,
-        idempotency=idempotency(tenant_id, "release", key, reservation_id, now + KEEP_COSTS)
-        if key is not None
-        else None,
+        idempotency=if_keyed(tenant_id, "release", key, reservation_id, now),
     )
 
 
@@ -278,11 +232,7 @@ def extend_command(
         reservation_id=reservation_id,
         ttl_seconds=ttl_seconds,
         now=now,
-        idempotency=idempotency(
-            tenant_id, "extend", key, (reservation_id, ttl_seconds), now + KEEP_COSTS
-        )
-        if key is not None
-        else None,
+        idempotency=if_keyed(tenant_id, "extend", key, (reservation_id, ttl_seconds), now),
     )
 
 
@@ -305,7 +255,7 @@ def quota_check_command(
         request.consume,
         uuid7(),
         now,
-        _keep_consumption(tenant_id, "quota_check", key, request, now),
+        if_keyed(tenant_id, "quota_check", key, request, now),
     )
 
 
@@ -322,7 +272,7 @@ def quota_check_batch_command(
             for index, item in enumerate(request.checks)
         ],
         now=now,
-        idempotency=_keep_consumption(tenant_id, "quota_check", key, request.checks, now),
+        idempotency=if_keyed(tenant_id, "quota_check", key, request.checks, now),
     )
 
 
@@ -338,19 +288,17 @@ def release_consumption_command(
         consumption_id=consumption_id,
         amount=None if request.amount is None else _not_negative(request.amount, "amount"),
         now=now,
-        idempotency=_keep_consumption(
-            tenant_id, "quota_release", key, (consumption_id, request), now
-        ),
+        idempotency=if_keyed(tenant_id, "quota_release", key, (consumption_id, request), now),
     )
 
 
-def _keep_consumption(
-    tenant_id: str, operation: str, key: str | None, body: object, now: datetime
+def _keep_check(
+    tenant_id: str, key: str | None, body: object, ttl_seconds: int, now: datetime
 ) -> Idempotency | None:
-    """Consumptions have no end of their own, so a key is good for as long as those of costs."""
     if key is None:
         return None
-    return idempotency(tenant_id, operation, key, body, now + KEEP_COSTS)
+    keep = max(KEEP_CHECKS, timedelta(seconds=ttl_seconds))
+    return idempotency(tenant_id, "check", key, body, now + keep)
 
 
 _Checked = TypeVar("_Checked", CheckRequest, QuotaCheckRequest)

@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
-from fiscus.errors import FiscusError, Forbidden, ValidationError, too_many
+from fiscus.errors import FiscusError, Forbidden, too_many
 from fiscus.quotas.calls import AllocateBatchAnswer, AllocateBatchRequest, AllocateItem
 from fiscus.quotas.model import Quota, QuotaSpec
-from fiscus.wire import decode, item_error
+from fiscus.wire import decode, item_error, named_tenant
 
 MAX_ALLOCATIONS: Final = 100
-
-
-class _Named(msgspec.Struct, frozen=True):
-    tenant_id: str | None = None
 
 
 def batch_tenant(request: AllocateBatchRequest) -> str | None:
     """The tenant that a batch is for: the one it names, or else the one its first item names."""
     if request.tenant_id is not None:
         return request.tenant_id
-    try:
-        return decode(bytes(request.allocations[0]), _Named).tenant_id
-    except ValidationError:
-        return None
+    return named_tenant(request.allocations[0])
 
 
 def allocate_each(
