@@ -18,6 +18,49 @@ is decided without the store needs its callers let in. Nobody can see meanwhile 
 MAX_KEY_LENGTH: Final = 512
 
 
+class Known:
+    """A credential that was good at `since`, and is taken until `until`.
+
+    When it cannot be looked up again after that, it is taken until `without_store_until`.
+    """
+
+    __slots__ = (
+        "key_id",
+        "principal",
+        "refresh_at",
+        "since",
+        "until",
+        "used",
+        "without_store_until",
+    )
+
+    def __init__(
+        self,
+        principal: Principal,
+        since: datetime,
+        until: datetime,
+        without_store_until: datetime,
+        key_id: str | None = None,
+    ) -> None:
+        self.principal = principal
+        self.since = since
+        self.until = until
+        self.without_store_until = without_store_until
+        self.key_id = key_id
+        """The API key it is; None for a token."""
+        self.refresh_at = until if key_id is None else since + KEEP_KEY / 2
+        self.used = False
+        """Whether anybody came with it since it was looked up."""
+
+    def keep(self, now: datetime) -> bool:
+        """Take it for some seconds more without the store; False when it was not for too long."""
+        if not self.since <= now < self.without_store_until:
+            return False
+        self.until = min(now + KEEP_KEY, self.without_store_until)
+        self.refresh_at = now + KEEP_KEY / 2
+        return True
+
+
 def good_key(api_keys: ApiKeyStore, secret: str, now: datetime) -> ApiKey:
     """The key whose secret was sent.
 
@@ -39,14 +82,15 @@ def is_good(key: ApiKey, now: datetime) -> bool:
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
 
 
-def good_until(key: ApiKey, now: datetime) -> datetime:
-    """Until when a key that is good at `now` may be taken without asking the store again."""
-    return _not_past_its_end(key, now + KEEP_KEY)
-
-
-def good_without_store_until(key: ApiKey, now: datetime) -> datetime:
-    """As `good_until`, when the store cannot be asked."""
-    return _not_past_its_end(key, now + KEEP_KEY_WITHOUT_STORE)
+def known_key(key: ApiKey, now: datetime) -> Known:
+    """A key that was found good at `now`."""
+    return Known(
+        principal_of(key),
+        now,
+        _not_past_its_end(key, now + KEEP_KEY),
+        _not_past_its_end(key, now + KEEP_KEY_WITHOUT_STORE),
+        key.key_id,
+    )
 
 
 def principal_of(key: ApiKey) -> Principal:
@@ -71,9 +115,9 @@ __all__ = [
     "KEEP_KEY",
     "KEEP_KEY_WITHOUT_STORE",
     "MAX_KEY_LENGTH",
+    "Known",
     "good_key",
-    "good_until",
-    "good_without_store_until",
     "is_good",
+    "known_key",
     "principal_of",
 ]

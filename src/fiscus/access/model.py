@@ -11,9 +11,11 @@ from typing import Annotated, Final, NamedTuple
 from msgspec import Meta, Struct
 
 from fiscus.errors import Forbidden, ValidationError
+from fiscus.ids import uuid7
 from fiscus.paging import Pagination
 from fiscus.priorities import Priority
 from fiscus.wire import Id, Name
+from fiscus.zones import in_utc
 
 
 class Role(StrEnum):
@@ -192,6 +194,29 @@ def hint_of(key: str) -> str:
     return key[:8]
 
 
+def made_key(secret: str, spec: ApiKeySpec, tenant_id: str, *, by: str, now: datetime) -> ApiKey:
+    """A key as it is kept, from what was asked for and its secret. Raises `ValidationError`."""
+    expires_at = None if spec.expires_at is None else in_utc(spec.expires_at, "expires_at")
+    if expires_at is not None and expires_at <= now:
+        raise ValidationError(
+            "expires_at is in the past",
+            field="expires_at",
+            suggested_action="Send a time to come, or leave expires_at out.",
+        )
+    return ApiKey(
+        key_id=uuid7(),
+        tenant_id=tenant_id,
+        name=spec.name,
+        hint=hint_of(secret),
+        roles=sorted(set(spec.roles)),
+        created_by=by,
+        created_at=now,
+        expires_at=expires_at,
+        revoked_at=None,
+        highest_priority=spec.highest_priority,
+    )
+
+
 def check_grantable(principal: Principal, roles: list[Role]) -> None:
     """Nobody grants platform_admin, or takes it from a key, but a platform_admin."""
     if Role.PLATFORM_ADMIN in roles and not principal.is_platform_admin:
@@ -227,5 +252,6 @@ __all__ = [
     "check_grantable",
     "hash_key",
     "hint_of",
+    "made_key",
     "new_key",
 ]

@@ -11,11 +11,10 @@ import typer
 from msgspec.structs import asdict
 from rich.markup import escape
 
-from fiscus.access.model import ApiKey, ApiKeySpec, NewApiKey, Role, hash_key, hint_of, new_key
+from fiscus.access.model import ApiKey, ApiKeySpec, NewApiKey, Role, hash_key, made_key, new_key
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import JsonFlag, facts, new_table, notes, out, print_json
 from fiscus.engine import Engine
-from fiscus.ids import uuid7
 from fiscus.paging import MAX_PAGE_SIZE, page_request
 from fiscus.priorities import Priority
 from fiscus.scopes import parse_id
@@ -65,24 +64,13 @@ def create(
                 "name": name,
                 "roles": role or [Role.SERVICE],
                 "highest_priority": highest_priority,
+                "expires_at": None if expires_in_days is None else now + timedelta(expires_in_days),
             },
             ApiKeySpec,
         )
         secret = new_key()
         made = engine.api_keys.create(
-            ApiKey(
-                key_id=uuid7(),
-                tenant_id=tenant_id,
-                name=spec.name,
-                hint=hint_of(secret),
-                roles=sorted(set(spec.roles)),
-                created_by="command line",
-                created_at=now,
-                expires_at=None if expires_in_days is None else now + timedelta(expires_in_days),
-                revoked_at=None,
-                highest_priority=spec.highest_priority,
-            ),
-            hash_key(secret),
+            made_key(secret, spec, tenant_id, by="command line", now=now), hash_key(secret)
         )
     if as_json:
         print_json(NewApiKey(**asdict(made), api_key=secret))

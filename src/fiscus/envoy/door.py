@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
-from fiscus.access.keys import (
-    KEEP_KEY,
-    good_key,
-    good_until,
-    good_without_store_until,
-    principal_of,
-)
+from fiscus.access.keys import Known, good_key, known_key
 from fiscus.access.model import Action, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
@@ -24,20 +18,12 @@ METADATA_KEY: Final = "x-api-key"
 MAX_KNOWN: Final = 1000
 
 
-class _Known(NamedTuple):
-    principal: Principal
-    since: datetime
-    until: datetime
-    without_store_until: datetime
-    """Until when, while the store cannot be asked."""
-
-
 class Door:
     """Lets API keys in that may check rate limits. Safe to share among threads."""
 
     def __init__(self, api_keys: ApiKeyStore) -> None:
         self._api_keys = api_keys
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
 
     def enter(self, metadata: Iterable[tuple[str, str | bytes]], now: datetime) -> Principal:
         """The principal of a call. Blocks on the store for a key not seen for some seconds.
@@ -52,24 +38,23 @@ class Door:
             known = self._known[digest] = self._looked_up(secret, known, now)
         return known.principal
 
-    def _looked_up(self, secret: str, before: _Known | None, now: datetime) -> _Known:
+    def _looked_up(self, secret: str, before: Known | None, now: datetime) -> Known:
         try:
             key = good_key(self._api_keys, secret, now)
         except Unauthorized:
             self._known.pop(hash_key(secret), None)
             raise
         except ServiceUnavailable as error:
-            if before is None or not before.since <= now < before.without_store_until:
+            if before is None or not before.keep(now):
                 raise
             log.warning("api_key_not_looked_up", reason=error.message)
-            return before._replace(until=min(now + KEEP_KEY, before.without_store_until))
-        principal = principal_of(key)
-        principal.require(Action.OPERATE)
+            return before
+        known = known_key(key, now)
+        known.principal.require(Action.OPERATE)
         if len(self._known) >= MAX_KNOWN:
             # a few keys are used here; this many are somebody's mistake
             self._known.clear()
-        until, without_store_until = good_until(key, now), good_without_store_until(key, now)
-        return _Known(principal, now, until, without_store_until)
+        return known
 
 
 def _secret(metadata: Iterable[tuple[str, str | bytes]]) -> str:

@@ -17,13 +17,12 @@ import anyio.to_thread
 
 from fiscus.access.keys import (
     KEEP_KEY,
+    Known,
     good_key,
-    good_until,
-    good_without_store_until,
     is_good,
-    principal_of,
+    known_key,
 )
-from fiscus.access.model import KEY_PREFIX, ApiKey, Principal, hash_key
+from fiscus.access.model import KEY_PREFIX, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
@@ -40,49 +39,6 @@ PATIENCE_SECONDS: Final = 1.0
 """How long a caller whose key was good a while ago waits for it to be looked up again."""
 MAX_CACHED: Final = 10_000
 MAX_LOOKUPS: Final = 1000
-
-
-class _Known:
-    """A credential that was good at `since`, and is taken until `until`.
-
-    When it cannot be looked up again after that, it is taken until `without_store_until`.
-    """
-
-    __slots__ = (
-        "key_id",
-        "principal",
-        "refresh_at",
-        "since",
-        "until",
-        "used",
-        "without_store_until",
-    )
-
-    def __init__(
-        self,
-        principal: Principal,
-        since: datetime,
-        until: datetime,
-        without_store_until: datetime,
-        key_id: str | None = None,
-    ) -> None:
-        self.principal = principal
-        self.since = since
-        self.until = until
-        self.without_store_until = without_store_until
-        self.key_id = key_id
-        """The API key it is; None for a token."""
-        self.refresh_at = until if key_id is None else since + KEEP_KEY / 2
-        self.used = False
-        """Whether anybody came with it since it was looked up."""
-
-    def keep(self, now: datetime) -> bool:
-        """Take it for some seconds more without the store; False when it was not for too long."""
-        if not self.since <= now < self.without_store_until:
-            return False
-        self.until = min(now + KEEP_KEY, self.without_store_until)
-        self.refresh_at = now + KEEP_KEY / 2
-        return True
 
 
 class _Threads(NamedTuple):
@@ -103,8 +59,8 @@ class Authenticator:
     def __init__(self, api_keys: ApiKeyStore, settings: Settings) -> None:
         self._api_keys = api_keys
         self._tokens = TokenVerifier(settings)
-        self._known: dict[str, _Known] = {}
-        self._lookups: dict[str, asyncio.Task[_Known]] = {}
+        self._known: dict[str, Known] = {}
+        self._lookups: dict[str, asyncio.Task[Known]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._revocations = 0
         self._threads: _Threads | None = None
@@ -150,7 +106,7 @@ class Authenticator:
             log.warning("api_key_not_looked_up", key_id=known.key_id, reason=error.message)
             return known.principal
 
-    def _lookup(self, credential: str, digest: str, now: datetime) -> asyncio.Task[_Known]:
+    def _lookup(self, credential: str, digest: str, now: datetime) -> asyncio.Task[Known]:
         """The lookup of a credential, begun now or before."""
         lookup = self._lookups.get(digest)
         if lookup is None:
@@ -169,7 +125,7 @@ class Authenticator:
         for digest in [one for one, known in self._known.items() if known.key_id == key_id]:
             del self._known[digest]
 
-    async def _look_up(self, credential: str, digest: str, now: datetime) -> _Known:
+    async def _look_up(self, credential: str, digest: str, now: datetime) -> Known:
         if self._threads is None:
             self._threads = _Threads(anyio.CapacityLimiter(4), anyio.CapacityLimiter(4))
         revocations = self._revocations
@@ -208,28 +164,23 @@ class Authenticator:
         for digest in due:
             key = found.get(digest)
             if key is not None and is_good(key, now):
-                self._known[digest] = _known(key, now)
+                self._known[digest] = known_key(key, now)
             else:
                 self._known.pop(digest, None)
 
-    def _looked_up(self, digest: str, lookup: asyncio.Task[_Known]) -> None:
+    def _looked_up(self, digest: str, lookup: asyncio.Task[Known]) -> None:
         del self._lookups[digest]
         # seen here too, for when every caller has hung up, or could wait no longer
         if not lookup.cancelled() and isinstance(lookup.exception(), Unauthorized):
             self._known.pop(digest, None)
 
-    def _find(self, credential: str, now: datetime) -> _Known:
-        return _known(good_key(self._api_keys, credential, now), now)
+    def _find(self, credential: str, now: datetime) -> Known:
+        return known_key(good_key(self._api_keys, credential, now), now)
 
-    def _verify(self, credential: str, now: datetime) -> _Known:
+    def _verify(self, credential: str, now: datetime) -> Known:
         verified = self._tokens.verify(credential.encode(), now)
         until = min(verified.expires_at, now + KEEP_TOKEN)
-        return _Known(verified.principal, now, until, until)
-
-
-def _known(key: ApiKey, now: datetime) -> _Known:
-    without_store_until = good_without_store_until(key, now)
-    return _Known(principal_of(key), now, good_until(key, now), without_store_until, key.key_id)
+        return Known(verified.principal, now, until, until)
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> str:

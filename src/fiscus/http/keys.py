@@ -9,22 +9,18 @@ from msgspec.structs import asdict
 
 from fiscus.access.model import (
     Action,
-    ApiKey,
     ApiKeyPage,
     ApiKeySpec,
     ApiKeyView,
     NewApiKey,
     check_grantable,
     hash_key,
-    hint_of,
+    made_key,
     new_key,
 )
-from fiscus.errors import ValidationError
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
-from fiscus.ids import uuid7
 from fiscus.queries import PageQuery, TenantQuery
-from fiscus.zones import in_utc
 
 
 async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
@@ -33,26 +29,8 @@ async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
     spec = call.body
     tenant_id = call.principal.tenant_for(spec.tenant_id)
     check_grantable(call.principal, spec.roles)
-    expires_at = None if spec.expires_at is None else in_utc(spec.expires_at, "expires_at")
-    if expires_at is not None and expires_at <= call.now:
-        raise ValidationError(
-            "expires_at is in the past",
-            field="expires_at",
-            suggested_action="Send a time to come, or leave expires_at out.",
-        )
     secret = new_key()
-    key = ApiKey(
-        key_id=uuid7(),
-        tenant_id=tenant_id,
-        name=spec.name,
-        hint=hint_of(secret),
-        roles=sorted(set(spec.roles)),
-        created_by=call.principal.subject,
-        created_at=call.now,
-        expires_at=expires_at,
-        revoked_at=None,
-        highest_priority=spec.highest_priority,
-    )
+    key = made_key(secret, spec, tenant_id, by=call.principal.subject, now=call.now)
     kept = await call.run(
         call.engine.api_keys.create,
         key,

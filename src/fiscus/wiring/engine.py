@@ -8,10 +8,11 @@ from typing import Final
 
 from fiscus.access.model import (
     ApiKey,
+    ApiKeySpec,
     Role,
     check_given_key,
     hash_key,
-    hint_of,
+    made_key,
     new_key,
 )
 from fiscus.clock import Clock, SystemClock
@@ -20,7 +21,6 @@ from fiscus.engine import Engine
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.groups import GroupLimits
 from fiscus.idempotency import idempotency
-from fiscus.ids import uuid7
 from fiscus.ledger.apart.asking import LedgerApart
 from fiscus.ledger.apart.fallbacks import ToldFallbacks
 from fiscus.ledger.definitions import DefinitionCache
@@ -220,17 +220,8 @@ def _keep_given_key(engine: Engine, tenant_id: str, secret: str) -> None:
 
 
 def _admin_key(engine: Engine, tenant_id: str, secret: str) -> ApiKey:
-    return ApiKey(
-        key_id=uuid7(),
-        tenant_id=tenant_id,
-        name=f"{_BOOTSTRAP} admin key",
-        hint=hint_of(secret),
-        roles=[Role.PLATFORM_ADMIN],
-        created_by=_BOOTSTRAP,
-        created_at=engine.clock.now(),
-        expires_at=None,
-        revoked_at=None,
-    )
+    spec = ApiKeySpec(name=f"{_BOOTSTRAP} admin key", roles=[Role.PLATFORM_ADMIN])
+    return made_key(secret, spec, tenant_id, by=_BOOTSTRAP, now=engine.clock.now())
 
 
 def _make_data_dir(settings: Settings) -> None:

@@ -83,11 +83,6 @@ def uuid_type() -> TypeEngine[str]:
     return String(36).with_variant(Uuid(as_uuid=False), "postgresql")
 
 
-def kept_name(by: str) -> str:
-    """Who did something, as far as the columns that say so have room."""
-    return by[:256]
-
-
 AMOUNT: Final = ExactAmount(38)
 # Sums and converted amounts may have more digits than one amount that came in.
 SUM: Final = ExactAmount(60)

@@ -20,7 +20,6 @@ from fiscus.ratelimits.calls import EmergencySpec
 from fiscus.ratelimits.definitions import check_countable
 from fiscus.ratelimits.limits import still_hold
 from fiscus.ratelimits.model import UNAPPROVED_HOURS, Emergency, Policy, PolicyState
-from fiscus.stores.sql.column_types import kept_name
 from fiscus.stores.sql.tables import rate_limit_emergencies as t
 
 
@@ -51,7 +50,7 @@ def add(
         tenant_id=policy.tenant_id,
         additional_capacity=spec.additional_capacity,
         reason=spec.reason,
-        requested_by=kept_name(by),
+        requested_by=by,
         starts_at=now,
         ends_at=ends_at,
         approved_by=None,
@@ -82,8 +81,7 @@ def approve(
     is over.
     """
     emergency = _get(connection, policy, emergency_id)
-    who = kept_name(by)
-    if who == emergency.requested_by:
+    if by == emergency.requested_by:
         raise Forbidden(
             "Who asked for emergency capacity cannot approve it",
             details={"emergency_id": emergency_id},
@@ -96,9 +94,9 @@ def approve(
     connection.execute(
         sa.update(t)
         .where(t.c.emergency_id == emergency_id, t.c.tenant_id == policy.tenant_id)
-        .values(approved_by=who, approved_at=now)
+        .values(approved_by=by, approved_at=now)
     )
-    return replace(emergency, approved_by=who, approved_at=now, effective_until=emergency.ends_at)
+    return replace(emergency, approved_by=by, approved_at=now, effective_until=emergency.ends_at)
 
 
 def last_of(

@@ -25,7 +25,6 @@ from fiscus.ratelimits.limits import still_hold
 from fiscus.ratelimits.model import Emergency, Policy, PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import PolicyFilter, TenantPolicies
 from fiscus.stores.sql import emergencies
-from fiscus.stores.sql.column_types import kept_name
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
@@ -182,7 +181,7 @@ class SqlPolicies:
             connection.execute(
                 sa.update(t)
                 .where(t.c.policy_id == policy_id, t.c.tenant_id == tenant_id)
-                .values(generation=t.c.generation + 1, reset_at=now, reset_by=kept_name(by))
+                .values(generation=t.c.generation + 1, reset_at=now, reset_by=by)
             )
 
         self._database.write(tenant_id, change)

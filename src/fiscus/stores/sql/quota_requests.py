@@ -18,7 +18,6 @@ from fiscus.quotas.calls import QuotaRequestSpec
 from fiscus.quotas.model import QuotaRequest, RequestStatus
 from fiscus.quotas.port import QuotaRequestFilter
 from fiscus.stores.sql import quota_rows as rows
-from fiscus.stores.sql.column_types import kept_name
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.quota_tables import quota_requests as t
 
@@ -38,7 +37,7 @@ def ask(
         additional_amount=parse_positive(spec.additional_amount, "additional_amount"),
         reason=spec.reason,
         status=RequestStatus.PENDING,
-        requested_by=kept_name(by),
+        requested_by=by,
         requested_at=now,
         decided_by=None,
         decided_at=None,
@@ -75,8 +74,7 @@ def decide(
     for an approval that comes when the quota is over or deleted.
     """
     request = _find(connection, tenant_id, request_id)
-    who = kept_name(by)
-    if who == request.requested_by:
+    if by == request.requested_by:
         raise Forbidden(
             "Who asked for more cannot decide it",
             details={"request_id": request_id},
@@ -89,18 +87,18 @@ def decide(
             suggested_action="Ask again with a new request, if more is needed.",
         )
     if approve:
-        _grow(connection, request, who, now)
+        _grow(connection, request, by, now)
     decided = replace(
         request,
         status=RequestStatus.APPROVED if approve else RequestStatus.REJECTED,
-        decided_by=who,
+        decided_by=by,
         decided_at=now,
         comment=comment,
     )
     connection.execute(
         sa.update(t)
         .where(t.c.request_id == request_id, t.c.tenant_id == tenant_id)
-        .values(status=decided.status.value, decided_by=who, decided_at=now, comment=comment)
+        .values(status=decided.status.value, decided_by=by, decided_at=now, comment=comment)
     )
     return decided
 

@@ -13,7 +13,6 @@ from fiscus.errors import NotFound, ValidationError
 from fiscus.ids import is_uuid
 from fiscus.quotas.model import Quota
 from fiscus.ratelimits.model import Policy
-from fiscus.stores.sql.column_types import kept_name
 from fiscus.wire import decode, encode
 
 D = TypeVar("D", Budget, Policy, Quota)
@@ -36,7 +35,7 @@ class Versions(Generic[D]):
                 "version": one.version,
                 "tenant_id": one.tenant_id,
                 "definition": encode(one).decode(),
-                "changed_by": kept_name(by),
+                "changed_by": by,
                 "changed_at": one.updated_at,
             }
             for one in definitions
