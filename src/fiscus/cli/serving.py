@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from fiscus.cli.terminal import CommandError
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError
 from fiscus.logs import configure_logs, get_logger
+from fiscus.processes import collect_rarely
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker
@@ -33,7 +33,6 @@ log = get_logger(__name__)
 GRACE_SECONDS: Final = 10
 """How long requests and background work in hand may take after the server was told to stop."""
 BACKLOG: Final = 2048
-GC_THRESHOLDS: Final = (50_000, 50, 100)
 
 
 def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
@@ -113,11 +112,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            # what is there now stays: the collector need not look at it again, and a group's
-            # many small objects should not send it looking while they are all in use
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
+            collect_rarely()
             self._on_listening()
 
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -18,13 +18,11 @@ from prometheus_client import multiprocess
 
 from fiscus.cli.serving import GRACE_SECONDS, bound_anew, leave, on_signals, serve_child
 from fiscus.logs import get_logger
+from fiscus.processes import RestartPauses
 from fiscus.settings import Settings
 
 log = get_logger(__name__)
 
-STEADY_SECONDS: Final = 30
-"""A process that lived this long is started again at once, others after a growing wait."""
-LONGEST_WAIT_SECONDS: Final = 10.0
 _IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder made there is ours alone
 
 
@@ -36,7 +34,7 @@ class _Child:
     process: SpawnProcess | None = None
     started: float = 0.0
     due: float = 0.0
-    failures: int = 0
+    pauses: RestartPauses = field(default_factory=RestartPauses)
 
 
 class Supervisor:
@@ -114,8 +112,7 @@ class Supervisor:
     def _wait_before_next(self, child: _Child) -> float:
         """Set when a child that failed is due again; in so many seconds."""
         now = time.monotonic()
-        child.failures = 0 if now - child.started >= STEADY_SECONDS else child.failures + 1
-        wait = min(LONGEST_WAIT_SECONDS, 0.1 * 2**child.failures) if child.failures else 0.0
+        wait = child.pauses.after(now - child.started)
         child.due = now + wait
         return wait
 

@@ -5,12 +5,11 @@ It loads nothing that the ledger does not need, so that it is there before the s
 
 from __future__ import annotations
 
-import gc
 import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -20,15 +19,13 @@ from fiscus.ledger.apart.serving import LedgerServer
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.group import GroupRunner
 from fiscus.logs import configure_logs
+from fiscus.processes import collect_rarely
 from fiscus.stores.sql.database import Database, Synchronous
 from fiscus.wire import decode, encode
 
 if TYPE_CHECKING:
     from fiscus.ledger.apart.process import LedgerProcess
     from fiscus.settings import Settings
-
-_GC_THRESHOLDS: Final = (50_000, 50, 100)
-"""A group's many small objects are in use until its end: the collector need not look for them."""
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -85,9 +82,7 @@ def main() -> None:
         fallbacks.refreshed,
     )
     lines = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+    collect_rarely()
     try:
         LedgerServer(lines, runner, fallbacks, given.max_group).run()
     finally:

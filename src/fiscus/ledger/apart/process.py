@@ -13,12 +13,10 @@ from collections.abc import Callable
 from typing import Final
 
 from fiscus.logs import get_logger
+from fiscus.processes import RestartPauses
 
 log = get_logger(__name__)
 
-STEADY_SECONDS: Final = 30
-"""A process that lived this long is started again at once, others after a growing wait."""
-LONGEST_WAIT_SECONDS: Final = 10.0
 _END_SECONDS: Final = 10.0
 
 
@@ -103,14 +101,12 @@ class LedgerProcess:
             line.close()
 
     def _keep(self) -> None:
-        failures = 0
+        pauses = RestartPauses()
         while True:
             self._process.wait()
             if self._closing.is_set():
                 return
-            lived = time.monotonic() - self._began_at
-            failures = 0 if lived >= STEADY_SECONDS else failures + 1
-            wait = min(LONGEST_WAIT_SECONDS, 0.1 * 2**failures) if failures else 0.0
+            wait = pauses.after(time.monotonic() - self._began_at)
             log.error(
                 "ledger_process_ended",
                 pid=self.pid,
