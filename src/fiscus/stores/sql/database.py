@@ -120,6 +120,18 @@ class Database:
                 raise unavailable() from error
         raise AssertionError("the last attempt returns or raises")
 
+    def drop_in_portions(self, delete: sa.Delete) -> int:
+        """Run a delete that takes some of the rows until it finds none; how many it found.
+
+        Each time is a transaction of its own, so that others have their turns in between.
+        """
+        dropped = 0
+        while some := self.write(
+            ALL_TENANTS, lambda connection: connection.execute(delete).rowcount
+        ):
+            dropped += some
+        return dropped
+
     def without_groups(self, connection: Connection, tenant: str) -> None:
         """Within `write`: wait for the ledger's groups with this tenant, and have the others wait.
 

@@ -103,15 +103,7 @@ class SqlMaintenance:
             .order_by(t.c.expires_at)
             .limit(_BATCH)
         )
-
-        def change(connection: Connection) -> int:
-            return connection.execute(sa.delete(t).where(key.in_(expired))).rowcount
-
-        dropped = 0
-        # In small transactions, so that the ledger's turn comes in between.
-        while (some := self._database.write(ALL_TENANTS, change)) > 0:
-            dropped += some
-        return dropped
+        return self._database.drop_in_portions(sa.delete(t).where(key.in_(expired)))
 
     def try_lead(self) -> bool:
         """As the port says. On PostgreSQL leading lasts as long as one connection of its own."""

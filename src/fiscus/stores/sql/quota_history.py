@@ -232,12 +232,7 @@ def drop_before(database: Database, moment: datetime) -> int:
     old = sa.select(*t.primary_key).where(t.c.at < moment).limit(_BATCH)
     # again in the delete, for PostgreSQL to leave out the other months' partitions
     delete = sa.delete(t).where(key.in_(old), t.c.at < moment)
-    # In small transactions, so that the ledger's turn comes in between.
-    while (
-        some := database.write(ALL_TENANTS, lambda connection: connection.execute(delete).rowcount)
-    ) > 0:
-        dropped += some
-    return dropped
+    return dropped + database.drop_in_portions(delete)
 
 
 def _drop_months(database: Database, moment: datetime) -> int:

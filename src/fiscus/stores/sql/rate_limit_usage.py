@@ -98,15 +98,7 @@ class SqlRateLimitUsage:
             .order_by(t.c.window_end)
             .limit(_BATCH)
         )
-
-        def change(connection: Connection) -> int:
-            return connection.execute(sa.delete(t).where(key.in_(ended))).rowcount
-
-        dropped = 0
-        # In small transactions, so that other writers' turns come in between.
-        while (some := self._database.write(ALL_TENANTS, change)) > 0:
-            dropped += some
-        return dropped
+        return self._database.drop_in_portions(sa.delete(t).where(key.in_(ended)))
 
 
 def used_since(connection: Connection, policy: Policy, moment: datetime) -> bool:
