@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from fiscus.breaker import BreakerState
 from fiscus.errors import FiscusError
 from fiscus.ratelimits.port import CountersUnavailable
+from fiscus.settings import LOW_DISK_BYTES, NO_DISK_BYTES
 
 if TYPE_CHECKING:  # a client reads these answers, and has no engine
     from fiscus.engine import Engine
@@ -24,8 +25,6 @@ _WORSE: Final = {UP: 0, DEGRADED: 1, DOWN: 2}
 
 SLOW_STORE_MS: Final = 500.0
 FULL_QUEUE_RATIO: Final = 0.8
-LOW_DISK_BYTES: Final = 1_000_000_000
-NO_DISK_BYTES: Final = 50_000_000
 OLD_RATES_DAYS: Final = 90
 
 

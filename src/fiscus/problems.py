@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from fiscus.errors import FiscusError
+from fiscus.errors import FiscusError, InternalError
 from fiscus.wire import encode
 
 PROBLEM_JSON: Final = "application/problem+json"
@@ -96,6 +96,13 @@ def problem_of(
     )
 
 
+def request_failed() -> InternalError:
+    """The answer to a request that met an error of Fiscus's own; the log has the rest."""
+    return InternalError(
+        "The request failed", suggested_action="Report it with the correlation_id."
+    )
+
+
 def render_problem(
     error: FiscusError,
     *,
@@ -137,4 +144,5 @@ __all__ = [
     "problem_of",
     "raw",
     "render_problem",
+    "request_failed",
 ]

@@ -322,6 +322,18 @@ async def test_a_failure_inside_shows_neither_a_stack_trace_nor_sql(
     assert problem["message"] == "The request failed"
 
 
+async def test_a_failure_inside_a_decision_says_what_to_do_as_any_other(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("SELECT secret FROM budgets")
+
+    monkeypatch.setattr("fiscus.http.lane.decode", fail)
+    reply = await client.post("/budgets/check", {"resource_type": "llm", "estimated_cost": 1})
+    problem = problem_of(reply, 500, "INTERNAL_ERROR")
+    assert problem["suggested_action"] == "Report it with the correlation_id."
+
+
 async def test_a_closing_ledger_is_a_503_that_says_when_to_come_back(client: AppClient) -> None:
     client.engine.ledger.close()
     check = {"resource_type": "llm", "estimated_cost": 1}

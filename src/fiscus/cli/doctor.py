@@ -20,15 +20,13 @@ from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.scopes import parse_id
-from fiscus.settings import Settings
+from fiscus.settings import LOW_DISK_BYTES, NO_DISK_BYTES, Settings
 
 if TYPE_CHECKING:
     from fiscus.wiring.engine import DatabaseFacts
 
 MAX_SKEW_SECONDS: Final = 2.0
 COUNTERS_SECONDS: Final = 2.0
-LITTLE_SPACE_BYTES: Final = 1 << 30
-NO_SPACE_BYTES: Final = 100 << 20
 DIFFERENT_CHARACTERS: Final = 10
 """A secret with fewer is none."""
 
@@ -177,9 +175,9 @@ def _disk(settings: Settings) -> Iterator[Finding]:
         )
         return
     seen = f"{folder} is writable, {free / (1 << 30):,.1f} GiB are free"
-    if free < NO_SPACE_BYTES:
+    if free < NO_DISK_BYTES:
         yield Finding("data folder", Verdict.WRONG, seen, "make room: writes will soon fail.")
-    elif free < LITTLE_SPACE_BYTES:
+    elif free < LOW_DISK_BYTES:
         yield Finding("data folder", Verdict.WARNING, seen, "make room before it is full.")
     else:
         yield Finding("data folder", Verdict.OK, seen)

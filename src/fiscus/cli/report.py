@@ -85,7 +85,7 @@ def _show(found: Report) -> None:
         f"{found.end_date:%Y-%m-%d %H:%M} UTC"
     )
     out.print(f"[bold]{title}[/]")
-    for section in _sections(found):
+    for section in found.all_sections():
         if section.groups:
             out.print(_groups(section, compared=found.previous is not None))
     rows = [
@@ -102,19 +102,6 @@ def _show(found: Report) -> None:
     out.print(facts(rows))
     if not found.record_count:
         notes.print("No costs in this range; --start goes further back.")
-
-
-def _sections(found: Report) -> list[ReportSection]:
-    """The report's own groups, then those of a detailed report's sections."""
-    main = ReportSection(
-        group_by=found.group_by,
-        groups=found.groups,
-        group_count=found.group_count,
-        truncated=found.truncated,
-        other_cost=found.other_cost,
-        other_record_count=found.other_record_count,
-    )
-    return [main, *found.sections]
 
 
 def _groups(found: ReportSection, *, compared: bool) -> Table:

@@ -31,24 +31,18 @@ def check_batch_request(
     )
 
 
-def _checks(given: Sequence[Mapping[str, Any]], tenant: str | None) -> list[dict[str, object]]:
-    return [full_names(one, tenant) for one in given_items(given, "checks")]
-
-
 def rate_limit_batch(
     checks: Sequence[Mapping[str, Any]], tenant: str | None
 ) -> RateLimitBatchRequest:
-    return convert(
-        {"checks": [full_names(one, tenant) for one in given_items(checks, "checks")]},
-        RateLimitBatchRequest,
-    )
+    return convert({"checks": _checks(checks, tenant)}, RateLimitBatchRequest)
 
 
 def quota_batch(checks: Sequence[Mapping[str, Any]], tenant: str | None) -> QuotaCheckBatchRequest:
-    return convert(
-        {"checks": [full_names(one, tenant) for one in given_items(checks, "checks")]},
-        QuotaCheckBatchRequest,
-    )
+    return convert({"checks": _checks(checks, tenant)}, QuotaCheckBatchRequest)
+
+
+def _checks(given: Sequence[Mapping[str, Any]], tenant: str | None) -> list[dict[str, object]]:
+    return [full_names(one, tenant) for one in given_items(given, "checks")]
 
 
 def record_batch_request(

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Final
 
-from fiscus.costs.report_model import Report, ReportGroup, ReportSection
+from msgspec.structs import replace
+
+from fiscus.costs.report_model import Report, ReportGroup
 
 OTHER: Final = "(other)"
 """Stands for the groups that the limit left out."""
@@ -24,7 +26,10 @@ def report_csv(report: Report) -> str:
     sections follow one another, told apart by the column `section`. Groups that the limit left out
     are one line, `(other)`. A value that was not given is empty.
     """
-    sections = [_main(report), *report.sections]
+    own, *others = report.all_sections()
+    if not report.group_by:
+        own = replace(own, groups=[_whole(report)])
+    sections = [own, *others]
     dimensions = list(dict.fromkeys(name for one in sections for name in one.group_by))
     groups = [group for one in sections for group in one.groups]
     units = _names((report.usage, *(group.usage for group in groups)))
@@ -57,9 +62,9 @@ def report_csv(report: Report) -> str:
     return text.getvalue()
 
 
-def _main(report: Report) -> ReportSection:
-    """The report's own groups; without any, the whole of it as one."""
-    whole = ReportGroup(
+def _whole(report: Report) -> ReportGroup:
+    """All that a report adds up, as one group."""
+    return ReportGroup(
         key={},
         cost=report.total_cost,
         record_count=report.record_count,
@@ -69,14 +74,6 @@ def _main(report: Report) -> ReportSection:
         previous_cost=None if report.previous is None else report.previous.total_cost,
         change=None if report.previous is None else report.previous.change,
         change_ratio=None if report.previous is None else report.previous.change_ratio,
-    )
-    return ReportSection(
-        group_by=report.group_by,
-        groups=report.groups if report.group_by else [whole],
-        group_count=report.group_count,
-        truncated=report.truncated,
-        other_cost=report.other_cost,
-        other_record_count=report.other_record_count,
     )
 
 

@@ -185,3 +185,15 @@ class Report(Struct, frozen=True, kw_only=True):
     source: ReportSource
     generated_at: datetime
     correlation_id: str | None = None
+
+    def all_sections(self) -> list[ReportSection]:
+        """The report's own groups, then the sections of a detailed report."""
+        own = ReportSection(
+            group_by=self.group_by,
+            groups=self.groups,
+            group_count=self.group_count,
+            truncated=self.truncated,
+            other_cost=self.other_cost,
+            other_record_count=self.other_record_count,
+        )
+        return [own, *self.sections]

@@ -14,7 +14,6 @@ No value that a client can send makes a request fail: what cannot be an id becom
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,13 +24,12 @@ from msgspec import Meta, Struct
 
 from fiscus.errors import ValidationError
 from fiscus.priorities import Priority
-from fiscus.ratelimits.calls import RateLimitCheckRequest
+from fiscus.ratelimits.calls import MAX_RESOURCE_KEY, RateLimitCheckRequest, fitting, hashed
 from fiscus.scopes import is_id, parse_id
 from fiscus.wire import convert, decode_any
 
 ANY: Final = "*"
 MAX_LABEL: Final = 256
-MAX_RESOURCE_KEY: Final = 1024
 
 _SETTING: Final = "FISCUS_ENVOY_MAPPING_FILE"
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{(?P<name>[^{}]+)\}|[{}]")
@@ -205,9 +203,9 @@ class _Rule:
 
         tenant, key = filled(self._tenant), filled(self._resource_key)
         request = RateLimitCheckRequest(
-            resource_type=_bounded(self._resource_type.fill(values), MAX_LABEL),
+            resource_type=fitting(self._resource_type.fill(values), MAX_LABEL),
             request_count=count,
-            resource_key=_bounded(key, MAX_RESOURCE_KEY) if key else None,
+            resource_key=fitting(key, MAX_RESOURCE_KEY) if key else None,
             priority=_PRIORITIES.get(filled(self._priority) or ""),
             project_id=as_id(self._project_id),
             user_id=as_id(self._user_id),
@@ -219,15 +217,7 @@ class _Rule:
 
 def id_of(value: str) -> str:
     """`value` when it can be an id, else `sha256:` and its hash."""
-    return value if is_id(value) else _hashed(value)
-
-
-def _bounded(value: str, most: int) -> str:
-    return value if 0 < len(value) <= most and "\0" not in value else _hashed(value)
-
-
-def _hashed(value: str) -> str:
-    return "sha256:" + hashlib.sha256(value.encode()).hexdigest()
+    return value if is_id(value) else hashed(value)
 
 
 def _check_label(value: str, where: str) -> None:

@@ -8,10 +8,9 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fiscus.correlation import correlation_id_of
-from fiscus.errors import InternalError
 from fiscus.http.metrics import Metrics
 from fiscus.logs import get_logger
-from fiscus.problems import PROBLEM_JSON, raw, render_problem
+from fiscus.problems import PROBLEM_JSON, raw, render_problem, request_failed
 
 log = get_logger(__name__)
 
@@ -67,7 +66,7 @@ class Edge:
 
 async def _send_failure(scope: Scope, correlation_id: str, send: Send) -> None:
     status, headers, body = render_problem(
-        InternalError("The request failed", suggested_action="Report it with the correlation_id."),
+        request_failed(),
         correlation_id=correlation_id,
         tenant_id=None,
         instance=scope["path"],

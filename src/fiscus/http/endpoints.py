@@ -21,7 +21,7 @@ from msgspec import Struct
 from fiscus.access.model import Action, Principal
 from fiscus.clock import to_us
 from fiscus.engine import Engine
-from fiscus.errors import FiscusError, InternalError, NotFound, ValidationError
+from fiscus.errors import FiscusError, NotFound, ValidationError
 from fiscus.http.api_limits import ApiLimit, ApiLimitExceeded, ApiLimits, headers_left
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
@@ -32,7 +32,7 @@ from fiscus.http.refusals import note_refusal
 from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
 from fiscus.ids import is_uuid
 from fiscus.logs import get_logger
-from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem
+from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem, request_failed
 from fiscus.wire import decode, encode
 
 log = get_logger(__name__)
@@ -212,9 +212,7 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         )
     except Exception:
         log.exception("request_failed", path=request.scope["path"], correlation_id=correlation_id)
-        failure = InternalError(
-            "The request failed", suggested_action="Report it with the correlation_id."
-        )
+        failure = request_failed()
     reply = problem_reply(
         failure, request, tenant_id=None if principal is None else principal.tenant_id
     )

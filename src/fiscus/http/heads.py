@@ -7,8 +7,9 @@ from typing import Final
 
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserInvalidURLError
 
-from fiscus.errors import FiscusError, InternalError, PayloadTooLarge, ValidationError
+from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
 from fiscus.logs import get_logger
+from fiscus.problems import request_failed
 
 log = get_logger(__name__)
 
@@ -88,7 +89,7 @@ def why_unfit(error: HttpParserError) -> tuple[FiscusError, int | None]:
         field, what = "request", f"The request is not valid HTTP: {error}"
     else:
         log.error("request_failed", exc_info=cause)
-        return InternalError("The request failed"), None
+        return request_failed(), None
     return ValidationError(
         what, field=field, suggested_action="Send a well-formed HTTP/1.1 request."
     ), None

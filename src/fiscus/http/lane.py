@@ -21,7 +21,6 @@ from fiscus.correlation import correlation_id_of
 from fiscus.engine import Engine
 from fiscus.errors import (
     FiscusError,
-    InternalError,
     NotFound,
     Refused,
     ValidationError,
@@ -42,7 +41,7 @@ from fiscus.ledger.commands import RecordBatch, Unfit
 from fiscus.ledger.loop import LedgerHere
 from fiscus.logs import get_logger
 from fiscus.paths import BASE_PATH
-from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem
+from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem, request_failed
 from fiscus.quotas.calls import (
     QuotaCheckAnswer,
     QuotaCheckBatchAnswer,
@@ -188,7 +187,7 @@ class DecisionLane:
             word = "denied" if isinstance(error, Refused) else "error"
         except Exception:
             log.exception("request_failed", path=path, correlation_id=correlation_id)
-            content_type, error = PROBLEM_JSON, InternalError("The request failed")
+            content_type, error = PROBLEM_JSON, request_failed()
             status, extra, payload = self._failed(
                 error, principal, tenant_id, path, correlation_id, []
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from hashlib import sha256
 from time import time_ns
 from typing import Any, Final, NoReturn
 
@@ -14,14 +13,13 @@ from fiscus.clock import to_us
 from fiscus.errors import InternalError, RateLimitViolated, ServiceUnavailable, ValidationError
 from fiscus.limits.base import KeyOf, Limit, check_count
 from fiscus.limits.results import LimitResult, Told
-from fiscus.ratelimits.calls import RateLimitCheckAnswer
+from fiscus.ratelimits.calls import MAX_RESOURCE_KEY, RateLimitCheckAnswer, fitting
 from fiscus.ratelimits.model import OnCountersFailure
 from fiscus.ratelimits.rules import MAX_LIMIT, Verdict
 
 _RETRY_US: Final = 1_000_000
 _FAILURES: Final = (ServiceUnavailable, InternalError, RateLimitViolated)
 """No decision: the server cannot be reached, failed, or is asked too often by this key."""
-_LONGEST_KEY: Final = 1024
 
 
 class ServerLimit(Limit):
@@ -110,9 +108,7 @@ class ServerLimit(Limit):
 def _resource_key(key: str) -> str | None:
     """A key as the server takes them: none for the empty one, a hash for one that it would refuse,
     such as a header that a client has made too long."""
-    if len(key) > _LONGEST_KEY or "\0" in key:
-        return f"sha256:{sha256(key.encode()).hexdigest()}"
-    return key or None
+    return fitting(key, MAX_RESOURCE_KEY) if key else None
 
 
 def _result(answer: RateLimitCheckAnswer) -> LimitResult:

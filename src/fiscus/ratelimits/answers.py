@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from fiscus.clock import from_us
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
+from fiscus.ratelimits.headers import whole_seconds
 from fiscus.ratelimits.matching import Applied
 from fiscus.ratelimits.rules import Rule, Verdict
 
@@ -25,11 +26,6 @@ NONE_APPLIES: Final = RateLimitCheckAnswer(
     policies=[],
     degraded=False,
 )
-
-
-def seconds_up(us: int | None) -> int | None:
-    """Whole seconds, rounded up; None stays never."""
-    return None if us is None else -(-us // 1_000_000)
 
 
 def check_answer(
@@ -77,7 +73,7 @@ def check_answer(
         remaining,
         rule.limit,
         line.policy_id,
-        seconds_up(wait_us),
+        None if wait_us is None else whole_seconds(wait_us),
         None if wait_us is None else -(-wait_us // 1000),
         line.reset_time,
         delay_ms if admitted else 0,
@@ -103,6 +99,7 @@ def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> Poli
         decision = "allow"
     else:
         decision = "shadow_deny" if rule.shadow else "deny"
+    wait_us = verdict.wait_us
     return PolicyLine(  # by position, as above
         applied.policy.state.policy.policy_id,
         decision,
@@ -112,7 +109,7 @@ def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> Poli
         rule.window_us // 1_000_000,
         rule.ceilings[priority],
         verdict.remaining,
-        seconds_up(verdict.wait_us),
+        None if wait_us is None else whole_seconds(wait_us),
         from_us(verdict.reset_us),
     )
 
@@ -126,5 +123,5 @@ def _why(rule: Rule, verdict: Verdict, count: int, ceiling: int) -> str:
         )
     return (
         f"Denied: {count} asked for, {verdict.remaining} left of {limit}; "
-        f"try again in {seconds_up(verdict.wait_us)} s"
+        f"try again in {whole_seconds(verdict.wait_us)} s"
     )

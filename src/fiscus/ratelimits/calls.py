@@ -6,6 +6,7 @@ Field names are the contract; the same structs serve HTTP, the client and in-pro
 from __future__ import annotations
 
 from datetime import datetime
+from hashlib import sha256
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -17,17 +18,28 @@ from fiscus.ratelimits.rules import MAX_LIMIT, Algorithm
 from fiscus.wire import NO_NUL, Id, Label
 
 MAX_CHECKS: Final = 500
+MAX_RESOURCE_KEY: Final = 1024
 
 ResourceKey = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=1024,
+        max_length=MAX_RESOURCE_KEY,
         pattern=NO_NUL,
         description="Tells counters of one policy apart, such as a client address; 1 to 1024 "
         "characters. None given is a key of its own.",
     ),
 ]
+
+
+def fitting(value: str, most: int) -> str:
+    """`value` when a request may carry it, as 1 to `most` characters without NUL; else its hash."""
+    return value if 0 < len(value) <= most and "\0" not in value else hashed(value)
+
+
+def hashed(value: str) -> str:
+    """What stands for a value that no request may carry; the same for the same value."""
+    return f"sha256:{sha256(value.encode()).hexdigest()}"
 
 
 class RateLimitCheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
