@@ -23,6 +23,7 @@ from fiscus.ratelimits.rules import (
 from fiscus.ratelimits.sliding_window_log import Log
 from fiscus.stores.counters.memory import MemoryCounters
 from fiscus.stores.counters.redis import RedisCounters
+from tests.counters.redis_states import state_of
 
 SECOND_US = 1_000_000
 NORMAL = PRIORITIES.index(Priority.NORMAL)
@@ -64,7 +65,7 @@ def content(state: State | None) -> object:
 
 def state_in(store: CounterStore, tenant_id: str, key: str) -> State | None:
     if isinstance(store, RedisCounters):
-        return store.state(tenant_id, key)
+        return state_of(store, tenant_id, key)
     assert isinstance(store, MemoryCounters)
     return store.state(key)
 

@@ -31,6 +31,7 @@ from tests.counters.histories import (
     seen,
     state_in,
 )
+from tests.counters.redis_states import state_of
 
 any_rule = st.sampled_from(list(Algorithm)).flatmap(rules_of)
 
@@ -97,7 +98,7 @@ def test_moments_that_answers_name_are_the_same_moments_everywhere(
         assert [seen(taken) for taken in redis.decide_all([take], now_us)] == [
             seen(taken) for taken in decided
         ]
-        assert content(redis.state(tenant_id, "key")) == content(pure.states.get("key"))
+        assert content(state_of(redis, tenant_id, "key")) == content(pure.states.get("key"))
         assert decided[0] is not None
         verdict = decided[0].verdicts[0]
         moment_us = data.draw(st.sampled_from([verdict.reset_us, now_us + (verdict.wait_us or 0)]))
@@ -122,7 +123,7 @@ def test_corrections_of_any_size_leave_the_same_whole_number(
         take = Take(tenant_id, ("key",), (rule(algorithm, 10, 60),), count, NORMAL)
         lines = [line(one) for one in pure.adjust(take, NOON_US)]
         assert [line(one) for one in redis.adjust(take, NOON_US)] == lines
-        assert content(redis.state(tenant_id, "key")) == content(pure.states.get("key"))
+        assert content(state_of(redis, tenant_id, "key")) == content(pure.states.get("key"))
 
 
 @given(
@@ -154,7 +155,7 @@ def test_logs_longer_than_what_is_fetched_at_once_are_the_same(
             expected = [seen(one) for one in pure.decide_all(group, now_us)]
             assert [seen(one) for one in redis.decide_all(group, now_us)] == expected
         held = content(pure.states.get("log"))
-        assert content(redis.state(tenant_id, "log")) == held
+        assert content(state_of(redis, tenant_id, "log")) == held
 
 
 def test_level_takes_every_rate_along_exactly(redis: RedisCounters) -> None:
@@ -173,4 +174,4 @@ def test_level_takes_every_rate_along_exactly(redis: RedisCounters) -> None:
             now_us += made.randint(0, window_us)
             expected = [seen(one) for one in pure.decide_all([take], now_us)]
             assert [seen(one) for one in redis.decide_all([take], now_us)] == expected
-            assert redis.state(tenant_id, "bucket") == pure.states.get("bucket")
+            assert state_of(redis, tenant_id, "bucket") == pure.states.get("bucket")

@@ -75,7 +75,6 @@ FIELDS: Final = {
     "burst": "The part of `amount` that was of the burst.",
     "burst_capacity": "What a token bucket holds beyond its limit.",
     "burst_premium_rate": "Price per unit taken from the burst; null: none.",
-    "burst_used": "What is used beyond the allocation.",
     "QuotaView.burst_used": "What is used beyond the allocation; null as `used_amount` is.",
     "calendar": "Whether windows are hours, days, weeks or months of the calendar; null: of fixed "
     "length.",
@@ -197,7 +196,6 @@ FIELDS: Final = {
     "released": "What was given back.",
     "released_amount": "What of it was given back.",
     "remaining": "amount - spent - reserved; can be negative.",
-    "remaining_amount": "What is left, burst included.",
     "QuotaCheckAnswer.remaining_amount": "What is left of the deciding quota, burst included; null "
     "when none matches.",
     "QuotaView.remaining_amount": "Allocation and burst less what is used; can be negative after a "

@@ -156,7 +156,6 @@ class Endpoint(Generic[Q, B]):
     request: type[B]
     status: int = 200
     description: str = ""
-    example: dict[str, Any] | None = None
     errors: tuple[str, ...] = ()
     """Codes beyond those that every endpoint may answer."""
     idempotent: bool = False

@@ -41,7 +41,6 @@ class DegradedDecisions:
         self._budgets = budgets
         self._journal = journal
         self._lock = threading.Lock()
-        self.allowed_count = 0
 
     def decide(self, command: Command) -> Outcome:
         """Allow checks that may pass without the store; anything else is unavailable.
@@ -54,7 +53,6 @@ class DegradedDecisions:
         elif isinstance(command, CheckBatch):
             checks = command.checks
         if checks and all(map(self._may_pass, checks)) and self._write(checks):
-            self.allowed_count += len(checks)
             answers = [allowed_without_store(_MEANWHILE) for _ in checks]
             if isinstance(command, Check):
                 return answers[0]

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from fiscus.paging import Pagination
 from fiscus.priorities import Priority
-from fiscus.ratelimits.model import Emergency, Policy
+from fiscus.ratelimits.model import MAX_EMERGENCY_HOURS, UNAPPROVED_HOURS, Emergency, Policy
 from fiscus.ratelimits.rules import MAX_LIMIT, Algorithm
 from fiscus.wire import NO_NUL, Id, Label
 
@@ -154,7 +154,12 @@ class EmergencySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ]
     duration_minutes: Annotated[
         int,
-        Meta(ge=1, le=1440, description="At most 24 h; beyond 4 h a second person approves."),
+        Meta(
+            ge=1,
+            le=60 * MAX_EMERGENCY_HOURS,
+            description=f"At most {MAX_EMERGENCY_HOURS} h; beyond {UNAPPROVED_HOURS} h a second "
+            "person approves.",
+        ),
     ]
     reason: Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)]
     tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None

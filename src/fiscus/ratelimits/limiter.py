@@ -81,8 +81,6 @@ class Limiter:
     ) -> None:
         self.immediate: Final = counters.immediate or virtual_time
         """Checks are decided on the caller's thread, which never waits for others."""
-        self.degraded_checks = 0
-        """Checks answered without their counters, since the start."""
         self.loop: Final = None if self.immediate else CounterLoop(counters, clock, timeout_seconds)
         self._counters = counters
         self._clock = clock
@@ -291,7 +289,6 @@ class Limiter:
         if not policies:
             return NONE_APPLIES
         if taken is None:
-            self.degraded_checks += 1
             failure = [one.policy.state.policy.on_store_failure for one in policies]
             taken = self._degraded.decide(take, failure, now_us)
         return self._told(prepared, taken.verdicts, taken, now_us, degraded)

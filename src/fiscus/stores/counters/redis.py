@@ -12,12 +12,10 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fiscus.ratelimits.deciding import State
 from fiscus.ratelimits.port import Asked, Take, Taken
 from fiscus.ratelimits.rules import Verdict
 from fiscus.stores.counters.redis_commands import Command, ask_all
 from fiscus.stores.counters.redis_on_loop import Lines
-from fiscus.stores.counters.redis_states import read_list, read_string
 from fiscus.stores.counters.redis_takes import Script, TakeGroup, name_of, results_of
 from fiscus.stores.counters.redis_urls import Servers, open_servers
 
@@ -54,16 +52,6 @@ class RedisCounters:
     def forget(self, tenant_id: str, keys: Sequence[str]) -> None:
         names = [name_of(tenant_id, key) for key in keys]
         ask_all(self._servers, [Command(name, ("DEL", name)) for name in names])
-
-    def state(self, tenant_id: str, key: str) -> State | None:
-        """What a counter holds; None when it is unused."""
-        name = name_of(tenant_id, key)
-        (kind,) = ask_all(self._servers, [Command(name, ("TYPE", name))])
-        if kind == b"list":
-            (runs,) = ask_all(self._servers, [Command(name, ("LRANGE", name, 0, -1))])
-            return read_list(runs) if runs else None
-        (text,) = ask_all(self._servers, [Command(name, ("GET", name))])
-        return None if text is None else read_string(text)
 
     def sweep(self, now_us: int) -> int:
         """None: the server forgets by itself."""
