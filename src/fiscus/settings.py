@@ -134,6 +134,11 @@ class Settings(BaseSettings):
     exchange_rates_file: Path | None = Field(
         None, description="A newer eurofxref-hist.zip of the European Central Bank."
     )
+    exchange_rates: str | None = Field(
+        None,
+        description="Rates that hold on every day, both ways, before those of the European Central "
+        "Bank: AED/USD=0.2723,GBP/EUR=1.17.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least serious log lines shown."
     )

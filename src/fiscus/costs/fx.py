@@ -7,6 +7,7 @@ euro. No figure is ever a float or interpolated, and every rate says of which da
 
 from __future__ import annotations
 
+import re
 import threading
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fiscus.errors import CostCalculationError, ValidationError
-from fiscus.money import EXACT, LIMIT, ONE, parse_currency, plain, round_half_even
+from fiscus.money import CURRENCY, EXACT, LIMIT, ONE, parse_currency, plain, round_half_even
 
 if TYPE_CHECKING:
     from currency_converter import CurrencyConverter
@@ -33,6 +34,9 @@ _OUT_OF_RANGE: Final = EXACT.subtract(LIMIT, Decimal("5e-13"))
 _LEAST: Final = Decimal("1e-12")
 _MOST: Final = Decimal("1e12")
 _EURO: Final = "EUR"
+_OVERRIDE: Final = re.compile(
+    rf"(?P<source>{CURRENCY})/(?P<target>{CURRENCY})=(?P<rate>[0-9]{{1,13}}(\.[0-9]{{1,30}})?)"
+)
 _CACHED_RATES: Final = 65_536
 
 
@@ -223,6 +227,21 @@ def _figures(table: CurrencyConverter, currency: str, file: Path | None) -> _Ser
             days.append(day)
             values.append(value)
     return _Series(tuple(days), tuple(values))
+
+
+def parse_overrides(text: str) -> dict[tuple[str, str], Decimal]:
+    """`overrides` written as `AED/USD=0.2723,GBP/EUR=1.17`. Raises `ValidationError`."""
+    found: dict[tuple[str, str], Decimal] = {}
+    for part in text.split(","):
+        match = _OVERRIDE.fullmatch(part.strip())
+        if match is None:
+            raise ValidationError(
+                f"overrides has {part.strip()[:64]!r}, which is no rate",
+                field="overrides",
+                suggested_action="Write each as AED/USD=0.2723, with commas between them.",
+            )
+        found[match["source"], match["target"]] = Decimal(match["rate"])
+    return found
 
 
 def _both_ways(overrides: Mapping[tuple[str, str], Decimal]) -> dict[tuple[str, str], Decimal]:

@@ -89,7 +89,7 @@ def open_engine(
         sqlite_synchronous=settings.sqlite_synchronous,
         pool_size=settings.database_pool_size,
     )
-    rates = open_rates(settings.exchange_rates_file)
+    rates = open_rates(settings.exchange_rates_file, settings.exchange_rates)
     ledger, close_ledger_store = _open_ledger(settings, database, rates, clock, apart=ledger_apart)
     maintenance = SqlMaintenance(database, clock)
     policies, usage = SqlPolicies(database), SqlRateLimitUsage(database)

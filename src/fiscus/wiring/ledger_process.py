@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from fiscus.costs.fx import EcbRates
+from fiscus.costs.fx import EcbRates, parse_overrides
 from fiscus.ledger.apart.fallbacks import FallbacksToTell
 from fiscus.ledger.apart.serving import LedgerServer
 from fiscus.ledger.definitions import DefinitionCache
@@ -34,6 +34,7 @@ class Given(Struct, frozen=True, kw_only=True):
     database_url: str
     sqlite_synchronous: Synchronous
     exchange_rates_file: str | None
+    exchange_rates: str | None
     max_group: int
     deadline_seconds: float
     log_level: str
@@ -48,6 +49,7 @@ def start_ledger(settings: Settings) -> LedgerProcess:
         database_url=settings.resolved_database_url,
         sqlite_synchronous=settings.sqlite_synchronous,
         exchange_rates_file=None if rates is None else str(rates),
+        exchange_rates=settings.exchange_rates,
         max_group=settings.ledger_max_group,
         deadline_seconds=settings.ledger_deadline_seconds,
         log_level=settings.log_level,
@@ -55,9 +57,9 @@ def start_ledger(settings: Settings) -> LedgerProcess:
     return LedgerProcess(__name__, encode(given))
 
 
-def open_rates(file: Path | None) -> EcbRates:
-    """Exchange rates from `file`, or those that come with Fiscus."""
-    rates = EcbRates(file)
+def open_rates(file: Path | None, overrides: str | None) -> EcbRates:
+    """Exchange rates from `file`, or those that come with Fiscus, with overrides before them."""
+    rates = EcbRates(file, None if overrides is None else parse_overrides(overrides))
     if file is not None:
         rates.load()  # a file that cannot be read is told now, not with the first foreign cost
     return rates
@@ -77,7 +79,7 @@ def main() -> None:
     fallbacks = FallbacksToTell()
     runner = GroupRunner(
         store,
-        open_rates(None if file is None else Path(file)),
+        open_rates(None if file is None else Path(file), given.exchange_rates),
         DefinitionCache(),
         fallbacks.refreshed,
     )
