@@ -54,7 +54,7 @@ class Told(Protocol[_R_contra]):
         ...
 
 
-class Asked(Protocol):
+class InFlight(Protocol):
     """A group on its way."""
 
     def give_up(self) -> None:
@@ -68,7 +68,7 @@ class Asked(Protocol):
 class Elsewhere(Protocol[C, _R_co]):
     """Who does the commands of one event loop, on whose thread all of this is called."""
 
-    def ask_all(self, commands: list[C], told: Told[_R_co], /) -> Asked:
+    def ask_all(self, commands: list[C], told: Told[_R_co], /) -> InFlight:
         """Send a group; `told` is never called before this returned.
 
         What is asked before another is answered may be on its way together with it.
@@ -115,7 +115,7 @@ class _Flight(Generic[C, R]):
         self.until = until
         """The time of the loop at which the answer is late."""
         self.is_late = False
-        self.asked: Asked | None = None
+        self.asked: InFlight | None = None
 
 
 class LoopGroups(Generic[C, R]):
@@ -315,4 +315,4 @@ def _answer(group: list[tuple[C, asyncio.Future[R], float]], outcome_of: Callabl
             future.set_result(outcome_of(command))
 
 
-__all__ = ["Asked", "Asker", "Elsewhere", "LoopGroups"]
+__all__ = ["Asker", "Elsewhere", "InFlight", "LoopGroups"]

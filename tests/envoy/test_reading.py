@@ -6,7 +6,7 @@ import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from google.protobuf.message import DecodeError
 
-from fiscus.envoy.reading import MAX_DESCRIPTORS, Asked, AskedTogether, read_request
+from fiscus.envoy.reading import MAX_DESCRIPTORS, AskedTogether, Descriptor, read_request
 from fiscus.errors import ValidationError
 from fiscus.ratelimits.rules import MAX_LIMIT
 
@@ -67,7 +67,7 @@ def test_bytes_that_are_not_utf_8_are_shown() -> None:
     with pytest.raises(DecodeError):
         RateLimitRequest.FromString(body)
     assert read_request(body) == AskedTogether(
-        "edge", [Asked((("k", "caf\\xe9"),), 3), Asked((("other", "ü"),), 2)]
+        "edge", [Descriptor((("k", "caf\\xe9"),), 3), Descriptor((("other", "ü"),), 2)]
     )
 
 

@@ -18,7 +18,7 @@ is decided without the store needs its callers let in. Nobody can see meanwhile 
 MAX_KEY_LENGTH: Final = 512
 
 
-class Known:
+class KnownCaller:
     """A credential that was good at `since`, and is taken until `until`.
 
     When it cannot be looked up again after that, it is taken until `without_store_until`.
@@ -82,9 +82,9 @@ def is_good(key: ApiKey, now: datetime) -> bool:
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
 
 
-def known_key(key: ApiKey, now: datetime) -> Known:
+def known_key(key: ApiKey, now: datetime) -> KnownCaller:
     """A key that was found good at `now`."""
-    return Known(
+    return KnownCaller(
         principal_of(key),
         now,
         _not_past_its_end(key, now + KEEP_KEY),
@@ -115,7 +115,7 @@ __all__ = [
     "KEEP_KEY",
     "KEEP_KEY_WITHOUT_STORE",
     "MAX_KEY_LENGTH",
-    "Known",
+    "KnownCaller",
     "good_key",
     "is_good",
     "known_key",

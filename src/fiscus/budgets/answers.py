@@ -56,7 +56,7 @@ class BudgetsDecided(Struct, frozen=True, gc=False):
     then count what the checks before it would have held."""
 
 
-class Asked(Protocol):
+class CheckAsked(Protocol):
     """What of a check its answer shows."""
 
     @property
@@ -72,7 +72,7 @@ class Asked(Protocol):
     def holds_until(self) -> datetime: ...
 
 
-def answer(decided: BudgetsDecided, asked: Asked) -> CheckAnswer:
+def answer(decided: BudgetsDecided, asked: CheckAsked) -> CheckAnswer:
     """The answer to a check."""
     allowed, deciding, throttle = decided.allowed, decided.deciding, decided.throttle
     held = allowed and asked.reserve and not decided.held_back

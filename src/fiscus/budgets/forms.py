@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fiscus.budgets.answers import Asked, BudgetsDecided, BudgetStanding, answer
+from fiscus.budgets.answers import BudgetsDecided, BudgetStanding, CheckAsked, answer
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.matching import Matched
 from fiscus.budgets.rules import ALLOW, largest_cost
@@ -30,7 +30,7 @@ class Form(NamedTuple):
 
 
 def answers_as_json(
-    decided: Sequence[BudgetsDecided | CheckAnswer], checks: Sequence[Asked]
+    decided: Sequence[BudgetsDecided | CheckAnswer], checks: Sequence[CheckAsked]
 ) -> list[str]:
     """The `answer` to each check, as JSON; some may be answered already."""
     answers: list[str] = []
@@ -48,7 +48,7 @@ def answers_as_json(
     return answers
 
 
-def _filled(decided: BudgetsDecided, asked: Asked, expires_at: str, day: str) -> str | None:
+def _filled(decided: BudgetsDecided, asked: CheckAsked, expires_at: str, day: str) -> str | None:
     """The answer by the forms of its budgets; None where it says more than those do."""
     if not (decided.allowed and asked.reserve):
         return None
@@ -88,7 +88,7 @@ def _filled(decided: BudgetsDecided, asked: Asked, expires_at: str, day: str) ->
     )
 
 
-def _form(one: Matched, asked: Asked) -> Form:
+def _form(one: Matched, asked: CheckAsked) -> Form:
     """Its form, from the answer to a check that meets this budget alone."""
     standing = BudgetStanding(ZERO, ZERO, ALLOW)
     made = answer(BudgetsDecided([one], True, 0, None, None, [standing]), asked)

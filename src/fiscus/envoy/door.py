@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from fiscus.access.keys import Known, good_key, known_key
+from fiscus.access.keys import KnownCaller, good_key, known_key
 from fiscus.access.model import Action, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
@@ -23,7 +23,7 @@ class Door:
 
     def __init__(self, api_keys: ApiKeyStore) -> None:
         self._api_keys = api_keys
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownCaller] = {}
 
     def enter(self, metadata: Iterable[tuple[str, str | bytes]], now: datetime) -> Principal:
         """The principal of a call. Blocks on the store for a key not seen for some seconds.
@@ -38,7 +38,7 @@ class Door:
             known = self._known[digest] = self._looked_up(secret, known, now)
         return known.principal
 
-    def _looked_up(self, secret: str, before: Known | None, now: datetime) -> Known:
+    def _looked_up(self, secret: str, before: KnownCaller | None, now: datetime) -> KnownCaller:
         try:
             key = good_key(self._api_keys, secret, now)
         except Unauthorized:

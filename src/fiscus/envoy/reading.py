@@ -30,7 +30,7 @@ _KEY, _VALUE = 1, 2
 _KNOWS_NEGATIVE: Final = "is_negative_hits" in RateLimitDescriptor.DESCRIPTOR.fields_by_name
 
 
-class Asked(NamedTuple):
+class Descriptor(NamedTuple):
     """One descriptor: how many requests are taken from, or given back to, what it stands for."""
 
     entries: tuple[tuple[str, str], ...]
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 class AskedTogether(NamedTuple):
     domain: str
-    descriptors: list[Asked]
+    descriptors: list[Descriptor]
 
 
 def read_request(body: bytes) -> AskedTogether:
@@ -56,7 +56,7 @@ def read_request(body: bytes) -> AskedTogether:
         asked = AskedTogether(
             request.domain,
             [
-                Asked(
+                Descriptor(
                     tuple([(entry.key, entry.value) for entry in one.entries]),
                     _signed(
                         one.hits_addend.value if one.HasField("hits_addend") else hits,
@@ -102,7 +102,7 @@ def _read_raw(body: bytes) -> AskedTogether:
     return AskedTogether(domain, [_read_raw_descriptor(one, hits or 1) for one in descriptors])
 
 
-def _read_raw_descriptor(body: bytes, hits: int) -> Asked:
+def _read_raw_descriptor(body: bytes, hits: int) -> Descriptor:
     entries: list[tuple[str, str]] = []
     negative = False
     for number, value in _fields(body):
@@ -113,7 +113,7 @@ def _read_raw_descriptor(body: bytes, hits: int) -> Asked:
             hits = UInt64Value.FromString(value).value
         elif number == _IS_NEGATIVE:
             negative = bool(value)
-    return Asked(tuple(entries), _signed(hits, negative))
+    return Descriptor(tuple(entries), _signed(hits, negative))
 
 
 def _fields(body: bytes) -> list[tuple[int, Any]]:
@@ -125,4 +125,4 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
-__all__ = ["MAX_DESCRIPTORS", "Asked", "AskedTogether", "read_request"]
+__all__ = ["MAX_DESCRIPTORS", "AskedTogether", "Descriptor", "read_request"]

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from fiscus.access.keys import (
     KEEP_KEY,
-    Known,
+    KnownCaller,
     good_key,
     is_good,
     known_key,
@@ -59,8 +59,8 @@ class Authenticator:
     def __init__(self, api_keys: ApiKeyStore, settings: Settings) -> None:
         self._api_keys = api_keys
         self._tokens = TokenVerifier(settings)
-        self._known: dict[str, Known] = {}
-        self._lookups: dict[str, asyncio.Task[Known]] = {}
+        self._known: dict[str, KnownCaller] = {}
+        self._lookups: dict[str, asyncio.Task[KnownCaller]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._revocations = 0
         self._threads: _Threads | None = None
@@ -106,7 +106,7 @@ class Authenticator:
             log.warning("api_key_not_looked_up", key_id=known.key_id, reason=error.message)
             return known.principal
 
-    def _lookup(self, credential: str, digest: str, now: datetime) -> asyncio.Task[Known]:
+    def _lookup(self, credential: str, digest: str, now: datetime) -> asyncio.Task[KnownCaller]:
         """The lookup of a credential, begun now or before."""
         lookup = self._lookups.get(digest)
         if lookup is None:
@@ -125,7 +125,7 @@ class Authenticator:
         for digest in [one for one, known in self._known.items() if known.key_id == key_id]:
             del self._known[digest]
 
-    async def _look_up(self, credential: str, digest: str, now: datetime) -> Known:
+    async def _look_up(self, credential: str, digest: str, now: datetime) -> KnownCaller:
         if self._threads is None:
             self._threads = _Threads(anyio.CapacityLimiter(4), anyio.CapacityLimiter(4))
         revocations = self._revocations
@@ -168,19 +168,19 @@ class Authenticator:
             else:
                 self._known.pop(digest, None)
 
-    def _looked_up(self, digest: str, lookup: asyncio.Task[Known]) -> None:
+    def _looked_up(self, digest: str, lookup: asyncio.Task[KnownCaller]) -> None:
         del self._lookups[digest]
         # seen here too, for when every caller has hung up, or could wait no longer
         if not lookup.cancelled() and isinstance(lookup.exception(), Unauthorized):
             self._known.pop(digest, None)
 
-    def _find(self, credential: str, now: datetime) -> Known:
+    def _find(self, credential: str, now: datetime) -> KnownCaller:
         return known_key(good_key(self._api_keys, credential, now), now)
 
-    def _verify(self, credential: str, now: datetime) -> Known:
+    def _verify(self, credential: str, now: datetime) -> KnownCaller:
         verified = self._tokens.verify(credential.encode(), now)
         until = min(verified.expires_at, now + KEEP_TOKEN)
-        return Known(verified.principal, now, until, until)
+        return KnownCaller(verified.principal, now, until, until)
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from time import time_ns
 
 from fiscus.limits.base import KeyOf, Limit, check_count
-from fiscus.limits.results import LimitResult, Told
+from fiscus.limits.results import LimitResult, ToldLimit
 from fiscus.limits.strings import Phrase
 from fiscus.ratelimits.rules import MAX_LIMIT, Rule
 from fiscus.wiring.counters import joint_counters
@@ -57,9 +57,9 @@ class InProcessLimit(Limit):
         self._counters.close()
 
 
-def told_of(phrases: Sequence[tuple[Phrase, Rule]]) -> tuple[Told, ...]:
+def told_of(phrases: Sequence[tuple[Phrase, Rule]]) -> tuple[ToldLimit, ...]:
     """The limits as they are told to those they hold for."""
-    return tuple([Told(str(one), one.hits, one.window_seconds) for one, _ in phrases])
+    return tuple([ToldLimit(str(one), one.hits, one.window_seconds) for one, _ in phrases])
 
 
 __all__ = ["InProcessLimit", "told_of"]

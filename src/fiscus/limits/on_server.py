@@ -12,7 +12,7 @@ from fiscus.client.blocking import BlockingApi
 from fiscus.clock import to_us
 from fiscus.errors import InternalError, RateLimitViolated, ServiceUnavailable, ValidationError
 from fiscus.limits.base import KeyOf, Limit, check_count
-from fiscus.limits.results import LimitResult, Told
+from fiscus.limits.results import LimitResult, ToldLimit
 from fiscus.ratelimits.calls import MAX_RESOURCE_KEY, RateLimitCheckAnswer, fitting
 from fiscus.ratelimits.model import OnCountersFailure
 from fiscus.ratelimits.rules import MAX_LIMIT, Verdict
@@ -113,7 +113,7 @@ def _resource_key(key: str) -> str | None:
 
 def _result(answer: RateLimitCheckAnswer) -> LimitResult:
     """An answer as what each policy said; policies that only shadow decide nothing."""
-    told: list[Told] = []
+    told: list[ToldLimit] = []
     verdicts: list[Verdict] = []
     lines = sorted(answer.policies, key=lambda line: line.policy_id != answer.policy_id)
     for line in lines:
@@ -122,7 +122,7 @@ def _result(answer: RateLimitCheckAnswer) -> LimitResult:
         wait_us = None if line.retry_after is None else line.retry_after * 1_000_000
         if line.policy_id == answer.policy_id and answer.retry_after_ms is not None:
             wait_us = answer.retry_after_ms * 1000
-        told.append(Told(line.policy_id, line.limit_value, line.time_window_seconds))
+        told.append(ToldLimit(line.policy_id, line.limit_value, line.time_window_seconds))
         verdicts.append(
             Verdict(
                 line.decision != "deny",

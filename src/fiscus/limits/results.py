@@ -14,7 +14,7 @@ from fiscus.ratelimits.headers import HeaderLine, headers_of, whole_seconds
 from fiscus.ratelimits.rules import Verdict
 
 
-class Told(NamedTuple):
+class ToldLimit(NamedTuple):
     """What of a limit is told to those it holds for."""
 
     name: str
@@ -33,7 +33,7 @@ class LimitResult(Struct, frozen=True, gc=False):
     allowed: bool
     verdicts: Sequence[Verdict]
     """What each limit says, in the order of `limits`."""
-    limits: tuple[Told, ...]
+    limits: tuple[ToldLimit, ...]
     now_us: int
     """When it was decided, in microseconds since the epoch."""
     degraded: bool = False
@@ -179,4 +179,4 @@ def _rank(verdict: Verdict) -> tuple[int, int]:
     return (0, 0) if verdict.wait_us is None else (1, -verdict.wait_us)
 
 
-__all__ = ["LimitResult", "Told"]
+__all__ = ["LimitResult", "ToldLimit"]

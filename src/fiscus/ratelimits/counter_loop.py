@@ -11,9 +11,8 @@ from typing import Final
 from fiscus.breaker import CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.groups import GroupLimits, GroupLoop
-from fiscus.loop_groups import LoopGroups, Told
+from fiscus.loop_groups import InFlight, LoopGroups, Told
 from fiscus.ratelimits.port import (
-    Asked,
     CounterStore,
     CountersUnavailable,
     LoopCounters,
@@ -105,7 +104,7 @@ class _Elsewhere:
         self._counters = counters
         self.close: Final = counters.close
 
-    def ask_all(self, commands: list[Takes], told: Told[Outcome]) -> Asked:
+    def ask_all(self, commands: list[Takes], told: Told[Outcome]) -> InFlight:
         def answered(taken: list[Taken | None] | Exception) -> None:
             told(taken if isinstance(taken, Exception) else _apart(commands, taken))
 

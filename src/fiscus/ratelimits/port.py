@@ -8,6 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from fiscus.loop_groups import InFlight
 from fiscus.ratelimits.rules import Rule, Verdict
 
 
@@ -40,20 +41,12 @@ class Taken(Struct, frozen=True, gc=False):
     """One per rule; their `state` is only filled in by stores in this process."""
 
 
-class Asked(Protocol):
-    """Takes on their way to counters."""
-
-    def give_up(self) -> None:
-        """Nobody waits for the outcome any longer, nor is told; what was not sent never will be."""
-        ...
-
-
 class LoopCounters(Protocol):
     """Counters elsewhere, for the coroutines of one event loop, on whose thread all happens."""
 
     def ask_all(
         self, takes: Sequence[Take], told: Callable[[list[Taken | None] | Exception], None]
-    ) -> Asked:
+    ) -> InFlight:
         """As `CounterStore.decide_all` by the store's own clock, without waiting.
 
         `told` is given the outcome or `CountersUnavailable`, after this returned. What is asked

@@ -163,7 +163,7 @@ class LoopLine:
         self._open()
         process.when_started(partial(self._call, self._another_began))
 
-    def ask_all(self, commands: list[Command], told: Hears) -> _Asked:
+    def ask_all(self, commands: list[Command], told: Hears) -> _Sent:
         self._number += 1
         number = self._number
         if self._socket is None and self._process.is_alive:
@@ -173,7 +173,7 @@ class LoopLine:
         else:
             self._told[number] = told
             self._send(group_message(number, commands))
-        return _Asked(self._told, number)
+        return _Sent(self._told, number)
 
     def close(self) -> None:
         """Ask no more; on the event loop."""
@@ -290,7 +290,7 @@ class LoopLine:
             told(error)
 
 
-class _Asked:
+class _Sent:
     """A group that was sent."""
 
     __slots__ = ("_number", "_told")

@@ -12,7 +12,8 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fiscus.ratelimits.port import Asked, Take, Taken
+from fiscus.loop_groups import InFlight
+from fiscus.ratelimits.port import Take, Taken
 from fiscus.ratelimits.rules import Verdict
 from fiscus.stores.counters.redis_commands import Command, ask_all
 from fiscus.stores.counters.redis_on_loop import Lines
@@ -77,7 +78,7 @@ class LoopRedisCounters:
 
     def ask_all(
         self, takes: Sequence[Take], told: Callable[[list[Taken | None] | Exception], None]
-    ) -> Asked:
+    ) -> InFlight:
         group = TakeGroup(self._decide, takes, None, apart=self._apart)
 
         def answered(answers: list[Any] | Exception) -> None:
