@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-import fiscus.ledger.group
+import fiscus.ledger.handling
 from fiscus.budgets.calls import CheckAnswer, SettleRequest
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordAnswer
@@ -78,7 +78,7 @@ def test_a_command_that_breaks_half_way_has_changed_nothing(
     desk: Desk, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = desk.budget("10")
-    handlers = fiscus.ledger.group.HANDLERS
+    handlers = fiscus.ledger.handling.HANDLERS
     apply = handlers[Record].apply
 
     def breaks_after_charging(workspace: Workspace, command: Record) -> Answer:
