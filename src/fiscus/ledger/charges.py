@@ -21,6 +21,7 @@ from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord
 from fiscus.errors import Conflict
 from fiscus.ledger.commands import Cost, Record, RecordBatch, Settle
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
+from fiscus.ledger.port import RecordedOperation
 from fiscus.ledger.recorded import Charged, CostRecorded, answer
 from fiscus.ledger.reservations import close, current, require_reservation
 from fiscus.ledger.workspace import Workspace
@@ -212,25 +213,7 @@ def record_cost(
     if cost.operation_id is not None:
         earlier = workspace.recorded_operation((operation.tenant_id, cost.operation_id))
         if earlier is not None:
-            if (earlier.cost_amount, earlier.currency) != (cost.amount, currency):
-                raise Conflict(
-                    f"Operation {cost.operation_id} is recorded with "
-                    f"{plain(earlier.cost_amount)} {earlier.currency}",
-                    details={"record_id": earlier.record_id, "field": "operation_id"},
-                    suggested_action="Record the difference as a cost of category adjustment.",
-                )
-            return RecordAnswer(
-                record_id=earlier.record_id,
-                recorded_at=earlier.recorded_at,
-                timestamp=earlier.timestamp,
-                cost_amount=earlier.cost_amount,
-                currency=earlier.currency,
-                attributed_to_type=earlier.attributed_to_type,
-                attributed_to_id=earlier.attributed_to_id,
-                flags=list(earlier.flags),
-                budgets=[],
-                reservation_id=reservation_id,
-            )
+            return _recorded_before(earlier, cost, currency, reservation_id)
     tags = operation.tags
     if operation.project_id is operation.user_id is operation.feature_id is None:
         tags = {**tags, UNATTRIBUTED_TAG: "true"}
@@ -270,6 +253,31 @@ def record_cost(
     )
     workspace.add_record(record)
     return CostRecorded(matched, charged, currency, flags)
+
+
+def _recorded_before(
+    earlier: RecordedOperation, cost: Cost, currency: str, reservation_id: str | None
+) -> RecordAnswer:
+    """The answer to a cost whose operation has a record; raises `Conflict` for another amount."""
+    if (earlier.cost_amount, earlier.currency) != (cost.amount, currency):
+        raise Conflict(
+            f"Operation {cost.operation_id} is recorded with "
+            f"{plain(earlier.cost_amount)} {earlier.currency}",
+            details={"record_id": earlier.record_id, "field": "operation_id"},
+            suggested_action="Record the difference as a cost of category adjustment.",
+        )
+    return RecordAnswer(
+        record_id=earlier.record_id,
+        recorded_at=earlier.recorded_at,
+        timestamp=earlier.timestamp,
+        cost_amount=earlier.cost_amount,
+        currency=earlier.currency,
+        attributed_to_type=earlier.attributed_to_type,
+        attributed_to_id=earlier.attributed_to_id,
+        flags=list(earlier.flags),
+        budgets=[],
+        reservation_id=reservation_id,
+    )
 
 
 def _beyond_what_was_held(
