@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from fiscus.loop_groups import InFlight
 from fiscus.ratelimits.rules import Rule, Verdict
+
+if TYPE_CHECKING:  # limits in a process alone do without it
+    from fiscus.loop_groups import InFlight
 
 
 class CountersUnavailable(Exception):
