@@ -16,6 +16,8 @@ import pytest
 
 from fiscus.cli import demo_data
 from fiscus.cli.demo import examples
+from fiscus.cli.terminal import CommandError
+from fiscus.cli.trace import read_azure_llm
 from fiscus.client.transports import BlockingTransport
 from tests.client.faulty import faulty_server, problem
 from tests.fiscus_process import ADMIN_KEY, fiscus_server
@@ -31,6 +33,8 @@ TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:50.9951690,396,109
 2023-11-16 18:15:51.2225670,879,55
 """
+CUT_OFF = gzip.compress(TRACE.encode()) + gzip.compress(b"2023")[:12]
+DAMAGED = CUT_OFF[:-2] + b"\xff" * 12
 
 
 @pytest.fixture
@@ -202,6 +206,36 @@ def test_trace_that_is_none_is_named(on_server: Run, tmp_path: Path, text: str) 
     assert done.status == 1
     assert "bad.csv" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (TRACE.encode() + b'2023-11-16 18:15:52,1,"' + b"2" * 200_000 + b'"\n', "line 5"),
+        (TRACE.encode() + b"2023-11-16 18:15:52+00:00,1,2\n", "line 5"),
+        (TRACE.encode() + b"2023-11-16 18:15:52,1,2,3\n", "line 5"),
+        (TRACE.encode() + b"2023-11-16 18:15:52,1,\xff\n", "after line 4"),
+        (DAMAGED, "after line 4"),
+        (CUT_OFF, "after line 4"),
+    ],
+    ids=["a long field", "one offset from UTC", "more cells", "no UTF-8", "damaged", "cut off"],
+)
+def test_a_trace_that_cannot_be_read_names_the_line(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    path = tmp_path / ("bad.csv.gz" if content.startswith(b"\x1f\x8b") else "bad.csv")
+    path.write_bytes(content)
+    with pytest.raises(CommandError, match=said):
+        read_azure_llm(path)
+
+
+def test_a_trace_may_begin_with_a_byte_order_mark_and_say_its_offset(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbfTIMESTAMP,ContextTokens,GeneratedTokens\n"
+        b"2024-05-10 00:00:00+00:00,7,1\n2024-05-10 00:00:01.2500000+00:00,8,2\n"
+    )
+    assert read_azure_llm(path) == [(0.0, 7, 1), (1.25, 8, 2)]
 
 
 def test_missing_trace_is_one_line(on_server: Run, tmp_path: Path) -> None:

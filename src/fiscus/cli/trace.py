@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
+import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO
+from typing import BinaryIO, Final, NamedTuple, cast
 
 from fiscus.cli.terminal import CommandError
 
 COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_BEYOND: Final = "beyond the last column"
 
 
 class TraceRequest(NamedTuple):
@@ -31,36 +32,55 @@ def read_azure_llm(path: Path, limit: int | None = None) -> list[TraceRequest]:
     """
     try:
         with _open(path) as file:
-            requests = list(islice(_rows(file, path), limit))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+            requests = list(islice(_requests(file, path), limit))
+    except OSError as error:
         raise CommandError(f"{path} cannot be read: {error}") from None
     if not requests:
         raise CommandError(f"{path} holds no requests")
     return requests
 
 
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+def _open(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
-def _rows(file: TextIO, path: Path) -> Iterator[TraceRequest]:
-    reader = csv.DictReader(file)
-    if reader.fieldnames is None or any(name not in reader.fieldnames for name in COLUMNS):
-        raise CommandError(
-            f"{path} is not an Azure LLM trace: its columns are not {', '.join(COLUMNS)}",
-            suggested_action="Take AzureLLMInferenceTrace_conv.csv of Azure/AzurePublicDataset.",
-        )
+def _requests(file: BinaryIO, path: Path) -> Iterator[TraceRequest]:
     start: datetime | None = None
-    for row in reader:
+    for number, row in _rows(file, path):
         try:
-            # Python reads at most 6 of the 7 fractional digits
-            moment = datetime.fromisoformat(row[COLUMNS[0]][:26])
+            moment = datetime.fromisoformat(row[COLUMNS[0]])
             tokens = int(row[COLUMNS[1]]), int(row[COLUMNS[2]])
-            if min(tokens) < 0:
+            if min(tokens) < 0 or _BEYOND in row:
                 raise ValueError
         except (ValueError, TypeError):
-            raise CommandError(f"{path}, line {reader.line_num}: not a request: {row}") from None
+            raise CommandError(f"{path}, line {number}: not a request: {row}") from None
         start = start or moment
+        if (moment.tzinfo is None) != (start.tzinfo is None):
+            raise CommandError(
+                f"{path}, line {number}: of {moment} and the first TIMESTAMP, {start}, "
+                "only one says its offset from UTC"
+            )
         yield TraceRequest((moment - start).total_seconds(), *tokens)
+
+
+def _rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows by their columns' names, each with the number of its line."""
+    # decoded line by line, so that what is no UTF-8 has a number; a BOM may begin the first
+    reader = csv.DictReader((line.decode("utf-8-sig") for line in file), restkey=_BEYOND)
+    try:
+        if reader.fieldnames is None or any(name not in reader.fieldnames for name in COLUMNS):
+            raise CommandError(
+                f"{path} is not an Azure LLM trace: its columns are not {', '.join(COLUMNS)}",
+                suggested_action="take AzureLLMInferenceTrace_conv.csv of "
+                "Azure/AzurePublicDataset.",
+            )
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        number = reader.reader.line_num
+        raise CommandError(f"{path}, line {number}: not a row of CSV: {error}") from None
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise CommandError(
+            f"{path} cannot be read after line {reader.line_num}: {error}",
+            suggested_action="see whether it is complete, and in UTF-8.",
+        ) from None
