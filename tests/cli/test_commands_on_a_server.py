@@ -9,7 +9,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -19,6 +19,7 @@ from fiscus.cli.demo import examples
 from fiscus.cli.terminal import CommandError
 from fiscus.cli.trace import read_azure_llm
 from fiscus.client.transports import BlockingTransport
+from fiscus.clock import SystemClock
 from tests.client.faulty import faulty_server, problem
 from tests.fiscus_process import ADMIN_KEY, fiscus_server
 
@@ -35,6 +36,17 @@ TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 """
 CUT_OFF = gzip.compress(TRACE.encode()) + gzip.compress(b"2023")[:12]
 DAMAGED = CUT_OFF[:-2] + b"\xff" * 12
+
+
+def send(server: FiscusProcess, method: str, path: str, body: dict[str, Any]) -> Any:
+    answer = httpx.request(
+        method,
+        f"{server.url}/budget/v1/{path}",
+        json=body,
+        headers={"X-API-Key": server.key},
+        timeout=30,
+    )
+    return answer.raise_for_status().json()
 
 
 @pytest.fixture
@@ -169,6 +181,54 @@ def test_replay_of_a_tiny_trace_adds_up(on_server: Run, trace: Path) -> None:
     # 1649 tokens in at 2.50 and 208 out at 10 dollars per million
     assert result["spent"] == result["cost_of_the_trace"] == Decimal("0.0062025")
     assert result["ok"] is True
+
+
+@pytest.mark.parametrize("currency", ["EUR", "XAU"])
+def test_a_replay_for_a_tenant_of_another_currency_adds_up_in_dollars(
+    on_server: Run, server: FiscusProcess, trace: Path, currency: str
+) -> None:
+    tenant = f"replay-{currency}"
+    send(server, "PUT", f"tenants/{tenant}", {"currency": currency})
+    done = on_server(
+        "replay", "azure-llm", str(trace), "--tenant", tenant, "--budget", "1", "--json"
+    )
+    assert done.status == 0, done.err
+    assert done.json()["spent"] == Decimal("0.0062025")
+
+
+def test_a_used_up_budget_that_only_warns_does_not_fail_a_replays_audit(
+    on_server: Run, server: FiscusProcess, trace: Path
+) -> None:
+    send(server, "PUT", "tenants/replay-soft", {"currency": "USD"})
+    send(
+        server,
+        "POST",
+        "budgets",
+        {
+            "tenant_id": "replay-soft",
+            "budget_name": "warns",
+            "budget_amount": "0.0000001",
+            "period_type": "monthly",
+            "allocated_to_type": "tenant",
+            "allocated_to_id": "replay-soft",
+            "enforcement_action": "soft_limit",
+        },
+    )
+    done = on_server(
+        "replay", "azure-llm", str(trace), "--tenant", "replay-soft", "--budget", "1", "--json"
+    )
+    assert done.status == 0, done.err
+    assert (done.json()["admitted"], done.json()["ok"]) == (3, True)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=5), timedelta(days=3)])
+def test_a_replays_audit_goes_by_the_servers_clock(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    monkeypatch.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + ahead)
+    done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--json")
+    assert done.status == 0, done.err
+    assert done.json()["admitted"] == 3
 
 
 def test_replay_shows_its_audit(on_server: Run, trace: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -18,7 +18,7 @@ from fiscus.cli.api import Api
 from fiscus.cli.http_connection import target
 from fiscus.cli.model_prices import ModelPrices
 from fiscus.cli.replay_audit import Replayed, audit
-from fiscus.cli.replay_run import TAG, Plan, Replay, Tally
+from fiscus.cli.replay_run import CURRENCY, TAG, Plan, Replay, Tally
 from fiscus.cli.replay_show import Result, as_json_document, show
 from fiscus.cli.terminal import (
     DEFAULT_URL,
@@ -31,6 +31,7 @@ from fiscus.cli.terminal import (
     progress,
 )
 from fiscus.cli.trace import TraceRequest, read_azure_llm
+from fiscus.clock import SystemClock
 from fiscus.errors import NotFound, ValidationError
 from fiscus.money import EXACT, ZERO, add, parse_positive, round_half_even
 from fiscus.tenants import Tenant
@@ -46,6 +47,7 @@ _SHARE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
 
 class _Made(Struct, frozen=True):
     budget_id: str
+    created_at: datetime
 
 
 @app.callback()
@@ -94,22 +96,25 @@ def azure_llm(
     prices = ModelPrices(model)
     whole = _cost_of(requests, prices)
     amount = _amount(budget, whole)
-    now = datetime.now(UTC)
+    now = SystemClock().now()
     run_id = f"{now:%Y%m%dT%H%M%S%f}"
-    replayed = Replayed(
-        tenant_id=tenant or f"replay-{now:%Y%m%d-%H%M%S}",
-        budget_id="",
-        run_id=run_id,
-        amount=amount,
-        since=now - timedelta(minutes=1),
-    )
+    tenant_id = tenant or f"replay-{now:%Y%m%d-%H%M%S}"
     with Api(url, key) as api:
-        replayed = replayed._replace(budget_id=_prepare(api, replayed, file.name))
+        made = _prepare(api, tenant_id, run_id, amount, file.name)
+        replayed = Replayed(
+            tenant_id=tenant_id,
+            budget_id=made.budget_id,
+            run_id=run_id,
+            amount=amount,
+            # by a server's clock; those of others may be a little behind
+            since=made.created_at - timedelta(minutes=1),
+        )
         plan = Plan(
             requests=requests,
             prices=prices,
             where=target(api.url, key),
-            tenant_id=replayed.tenant_id,
+            tenant_id=tenant_id,
+            budget_id=made.budget_id,
             run_id=run_id,
             assumed_output=assumed_output,
             concurrency=concurrency,
@@ -158,27 +163,25 @@ def _amount(text: str, whole: Decimal) -> Decimal:
         ) from None
 
 
-def _prepare(api: Api, replayed: Replayed, name: str) -> str:
-    """The tenant, where there is none, and a hard budget that counts this run only; its id."""
-    tenant_id = replayed.tenant_id
+def _prepare(api: Api, tenant_id: str, run_id: str, amount: Decimal, name: str) -> _Made:
+    """The tenant, where there is none, and a hard budget that counts this run only."""
     try:
         api.get(f"/tenants/{tenant_id}", Tenant)
     except NotFound:
-        api.put(f"/tenants/{tenant_id}", {"currency": "USD", "rollup_tags": [TAG]}, Tenant)
+        api.put(f"/tenants/{tenant_id}", {"currency": CURRENCY, "rollup_tags": [TAG]}, Tenant)
     spec: dict[str, Any] = {
         "tenant_id": tenant_id,
-        "budget_name": f"Replay {replayed.run_id} of {name}"[:200],
-        "budget_amount": replayed.amount,
-        "currency": "USD",
+        "budget_name": f"Replay {run_id} of {name}"[:200],
+        "budget_amount": amount,
+        "currency": CURRENCY,
         "timezone": "UTC",
         "period_type": "project",
-        "start_date": replayed.since.date() - timedelta(days=1),
         "allocated_to_type": "tenant",
         "allocated_to_id": tenant_id,
         "enforcement_action": "hard_stop",
-        "filters": {"tags": {TAG: replayed.run_id}},
+        "filters": {"tags": {TAG: run_id}},
     }
-    return api.post("/budgets", spec, _Made, idempotency_key=f"replay {replayed.run_id}").budget_id
+    return api.post("/budgets", spec, _Made, idempotency_key=f"replay {run_id}")
 
 
 def _run(plan: Plan, amount: Decimal) -> tuple[Tally, bool]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from fiscus.budgets.calls import Utilization
 from fiscus.cli.api import Api
-from fiscus.cli.replay_run import TAG, Tally
+from fiscus.cli.replay_run import CURRENCY, TAG, Tally
 from fiscus.costs.report_model import Report
 from fiscus.money import ZERO, add, plain, subtract
 from fiscus.paging import MAX_PAGE_SIZE
@@ -119,7 +119,7 @@ def _reported(api: Api, replayed: Replayed) -> Decimal:
         "tenant_id": replayed.tenant_id,
         "report_type": "summary",
         "start_date": replayed.since,
-        "currency": "USD",
+        "currency": CURRENCY,
         "tags": {TAG: replayed.run_id},
     }
     return api.post("/cost-tracking/reports", wanted, Report).total_cost

@@ -27,6 +27,8 @@ from fiscus.wire import decode, encode
 
 TAG: Final = "replay"
 """Every operation of a run carries this tag with the run's id, and the run's budget counts it."""
+CURRENCY: Final = "USD"
+"""Of the models' prices, whatever the tenant's is."""
 ATTEMPTS: Final = 9
 FIRST_RETRY_SECONDS: Final = 0.05
 FIRST_ASSUMED_TOKENS: Final = 500
@@ -92,6 +94,7 @@ class Plan:
     prices: ModelPrices
     where: Target
     tenant_id: str
+    budget_id: str
     run_id: str
     assumed_output: int | None
     concurrency: int
@@ -175,6 +178,7 @@ class Replay:
             "resource_type": "llm",
             "service_name": self._plan.prices.model,
             "estimated_cost": estimate,
+            "currency": CURRENCY,
             "operation_id": operation,
             "tenant_id": self._plan.tenant_id,
             "tags": {TAG: self._plan.run_id},
@@ -186,7 +190,8 @@ class Replay:
         if not answer.allowed:
             tally.refused += 1
             return
-        if answer.remaining_budget is not None and answer.remaining_budget < 0:
+        budget_id = self._plan.budget_id
+        if any(one.budget_id == budget_id and one.remaining < 0 for one in answer.budgets):
             tally.admitted_past_the_amount += 1
         held = f"/budgets/reservations/{answer.reservation_id}"
         if self.is_stopped:
@@ -197,6 +202,7 @@ class Replay:
         actual = price(request.input_tokens, request.output_tokens)
         settle = {
             "actual_cost": actual,
+            "currency": CURRENCY,
             "tenant_id": self._plan.tenant_id,
             "usage": {
                 "input_tokens": request.input_tokens,
