@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import shlex
 import subprocess
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ import pytest
 
 from fiscus.cli import demo_data
 from fiscus.cli.demo import examples
+from fiscus.cli.http_connection import HttpConnection, Reply
+from fiscus.cli.replay_run import PATIENCE_SECONDS
 from fiscus.cli.terminal import CommandError
 from fiscus.cli.trace import read_azure_llm
 from fiscus.client.transports import BlockingTransport
@@ -24,6 +28,8 @@ from tests.client.faulty import faulty_server, problem
 from tests.fiscus_process import ADMIN_KEY, fiscus_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.cli.conftest import Run
     from tests.fiscus_process import FiscusProcess
 
@@ -229,6 +235,72 @@ def test_a_replays_audit_goes_by_the_servers_clock(
     done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--json")
     assert done.status == 0, done.err
     assert done.json()["admitted"] == 3
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that a replay waits, without waiting."""
+    seconds: list[float] = []
+    sleep = asyncio.sleep
+
+    async def hardly(delay: float) -> None:
+        seconds.append(delay)
+        await sleep(0.001)
+
+    monkeypatch.setattr("fiscus.cli.replay_run.asyncio.sleep", hardly)
+    return seconds
+
+
+def answer_instead(
+    monkeypatch: pytest.MonkeyPatch, kind: str, replies: Iterator[Reply | None]
+) -> None:
+    """Have a replay's calls of a kind answered by `replies`; by the server where that is None."""
+    post = HttpConnection.post
+
+    async def answered(self: HttpConnection, path: str, body: bytes, key: str) -> Reply:
+        reply = next(replies, None) if path.endswith(kind) else None
+        return reply or await post(self, path, body, key)
+
+    monkeypatch.setattr(HttpConnection, "post", answered)
+
+
+NO_ROOM = Reply(429, b"", 1.0)
+
+
+def test_a_replay_waits_as_the_limit_on_calls_tells_it_to(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, waited: list[float]
+) -> None:
+    answer_instead(monkeypatch, "/check", repeat(NO_ROOM, 100))
+    done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--json")
+    assert done.status == 0, done.err
+    assert (done.json()["admitted"], done.json()["retried"]) == (3, 100)
+    assert waited.count(1.0) == 100
+
+
+def test_a_replay_does_not_wait_for_ever(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, waited: list[float]
+) -> None:
+    answer_instead(monkeypatch, "/check", repeat(NO_ROOM))
+    done = on_server("replay", "azure-llm", str(trace), "--limit", "1", "--json")
+    assert done.status == 1
+    assert "429" in done.err
+    assert PATIENCE_SECONDS <= sum(one for one in waited if one >= 1) < PATIENCE_SECONDS + 60
+
+
+@pytest.mark.parametrize("kind", ["/settle", "/check"])
+def test_a_replay_whose_call_fails_gives_back_what_is_held_and_audits(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    replies = chain([None], repeat(Reply(403, b'{"message":"no longer"}', None)))
+    answer_instead(monkeypatch, kind, replies)
+    done = on_server(
+        *("replay", "azure-llm", str(trace), "--budget", "1", "--concurrency", "1", "--json")
+    )
+    assert done.status == 1
+    assert "no longer" in done.err
+    result = done.json()
+    assert (result["admitted"], result["released"]) == (1, int(kind == "/settle"))
+    assert result["ok"] is True
 
 
 def test_replay_shows_its_audit(on_server: Run, trace: Path) -> None:

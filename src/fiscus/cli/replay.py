@@ -22,6 +22,7 @@ from fiscus.cli.replay_run import CURRENCY, TAG, Plan, Replay, Tally
 from fiscus.cli.replay_show import Result, as_json_document, show
 from fiscus.cli.terminal import (
     DEFAULT_URL,
+    CommandError,
     JsonFlag,
     Key,
     Url,
@@ -88,8 +89,8 @@ def azure_llm(
 ) -> None:
     """Reserve every request's estimated cost, settle what it did cost, then audit the budget.
 
-    The key's role must allow budgets and operations: platform_admin, or tenant_admin with --tenant.
-    Exit code 1 if the audit fails.
+    The key's role must allow budgets and operations: platform_admin, or tenant_admin with --tenant,
+    at the pace of the server's limit on a tenant's calls. Exit code 1 if the audit fails.
     """
     pace = _speed(speed)
     requests = read_azure_llm(file, limit)
@@ -120,14 +121,19 @@ def azure_llm(
             concurrency=concurrency,
             speed=pace,
         )
-        tally, stopped = _run(plan, amount)
-        findings = list(audit(api, replayed, tally))
-    result = Result(file.name, requests, prices, whole, replayed, tally, findings)
+        done = _run(plan, amount)
+        try:
+            findings = list(audit(api, replayed, done.tally))
+        except CommandError as error:
+            raise done.failure or error from None
+    result = Result(file.name, requests, prices, whole, replayed, done.tally, findings)
     if as_json:
         print_json(as_json_document(result))
     else:
         show(result)
-    if stopped:
+    if done.failure is not None:
+        raise done.failure
+    if done.is_stopped:
         notes.print("[yellow]Stopped early; what was held is given back.[/]")
         raise typer.Exit(130)
     if not all(one.holds for one in findings):
@@ -184,8 +190,8 @@ def _prepare(api: Api, tenant_id: str, run_id: str, amount: Decimal, name: str) 
     return api.post("/budgets", spec, _Made, idempotency_key=f"replay {run_id}")
 
 
-def _run(plan: Plan, amount: Decimal) -> tuple[Tally, bool]:
-    replay_of = Replay(plan)
+def _run(plan: Plan, amount: Decimal) -> Replay:
+    done = Replay(plan)
     with progress(
         TextColumn("replaying"),
         BarColumn(bar_width=24),
@@ -205,8 +211,8 @@ def _run(plan: Plan, amount: Decimal) -> tuple[Tally, bool]:
             )
 
         with contextlib.suppress(KeyboardInterrupt):
-            _run_loop(replay_of.run(update))
-    return replay_of.tally, replay_of.is_stopped
+            _run_loop(done.run(update))
+    return done
 
 
 def _run_loop(work: Any) -> None:

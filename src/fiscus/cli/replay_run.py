@@ -31,6 +31,8 @@ CURRENCY: Final = "USD"
 """Of the models' prices, whatever the tenant's is."""
 ATTEMPTS: Final = 9
 FIRST_RETRY_SECONDS: Final = 0.05
+PATIENCE_SECONDS: Final = 600.0
+"""How long a call may wait in all as its 429s tell it to, which costs it no attempt."""
 FIRST_ASSUMED_TOKENS: Final = 500
 """Assumed output before enough answers are known."""
 ENOUGH_ANSWERS: Final = 50
@@ -111,17 +113,17 @@ class Replay:
         self._stop = asyncio.Event()
         self._started = 0.0
         self.tally: Final = Tally()
+        self.failure: CommandError | None = None
+        """Why it ended early, unless it was asked to."""
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it was asked to end early."""
+        """Whether it ends early."""
         return self._stop.is_set()
 
     async def run(self, on_progress: Callable[[Tally], None]) -> Tally:
-        """Replay all of it; on Ctrl-C give back what is held and end.
-
-        Raises `CommandError` when the server cannot be reached or refuses the calls themselves.
-        """
+        """Replay all of it; on Ctrl-C, or when a call fails for good, give back what is held and
+        end."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C just ends it
             loop.add_signal_handler(signal.SIGINT, self._stop.set)
@@ -158,6 +160,9 @@ class Replay:
                 if self.is_stopped:
                     return
                 await self._one(connection, index, request)
+        except CommandError as error:
+            self.failure = self.failure or error
+            self._stop.set()
         finally:
             connection.close()
 
@@ -195,9 +200,7 @@ class Replay:
             tally.admitted_past_the_amount += 1
         held = f"/budgets/reservations/{answer.reservation_id}"
         if self.is_stopped:
-            release = {"tenant_id": self._plan.tenant_id}
-            await self._call(connection, f"{held}/release", release, f"{operation}-release", [])
-            tally.released += 1
+            await self._release(connection, held, operation)
             return
         actual = price(request.input_tokens, request.output_tokens)
         settle = {
@@ -209,9 +212,14 @@ class Replay:
                 "output_tokens": request.output_tokens,
             },
         }
-        reply = await self._call(
-            connection, f"{held}/settle", settle, f"{operation}-settle", tally.settle_ms
-        )
+        try:
+            reply = await self._call(
+                connection, f"{held}/settle", settle, f"{operation}-settle", tally.settle_ms
+            )
+        except ApiError:
+            with contextlib.suppress(CommandError):
+                await self._release(connection, held, operation)
+            raise
         settled = decode(reply, SettleAnswer)
         tally.admitted += 1
         tally.spent = add(tally.spent, settled.charged)
@@ -219,6 +227,11 @@ class Replay:
             tally.excess_count += 1
             tally.excess = add(tally.excess, subtract(actual, estimate))
         self._assumed.learn(request.output_tokens)
+
+    async def _release(self, connection: HttpConnection, held: str, operation: str) -> None:
+        release = {"tenant_id": self._plan.tenant_id}
+        await self._call(connection, f"{held}/release", release, f"{operation}-release", [])
+        self.tally.released += 1
 
     async def _call(
         self,
@@ -230,12 +243,14 @@ class Replay:
     ) -> bytes:
         """The body of a 200; tried again under the same key when that can help."""
         content = encode(body)
-        for attempt in range(ATTEMPTS):
-            wait = FIRST_RETRY_SECONDS * 2**attempt
+        failures, patience = 0, PATIENCE_SECONDS
+        while True:
+            told = 0.0
             started = perf_counter()
             try:
                 reply = await connection.post(BASE_PATH + path, content, key)
             except (OSError, TimeoutError) as error:
+                failures += 1
                 problem: FiscusError = CommandError(
                     f"the server stopped answering: {error}",
                     suggested_action="see whether it still runs; the replay can be started again.",
@@ -247,9 +262,12 @@ class Replay:
                 problem = error_of(reply.status, {}, reply.body)
                 if reply.status not in RETRIED_STATUSES:
                     raise problem
-                wait = max(wait, reply.retry_after_seconds or 0.0)
-            if attempt == ATTEMPTS - 1:
+                told = reply.retry_after_seconds or 0.0
+                if reply.status == 429 and 0 < told <= patience:
+                    patience -= told
+                else:
+                    failures += 1
+            if failures == ATTEMPTS:
                 raise problem
             self.tally.retried += 1
-            await asyncio.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
+            await asyncio.sleep(max(told, FIRST_RETRY_SECONDS * 2 ** (failures - 1)))
