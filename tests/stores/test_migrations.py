@@ -349,6 +349,37 @@ def test_a_database_of_a_newer_version_is_not_touched(empty_url: str) -> None:
             run(empty_url)
 
 
+@pytest.mark.parametrize(
+    ("noted", "said"),
+    [
+        ("UPDATE alembic_version SET version_num = '0003'", "are not those of revision 0003"),
+        ("DELETE FROM alembic_version", "no migration is noted"),
+    ],
+)
+def test_tables_that_are_not_those_of_their_revision_are_told(
+    empty_url: str, noted: str, said: str
+) -> None:
+    migrate.upgrade(empty_url)
+    with connected(empty_url) as connection:
+        connection.execute(sa.text(noted))
+        connection.commit()
+    before = tables_of(empty_url)
+    with pytest.raises(ServiceUnavailable, match=f"{said}.*(already exists|duplicate)"):
+        migrate.upgrade(empty_url)
+    assert tables_of(empty_url) == before
+
+
+def test_tables_that_are_gone_are_told_when_going_down(empty_url: str) -> None:
+    migrate.upgrade(empty_url)
+    with connected(empty_url) as connection:
+        connection.execute(sa.text("DROP TABLE quota_requests"))
+        connection.commit()
+    with pytest.raises(ServiceUnavailable, match="not those of revision 0004") as told:
+        migrate.downgrade(empty_url, "base")
+    assert not told.value.retriable
+    assert "backup" in (told.value.suggested_action or "")
+
+
 @pytest.mark.postgres
 def test_a_login_without_rights_is_told_to_migrate_as_the_owner(
     postgres_server: PostgresServer,

@@ -6,6 +6,7 @@ migration that fails leaves nothing behind.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +51,9 @@ class Revision(NamedTuple):
 def upgrade(url: str, to: str = HEAD) -> None:
     """Bring the database at `url` up to revision `to`.
 
-    Raises `ServiceUnavailable` when it cannot be reached, the login may not change it or a newer
-    Fiscus migrated it, and `ValidationError` for an unknown revision.
+    Raises `ServiceUnavailable` when it cannot be reached, the login may not change it, a newer
+    Fiscus migrated it or its tables are not those of its revision, and `ValidationError` for an
+    unknown revision.
     """
     _run(url, command.upgrade, to)
 
@@ -123,7 +125,12 @@ def _run(url: str, step: Any, to: str) -> None:
             if current is not None and current not in _revisions(config):
                 raise _newer(current)
             config.attributes["connection"] = connection
-            step(config, to)
+            try:
+                step(config, to)
+            except exc.DBAPIError as error:
+                if _is_about_tables(error):
+                    raise _other_tables(current, first_line(error)) from error
+                raise
     finally:
         engine.dispose()
 
@@ -196,6 +203,16 @@ def _explained() -> Generator[None]:
         ) from error
 
 
+def _is_about_tables(error: exc.DBAPIError) -> bool:
+    """Whether a statement met tables that are not as it takes them to be."""
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+        return False
+    # class 42: there already, not there, of another type
+    return isinstance(error.orig, psycopg.Error) and (error.orig.sqlstate or "").startswith("42")
+
+
 def needs_owner(reason: str) -> ServiceUnavailable:
     """This login may not do what is needed to the tables."""
     return ServiceUnavailable(
@@ -210,3 +227,18 @@ def _newer(current: str) -> ServiceUnavailable:
         f"The database is at revision {current}, which this version of Fiscus does not know",
         suggested_action="Run the version of Fiscus that migrated it, or a later one.",
     )
+
+
+def _other_tables(current: str | None, words: str) -> ServiceUnavailable:
+    what = (
+        "The database holds tables that no migration is noted for"
+        if current is None
+        else f"The database's tables are not those of revision {current}, which is noted for them"
+    )
+    error = ServiceUnavailable(
+        f"{what}: {words}",
+        suggested_action="Restore the database from a backup, or begin anew in an empty one: "
+        f"{DATABASE_SETTING} says where.",
+    )
+    error.retriable = False
+    return error
