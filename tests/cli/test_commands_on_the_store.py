@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
+from fiscus.stores.sql.diagnosis import rights_of_the_application
 from tests.fiscus_process import free_port, run_fiscus
 from tests.servers import drop_database, fresh_database
 
@@ -164,6 +168,100 @@ def test_doctor_looks_at_tenant_isolation_on_postgresql(run: Run, postgres_url: 
     assert checks["tenant isolation"]["verdict"] == "ok"
     assert checks["clock"]["verdict"] == "ok"
     assert checks["tables"]["verdict"] == "ok"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("broken", "check", "seen"),
+    [
+        ("ALTER TABLE budgets NO FORCE ROW LEVEL SECURITY", "tenant isolation", "on budgets"),
+        ("ALTER TABLE tenants DISABLE ROW LEVEL SECURITY", "tenant isolation", "on tenants"),
+        ("REVOKE INSERT ON budgets FROM {role}", "tables", "no right to INSERT ON budgets"),
+        ("REVOKE DELETE ON quota_usage FROM {role}", "tables", "DELETE ON quota_usage"),
+    ],
+)
+def test_what_doctor_says_mends_the_tables_of_postgresql(
+    run: Run, postgres_url: str, broken: str, check: str, seen: str
+) -> None:
+    on_postgres = {"FISCUS_DATABASE_URL": postgres_url}
+    run("migrate", "up", **on_postgres)
+    role = postgres_url.rpartition("/")[2] + "_app"
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute(broken.format(role=role).encode())
+    done = run("doctor", "--json", **on_postgres)
+    assert done.status == 1
+    found = next(one for one in done.json()["checks"] if one["verdict"] != "ok")
+    assert (found["check"], found["verdict"]) == (check, "wrong")
+    assert seen in found["seen"]
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute(found["mend"].removeprefix("as the tables' owner: ").encode())
+    assert run("doctor", "--json", **on_postgres).json()["ok"] is True
+
+
+@pytest.mark.postgres
+def test_doctor_says_that_postgresql_may_only_be_read(run: Run, postgres_url: str) -> None:
+    on_postgres = {"FISCUS_DATABASE_URL": postgres_url}
+    run("migrate", "up", **on_postgres)
+    name = postgres_url.rpartition("/")[2]
+    writable = "-c default_transaction_read_only=off"
+    with psycopg.connect(postgres_url, options=writable, autocommit=True) as owner:
+        owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        try:
+            done = run("doctor", **on_postgres)
+        finally:
+            owner.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+    assert done.status == 1
+    assert "may only be read" in done.out
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_doctor_says_which_tables_are_gone(
+    run: Run, tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    if kind == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    else:
+        url = f"sqlite:///{tmp_path / 'data' / 'fiscus.db'}"
+    run("migrate", "up", FISCUS_DATABASE_URL=url)
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as owner:
+        owner.execute(sa.text("ALTER TABLE budget_periods RENAME TO elsewhere"))
+    done = run("doctor", "--json")
+    with engine.begin() as owner:
+        owner.execute(sa.text("ALTER TABLE elsewhere RENAME TO budget_periods"))
+    engine.dispose()
+    assert done.status == 1
+    found = {one["check"]: one for one in done.json()["checks"]}
+    assert found["tables"]["seen"] == "gone: budget_periods"
+    assert "backup" in found["tables"]["mend"]
+
+
+@pytest.mark.postgres
+def test_doctor_knows_what_the_application_may_do_to_its_tables(
+    run: Run, postgres_url: str
+) -> None:
+    run("migrate", "up", FISCUS_DATABASE_URL=postgres_url)
+    with psycopg.connect(postgres_url) as owner:
+        granted = owner.execute(
+            "SELECT privilege_type, table_name FROM information_schema.table_privileges "
+            "WHERE grantee = current_database() || '_app' AND table_name <> 'alembic_version'"
+        ).fetchall()
+    assert set(granted) == set(rights_of_the_application())
+
+
+def test_doctor_asks_for_room_where_the_disk_is_full(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        done = run("doctor", "--json")
+    assert done.status == 1
+    found = {one["check"]: one for one in done.json()["checks"]}
+    assert "No space left" in found["data folder"]["seen"]
+    assert found["data folder"]["mend"] == "make room on its disk."
 
 
 def test_doctor_tells_a_damaged_database_and_what_to_do(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -171,7 +172,9 @@ def _disk(settings: Settings) -> Iterator[Finding]:
             "data folder",
             Verdict.WRONG,
             f"{folder} cannot be written: {error.strerror}",
-            "give Fiscus's user the right to write there, or set FISCUS_DATA_DIR.",
+            "make room on its disk."
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}
+            else "give Fiscus's user the right to write there, or set FISCUS_DATA_DIR.",
         )
         return
     seen = f"{folder} is writable, {free / (1 << 30):,.1f} GiB are free"
@@ -208,16 +211,18 @@ def _database(settings: Settings) -> Iterator[Finding]:
     except FiscusError as error:
         yield Finding("database", Verdict.WRONG, error.message, error.suggested_action)
         return
-    yield Finding("database", Verdict.OK, f"{facts.kind} {facts.version} answers")
-    if pending:
+    seen = f"{facts.kind} {facts.version} answers"
+    if facts.may_only_be_read:
         yield Finding(
-            "tables",
-            Verdict.WARNING,
-            f"{len(pending)} migrations are not applied: {', '.join(pending)}",
-            "`fiscus migrate up`; `fiscus serve` does it by itself when its login may.",
+            "database",
+            Verdict.WRONG,
+            f"{seen}, but may only be read",
+            "see that FISCUS_DATABASE_URL leads to the primary, and that the setting "
+            "default_transaction_read_only is off.",
         )
     else:
-        yield Finding("tables", Verdict.OK, "up to date")
+        yield Finding("database", Verdict.OK, seen)
+    yield _tables(facts, pending)
     if facts.now is not None:
         skew = abs((after - facts.now).total_seconds())
         seen = f"{skew:.1f} s from the database's"
@@ -228,6 +233,26 @@ def _database(settings: Settings) -> Iterator[Finding]:
             yield Finding("clock", Verdict.OK, seen)
     if facts.kind == "postgresql" and not pending:
         yield _row_security(facts)
+
+
+def _tables(facts: DatabaseFacts, pending: list[str]) -> Finding:
+    check = "tables"
+    if pending:
+        return Finding(
+            check,
+            Verdict.WARNING,
+            f"{len(pending)} migrations are not applied: {', '.join(pending)}",
+            "`fiscus migrate up`; `fiscus serve` does it by itself when its login may.",
+        )
+    if facts.missing_tables:
+        seen = "gone: " + ", ".join(facts.missing_tables)
+        return Finding(check, Verdict.WRONG, seen, "restore the database from a backup.")
+    if facts.missing_rights:
+        missing = [f"{one.verb} ON {one.table}" for one in facts.missing_rights]
+        seen = f"the role {facts.role} has no right to " + ", ".join(missing)
+        grants = " ".join(f'GRANT {one} TO "{facts.role}";' for one in missing)
+        return Finding(check, Verdict.WRONG, seen, f"as the tables' owner: {grants}")
+    return Finding(check, Verdict.OK, "up to date")
 
 
 def _counters(settings: Settings) -> Iterator[Finding]:
@@ -275,7 +300,11 @@ def _row_security(facts: DatabaseFacts) -> Finding:
         return Finding(check, Verdict.WARNING, f"the role {facts.role} owns the tables", mend)
     if facts.unprotected_tables:
         seen = "no forced row-level security on " + ", ".join(facts.unprotected_tables)
-        return Finding(check, Verdict.WRONG, seen, "`fiscus migrate up`.")
+        mend = "as the tables' owner: " + " ".join(
+            f"ALTER TABLE {one} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+            for one in facts.unprotected_tables
+        )
+        return Finding(check, Verdict.WRONG, seen, mend)
     return Finding(check, Verdict.OK, f"row-level security binds the role {facts.role}")
 
 

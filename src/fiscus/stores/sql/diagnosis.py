@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -10,6 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fiscus.stores.sql.database import Database, database_is_there
+from fiscus.stores.sql.quota_tables import metadata
+
+
+class Right(NamedTuple):
+    """`INSERT` on a table, or the like."""
+
+    verb: str
+    table: str
 
 
 class DatabaseFacts(NamedTuple):
@@ -18,39 +27,69 @@ class DatabaseFacts(NamedTuple):
     kind: str
     """`sqlite` or `postgresql`."""
     version: str
-    now: datetime | None
+    missing_tables: Sequence[str] = ()
+    """Of those of the newest revision."""
+    now: datetime | None = None
     """The database's clock; None where it is this machine's."""
-    role: str | None
-    bypasses_row_security: bool
+    role: str | None = None
+    may_only_be_read: bool = False
+    bypasses_row_security: bool = False
     """Whether the role the application works as is bound by no row-level security."""
-    owns_tables: bool
-    unprotected_tables: list[str]
+    owns_tables: bool = False
+    unprotected_tables: Sequence[str] = ()
     """Tables of tenants' rows without forced row-level security."""
+    missing_rights: Sequence[Right] = ()
+    """Which the application needs and its role has not."""
 
 
-_SQLITE: Final = DatabaseFacts("sqlite", sqlite3.sqlite_version, None, None, False, False, [])
+_NEVER_UPDATED: Final = {
+    "budget_anchors",
+    "budget_versions",
+    "cost_operations",
+    "cost_records",
+    "cost_series",
+    "quota_usage",
+    "quota_versions",
+    "rate_limit_policy_versions",
+    "reservation_lines",
+}
+_FORGOTTEN: Final = {"idempotency_keys", "quota_usage", "rate_limit_usage"}
+"""Tables from which the application deletes."""
+
+
+def rights_of_the_application() -> list[Right]:
+    """All that the application does to its tables."""
+    return [
+        Right(verb, table)
+        for table in sorted(metadata.tables)
+        for verb in ("SELECT", "INSERT", "UPDATE", "DELETE")
+        if not (verb == "UPDATE" and table in _NEVER_UPDATED)
+        if not (verb == "DELETE" and table not in _FORGOTTEN)
+    ]
 
 
 def diagnose(url: str) -> DatabaseFacts:
     """Look at a database, and make none. Raises `ServiceUnavailable` when it cannot be reached."""
     if not database_is_there(url):
-        return _SQLITE
+        return DatabaseFacts("sqlite", sqlite3.sqlite_version)
     database = Database(url, pool_size=1)
     try:
         with database.read() as connection:
+            there = sa.inspect(connection).get_table_names()
+            missing = sorted(metadata.tables.keys() - there)
             if database.is_sqlite:
-                connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
-                return _SQLITE
-            return _postgres(connection)
+                return DatabaseFacts("sqlite", sqlite3.sqlite_version, missing)
+            return _postgres(connection, missing)
     finally:
         database.close()
 
 
-def _postgres(connection: Connection) -> DatabaseFacts:
+def _postgres(connection: Connection, missing_tables: Sequence[str]) -> DatabaseFacts:
     row = connection.execute(
         sa.text(
             """
             SELECT current_setting('server_version'), clock_timestamp(), current_user,
+                   current_setting('transaction_read_only')::boolean,
                    rolsuper OR rolbypassrls,
                    EXISTS (SELECT FROM pg_tables
                             WHERE schemaname = current_schema AND tablename = 'budgets'
@@ -71,7 +110,34 @@ def _postgres(connection: Connection) -> DatabaseFacts:
             """
         )
     ).scalars()
-    version, now, role, bypasses, owns = row
+    version, now, role, read_only, bypasses, owns = row
     return DatabaseFacts(
-        "postgresql", version, now.astimezone(UTC), role, bypasses, owns, list(unprotected)
+        "postgresql",
+        version,
+        missing_tables=missing_tables,
+        now=now.astimezone(UTC),
+        role=role,
+        may_only_be_read=read_only,
+        bypasses_row_security=bypasses,
+        owns_tables=owns,
+        unprotected_tables=list(unprotected),
+        missing_rights=_missing_rights(connection),
     )
+
+
+def _missing_rights(connection: Connection) -> list[Right]:
+    needed = rights_of_the_application()
+    rows = connection.execute(
+        sa.text(
+            """
+            SELECT needed.verb, needed.name
+              FROM unnest(CAST(:verbs AS text[]), CAST(:names AS text[]))
+                   AS needed (verb, name)
+              JOIN pg_class c ON c.relname = needed.name
+                             AND c.relnamespace = current_schema::regnamespace
+             WHERE NOT has_table_privilege(c.oid, needed.verb)
+            """
+        ),
+        {"verbs": [one.verb for one in needed], "names": [one.table for one in needed]},
+    )
+    return [Right(*row) for row in rows]
