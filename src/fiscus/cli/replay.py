@@ -22,7 +22,6 @@ from fiscus.cli.replay_run import CURRENCY, TAG, Plan, Replay, Tally
 from fiscus.cli.replay_show import Result, as_json_document, show
 from fiscus.cli.terminal import (
     DEFAULT_URL,
-    CommandError,
     JsonFlag,
     Key,
     Url,
@@ -124,7 +123,7 @@ def azure_llm(
         done = _run(plan, amount)
         try:
             findings = list(audit(api, replayed, done.tally))
-        except CommandError as error:
+        except FiscusError as error:
             raise done.failure or error from None
     result = Result(file.name, requests, prices, whole, replayed, done.tally, findings)
     if as_json:

@@ -113,7 +113,7 @@ class Replay:
         self._stop = asyncio.Event()
         self._started = 0.0
         self.tally: Final = Tally()
-        self.failure: CommandError | None = None
+        self.failure: FiscusError | None = None
         """Why it ended early, unless it was asked to."""
 
     @property
@@ -160,7 +160,7 @@ class Replay:
                 if self.is_stopped:
                     return
                 await self._one(connection, index, request)
-        except CommandError as error:
+        except FiscusError as error:
             self.failure = self.failure or error
             self._stop.set()
         finally:
@@ -216,8 +216,10 @@ class Replay:
             reply = await self._call(
                 connection, f"{held}/settle", settle, f"{operation}-settle", tally.settle_ms
             )
-        except ApiError:
-            with contextlib.suppress(CommandError):
+        except CommandError:  # there was no answer, so it may be settled
+            raise
+        except FiscusError:
+            with contextlib.suppress(FiscusError):
                 await self._release(connection, held, operation)
             raise
         settled = decode(reply, SettleAnswer)
