@@ -32,7 +32,7 @@ from fiscus.cli.terminal import (
 )
 from fiscus.cli.trace import TraceRequest, read_azure_llm
 from fiscus.clock import SystemClock
-from fiscus.errors import NotFound, ValidationError
+from fiscus.errors import FiscusError, NotFound, ValidationError
 from fiscus.money import EXACT, ZERO, add, parse_positive, round_half_even
 from fiscus.tenants import Tenant
 
