@@ -57,6 +57,8 @@ class Policies:
         self.version = 1
         self.reads = 0
         self.unreachable = False
+        self.broken: set[str] = set()
+        """Tenants whose policies make no sense."""
 
     def put(self, *states: PolicyState) -> None:
         """Other policies, as from another process: nobody is told."""
@@ -67,6 +69,8 @@ class Policies:
         self.reads += 1
         if self.unreachable:
             raise ServiceUnavailable("The store cannot be reached")
+        if tenant_id in self.broken:
+            raise RuntimeError("no policy")
         return TenantPolicies(self.version, self.states if tenant_id == TENANT else ())
 
     def versions(self, tenant_ids: Sequence[str]) -> dict[str, int]:

@@ -181,6 +181,16 @@ def test_a_calendar_day_of_a_change_of_clocks_is_longer() -> None:
             },
             "overrides",
         ),
+        (
+            {
+                "limit_value": 366 * 86_400 * 10_000,
+                "time_window_seconds": 366 * 86_400,
+                "overrides": {
+                    "time_of_day": [{"from_hour": 0, "to_hour": 24, "multiplier": "0.333333333333"}]
+                },
+            },
+            "overrides",
+        ),
     ],
 )
 def test_what_no_policy_can_be_is_refused_with_the_fields_name(
@@ -190,3 +200,15 @@ def test_what_no_policy_can_be_is_refused_with_the_fields_name(
         policy(**fields)
     assert caught.value.field == field
     assert caught.value.suggested_action
+
+
+@pytest.mark.parametrize("calendar", [None, "month"])
+def test_a_fixed_window_counts_every_limit_that_its_overrides_come_to(calendar: str | None) -> None:
+    state = policy(
+        algorithm="fixed_window",
+        limit_value=2 * 10**9,
+        calendar=calendar,
+        time_window_seconds=31 * 86_400,
+        overrides={"usage_pattern": {}},
+    )
+    assert rule_at(state, NOON).rule.limit == 2 * 10**9

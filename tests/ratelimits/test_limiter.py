@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fiscus.clock import ManualClock
-from fiscus.errors import Forbidden, ServiceUnavailable
+from fiscus.errors import Conflict, Forbidden, ServiceUnavailable
+from fiscus.money import Amount
 from fiscus.priorities import Priority
 from fiscus.ratelimits import limiter
 from fiscus.ratelimits.calls import (
@@ -20,7 +22,7 @@ from fiscus.ratelimits.calls import (
     UsageWindow,
 )
 from fiscus.ratelimits.limiter import Limiter
-from fiscus.ratelimits.model import PolicyState
+from fiscus.ratelimits.model import HourRange, Overrides, PolicyState
 from fiscus.ratelimits.policy_port import UsageRow
 from fiscus.wire import convert
 from fiscus.wiring.counters import open_counters
@@ -45,6 +47,23 @@ class Desk:
 
     def left(self, **fields: Any) -> int | None:
         return self.check(0, **fields).remaining_requests
+
+    def refresh(self) -> None:
+        """What the limiter does each second."""
+        self.limiter._cache.refresh(self.clock.now())
+
+
+def uncountable() -> PolicyState:
+    """A policy that could not be made: a third of its limit shares no divisor with the window."""
+    sound = policy("bad")
+    third = HourRange(from_hour=0, to_hour=24, multiplier=Amount("0.333333333333"))
+    definition = replace(
+        sound.policy,
+        limit_value=366 * 86_400 * 10_000,
+        time_window_seconds=366 * 86_400,
+        overrides=Overrides(time_of_day=[third]),
+    )
+    return replace(sound, policy=definition)
 
 
 def request(count: int = 1, **fields: Any) -> RateLimitCheckRequest:
@@ -273,15 +292,19 @@ def test_policies_changed_elsewhere_are_found_by_their_version() -> None:
     desk.check()
     desk.policies.put(policy("a", limit_value=3))
     assert desk.check(0).limit_value == 10
-    desk.limiter._cache.refresh(desk.clock.now())
+    desk.refresh()
     assert desk.check(0).limit_value == 3
 
 
-def test_policies_are_read_again_after_their_time_even_when_nobody_tells() -> None:
+@pytest.mark.parametrize("seconds", [301, -301])
+def test_policies_are_read_again_after_their_time_even_when_nobody_tells(seconds: int) -> None:
     desk = Desk(policy("a", limit_value=10))
     desk.check()
-    desk.policies.put(policy("a", limit_value=3))
-    desk.clock.advance(seconds=301)
+    desk.policies.states = (policy("a", limit_value=3),)
+    desk.refresh()
+    desk.clock.advance(seconds=seconds)
+    assert desk.check(0).limit_value == 10  # nobody waits for the database
+    desk.refresh()
     assert desk.check(0).limit_value == 3
 
 
@@ -291,18 +314,40 @@ def test_policies_read_by_a_later_check_serve_one_that_began_before() -> None:
     reads = desk.policies.reads
     desk.clock.advance(milliseconds=-1)
     desk.check()
+    desk.refresh()
     assert desk.policies.reads == reads
-    desk.clock.advance(seconds=-301)
-    desk.check()
-    assert desk.policies.reads == reads + 1
 
 
-def test_policies_that_cannot_be_read_again_are_used_on() -> None:
+def test_policies_that_cannot_be_read_again_are_used_on_and_one_check_waits_for_that() -> None:
     desk = Desk(policy("a", limit_value=10))
     desk.check()
+    reads = desk.policies.reads
     desk.policies.unreachable = True
+    desk.policies.states = (policy("a", limit_value=3),)
     desk.limiter.changed(TENANT)
-    assert desk.check(0).limit_value == 10
+    assert [desk.check(0).limit_value for _ in range(3)] == [10, 10, 10]
+    assert desk.policies.reads == reads + 1
+    desk.policies.unreachable = False
+    desk.refresh()
+    assert desk.check(0).limit_value == 3
+
+
+def test_a_policy_that_cannot_be_counted_fails_only_its_own_checks() -> None:
+    desk = Desk(uncountable(), policy("a", resource_type="llm"))
+    assert desk.check(resource_type="llm").allowed
+    with pytest.raises(Conflict, match="Policy bad cannot be counted"):
+        desk.check()
+
+
+def test_a_tenant_that_cannot_be_read_keeps_no_other_from_being_refreshed() -> None:
+    desk = Desk(policy("a", limit_value=10))
+    for tenant_id in ("before", TENANT):
+        desk.limiter.check(request(), tenant_id, desk.clock.now())
+    desk.policies.put(policy("a", limit_value=3))
+    desk.policies.broken = {"before"}
+    with pytest.raises(RuntimeError):
+        desk.refresh()
+    assert desk.check(0).limit_value == 3
 
 
 def test_policies_that_were_never_read_are_unavailable() -> None:

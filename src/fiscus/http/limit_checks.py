@@ -37,8 +37,8 @@ class LimitChecks:
             return await self._batch(call, call.body, now_us, gate)
         try:
             tenant_id = call.principal.tenant_for(call.body.tenant_id)
-            if not self._limiter.is_ready(tenant_id, now_us):
-                await self._loop_limiter.ready(tenant_id, call.now, now_us)
+            if not self._limiter.is_ready(tenant_id):
+                await self._loop_limiter.ready(tenant_id, call.now)
             one = self._prepare(call.body, tenant_id, call, now_us)
         except FiscusError:
             if gate is not None:  # a call that cannot be decided counts too
@@ -68,8 +68,8 @@ class LimitChecks:
         prepared: list[Prepared] = []
         for check in batch.checks:
             tenant_id = call.principal.tenant_for(check.tenant_id)
-            if not self._limiter.is_ready(tenant_id, now_us):
-                await self._loop_limiter.ready(tenant_id, call.now, now_us)
+            if not self._limiter.is_ready(tenant_id):
+                await self._loop_limiter.ready(tenant_id, call.now)
             prepared.append(self._prepare(check, tenant_id, call, now_us))
         outcome = await self._loop_limiter.decide(tuple(one.take for one in prepared), now_us)
         answer = self._limiter.answer_batch(prepared, outcome, now_us)

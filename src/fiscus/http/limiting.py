@@ -34,12 +34,12 @@ class LoopLimiter:
         """Decide by this process's own counters, while the others cannot be reached."""
         return self._limiter.decide_here(take, now_us)
 
-    async def ready(self, tenant_id: str, now: datetime, now_us: int) -> None:
+    async def ready(self, tenant_id: str, now: datetime) -> None:
         """Make sure that the tenant's policies are known, so that `Limiter.prepare` need not wait.
 
         Raises `ServiceUnavailable` when they are not and cannot be read.
         """
-        if self._limiter.is_ready(tenant_id, now_us):
+        if self._limiter.is_ready(tenant_id):
             return
         reading = self._reading.get(tenant_id)
         if reading is None:

@@ -9,7 +9,14 @@ from typing import Final
 from fiscus.errors import ValidationError
 from fiscus.ratelimits.limits import NOMINAL_SECONDS, greatest_limit, is_within
 from fiscus.ratelimits.model import Overrides, Policy, PolicyScope, PolicySpec
-from fiscus.ratelimits.rules import MAX_LIMIT, MAX_WHOLE, Algorithm, check_numbers, make_rule
+from fiscus.ratelimits.rules import (
+    BUCKETS,
+    MAX_LIMIT,
+    MAX_WHOLE,
+    Algorithm,
+    check_numbers,
+    make_rule,
+)
 from fiscus.tenants import TenantSettings
 from fiscus.zones import parse_timezone
 
@@ -69,19 +76,21 @@ def check_countable(policy: Policy, emergency: int = 0) -> None:
     """
     window_us = policy.time_window_seconds * 1_000_000
     make_rule(policy.algorithm, policy.limit_value, window_us, burst=policy.burst_capacity)
-    greatest = greatest_limit(policy, emergency)
-    field = "additional_capacity" if emergency else "overrides"
-    if greatest == policy.limit_value:
+    if not emergency and policy.overrides == Overrides():
         return
     if policy.algorithm is Algorithm.SLIDING_WINDOW_LOG:
         return  # capped at what a log can hold
-    # limits in between may share no divisor with the window, so the coarsest unit must do
+    greatest = greatest_limit(policy, emergency)
+    # smaller limits too may share no divisor with the window, so the coarsest unit must do
     most = 2 * (greatest + policy.burst_capacity)
-    if greatest > MAX_LIMIT or most * policy.time_window_seconds > MAX_WHOLE:
+    is_bucket = policy.algorithm in BUCKETS
+    if greatest > MAX_LIMIT or (is_bucket and most * policy.time_window_seconds > MAX_WHOLE):
+        field = "additional_capacity" if emergency else "overrides"
         raise ValidationError(
-            f"{field} can bring the limit to {greatest}, which is too large to be counted exactly",
+            f"With {field} the limit can be anything up to {greatest}, "
+            "which is too large to be counted exactly",
             field=field,
-            suggested_action=f"Lower {field}, or use a shorter window.",
+            suggested_action=f"Lower limit_value or {field}, or use a shorter window.",
         )
 
 

@@ -196,7 +196,7 @@ class Limiter:
     ) -> CounterView:
         """A look at one counter of a policy. Raises `ServiceUnavailable`."""
         now_us = to_us(now)
-        policies = (applied(LivePolicy(state, now), scope_id),)
+        policies = (applied(LivePolicy(state), scope_id),)
         take = _take(policies, state.policy.tenant_id, resource_key, 0, now_us)
         outcome = self.decide((take,), now_us)
         if outcome is None or outcome[0] is None:
@@ -212,7 +212,7 @@ class Limiter:
 
     def forget(self, state: PolicyState, scope_id: str, resource_key: str | None) -> None:
         """Make one counter unused. Raises `ServiceUnavailable`."""
-        one = applied(LivePolicy(state, self._clock.now()), scope_id)
+        one = applied(LivePolicy(state), scope_id)
         try:
             self._counters.forget(state.policy.tenant_id, [one.key(resource_key)])
         except CountersUnavailable as error:
@@ -224,9 +224,9 @@ class Limiter:
         """Policies of the tenant changed: read them again before its next check."""
         self._cache.changed(tenant_id)
 
-    def is_ready(self, tenant_id: str, now_us: int) -> bool:
+    def is_ready(self, tenant_id: str) -> bool:
         """Whether `prepare` answers without waiting for the database."""
-        return self._cache.is_ready(tenant_id, now_us)
+        return self._cache.is_ready(tenant_id)
 
     def read_policies(self, tenant_id: str, now: datetime) -> None:
         """Read a tenant's policies, so that `prepare` need not wait. Raises

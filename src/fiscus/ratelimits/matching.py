@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from typing import Final, NamedTuple
 
 from fiscus.clock import from_us
+from fiscus.errors import Conflict, ValidationError
 from fiscus.ratelimits.limits import rule_at
 from fiscus.ratelimits.model import PolicyScope, PolicyState
 from fiscus.ratelimits.rules import Rule
@@ -35,18 +35,30 @@ _SCOPES: Final = (
 
 
 class LivePolicy:
-    """A policy with the rule that it is at present."""
+    """A policy with the rule that it was when it was last asked."""
 
-    __slots__ = ("_from_us", "_until_us", "rule", "state")
+    __slots__ = ("_from_us", "_rule", "_until_us", "state")
+    _rule: Rule
 
-    def __init__(self, state: PolicyState, now: datetime) -> None:
+    def __init__(self, state: PolicyState) -> None:
         self.state: Final = state
-        self.rule, self._from_us, self._until_us = rule_at(state, now)
+        self._from_us = self._until_us = 0  # no rule is known yet
 
     def rule_now(self, now_us: int) -> Rule:
+        """The rule at a moment.
+
+        Raises `Conflict` for a policy that can be none then, as only its own checks may fail of it.
+        """
         if not self._from_us <= now_us < self._until_us:
-            self.rule, self._from_us, self._until_us = rule_at(self.state, from_us(now_us))
-        return self.rule
+            try:
+                self._rule, self._from_us, self._until_us = rule_at(self.state, from_us(now_us))
+            except ValidationError as error:
+                raise Conflict(
+                    f"Policy {self.state.policy.policy_id} cannot be counted: {error.message}",
+                    details={"policy_id": self.state.policy.policy_id},
+                    suggested_action="Replace the policy by one that can.",
+                ) from error
+        return self._rule
 
 
 class Applied(NamedTuple):
@@ -100,14 +112,14 @@ class _ByResource:
 class PolicyIndex:
     """The live policies of a tenant."""
 
-    def __init__(self, states: Iterable[PolicyState], now: datetime) -> None:
+    def __init__(self, states: Iterable[PolicyState]) -> None:
         self._scopes: dict[tuple[PolicyScope, str], _ByResource] = {}
         for state in states:
             key = (state.policy.scope_type, state.policy.scope_id)
             by_resource = self._scopes.get(key)
             if by_resource is None:
                 by_resource = self._scopes[key] = _ByResource()
-            by_resource.add(LivePolicy(state, now))
+            by_resource.add(LivePolicy(state))
 
     def matching(self, caller: Caller) -> tuple[Applied, ...]:
         """Every policy that applies, in the order of their ids."""

@@ -2,7 +2,8 @@
 
 A process that changes a policy says so (`changed`), and the next check here reads it again. What
 other processes changed is found by asking for the versions of the tenants' definitions, which
-`refresh` does about once a second, beside the checks; an entry lives 300 s at most all the same.
+`refresh` does about once a second, beside the checks; what is used and older than 300 s it reads
+again all the same.
 """
 
 from __future__ import annotations
@@ -36,17 +37,16 @@ class PolicySource(Protocol):
 
 
 class _Tenant:
-    __slots__ = ("index", "read_us", "stale", "version")
+    __slots__ = ("index", "outdated", "read_us", "stale", "version")
 
     def __init__(self, version: int, index: PolicyIndex, read_us: int) -> None:
         self.version = version
         self.index = index
         self.read_us = read_us
         self.stale = False
-
-    def is_fresh(self, now_us: int) -> bool:
-        # a check may have begun just before they were read, and a clock may go back
-        return not self.stale and abs(now_us - self.read_us) < KEEP_US
+        """To be read again before the next check."""
+        self.outdated = False
+        """To be read again beside the checks."""
 
 
 class PolicyCache:
@@ -59,21 +59,24 @@ class PolicyCache:
         self._changes = 0
         self._lock = threading.Lock()
 
-    def is_ready(self, tenant_id: str, now_us: int) -> bool:
+    def is_ready(self, tenant_id: str) -> bool:
         """Whether `matching` answers without waiting for the database."""
         tenant = self._tenants.get(tenant_id)
-        return tenant is not None and tenant.is_fresh(now_us)
+        return tenant is not None and not tenant.stale
 
     def matching(self, caller: Caller, now: datetime, now_us: int) -> tuple[Applied, ...]:
         """Every policy that applies, in the order of their ids.
 
-        Reads the tenant's policies when they are not known; policies that are known but old are
-        used on while the database cannot be reached, and without any, `ServiceUnavailable` is
-        raised.
+        Reads the tenant's policies when they are not known or were changed here; policies that are
+        known are used on while the database cannot be reached, and without any,
+        `ServiceUnavailable` is raised.
         """
         tenant = self._tenants.get(caller[0])
-        if tenant is None or not tenant.is_fresh(now_us):
+        if tenant is None or tenant.stale:
             tenant = self.read(caller[0], now)
+        # a check may have begun just before they were read, and a clock may go back
+        elif not -KEEP_US < now_us - tenant.read_us < KEEP_US:
+            tenant.outdated = True
         known = self._callers.get(caller)
         if known is not None and known[0] is tenant:
             return known[1]
@@ -93,8 +96,10 @@ class PolicyCache:
                 known = self._tenants.get(tenant_id)
                 if known is None:
                     raise
+                # one check waited in vain: the others need not
+                known.stale, known.outdated = False, True
                 return known
-            tenant = _Tenant(live.version, PolicyIndex(live.policies, now), to_us(now))
+            tenant = _Tenant(live.version, PolicyIndex(live.policies), to_us(now))
             with self._lock:
                 # a change that was told while we read may not be in what we read
                 tenant.stale = changes != self._changes
@@ -113,17 +118,24 @@ class PolicyCache:
                 tenant.stale = True
 
     def refresh(self, now: datetime) -> None:
-        """Read again the policies of tenants whose definitions changed elsewhere.
+        """Read again the policies of tenants whose definitions changed elsewhere, or are outdated.
 
-        Checks go on with what is known meanwhile. Raises `ServiceUnavailable`.
+        Checks go on with what is known meanwhile. Raises what kept a tenant from being read, after
+        the others.
         """
-        known = {tenant_id: tenant.version for tenant_id, tenant in self._tenants.copy().items()}
+        known = self._tenants.copy()
         if not known:
             return
         versions = self._source.versions(list(known))
-        for tenant_id, version in known.items():
-            if versions.get(tenant_id, 0) != version:
-                self.read(tenant_id, now)
+        failure: Exception | None = None
+        for tenant_id, tenant in known.items():
+            if tenant.outdated or versions.get(tenant_id, 0) != tenant.version:
+                try:
+                    self.read(tenant_id, now)
+                except Exception as error:  # noqa: BLE001 - it is raised below
+                    failure = error
+        if failure is not None:
+            raise failure
 
     def _remember(self, caller: Caller, tenant: _Tenant, found: tuple[Applied, ...]) -> None:
         with self._lock:

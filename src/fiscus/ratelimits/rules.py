@@ -36,6 +36,9 @@ class Algorithm(StrEnum):
     SLIDING_WINDOW_LOG = "sliding_window_log"
 
 
+BUCKETS: Final = frozenset({Algorithm.TOKEN_BUCKET, Algorithm.LEAKY_BUCKET})
+"""The algorithms whose counters drain at a rate."""
+
 _CEILINGS: Final = ((2, 1), (3, 2), (1, 1), (1, 2))
 """Numerator and denominator of each priority's share of the capacity."""
 
@@ -107,8 +110,7 @@ def make_rule(
     check_numbers(algorithm, limit, window_us, burst)
     capacity = limit + burst
     ceilings = tuple(max(1, capacity * above // below) for above, below in _CEILINGS)
-    is_bucket = algorithm in (Algorithm.TOKEN_BUCKET, Algorithm.LEAKY_BUCKET)
-    rate = rate_of(limit, window_us, ceilings[0]) if is_bucket else _NO_RATE
+    rate = rate_of(limit, window_us, ceilings[0]) if algorithm in BUCKETS else _NO_RATE
     return Rule(algorithm, limit, window_us, ceilings, rate, window_ends, shadow)  # type: ignore[arg-type]
 
 
