@@ -121,7 +121,7 @@ def render_problem(
     )
     headers: Headers = []
     retry_after = error.retry_after_seconds
-    if retry_after is None and problem.status == 503:
+    if retry_after is None and problem.status == 503 and problem.retriable:
         retry_after = 1
     if retry_after is not None:
         headers.append(("Retry-After", str(retry_after)))

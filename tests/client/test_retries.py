@@ -123,6 +123,19 @@ async def test_a_change_that_surely_did_not_happen_is_repeated(
     assert changed.budget_amount == 2
 
 
+async def test_a_change_that_is_said_not_to_be_retriable_is_not_repeated(
+    shaky: Bench, faulty: Faulty
+) -> None:
+    faulty.steps.append(problem(503, "SERVICE_UNAVAILABLE", retriable=False))
+    with pytest.raises(ServiceUnavailable) as caught:
+        await shaky.api.adjust_rate_limit(resource_type="llm", request_count=-50)
+    assert not caught.value.retriable
+    assert len(faulty.of("/adjust")) == 1
+    faulty.steps.append(problem(503, "SERVICE_UNAVAILABLE", retry_after="0", retriable=True))
+    await shaky.api.adjust_rate_limit(resource_type="llm", request_count=-50)
+    assert len(faulty.of("/adjust")) == 3
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [

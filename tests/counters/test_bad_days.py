@@ -80,8 +80,9 @@ def test_server_that_is_gone_and_comes_back_empty(store: RedisCounters, valkey: 
     valkey.stop()
     for _ in range(3):
         assert_unavailable(store, tenant_id)
-    with pytest.raises(CountersUnavailable):
+    with pytest.raises(CountersUnavailable) as caught:
         store.adjust(request(tenant_id), None)
+    assert caught.value.nothing_done
     with pytest.raises(CountersUnavailable):
         store.forget(tenant_id, ["key"])
     valkey.start()
@@ -121,6 +122,21 @@ def test_paused_server_is_waited_for_once_and_its_late_answers_are_not_mixed_up(
     before = used(store, tenant_id)
     store.decide_all([request(tenant_id, 5)], None)
     assert used(store, tenant_id) == before + 5
+
+
+def test_a_correction_that_is_not_answered_is_not_said_to_be_undone(
+    store: RedisCounters, valkey: Valkey
+) -> None:
+    tenant_id = new_tenant()
+    store.decide_all([request(tenant_id, 10)], None)
+    store.adjust(request(tenant_id, 0), None)  # from here on the server knows the script
+    valkey.pause()
+    with pytest.raises(CountersUnavailable) as caught:
+        store.adjust(request(tenant_id, -3), None)
+    assert not caught.value.nothing_done
+    valkey.resume()
+    wait_until(lambda: is_back(store, tenant_id))
+    wait_until(lambda: used(store, tenant_id) == 7)
 
 
 def test_scripts_that_were_flushed_are_sent_again(store: RedisCounters, valkey: Valkey) -> None:

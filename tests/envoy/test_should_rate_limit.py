@@ -21,6 +21,7 @@ from tests.fiscus_process import free_port
 
 if TYPE_CHECKING:
     from tests.envoy.conftest import Envoy
+    from tests.valkey import Servers, Valkey
 
 OK = RateLimitResponse.OK
 OVER = RateLimitResponse.OVER_LIMIT
@@ -127,16 +128,20 @@ def test_hits_are_taken_at_once_and_0_only_looks(envoy: Envoy) -> None:
     assert envoy.ask({"path": "/other"}, own_hits=2**64 - 1).overall_code == OVER
 
 
-def test_negative_hits_give_back(envoy: Envoy) -> None:
-    envoy.policy()
-    envoy.ask({"path": "/"}, hits=5)
-    request = asking({"path": "/"}, own_hits=2)
+def give_back(envoy: Envoy, hits: int) -> RateLimitResponse:
+    request = asking({"path": "/"}, own_hits=hits)
     descriptor = request.descriptors[0].SerializeToString() + b"\x20\x01"
     body = b"\x0a\x04edge\x12" + bytes([len(descriptor)]) + descriptor
     call = envoy.channel.unary_unary(
         SHOULD_RATE_LIMIT, response_deserializer=RateLimitResponse.FromString
     )
-    response = call(body, metadata=(("x-api-key", envoy.key),), timeout=30)
+    return call(body, metadata=(("x-api-key", envoy.key),), timeout=30)
+
+
+def test_negative_hits_give_back(envoy: Envoy) -> None:
+    envoy.policy()
+    envoy.ask({"path": "/"}, hits=5)
+    response = give_back(envoy, 2)
     assert response.overall_code == OK
     assert left(response) == [2]
     assert left(envoy.ask({"path": "/"})) == [1]
@@ -359,6 +364,28 @@ def test_key_is_taken_on_for_ten_minutes_while_the_store_is_gone(
     assert envoy.refused({"path": "/"}).code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_store_that_hangs_holds_up_one_call_with_a_key_and_not_the_others(
+    envoy: Envoy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        begun.set()
+        assert go.wait(20)
+        raise ServiceUnavailable("The database cannot be reached")
+
+    envoy.ask({"path": "/"})
+    envoy.clock.advance(seconds=10)
+    monkeypatch.setattr(type(envoy.engine.api_keys), "find", hang)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(envoy.ask, {"path": "/"})
+        assert begun.wait(20)
+        assert envoy.ask({"path": "/"}).overall_code == OK
+        assert not waits.done()
+        go.set()
+        assert waits.result().overall_code == OK
+
+
 def test_key_that_may_not_check_is_denied(envoy: Envoy) -> None:
     error = envoy.refused({"path": "/"}, key=envoy.make_key(Role.AUDITOR))
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -429,3 +456,26 @@ def test_health_of_another_service_is_not_found(envoy: Envoy) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         check(b"\x0a\x01x", timeout=30)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+class TestOnAValkeyThatHangs:
+    @pytest.fixture
+    def valkey(self, valkey_servers: Servers) -> Valkey:
+        return valkey_servers.start()
+
+    @pytest.fixture
+    def redis_url(self, valkey: Valkey) -> str:
+        return valkey.url
+
+    def test_what_may_have_been_given_back_is_no_answer_that_is_repeated(
+        self, envoy: Envoy, valkey: Valkey
+    ) -> None:
+        envoy.policy()
+        valkey.pause()
+        with pytest.raises(grpc.RpcError) as caught:
+            give_back(envoy, 2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        valkey.stop()
+        with pytest.raises(grpc.RpcError) as caught:
+            give_back(envoy, 2)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

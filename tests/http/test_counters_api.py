@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.http.app_client import AppClient
+    from tests.valkey import Servers
 
 pytestmark = pytest.mark.anyio
 
@@ -246,3 +247,26 @@ async def test_without_counters_usage_says_so_and_corrections_can_be_sent_again(
             assert int(reply.headers["Retry-After"]) >= 1
         assert (await client.post(path_of(policy, "/reset"), {})).status_code == 204
         assert (await client.delete(path_of(policy, "?force=true"))).status_code == 204
+
+
+async def test_a_correction_that_was_not_answered_is_not_said_to_be_retriable(
+    data_dir: Path, valkey_servers: Servers
+) -> None:
+    valkey = valkey_servers.start()
+    async with open_app(data_dir, redis_url=valkey.url) as client:
+        await client.make_policy()
+        body = {"resource_type": "llm", "user_id": "ada", "request_count": 1}
+        valkey.pause()
+        reply = await client.post("/rate-limits/adjust", body)
+        assert (reply.status_code, reply.json()["retriable"]) == (503, False)
+        assert "may have been made" in reply.json()["message"]
+        assert "Retry-After" not in reply.headers
+        valkey.resume()
+
+
+async def test_a_correction_that_no_policy_matches_asks_no_counters(
+    data_dir: Path, valkey_url: str
+) -> None:
+    async with open_app(data_dir, redis_url=valkey_url) as client:
+        answer = await adjust(client, -3)
+        assert (answer["message"], answer["policies"]) == ("No policy applies", [])

@@ -175,8 +175,9 @@ def test_without_the_server_the_policy_decides(
         assert all(one.degraded for one in results)
         if policy == "deny":
             assert results[0].retry_after_seconds == 1
-        with pytest.raises(ServiceUnavailable):
+        with pytest.raises(ServiceUnavailable) as caught:
             api.adjust("a", 1)
+        assert caught.value.retriable
         with pytest.raises(ServiceUnavailable):
             api.reset("a")
 
@@ -192,6 +193,9 @@ def test_a_server_that_hangs_holds_up_nobody(
             began = time.perf_counter()
             assert hit(api, "a").degraded
             assert time.perf_counter() - began < 1
+            with pytest.raises(ServiceUnavailable, match="may have been made") as caught:
+                api.adjust("a", -1)
+            assert not caught.value.retriable
         finally:
             server.resume()
 

@@ -202,6 +202,8 @@ class BlockingApi:
     def adjust_rate_limit(self, **correction: Unpack[AdjustFields]) -> RateLimitCheckAnswer:
         """Correct a charge after the fact; never below zero use. What is left afterwards.
 
+        A `ServiceUnavailable` that is not `retriable` may have been corrected all the same.
+
         >>> client.adjust_rate_limit(resource_type="tokens", request_count=actual - estimated)
         """
         body = request(AdjustRequest, correction, self._tenant)

@@ -354,10 +354,11 @@ class HttpBackend:
             return error, True, isinstance(failure, _NOT_SENT)
         if 200 <= reply.status < 300:
             return reply
+        error = error_of(reply.status, reply.headers, reply.body)
         return (
-            error_of(reply.status, reply.headers, reply.body),
+            error,
             reply.status in RETRIED_STATUSES,
-            reply.status in NOTHING_DONE_STATUSES,
+            reply.status in NOTHING_DONE_STATUSES and error.retriable,
         )
 
 

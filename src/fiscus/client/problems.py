@@ -45,6 +45,7 @@ class _Problem(Struct, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
     correlation_id: str | None = None
     suggested_action: str | None = None
+    retriable: bool | None = None
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> FiscusError:
@@ -57,6 +58,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> FiscusErro
         return _not_of_fiscus(status, retry_after_seconds)
     kind = KINDS.get(problem.error_code) or _OF_STATUS.get(status, InternalError)
     error = _make(kind, problem, retry_after_seconds)
+    if problem.retriable is not None:
+        error.retriable = problem.retriable
     error.correlation_id = problem.correlation_id or headers.get("x-correlation-id")
     return error
 

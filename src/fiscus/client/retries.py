@@ -9,7 +9,7 @@ FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 NOTHING_DONE_STATUSES: Final = frozenset({429, 503})
-"""Answers that say that the call had no effect."""
+"""Answers that say that the call had no effect, unless it is not `retriable`."""
 
 _random: Final = SystemRandom()
 

@@ -24,9 +24,13 @@ class Door:
     def __init__(self, api_keys: ApiKeyStore) -> None:
         self._api_keys = api_keys
         self._known: dict[str, KnownCaller] = {}
+        self._asking: set[str] = set()
+        """Known keys that somebody looks up again at this moment."""
 
     def enter(self, metadata: Iterable[tuple[str, str | bytes]], now: datetime) -> Principal:
         """The principal of a call. Blocks on the store for a key not seen for some seconds.
+
+        Of those who come with a key that was good seconds ago, one at a time asks the store.
 
         Raises `Unauthorized`, `Forbidden` for a key whose roles may not check, and
         `ServiceUnavailable` when the store cannot be asked and the key was not good minutes ago.
@@ -35,7 +39,17 @@ class Door:
         digest = hash_key(secret)
         known = self._known.get(digest)
         if known is None or not known.since <= now < known.until:
-            known = self._known[digest] = self._looked_up(secret, known, now)
+            if (
+                known is not None
+                and digest in self._asking
+                and known.since <= now < min(known.until + KEEP_KEY, known.without_store_until)
+            ):
+                return known.principal
+            self._asking.add(digest)
+            try:
+                known = self._known[digest] = self._looked_up(secret, known, now)
+            finally:
+                self._asking.discard(digest)
         return known.principal
 
     def _looked_up(self, secret: str, before: KnownCaller | None, now: datetime) -> KnownCaller:

@@ -120,6 +120,8 @@ class EnvoyServer:
             return response
         except FiscusError as error:
             status = _STATUSES.get(type(error), grpc.StatusCode.INTERNAL)
+            if status is grpc.StatusCode.UNAVAILABLE and not error.retriable:
+                status = grpc.StatusCode.DEADLINE_EXCEEDED  # which nobody repeats by itself
             action = f". {error.suggested_action}" if error.suggested_action else ""
             context.abort(status, error.message + action)
         except DecodeError:

@@ -17,6 +17,7 @@ from fiscus.access.model import Principal
 from fiscus.clock import to_us
 from fiscus.envoy.mapping import DescriptorMapping, Mapped
 from fiscus.envoy.reading import AskedTogether
+from fiscus.errors import ServiceUnavailable
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.calls import (
     AdjustRequest,
@@ -70,7 +71,8 @@ class RateLimitService:
         """Decide a request.
 
         Raises `Forbidden` when a descriptor stands for another tenant than the caller's, before
-        anything is decided, and `ServiceUnavailable` when the tenant's policies cannot be read.
+        anything is decided, and `ServiceUnavailable` when the tenant's policies cannot be read or
+        something cannot be given back; it is not `retriable` when some of it may have been.
         """
         tenants: dict[str, list[_Place]] = {}
         back: list[tuple[int, str, AdjustRequest]] = []
@@ -86,7 +88,14 @@ class RateLimitService:
                 tenants.setdefault(tenant_id, []).append(_Place(index, request))
         answers: dict[int, RateLimitCheckAnswer] = {}
         for index, tenant_id, correction in back:
-            answers[index] = self._limiter.adjust(correction, tenant_id, now, key_id=caller.key_id)
+            try:
+                answers[index] = self._limiter.adjust(
+                    correction, tenant_id, now, key_id=caller.key_id
+                )
+            except ServiceUnavailable as error:
+                # what was given back before this one would be once more
+                error.retriable = error.retriable and not answers
+                raise
         self._decide_tenants(tenants, caller, now, answers)
         return self._response(len(asked.descriptors), answers, now)
 

@@ -158,7 +158,8 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         summary="Correct what a check charged",
         description="Charges the counters of every policy that applies with what a check charged "
         "too little, or gives back what it charged too much; use never falls below zero. It is "
-        "never refused. Answers what a look at the counters says afterwards.",
+        "never refused. Answers what a look at the counters says afterwards. A 503 whose "
+        "`retriable` is false may have been corrected: look before you send it again.",
         handler=adjust_rate_limits,
         limited_as=ApiLimit.RATE_LIMIT_CHECKS,
         action=Action.OPERATE,

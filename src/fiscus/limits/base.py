@@ -56,7 +56,8 @@ class Limit(ABC):
         """Correct earlier hits by `count`, which may be negative, and look.
 
         Never refused, and never below zero use: for costs that are known late, such as tokens.
-        Raises `ServiceUnavailable` when the counters cannot be reached.
+        Raises `ServiceUnavailable` when the counters cannot be reached, which is `retriable` when
+        surely nothing was corrected.
         """
 
     @abstractmethod

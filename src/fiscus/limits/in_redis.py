@@ -21,9 +21,11 @@ from fiscus.ratelimits.degraded import DegradedTakes
 from fiscus.ratelimits.model import OnCountersFailure
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import MAX_LIMIT, Rule
+from fiscus.ratelimits.unreachable import not_corrected, unavailable
 from fiscus.wiring.counters import open_counters
 
 _NORMAL: Final = PRIORITIES.index(Priority.NORMAL)
+_SEE: Final = "See that Redis runs and can be reached, then try again."
 
 
 class _Connection:
@@ -132,7 +134,7 @@ class RedisLimit(Limit):
         try:
             verdicts = self._connected().counters.adjust(self._take(key, count), None)
         except CountersUnavailable as error:
-            raise _unavailable() from error
+            raise not_corrected(error, _SEE) from error
         return LimitResult(True, verdicts, self._told, time_ns() // 1000)
 
     async def adjust_async(self, key: str, count: int) -> LimitResult:
@@ -143,7 +145,7 @@ class RedisLimit(Limit):
         try:
             self._connected().counters.forget(self._name, self._keys(key))
         except CountersUnavailable as error:
-            raise _unavailable() from error
+            raise unavailable(_SEE) from error
 
     async def reset_async(self, key: str = "") -> None:
         await asyncio.to_thread(self.reset, key)
@@ -214,14 +216,6 @@ def _prefixes(phrases: Sequence[tuple[Phrase, Rule]]) -> tuple[str, ...]:
             prefix = "+" + prefix
         prefixes.append(prefix)
     return tuple(prefixes)
-
-
-def _unavailable() -> ServiceUnavailable:
-    return ServiceUnavailable(
-        "The counters of rate limits cannot be reached",
-        suggested_action="See that Redis runs and can be reached, then try again.",
-        retry_after_seconds=1,
-    )
 
 
 __all__ = ["RedisLimit"]

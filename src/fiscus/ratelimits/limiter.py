@@ -37,6 +37,7 @@ from fiscus.ratelimits.policies import PolicyCache, PolicySource
 from fiscus.ratelimits.policy_port import UsageRow, UsageStore
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import Rule, Verdict
+from fiscus.ratelimits.unreachable import not_corrected, unavailable
 from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
 
 log = get_logger(__name__)
@@ -178,15 +179,18 @@ class Limiter:
     ) -> RateLimitCheckAnswer:
         """Correct a charge after the fact; what is left afterwards.
 
-        Raises `ServiceUnavailable` when the counters cannot be reached: nothing is corrected.
+        Raises `ServiceUnavailable` when the counters cannot be reached; it is `retriable` when
+        surely nothing was corrected.
         """
         now_us = to_us(now)
         policies = self._matching(request, tenant_id, now, now_us, key_id)
+        if not policies:
+            return NONE_APPLIES
         take = _take(policies, tenant_id, request.resource_key, request.request_count, now_us)
         try:
             verdicts = self._counters.adjust(take, self._counters_now(now_us))
         except CountersUnavailable as error:
-            raise unavailable() from error
+            raise not_corrected(error) from error
         return check_answer(True, policies, take.rules, verdicts, 0, _NORMAL)
 
     # -- single counters
@@ -400,14 +404,6 @@ def _tried(job: str, do: Callable[[], object]) -> None:
         log.warning("limiter_housekeeping_failed", job=job, reason=error.message)
     except Exception:
         log.exception("limiter_housekeeping_failed", job=job)
-
-
-def unavailable() -> ServiceUnavailable:
-    return ServiceUnavailable(
-        "The counters of rate limits cannot be reached",
-        suggested_action="Try again after the time in Retry-After.",
-        retry_after_seconds=1,
-    )
 
 
 def _take(

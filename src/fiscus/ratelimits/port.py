@@ -15,7 +15,14 @@ if TYPE_CHECKING:  # limits in a process alone do without it
 
 
 class CountersUnavailable(Exception):
-    """The store of the counters cannot answer in time; nothing is known of what it did."""
+    """The store of the counters cannot answer in time.
+
+    `nothing_done`: surely nothing was done; else nothing is known of what was.
+    """
+
+    def __init__(self, message: str, *, nothing_done: bool = False) -> None:
+        super().__init__(message)
+        self.nothing_done = nothing_done
 
 
 class Take(Struct, frozen=True, gc=False):

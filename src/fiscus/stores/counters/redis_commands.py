@@ -27,6 +27,10 @@ TROUBLE: Final = (RedisError, RedisClusterException, OSError)
 """What redis-py raises when a server cannot be asked or does not answer."""
 
 
+class NotSent(Exception):
+    """The servers to ask cannot be reached: nothing was sent to any of them."""
+
+
 class Command(NamedTuple):
     """What is sent to the server that holds `key`."""
 
@@ -51,6 +55,9 @@ class Sent(NamedTuple):
         return servers.pool_at(*self.pointed_to)
 
 
+_Taken = tuple[Pool, Connection, list[int]]
+"""A connection, the pool that it is of, and the places of what is sent there."""
+
 Conversation = Generator[list[Sent], list[Any], list[Any]]
 """Yields what is to be sent at once, is sent the answers, and returns those to the commands.
 
@@ -65,6 +72,7 @@ def conversation(servers: Servers, commands: Sequence[Command]) -> Conversation:
     holds the key, is sent once more. One whose answer is missing may have run and is not. Raises
     `CountersUnavailable`.
     """
+    some_ran = False
     try:
         answers = yield [Sent(one.key, one.words) for one in commands]
         not_run = [
@@ -73,6 +81,7 @@ def conversation(servers: Servers, commands: Sequence[Command]) -> Conversation:
             if isinstance(answer, ResponseError)
         ]
         if not_run:
+            some_ran = len(not_run) < len(commands)
             if any(isinstance(answer, MovedError) for _, answer in not_run):
                 servers.have_moved()
             again = yield [_once_more(commands[place], answer) for place, answer in not_run]
@@ -80,9 +89,13 @@ def conversation(servers: Servers, commands: Sequence[Command]) -> Conversation:
                 if isinstance(answer, ResponseError):
                     raise answer
                 answers[place] = answer
-    except TROUBLE as error:
+    except (NotSent, *TROUBLE) as error:
         servers.have_moved()
-        raise CountersUnavailable(f"{type(error).__name__}: {error}") from error
+        trouble = error.__cause__ if isinstance(error, NotSent) else error
+        raise CountersUnavailable(
+            f"{type(trouble).__name__}: {trouble}",
+            nothing_done=isinstance(error, NotSent | ResponseError) and not some_ran,
+        ) from trouble
     return answers
 
 
@@ -107,7 +120,7 @@ def ask_all(servers: Servers, commands: Sequence[Command]) -> list[Any]:
         while True:
             try:
                 answers = _exchange(servers, sent)
-            except TROUBLE as error:
+            except (NotSent, *TROUBLE) as error:
                 sent = talk.throw(error)
             else:
                 sent = talk.send(answers)
@@ -116,34 +129,53 @@ def ask_all(servers: Servers, commands: Sequence[Command]) -> list[Any]:
 
 
 def _exchange(servers: Servers, sent: Sequence[Sent]) -> list[Any]:
-    """Answers in the order of what is sent; errors that servers answer are among them."""
-    batches: dict[Pool, list[int]] = {}
-    for place, one in enumerate(sent):
-        batches.setdefault(one.pool(servers), []).append(place)
-    taken: list[tuple[Pool, Connection]] = []
+    """Answers in the order of what is sent; errors that servers answer are among them.
+
+    Raises `NotSent`, and redis-py's errors.
+    """
+    taken = _connections(servers, sent)
     answers: list[Any] = [None] * len(sent)
     try:
-        for pool in batches:
-            taken.append((pool, pool.get_connection()))  # noqa: PERF401 - those taken before an error go back
-        for (_, connection), places in zip(taken, batches.values(), strict=True):
+        for _, connection, places in taken:
             for place in places:
                 if sent[place].pointed_to:
                     connection.send_command("ASKING")
                 connection.send_command(*sent[place].words)
-        for (_, connection), places in zip(taken, batches.values(), strict=True):
+        for _, connection, places in taken:
             for place in places:
                 if sent[place].pointed_to:
                     connection.read_response()
                 answers[place] = _answer(connection)
     except BaseException:
         # what is still on its way must not be taken for the answer to another command
-        for _, connection in taken:
+        for _, connection, _ in taken:
             connection.disconnect()
         raise
     finally:
-        for pool, connection in taken:
-            pool.release(connection)
+        _give_back(taken)
     return answers
+
+
+def _connections(servers: Servers, sent: Sequence[Sent]) -> list[_Taken]:
+    """Connections to the servers of what is sent. Raises `NotSent`."""
+    taken: list[_Taken] = []
+    try:
+        batches: dict[Pool, list[int]] = {}
+        for place, one in enumerate(sent):
+            batches.setdefault(one.pool(servers), []).append(place)
+        for pool, places in batches.items():
+            taken.append((pool, pool.get_connection(), places))
+    except BaseException as error:
+        _give_back(taken)
+        if isinstance(error, TROUBLE):
+            raise NotSent from error
+        raise
+    return taken
+
+
+def _give_back(taken: Sequence[_Taken]) -> None:
+    for pool, connection, _ in taken:
+        pool.release(connection)
 
 
 def _answer(connection: Connection) -> Any:
