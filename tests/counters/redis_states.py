@@ -42,11 +42,11 @@ def _read_string(held: bytes) -> State:
 
 def _read_list(held: Sequence[bytes]) -> State:
     """A log."""
-    at_us, window_us, used = _numbers(held[0])
+    at_us, window_us, used, total = _numbers(held[0])
     hits: array[int] = array("q")
     for hit in held[1:]:
         hits.extend(_numbers(hit))
-    return Log(at_us, window_us, hits, 0, len(hits), used)
+    return Log(at_us, window_us, hits, 0, len(hits), used, total)
 
 
 def _numbers(held: bytes) -> list[int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from fractions import Fraction
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -201,3 +203,54 @@ def test_priorities_have_a_ceiling_of_at_least_one() -> None:
     assert rule("fixed_window", 1, 60).ceilings == (2, 1, 1, 1)
     assert len(PRIORITIES) == len(rule("fixed_window", 7, 60).ceilings)
     assert rule("token_bucket", 5, 60, burst=2).ceilings == (14, 10, 7, 3)
+
+
+@pytest.mark.parametrize("already", [0, 1, MAX_WHOLE, MAX_WHOLE - 20])
+def test_log_says_what_a_list_of_its_hits_says(already: int) -> None:
+    """`already`: what the log has counted before, whose total begins again at 2^53."""
+    made = random.Random(already)
+    log = make_rule(Algorithm.SLIDING_WINDOW_LOG, 100, 60)
+    state = adjusted(log, None, already, NOON_US)
+    now_us, hits = NOON_US + 60, list[tuple[int, int]]()
+    for _ in range(3000):
+        now_us += made.choice([0, 1, 2, 40])
+        hits = [one for one in hits if now_us < one[0] + 60]
+        if made.random() < 0.1:
+            count = made.randint(-30, 5)
+            state = adjusted(log, state, count, now_us)
+            hits = corrected(hits, count, now_us)
+        count = made.choice([1, 1, 2, 30, 100])
+        verdict = decide(log, state, count, now_us)
+        room = 100 - sum(one for _, one in hits)
+        assert verdict.allowed == (count <= room)
+        if verdict.allowed:
+            state = verdict.state
+            hits.append((now_us, count))
+        else:
+            assert verdict.remaining == max(0, room)
+            assert verdict.wait_us == first_room(hits, count - room) + 60 - now_us
+        assert verdict.reset_us == hits[-1][0] + 60
+        assert state is not None
+        assert unused_from_us(state) == verdict.reset_us
+
+
+def corrected(hits: list[tuple[int, int]], count: int, now_us: int) -> list[tuple[int, int]]:
+    """A log's hits after a correction: more are made now, or the latest are not."""
+    if count > 0:
+        return [*hits, (now_us, count)]
+    left = list(hits)
+    while left and count < 0:
+        at_us, held = left.pop()
+        if held + count > 0:
+            left.append((at_us, held + count))
+        count += held
+    return left
+
+
+def first_room(hits: list[tuple[int, int]], wanted: int) -> int:
+    """When the hit was made with which `wanted` requests will have left."""
+    for at_us, count in hits:
+        wanted -= count
+        if wanted <= 0:
+            return at_us
+    raise AssertionError(wanted)

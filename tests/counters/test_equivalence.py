@@ -158,6 +158,24 @@ def test_logs_longer_than_what_is_fetched_at_once_are_the_same(
         assert content(state_of(redis, tenant_id, "log")) == held
 
 
+def test_log_whose_total_begins_again_is_the_same(redis: RedisCounters) -> None:
+    pure, tenant_id, now_us = PureCounters(), new_tenant(), NOON_US
+    log = rule(Algorithm.SLIDING_WINDOW_LOG, 100, 5)
+    take = Take(tenant_id, ("log",), (log,), MAX_WHOLE - 20, NORMAL)
+    lines = [line(one) for one in pure.adjust(take, now_us)]
+    assert [line(one) for one in redis.adjust(take, now_us)] == lines
+    for step in range(1, 60):
+        now_us += SECOND_US if step % 7 else 3 * SECOND_US
+        group = [replace(take, count=count) for count in (4, 3, 90)]
+        expected = [seen(one) for one in pure.decide_all(group, now_us)]
+        assert [seen(one) for one in redis.decide_all(group, now_us)] == expected
+        if step % 5 == 0:
+            back = replace(take, count=-5)
+            lines = [line(one) for one in pure.adjust(back, now_us)]
+            assert [line(one) for one in redis.adjust(back, now_us)] == lines
+        assert content(redis.state(tenant_id, "log")) == content(pure.states.get("log"))
+
+
 def test_level_takes_every_rate_along_exactly(redis: RedisCounters) -> None:
     """The one product that no double holds: a level in other units."""
     made = random.Random(4)

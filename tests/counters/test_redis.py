@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import Queue
+from time import time_ns
 
 import pytest
 from cryptography import x509
@@ -25,6 +27,7 @@ from fiscus.errors import ValidationError
 from fiscus.ratelimits.port import CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import Algorithm, Rule
 from fiscus.stores.counters.redis import RedisCounters
+from fiscus.stores.counters.redis_takes import name_of
 from tests.counters.histories import NORMAL, SECOND_US, new_tenant, rule
 from tests.counters.on_loop import OpenStore
 from tests.valkey import Servers
@@ -301,3 +304,30 @@ def test_four_processes_admit_exactly_the_limit(store: RedisCounters, valkey_url
     (left,) = store.decide_all([look], None)
     assert left is not None
     assert 30 <= left.verdicts[0].remaining <= 31
+
+
+def test_500_denials_by_a_full_log_are_decided_in_a_moment(
+    store: RedisCounters, valkey_url: str
+) -> None:
+    tenant_id = new_tenant()
+    log = rule(Algorithm.SLIDING_WINDOW_LOG, 10_000, 86_400)
+    for _ in range(20):
+        store.decide_all([take(tenant_id, log)] * 500, None)
+    with closing(RedisCounters(valkey_url, timeout_seconds=1)) as hasty:
+        for count in (1, 9_999):
+            denied = hasty.decide_all([take(tenant_id, log, count)] * 500, None)
+            assert admitted(denied) == [False] * 500
+
+
+def test_a_log_of_another_form_begins_again(store: RedisCounters, server: Redis) -> None:
+    tenant_id = new_tenant()
+    log = rule(Algorithm.SLIDING_WINDOW_LOG, 5, 60)
+    now_us = time_ns() // 1000
+    name = name_of(tenant_id, "key")
+    server.rpush(name, struct.pack("<ddd", now_us, 60 * SECOND_US, 4))
+    server.rpush(name, struct.pack("<dd", now_us, 4))
+    (first, second) = store.decide_all([take(tenant_id, log, 3)] * 2, None)
+    assert admitted([first, second]) == [True, False]
+    assert second is not None
+    assert second.verdicts[0].remaining == 2
+    assert server.llen(name) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.ids import uuid7
+from fiscus.ratelimits.counter_loop import PORTION
 from tests.http.app_client import AppClient, open_app
 
 if TYPE_CHECKING:
@@ -188,6 +189,23 @@ async def test_on_valkey_a_hundred_at_once_admit_five(data_dir: Path, valkey_url
         answers = await asyncio.gather(*(check(client) for _ in range(100)))
     assert sum(one["allowed"] for one in answers) == 5
     assert not any(one["degraded"] for one in answers)
+
+
+async def test_on_valkey_a_large_batch_is_asked_for_in_portions(
+    data_dir: Path, valkey_servers: Servers
+) -> None:
+    valkey = valkey_servers.start()
+    async with open_app(data_dir, redis_url=valkey.url, counters_timeout_seconds=5) as client:
+        for limit in (5, 6, 7):
+            await client.make_policy(scope_type="user", scope_id="*", limit_value=limit)
+        checks = [{**CHECK, "user_id": f"u-{number % 50}"} for number in range(500)]
+        reply = await client.post("/rate-limits/check/batch", {"checks": checks})
+        results = reply.json()["results"]
+        assert [one["allowed"] for one in results] == [True] * 250 + [False] * 250
+        assert not any(one["degraded"] for one in results)
+    with closing(valkey.client()) as redis:
+        stats = redis.info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] >= 500 * 3 / PORTION
 
 
 async def test_on_valkey_two_servers_share_the_limit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from fiscus.clock import ManualClock
 from fiscus.errors import Conflict, Forbidden, ServiceUnavailable
+from fiscus.ids import uuid7
 from fiscus.money import Amount
 from fiscus.priorities import Priority
 from fiscus.ratelimits import limiter
@@ -21,9 +23,12 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckRequest,
     UsageWindow,
 )
+from fiscus.ratelimits.counter_loop import PORTION, portions
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.model import HourRange, Overrides, PolicyState
 from fiscus.ratelimits.policy_port import UsageRow
+from fiscus.ratelimits.port import CountersUnavailable, Take, Taken
+from fiscus.stores.counters.redis import RedisCounters
 from fiscus.wire import convert
 from fiscus.wiring.counters import open_counters
 from tests.ratelimits.policies import NOON, TENANT, Policies, policy
@@ -366,6 +371,52 @@ def test_a_batch_is_decided_in_order_each_for_itself() -> None:
     answer = desk.limiter.check_batch(batch, [TENANT] * 3, NOON)
     assert [one.allowed for one in answer.results] == [True, False, True]
     assert not answer.allowed
+
+
+class Watched(RedisCounters):
+    """Counters in Valkey, and how many are asked for at once."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, timeout_seconds=5)
+        self.asked: list[int] = []
+        self.failing = False
+
+    def decide_all(self, takes: Sequence[Take], now_us: int | None) -> list[Taken | None]:
+        self.asked.append(sum(len(take.keys) for take in takes))
+        if self.failing:
+            raise CountersUnavailable("told to")
+        return super().decide_all(takes, now_us)
+
+
+def test_a_large_batch_is_asked_for_in_portions_each_for_itself(valkey_url: str) -> None:
+    states = [policy(one, scope_type="user", scope_id="*", limit_value=2) for one in "abc"]
+    counters = Watched(valkey_url)
+    clock = ManualClock(NOON)
+    limiter = Limiter(
+        Policies(*states), counters, clock, stand_in=open_counters(None), timeout_seconds=5
+    )
+    name = uuid7()
+    batch = RateLimitBatchRequest(
+        checks=[request(1, user_id=f"{name}-{number % 100}") for number in range(300)]
+    )
+    answer = limiter.check_batch(batch, [TENANT] * 300, NOON)
+    assert [one.allowed for one in answer.results] == [True] * 200 + [False] * 100
+    assert sum(counters.asked) == 900
+    assert max(counters.asked) <= PORTION
+    counters.failing = True
+    answer = limiter.check_batch(batch, [TENANT] * 300, NOON)
+    assert all(one.degraded for one in answer.results)
+    limiter.close()
+    counters.close()
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [PORTION + 1], [100, 28, 1], [PORTION + 1, 0, 3]])
+def test_portions_are_all_takes_in_order(sizes: list[int]) -> None:
+    takes = tuple(Take(TENANT, ("key",) * size, (), index, 0) for index, size in enumerate(sizes))
+    parts = list(portions(takes))
+    assert tuple(take for part in parts for take in part) == takes
+    for part in parts:
+        assert len(part) <= 1 or sum(len(take.keys) for take in part) <= PORTION
 
 
 def test_requests_together_are_taken_all_or_none() -> None:

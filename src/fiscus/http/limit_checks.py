@@ -71,8 +71,8 @@ class LimitChecks:
             if not self._limiter.is_ready(tenant_id):
                 await self._loop_limiter.ready(tenant_id, call.now)
             prepared.append(self._prepare(check, tenant_id, call, now_us))
-        outcome = await self._loop_limiter.decide(tuple(one.take for one in prepared), now_us)
-        answer = self._limiter.answer_batch(prepared, outcome, now_us)
+        taken = await self._loop_limiter.decide_each(tuple(one.take for one in prepared), now_us)
+        answer = self._limiter.answer_batch(prepared, taken, now_us)
         return answer, headers_left(admitted)
 
     async def _admit(self, gate: Take, now_us: int) -> Admitted:

@@ -8,7 +8,8 @@ from functools import partial
 
 import anyio.to_thread
 
-from fiscus.ratelimits.counter_loop import LoopTakes, Outcome, Takes
+from fiscus.errors import ServiceUnavailable
+from fiscus.ratelimits.counter_loop import LoopTakes, Outcome, Takes, portions
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.port import Take, Taken
 
@@ -29,6 +30,19 @@ class LoopLimiter:
         if self._takes is None:
             self._takes = limiter.loop.here()
         return await self._takes.execute(takes)
+
+    async def decide_each(self, takes: Takes, now_us: int) -> list[Taken | None]:
+        """As `Limiter.decide_each`."""
+        taken: list[Taken | None] = []
+        for portion in portions(takes):
+            try:
+                outcome = await self.decide(portion, now_us)
+            except ServiceUnavailable:
+                if not taken:
+                    raise
+                outcome = None  # what came before stands
+            taken += outcome or [None] * len(portion)
+        return taken
 
     def decide_here(self, take: Take, now_us: int) -> Taken:
         """Decide by this process's own counters, while the others cannot be reached."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
@@ -26,6 +27,9 @@ Outcome = list[Taken | None] | None
 LoopTakes = LoopGroups[Takes, Outcome]
 """Takes of the coroutines of one event loop."""
 
+PORTION: Final = 128
+"""Counters of a batch that are asked for at once: one or two milliseconds of a server, whichever
+their algorithms and whatever they say, of the ten that it has."""
 MAX_GROUP: Final = 512
 """Takes of a group at most."""
 MAX_QUEUE: Final = 20_000
@@ -111,6 +115,18 @@ class _Elsewhere:
         return self._counters.ask_all(list(chain.from_iterable(commands)), answered)
 
 
+def portions(takes: Takes) -> Iterator[Takes]:
+    """Takes that are each for itself, in order, in parts that are asked for one after the other:
+    each in time on a server that is well, and with other callers in between."""
+    begin = counters = 0
+    for place, take in enumerate(takes):
+        counters += len(take.keys)
+        if counters > PORTION and place > begin:
+            yield takes[begin:place]
+            begin, counters = place, len(take.keys)
+    yield takes[begin:]
+
+
 def _apart(group: list[Takes], taken: list[Taken | None]) -> list[Outcome]:
     """What became of each caller's takes."""
     outcomes: list[Outcome] = []
@@ -122,4 +138,4 @@ def _apart(group: list[Takes], taken: list[Taken | None]) -> list[Outcome]:
     return outcomes
 
 
-__all__ = ["CounterLoop", "LoopTakes", "Outcome", "Takes"]
+__all__ = ["CounterLoop", "LoopTakes", "Outcome", "Takes", "portions"]

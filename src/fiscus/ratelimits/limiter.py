@@ -29,7 +29,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
 )
-from fiscus.ratelimits.counter_loop import CounterLoop, Outcome, Takes
+from fiscus.ratelimits.counter_loop import CounterLoop, Outcome, Takes, portions
 from fiscus.ratelimits.degraded import DegradedTakes
 from fiscus.ratelimits.matching import Applied, Caller, LivePolicy, applied
 from fiscus.ratelimits.model import OnCountersFailure, PolicyState
@@ -135,8 +135,8 @@ class Limiter:
             self.prepare(check, tenant_id, now, now_us, key_id, priority)
             for check, tenant_id in zip(request.checks, tenant_ids, strict=True)
         ]
-        outcome = self.decide(tuple(one.take for one in prepared), now_us)
-        return self.answer_batch(prepared, outcome, now_us)
+        taken = self.decide_each(tuple(one.take for one in prepared), now_us)
+        return self.answer_batch(prepared, taken, now_us)
 
     def check_together(
         self,
@@ -280,6 +280,19 @@ class Limiter:
         except CountersUnavailable as error:  # of counters elsewhere, in virtual time
             raise unavailable() from error
 
+    def decide_each(self, takes: Takes, now_us: int) -> list[Taken | None]:
+        """As `decide`, portion by portion; None where the counters cannot be reached."""
+        taken: list[Taken | None] = []
+        for portion in portions(takes):
+            try:
+                outcome = self.decide(portion, now_us)
+            except ServiceUnavailable:
+                if not taken:
+                    raise
+                outcome = None  # what came before stands
+            taken += outcome or [None] * len(portion)
+        return taken
+
     def decide_here(self, take: Take, now_us: int) -> Taken:
         """Decide by counters of this process, while those elsewhere cannot be reached."""
         failure = (OnCountersFailure.LOCAL,) * len(take.rules)
@@ -298,11 +311,11 @@ class Limiter:
         return self._told(prepared, taken.verdicts, taken, now_us, degraded)
 
     def answer_batch(
-        self, prepared: Sequence[Prepared], outcome: Outcome, now_us: int
+        self, prepared: Sequence[Prepared], taken: Sequence[Taken | None], now_us: int
     ) -> RateLimitBatchAnswer:
         results = [
-            self.answer(one, None if outcome is None else outcome[index], now_us)
-            for index, one in enumerate(prepared)
+            self.answer(one, decided, now_us)
+            for one, decided in zip(prepared, taken, strict=True)
         ]
         return RateLimitBatchAnswer(allowed=all(one.allowed for one in results), results=results)
 
