@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -151,6 +151,34 @@ def test_a_child_of_a_fork_has_connections_of_its_own(
 def test_half_a_character_is_refused_before_it_is_sent(api: Limit) -> None:
     with pytest.raises(ValidationError, match="half a character"):
         api.hit("\ud800")
+
+
+def test_a_name_of_half_a_character_is_refused(valkey_url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        limit("5/minute", counters=valkey_url, name="\ud800")
+    assert caught.value.field == "name"
+
+
+@pytest.mark.parametrize("key", [5, None, b"a"])
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_key_that_is_no_text_is_refused(api: Limit, key: Any, *, in_process: bool) -> None:
+    asked = limit("5/minute") if in_process else api
+    calls: list[Callable[[], object]] = [
+        lambda: asked.hit(key),
+        lambda: asyncio.run(asked.hit_async(key)),
+        lambda: asked.adjust(key, 1),
+        lambda: asked.reset(key),
+    ]
+    for call in calls:
+        with pytest.raises(ValidationError) as caught:
+            call()
+        assert caught.value.field == "key"
+
+
+def test_limits_that_are_no_text_are_refused() -> None:
+    with pytest.raises(ValidationError) as caught:
+        limit(5)  # type: ignore[call-overload]
+    assert caught.value.field == "limits"
 
 
 @EITHER_WAY

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fiscus.clock import from_us, to_us
 from fiscus.errors import ValidationError
+from fiscus.ratelimits.definitions import check_countable
 from fiscus.ratelimits.limits import calendar_ends, effective_limit, rule_at
 from fiscus.ratelimits.model import CalendarUnit, Emergency
 from tests.ratelimits.policies import NOON, TENANT, policy
@@ -200,6 +201,14 @@ def test_what_no_policy_can_be_is_refused_with_the_fields_name(
         policy(**fields)
     assert caught.value.field == field
     assert caught.value.suggested_action
+
+
+def test_emergency_capacity_that_a_log_cannot_hold_is_refused() -> None:
+    log = policy(algorithm="sliding_window_log", limit_value=9_000).policy
+    check_countable(log, 1_000)
+    with pytest.raises(ValidationError) as caught:
+        check_countable(log, 1_001)
+    assert caught.value.field == "additional_capacity"
 
 
 @pytest.mark.parametrize("calendar", [None, "month"])

@@ -28,6 +28,7 @@ from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.model import HourRange, Overrides, PolicyState
 from fiscus.ratelimits.policy_port import UsageRow
 from fiscus.ratelimits.port import CountersUnavailable, Take, Taken
+from fiscus.ratelimits.rules import Algorithm
 from fiscus.stores.counters.redis import RedisCounters
 from fiscus.wire import convert
 from fiscus.wiring.counters import open_counters
@@ -518,6 +519,33 @@ def test_usage_is_counted_per_policy_scope_and_window() -> None:
     assert seen["a", NOON + minute].admitted == 2
 
 
+def test_what_can_never_pass_is_no_load() -> None:
+    usage = Usage()
+    desk = Desk(policy("a", limit_value=3), policy("s", limit_value=2, shadow=True), usage=usage)
+    assert desk.check(10**12).retry_after is None
+    desk.check(1)
+    desk.check(3)
+    desk.limiter.flush_usage()
+    counted = {row.policy_id: row.window for row in usage.rows}
+    assert (counted["a"].checks, counted["a"].admitted, counted["a"].denied) == (3, 1, 3)
+    assert counted["s"].shadow_denied == 0
+
+
+def test_what_is_denied_without_counters_is_no_more_load_than_can_pass(valkey_url: str) -> None:
+    usage, counters = Usage(), Watched(valkey_url)
+    counters.failing = True
+    state = policy("a", limit_value=3, on_store_failure="deny")
+    limiter = Limiter(
+        Policies(state), counters, ManualClock(NOON), stand_in=open_counters(None), usage=usage
+    )
+    denied = limiter.check(request(10**12), TENANT, NOON)
+    assert (denied.allowed, denied.degraded) == (False, True)
+    assert denied.message == "Denied: the counters cannot be reached; try again in 1 s"
+    limiter.close()
+    counters.close()
+    assert [row.window.denied for row in usage.rows] == [6]
+
+
 def test_usage_that_could_not_be_written_is_written_later() -> None:
     usage = Usage()
     desk = Desk(policy(), usage=usage)
@@ -563,6 +591,34 @@ def test_requests_together_ask_each_counter_for_their_own_count() -> None:
     seen = {row.policy_id: row.window for row in usage.rows}
     assert (seen["r"].admitted, seen["r"].denied) == (1, 0)
     assert (seen["t"].admitted, seen["t"].denied) == (60, 60)
+
+
+@pytest.mark.parametrize("redis", [False, True])
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_requests_together_are_judged_each_by_its_own_priority(
+    valkey_url: str, algorithm: Algorithm, *, redis: bool
+) -> None:
+    counters = RedisCounters(valkey_url, timeout_seconds=5) if redis else open_counters(None)
+    state = policy(
+        scope_type="user",
+        scope_id="*",
+        limit_value=10,
+        time_window_seconds=86_400 * 7,
+        algorithm=algorithm,
+    )
+    limiter = Limiter(Policies(state), counters, ManualClock(NOON), timeout_seconds=5)
+    user = {"user_id": uuid7()}
+    both = [request(1, priority="low", **user), request(3, priority="normal", **user)]
+
+    def ask() -> list[tuple[bool, int | None]]:
+        answers = limiter.check_together(both, TENANT, NOON)
+        return [(one.allowed, one.remaining_requests) for one in answers]
+
+    assert ask() == [(True, 2), (True, 7)]  # 3 are in use, of 5 and of 10
+    assert ask() == [(True, 0), (True, 4)]  # 6
+    assert ask() == [(False, 0), (True, 4)]
+    limiter.close()
+    counters.close()
 
 
 def test_requests_together_need_no_policy() -> None:

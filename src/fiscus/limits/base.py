@@ -36,7 +36,7 @@ class Limit(ABC):
     def hit(self, key: str = "", count: int = 1) -> LimitResult:
         """Take `count` hits if all limits have room for them; a denied hit takes nothing.
 
-        Raises `ValidationError` for a count below 0.
+        Raises `ValidationError` for a count below 0 and a key that is no text.
         """
 
     @abstractmethod
@@ -102,4 +102,22 @@ def check_count(count: Any, least: int) -> None:
         )
 
 
-__all__ = ["KeyOf", "Limit", "check_count"]
+def check_text(given: Any, field: str) -> None:
+    """Raises `ValidationError` unless `given` is a text that can be sent."""
+    if not isinstance(given, str):
+        raise ValidationError(
+            f"{field} must be a str, not {type(given).__name__}",
+            field=field,
+            suggested_action=f"Give {field} as a str.",
+        )
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise ValidationError(
+            f"{field} is not text: it has half a character",
+            field=field,
+            suggested_action="Decode with errors='replace'.",
+        ) from None
+
+
+__all__ = ["KeyOf", "Limit", "check_count", "check_text"]

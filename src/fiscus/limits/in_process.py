@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from time import time_ns
 
-from fiscus.limits.base import KeyOf, Limit, check_count
+from fiscus.limits.base import KeyOf, Limit, check_count, check_text
 from fiscus.limits.results import LimitResult, ToldLimit
 from fiscus.limits.strings import Phrase
 from fiscus.ratelimits.rules import MAX_LIMIT, Rule
@@ -30,6 +30,8 @@ class InProcessLimit(Limit):
         self._decide = self._counters.decide
 
     def hit(self, key: str = "", count: int = 1) -> LimitResult:
+        if type(key) is not str:
+            check_text(key, "key")
         if type(count) is not int or not 0 <= count <= MAX_LIMIT:
             check_count(count, 0)
         now_us = self._time_ns() // 1000
@@ -40,6 +42,7 @@ class InProcessLimit(Limit):
         return self.hit(key, count)
 
     def adjust(self, key: str, count: int) -> LimitResult:
+        check_text(key, "key")
         check_count(count, -MAX_LIMIT)
         now_us = self._time_ns() // 1000
         return LimitResult(True, self._counters.adjust(key, count, now_us), self._told, now_us)
@@ -48,6 +51,7 @@ class InProcessLimit(Limit):
         return self.adjust(key, count)
 
     def reset(self, key: str = "") -> None:
+        check_text(key, "key")
         self._counters.forget(key)
 
     async def reset_async(self, key: str = "") -> None:

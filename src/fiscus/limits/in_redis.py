@@ -11,7 +11,7 @@ from typing import Final
 
 from fiscus.clock import SystemClock
 from fiscus.errors import ServiceUnavailable, ValidationError
-from fiscus.limits.base import KeyOf, Limit, check_count
+from fiscus.limits.base import KeyOf, Limit, check_count, check_text
 from fiscus.limits.in_process import told_of
 from fiscus.limits.results import LimitResult
 from fiscus.limits.strings import Phrase
@@ -187,24 +187,13 @@ class RedisLimit(Limit):
         return Take(self._name, self._keys(key), self._rules, count, _NORMAL)
 
     def _keys(self, key: str) -> tuple[str, ...]:
-        if not key.isascii():
-            _check_text(key)
+        if type(key) is not str or not key.isascii():
+            # half a character would fail the checks of all who share the round trip
+            check_text(key, "key")
         prefixes = self._prefixes
         if len(prefixes) == 1:
             return (prefixes[0] + key,)
         return tuple([prefix + key for prefix in prefixes])
-
-
-def _check_text(key: str) -> None:
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        # it would fail the checks of all who share the round trip
-        raise ValidationError(
-            "key is not text: it has half a character",
-            field="key",
-            suggested_action="Decode keys with errors='replace'.",
-        ) from None
 
 
 def _prefixes(phrases: Sequence[tuple[Phrase, Rule]]) -> tuple[str, ...]:

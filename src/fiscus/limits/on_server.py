@@ -11,7 +11,7 @@ from fiscus.client.asynchronous import AsyncApi
 from fiscus.client.blocking import BlockingApi
 from fiscus.clock import to_us
 from fiscus.errors import InternalError, RateLimitViolated, ServiceUnavailable, ValidationError
-from fiscus.limits.base import KeyOf, Limit, check_count
+from fiscus.limits.base import KeyOf, Limit, check_count, check_text
 from fiscus.limits.results import LimitResult, ToldLimit
 from fiscus.ratelimits.calls import MAX_RESOURCE_KEY, RateLimitCheckAnswer, fitting
 from fiscus.ratelimits.model import OnCountersFailure
@@ -108,6 +108,7 @@ class ServerLimit(Limit):
 def _resource_key(key: str) -> str | None:
     """A key as the server takes them: none for the empty one, a hash for one that it would refuse,
     such as a header that a client has made too long."""
+    check_text(key, "key")
     return fitting(key, MAX_RESOURCE_KEY) if key else None
 
 

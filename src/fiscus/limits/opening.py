@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, overload
 
 from fiscus.errors import ValidationError
-from fiscus.limits.base import KeyOf, Limit
+from fiscus.limits.base import KeyOf, Limit, check_text
 from fiscus.limits.strings import parse_limits
 from fiscus.ratelimits.model import OnCountersFailure
 
@@ -89,6 +89,7 @@ def limit(
         return _on_server(client, limits, resource, key, on_store_failure, timeout_seconds, {**who})
     if limits is None or resource is not None or who:
         raise _wrong("client", "resource and its scopes need a client", "Give client=Client(…).")
+    check_text(limits, "limits")
     phrases = parse_limits(limits)
     if counters is None:
         if name is not None or on_store_failure is not None or timeout_seconds is not None:
@@ -106,6 +107,7 @@ def limit(
             "counters in Redis need a name, which tells this limit from others there",
             "Give a name, such as name='api'.",
         )
+    check_text(name, "name")
     if now_us is not None:
         raise _wrong("now_us", "counters in Redis go by its clock", "Leave now_us out.")
     from fiscus.limits.in_redis import RedisLimit

@@ -11,6 +11,7 @@ from fiscus.clock import from_us
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
 from fiscus.ratelimits.headers import whole_seconds
 from fiscus.ratelimits.matching import Applied
+from fiscus.ratelimits.model import OnCountersFailure
 from fiscus.ratelimits.rules import Rule, Verdict
 
 NONE_APPLIES: Final = RateLimitCheckAnswer(
@@ -77,7 +78,10 @@ def check_answer(
         None if wait_us is None else -(-wait_us // 1000),
         line.reset_time,
         delay_ms if admitted else 0,
-        "Allowed" if admitted else _why(rule, verdict, count, rule.ceilings[priority]),
+        "Allowed"
+        if admitted
+        else _uncounted(policies[deciding], verdict, degraded=degraded)
+        or _why(rule, verdict, count, rule.ceilings[priority]),
         lines,
         degraded,
     )
@@ -112,6 +116,14 @@ def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> Poli
         None if wait_us is None else whole_seconds(wait_us),
         from_us(verdict.reset_us),
     )
+
+
+def _uncounted(applied: Applied, verdict: Verdict, *, degraded: bool) -> str | None:
+    """What is said of a denial without counters; None for one that was counted."""
+    failure = applied.policy.state.policy.on_store_failure
+    if not degraded or failure is not OnCountersFailure.DENY:
+        return None
+    return f"Denied: the counters cannot be reached; try again in {seconds_up(verdict.wait_us)} s"
 
 
 def _why(rule: Rule, verdict: Verdict, count: int, ceiling: int) -> str:

@@ -183,8 +183,10 @@ class UsageWindow(Struct, frozen=True, kw_only=True):
     window_end: datetime
     checks: Annotated[int, Meta(description="Checks decided.")]
     admitted: Annotated[int, Meta(description="Requests admitted: the sum of request_count.")]
-    denied: Annotated[int, Meta(description="Requests that this policy denied.")]
-    shadow_denied: Annotated[int, Meta(description="Requests it would have denied.")]
+    denied: Annotated[
+        int, Meta(description="Requests that this policy denied, but for those that never pass.")
+    ]
+    shadow_denied: Annotated[int, Meta(description="Requests it would have denied, likewise.")]
 
 
 class CounterView(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from fiscus.ratelimits.model import Overrides, Policy, PolicyScope, PolicySpec
 from fiscus.ratelimits.rules import (
     BUCKETS,
     MAX_LIMIT,
+    MAX_LOG_LIMIT,
     MAX_WHOLE,
     Algorithm,
     check_numbers,
@@ -78,9 +79,16 @@ def check_countable(policy: Policy, emergency: int = 0) -> None:
     make_rule(policy.algorithm, policy.limit_value, window_us, burst=policy.burst_capacity)
     if not emergency and policy.overrides == Overrides():
         return
-    if policy.algorithm is Algorithm.SLIDING_WINDOW_LOG:
-        return  # capped at what a log can hold
     greatest = greatest_limit(policy, emergency)
+    if policy.algorithm is Algorithm.SLIDING_WINDOW_LOG:
+        if emergency and greatest > MAX_LOG_LIMIT:
+            raise ValidationError(
+                f"additional_capacity can bring the limit to {greatest}, "
+                f"and a sliding_window_log counts at most {MAX_LOG_LIMIT}",
+                field="additional_capacity",
+                suggested_action="Lower additional_capacity, or use token_bucket or fixed_window.",
+            )
+        return  # overrides are capped at what a log can hold
     # smaller limits too may share no divisor with the window, so the coarsest unit must do
     most = 2 * (greatest + policy.burst_capacity)
     is_bucket = policy.algorithm in BUCKETS

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from fiscus.breaker import BreakerState
 from fiscus.clock import Clock, from_us, to_us
@@ -36,7 +35,8 @@ from fiscus.ratelimits.model import OnCountersFailure, PolicyState
 from fiscus.ratelimits.policies import PolicyCache, PolicySource
 from fiscus.ratelimits.policy_port import UsageRow, UsageStore
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
-from fiscus.ratelimits.rules import Rule, Verdict
+from fiscus.ratelimits.rules import Verdict
+from fiscus.ratelimits.together import joined, said
 from fiscus.ratelimits.unreachable import not_corrected, unavailable
 from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
 
@@ -149,23 +149,29 @@ class Limiter:
     ) -> list[RateLimitCheckAnswer]:
         """Decide several requests of a tenant as one: all are taken, or none.
 
-        A counter that several of them name is taken from once, by the one that asks for the most.
-        The answers of requests that have room are `allowed` also when another is not; then nothing
-        was taken.
+        A counter that several of them name is taken from once, by the one that asks for the most,
+        and each of them is judged by its own priority. The answers of requests that have room are
+        `allowed` also when another is not; then nothing was taken.
         """
         now_us = to_us(now)
         prepared = [
             self.prepare(request, tenant_id, now, now_us, key_id, priority) for request in requests
         ]
-        joined, failure = _joined(prepared)
-        outcome = self.decide((joined,), now_us)
+        take, failure = joined([(one.take, one.policies) for one in prepared])
+        outcome = self.decide((take,), now_us)
         taken = None if outcome is None else outcome[0]
         degraded = taken is None
         if taken is None:
-            taken = self._degraded.decide(joined, failure, now_us)
-        by_key = dict(zip(joined.keys, taken.verdicts, strict=True))
+            taken = self._degraded.decide(take, failure, now_us)
+        told = said(take, taken)
         return [
-            self._told(one, [by_key[key] for key in one.take.keys], taken, now_us, degraded)
+            self._told(
+                one,
+                [told[key, one.take.priority] for key in one.take.keys],
+                taken,
+                now_us,
+                degraded,
+            )
             for one in prepared
         ]
 
@@ -314,8 +320,7 @@ class Limiter:
         self, prepared: Sequence[Prepared], taken: Sequence[Taken | None], now_us: int
     ) -> RateLimitBatchAnswer:
         results = [
-            self.answer(one, decided, now_us)
-            for one, decided in zip(prepared, taken, strict=True)
+            self.answer(one, decided, now_us) for one, decided in zip(prepared, taken, strict=True)
         ]
         return RateLimitBatchAnswer(allowed=all(one.allowed for one in results), results=results)
 
@@ -434,23 +439,3 @@ def _take(
         count,
         priority,
     )
-
-
-def _joined(prepared: Sequence[Prepared]) -> tuple[Take, list[OnCountersFailure]]:
-    """One take of all their counters, each once, and what their policies do without them."""
-    rules: dict[str, Rule] = {}
-    asks: dict[str, tuple[int, int]] = {}
-    failure: dict[str, OnCountersFailure] = {}
-    for one in prepared:
-        take = one.take
-        for key, rule, policy in zip(take.keys, take.rules, one.policies, strict=True):
-            rules[key] = rule
-            failure[key] = policy.policy.state.policy.on_store_failure
-            asks[key] = max(asks.get(key, (-1, 0)), (take.count, take.priority))
-    joined = replace(
-        prepared[0].take,
-        keys=tuple(rules),
-        rules=tuple(rules.values()),
-        asks=tuple(asks.values()),
-    )
-    return joined, list(failure.values())

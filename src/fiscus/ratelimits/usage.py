@@ -71,11 +71,15 @@ class UsageTally:
                 if tally is None:
                     tally = self._tallies[key] = _Tally(applied)
                 tally.checks += 1
-                if not verdict.allowed:
+                # what can never pass is no load, which limits that follow the load learn from
+                if not verdict.allowed and verdict.wait_us is not None:
+                    wanted = min(
+                        count, rule.ceilings[0]
+                    )  # without counters anything is told to wait
                     if rule.shadow:
-                        tally.shadow_denied += count
+                        tally.shadow_denied += wanted
                     else:
-                        tally.denied += count
+                        tally.denied += wanted
                 if admitted:
                     tally.admitted += count
 
