@@ -276,6 +276,29 @@ def test_the_limit_follows_the_hour_without_being_told() -> None:
     assert desk.check(0).limit_value == 10
 
 
+def test_more_than_passes_at_night_is_told_when_it_passes_by_day() -> None:
+    night = {"time_of_day": [{"from_hour": 22, "to_hour": 6, "multiplier": 0.1}]}
+    desk = Desk(policy(limit_value=100, timezone="Asia/Kathmandu", overrides=night))
+    desk.clock.set(datetime.fromisoformat("2026-03-04T23:30:00+05:45"))
+    denied = desk.check(50)
+    assert (denied.allowed, denied.retry_after) == (False, 6 * 3600 + 1800)
+    assert "never" not in denied.message
+    assert desk.check(101).retry_after is None
+    desk.clock.advance(seconds=6 * 3600 + 1799)
+    assert desk.check(50).retry_after == 1
+    desk.clock.advance(seconds=1)
+    assert desk.check(50).allowed
+
+
+def test_more_than_passes_in_a_quiet_hour_is_told_when_it_passes_in_the_week() -> None:
+    load = [0] * 167 + [168]  # Sunday, the last hour
+    quiet = {"usage_pattern": {"min_multiplier": 0.5, "max_multiplier": 2}}
+    desk = Desk(policy(limit_value=10, overrides=quiet, hourly_load=tuple(load)))
+    desk.clock.set(datetime.fromisoformat("2026-03-02T00:00:00+00:00"))  # a Monday
+    assert desk.check(15).retry_after == 167 * 3600
+    assert desk.check(21).retry_after is None
+
+
 def test_calendar_windows_begin_at_local_midnight() -> None:
     desk = Desk(
         policy(

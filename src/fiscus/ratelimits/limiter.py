@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fiscus.breaker import BreakerState
 from fiscus.clock import Clock, from_us, to_us
@@ -342,6 +343,13 @@ class Limiter:
             verdict.allowed or rule.shadow
             for verdict, rule in zip(verdicts, take.rules, strict=True)
         )
+        if not admitted:
+            verdicts = [
+                verdict
+                if verdict.allowed or verdict.wait_us is not None
+                else _until_larger(policy, verdict, take, now_us)
+                for policy, verdict in zip(policies, verdicts, strict=True)
+            ]
         return check_answer(
             admitted, policies, take.rules, verdicts, take.count, take.priority, degraded=degraded
         )
@@ -439,3 +447,9 @@ def _take(
         count,
         priority,
     )
+
+
+def _until_larger(applied: Applied, verdict: Verdict, take: Take, now_us: int) -> Verdict:
+    """A denial for ever, or until the policy's limit is larger by itself."""
+    begins_us = applied.policy.larger_from_us(take.count, take.priority, now_us)
+    return verdict if begins_us is None else replace(verdict, wait_us=begins_us - now_us)

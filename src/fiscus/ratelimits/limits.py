@@ -22,7 +22,15 @@ from fiscus.ratelimits.model import (
     PolicyState,
     UsagePattern,
 )
-from fiscus.ratelimits.rules import FAR_US, MAX_LOG_LIMIT, Algorithm, Rule, make_rule
+from fiscus.ratelimits.rules import (
+    FAR_US,
+    MAX_LOG_LIMIT,
+    Algorithm,
+    Ceilings,
+    Rule,
+    ceilings_of,
+    make_rule,
+)
 from fiscus.zones import day_start, local_day, month_start, zone_of
 
 HOURS_OF_WEEK: Final = 168
@@ -98,6 +106,23 @@ def effective_limit(state: PolicyState, now: datetime) -> int:
     if policy.algorithm is Algorithm.SLIDING_WINDOW_LOG:
         limit = min(limit, MAX_LOG_LIMIT)
     return max(1, limit)
+
+
+def ceilings_ahead(state: PolicyState, now: datetime) -> tuple[tuple[int, Ceilings], ...]:
+    """The ceilings at each coming local hour of a policy with overrides, with when it begins: of a
+    day, or of a week where its limit follows the week."""
+    policy = state.policy
+    zone = zone_of(policy.timezone)
+    ahead: list[tuple[int, Ceilings]] = []
+    moment = now
+    for _ in range(24 if policy.overrides.usage_pattern is None else HOURS_OF_WEEK):
+        local = moment.astimezone(zone)
+        moment += timedelta(hours=1) - timedelta(
+            minutes=local.minute, seconds=local.second, microseconds=local.microsecond
+        )
+        capacity = effective_limit(state, moment) + policy.burst_capacity
+        ahead.append((to_us(moment), ceilings_of(capacity)))
+    return tuple(ahead)
 
 
 def greatest_limit(policy: Policy, emergency: int = 0) -> int:

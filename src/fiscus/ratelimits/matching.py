@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 
 from fiscus.clock import from_us
 from fiscus.errors import Conflict, ValidationError
-from fiscus.ratelimits.limits import rule_at
+from fiscus.ratelimits.limits import ceilings_ahead, rule_at
 from fiscus.ratelimits.model import PolicyScope, PolicyState
-from fiscus.ratelimits.rules import Rule
+from fiscus.ratelimits.rules import Ceilings, Rule
 from fiscus.scopes import EVERY
 
 
@@ -34,15 +34,19 @@ _SCOPES: Final = (
 """Each scope type with its place in a `Caller`."""
 
 
+_HOUR_US: Final = 3_600_000_000
+
+
 class LivePolicy:
     """A policy with the rule that it was when it was last asked."""
 
-    __slots__ = ("_from_us", "_rule", "_until_us", "state")
+    __slots__ = ("_ahead", "_from_us", "_rule", "_until_us", "state")
     _rule: Rule
 
     def __init__(self, state: PolicyState) -> None:
         self.state: Final = state
         self._from_us = self._until_us = 0  # no rule is known yet
+        self._ahead: tuple[tuple[int, Ceilings], ...] = ()
 
     def rule_now(self, now_us: int) -> Rule:
         """The rule at a moment.
@@ -59,6 +63,18 @@ class LivePolicy:
                     suggested_action="Replace the policy by one that can.",
                 ) from error
         return self._rule
+
+    def larger_from_us(self, count: int, priority: int, now_us: int) -> int | None:
+        """When a limit that changes by itself is large enough for so many requests; None: never."""
+        overrides = self.state.policy.overrides
+        if not overrides.time_of_day and overrides.usage_pattern is None:
+            return None
+        if not self._ahead or not now_us < self._ahead[0][0] <= now_us + _HOUR_US:
+            self._ahead = ceilings_ahead(self.state, from_us(now_us))
+        for begins_us, ceilings in self._ahead:
+            if count <= ceilings[priority]:
+                return begins_us
+        return None
 
 
 class Applied(NamedTuple):

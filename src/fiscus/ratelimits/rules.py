@@ -70,6 +70,8 @@ class Verdict(Struct, frozen=True, gc=False):
     """The counter after the decision; the very same object when nothing is to be written."""
 
 
+Ceilings = tuple[int, int, int, int]
+
 Decide = Callable[["Rule", Any, int, int, int], Verdict]
 
 
@@ -80,7 +82,7 @@ class Rule(NamedTuple):
     limit: int
     """Requests per window: the effective limit, without burst."""
     window_us: int
-    ceilings: tuple[int, int, int, int]
+    ceilings: Ceilings
     """The most a counter may hold for a request of each priority; see `PRIORITIES`."""
     rate: Rate
     """Of the buckets; of the others, a constant without meaning."""
@@ -108,10 +110,15 @@ def make_rule(
     that whole numbers below 2^53 cannot hold in microseconds, milliseconds or seconds.
     """
     check_numbers(algorithm, limit, window_us, burst)
-    capacity = limit + burst
-    ceilings = tuple(max(1, capacity * above // below) for above, below in _CEILINGS)
+    ceilings = ceilings_of(limit + burst)
     rate = rate_of(limit, window_us, ceilings[0]) if algorithm in BUCKETS else _NO_RATE
-    return Rule(algorithm, limit, window_us, ceilings, rate, window_ends, shadow)  # type: ignore[arg-type]
+    return Rule(algorithm, limit, window_us, ceilings, rate, window_ends, shadow)
+
+
+def ceilings_of(capacity: int) -> Ceilings:
+    """The most that a counter may hold for a request of each priority."""
+    critical, high, normal, low = (max(1, capacity * above // below) for above, below in _CEILINGS)
+    return critical, high, normal, low
 
 
 def rate_of(limit: int, window_us: int, most: int) -> Rate:
