@@ -80,7 +80,7 @@ def check_answer(
         delay_ms if admitted else 0,
         "Allowed"
         if admitted
-        else _uncounted(policies[deciding], verdict, degraded=degraded)
+        else (_uncounted(policies[deciding], verdict) if degraded else None)
         or _why(rule, verdict, count, rule.ceilings[priority]),
         lines,
         degraded,
@@ -118,10 +118,9 @@ def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> Poli
     )
 
 
-def _uncounted(applied: Applied, verdict: Verdict, *, degraded: bool) -> str | None:
-    """What is said of a denial without counters; None for one that was counted."""
-    failure = applied.policy.state.policy.on_store_failure
-    if not degraded or failure is not OnCountersFailure.DENY:
+def _uncounted(applied: Applied, verdict: Verdict) -> str | None:
+    """What is said of a denial without counters; None for one by counters of this process."""
+    if applied.policy.state.policy.on_store_failure is not OnCountersFailure.DENY:
         return None
     return f"Denied: the counters cannot be reached; try again in {seconds_up(verdict.wait_us)} s"
 

@@ -343,15 +343,17 @@ class Limiter:
             verdict.allowed or rule.shadow
             for verdict, rule in zip(verdicts, take.rules, strict=True)
         )
-        if not admitted:
-            verdicts = [
-                verdict
-                if verdict.allowed or verdict.wait_us is not None
-                else _until_larger(policy, verdict, take, now_us)
-                for policy, verdict in zip(policies, verdicts, strict=True)
-            ]
-        return check_answer(
+        answer = check_answer(
             admitted, policies, take.rules, verdicts, take.count, take.priority, degraded=degraded
+        )
+        if admitted or answer.retry_after is not None:
+            return answer
+        later = [
+            _until_larger(policy, verdict, take, now_us)
+            for policy, verdict in zip(policies, verdicts, strict=True)
+        ]
+        return check_answer(
+            admitted, policies, take.rules, later, take.count, take.priority, degraded=degraded
         )
 
     # -- life
@@ -450,6 +452,8 @@ def _take(
 
 
 def _until_larger(applied: Applied, verdict: Verdict, take: Take, now_us: int) -> Verdict:
-    """A denial for ever, or until the policy's limit is larger by itself."""
+    """A denial for ever lasts until the policy's limit is larger by itself, if it ever is."""
+    if verdict.allowed or verdict.wait_us is not None:
+        return verdict
     begins_us = applied.policy.larger_from_us(take.count, take.priority, now_us)
     return verdict if begins_us is None else replace(verdict, wait_us=begins_us - now_us)
