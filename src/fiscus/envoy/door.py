@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from fiscus.access.keys import KnownCaller, good_key, known_key
+from fiscus.access.keys import KEEP_KEY, KnownCaller, good_key, known_key
 from fiscus.access.model import Action, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized

@@ -122,7 +122,8 @@ def _uncounted(applied: Applied, verdict: Verdict) -> str | None:
     """What is said of a denial without counters; None for one by counters of this process."""
     if applied.policy.state.policy.on_store_failure is not OnCountersFailure.DENY:
         return None
-    return f"Denied: the counters cannot be reached; try again in {seconds_up(verdict.wait_us)} s"
+    seconds = whole_seconds(verdict.wait_us or 0)
+    return f"Denied: the counters cannot be reached; try again in {seconds} s"
 
 
 def _why(rule: Rule, verdict: Verdict, count: int, ceiling: int) -> str:
