@@ -22,6 +22,8 @@ from tests.fiscus_process import clean_environment
 if TYPE_CHECKING:
     from pathlib import Path
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+
 ID = uuid7()
 QUOTA = {"scope_type": "project", "scope_id": "search", "resource_type": "gpu_hours"}
 POLICY = {"scope_type": "user", "scope_id": "*", "resource_type": "api", "limit_value": 1}
@@ -183,7 +185,7 @@ def _use_in_three_loops(client: AsyncClient) -> None:
         asyncio.run(leave())
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@needs_fork
 def test_a_fiscus_in_a_forked_process_says_so_at_once_and_leaves_the_other_as_it_is(
     tmp_path: Path,
 ) -> None:
@@ -218,6 +220,75 @@ with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as fiscus:
         print(fiscus.utilization(budget.budget_id).periods[0].reserved)
     print(fiscus.check(**operation).allowed)
 """
+    *refusals, when, held, allowed = _printed_by(script)
+    assert len(refusals) == 4
+    for refusal in refusals:
+        assert refusal.startswith("Fiscus was opened in another process - Open it after the fork")
+    assert (when, held, allowed) == ("at once", "1", "True")
+
+
+@needs_fork
+def test_a_client_of_before_a_fork_has_connections_of_its_own_in_every_process(
+    server: RunningServer, tenant: str
+) -> None:
+    script = f"""
+import os
+from fiscus import Client
+
+client = Client({server.url!r}, {server.key!r}, tenant={tenant!r}, max_retries=0)
+for child in range(3):
+    client.create_budget(
+        budget_name=f"b{{child}}", budget_amount=10, period_type="monthly",
+        allocated_to_type="project", allocated_to_id=f"p{{child}}",
+    )
+
+def look(child):
+    answer = client.check(project=f"p{{child}}", resource_type="llm", estimate=1, reserve=False)
+    return answer.budgets[0].budget_name
+
+pids = []
+for child in range(3):
+    pid = os.fork()
+    if pid == 0:
+        found = {{look(child) for _ in range(60)}}
+        client.close()
+        os._exit(found != {{f"b{{child}}"}})
+    pids.append(pid)
+print([os.waitpid(pid, 0)[1] for pid in pids])
+print(look(0))
+client.close()
+"""
+    assert _printed_by(script) == ["[0, 0, 0]", "b0"]
+
+
+@needs_fork
+def test_an_async_client_in_a_forked_process_says_so(server: RunningServer, tenant: str) -> None:
+    script = f"""
+import asyncio, os
+from fiscus import AsyncClient, ServiceUnavailable
+
+client = AsyncClient({server.url!r}, {server.key!r}, tenant={tenant!r})
+loop = asyncio.new_event_loop()
+loop.run_until_complete(client.budgets())
+pid = os.fork()
+if pid == 0:
+    try:
+        loop.run_until_complete(client.budgets())
+    except ServiceUnavailable as error:
+        print(error.message, error.retriable, flush=True)
+    loop.run_until_complete(client.close())
+    os._exit(0)
+os.waitpid(pid, 0)
+print(len(loop.run_until_complete(client.budgets()).items))
+loop.run_until_complete(client.close())
+"""
+    refused, after = _printed_by(script)
+    assert refused.startswith("This client was used in another process")
+    assert refused.endswith("False")
+    assert after == "0"
+
+
+def _printed_by(script: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         env=clean_environment(),
@@ -226,8 +297,4 @@ with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as fiscus:
         check=True,
         timeout=60,
     )
-    *refusals, when, held, allowed = done.stdout.splitlines()
-    assert len(refusals) == 4
-    for refusal in refusals:
-        assert refusal.startswith("Fiscus was opened in another process - Open it after the fork")
-    assert (when, held, allowed) == ("at once", "1", "True")
+    return done.stdout.splitlines()

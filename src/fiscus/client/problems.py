@@ -118,6 +118,16 @@ def of_another_loop() -> ServiceUnavailable:
     )
 
 
+def of_another_process() -> ServiceUnavailable:
+    """A call in a process that was forked from the one whose connections these are."""
+    return _for_good(
+        ServiceUnavailable(
+            "This client was used in another process, and its connections are of that one",
+            suggested_action="Make an AsyncClient after the fork, in the process that uses it.",
+        )
+    )
+
+
 def _for_good(error: ServiceUnavailable) -> ServiceUnavailable:
     error.retriable = False
     return error

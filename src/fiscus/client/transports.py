@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -11,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 import anyio
 import httpx
 
-from fiscus.client.problems import closed, of_another_loop
+from fiscus.client.problems import closed, of_another_loop, of_another_process
 
 T = TypeVar("T")
 
@@ -54,16 +55,21 @@ class Transport(Protocol):
 
 
 class BlockingTransport:
-    """Blocks the calling thread; safe to share among threads."""
+    """Blocks the calling thread; safe to share among threads, and usable after a fork.
+
+    Two processes on one connection would read each other's answers, so each has connections of its
+    own. Those of the process that it was forked from are in use there: they are neither used nor
+    closed here, also not by the garbage collector.
+    """
 
     def __init__(self, connect: Callable[[], httpx.Client]) -> None:
         self._connect = connect
-        self._client = connect()
-        self._interrupted: list[httpx.Client] = []
+        self._clients = {os.getpid(): connect()}
+        self._interrupted: list[tuple[int, httpx.Client]] = []
         self._closed = False
 
     async def send(self, request: Request, timeout_seconds: float) -> Reply:
-        client = self._client
+        client = self._client()
         if self._closed:
             raise closed(_CLIENT)
         try:
@@ -92,11 +98,23 @@ class BlockingTransport:
 
     async def close(self) -> None:
         self._closed = True
-        self._client.close()
-        for client in self._interrupted:
-            closing = threading.Thread(target=client.close, name="fiscus-closing", daemon=True)
-            closing.start()
-            closing.join(INTERRUPTED_SECONDS)
+        pid = os.getpid()
+        if (client := self._clients.get(pid)) is not None:
+            client.close()
+        for of_pid, interrupted in self._interrupted:
+            if of_pid == pid:
+                closing = threading.Thread(
+                    target=interrupted.close, name="fiscus-closing", daemon=True
+                )
+                closing.start()
+                closing.join(INTERRUPTED_SECONDS)
+
+    def _client(self) -> httpx.Client:
+        """The connections of this process."""
+        pid = os.getpid()
+        # No lock: it could have been held by another thread at the fork. A client that a thread
+        # makes too many has no connection yet.
+        return self._clients.get(pid) or self._clients.setdefault(pid, self._connect())
 
     def _interrupt(self, client: httpx.Client) -> None:
         """Go on with other connections: Ctrl-C may have left these half way through anything, also
@@ -104,17 +122,19 @@ class BlockingTransport:
 
         Other threads may be using them still, so they are closed with everything else.
         """
-        if self._client is client:
-            self._client = self._connect()
-            self._interrupted.append(client)
+        pid = os.getpid()
+        if self._clients.get(pid) is client:
+            self._clients[pid] = self._connect()
+            self._interrupted.append((pid, client))
 
 
 class AsyncTransport:
-    """For tasks of one event loop of asyncio: the first that sends."""
+    """For tasks of one event loop of asyncio, in one process: the first that sends."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
         self._unfinished: set[asyncio.Task[Any]] = set()
 
     async def send(self, request: Request, timeout_seconds: float) -> Reply:
@@ -122,6 +142,9 @@ class AsyncTransport:
             raise closed(_CLIENT)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+            self._pid = os.getpid()
+        if self._pid != os.getpid():
+            raise of_another_process()
         if not self._is_at_home():
             raise of_another_loop()
         try:
@@ -147,13 +170,15 @@ class AsyncTransport:
 
     async def close(self) -> None:
         if not self._is_at_home():
-            return  # its connections ended with the loop that they belong to
+            return  # its connections are of a loop that is gone, or of another process
         if self._unfinished:
             await asyncio.wait(self._unfinished, timeout=GRACE_SECONDS)
         await self._client.aclose()
 
     def _is_at_home(self) -> bool:
-        return self._loop is None or self._loop is asyncio.get_running_loop()
+        if self._loop is None:
+            return True
+        return self._pid == os.getpid() and self._loop is asyncio.get_running_loop()
 
 
 async def uninterrupted(call: Coroutine[Any, Any, T], unfinished: set[asyncio.Task[Any]]) -> T:
