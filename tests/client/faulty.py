@@ -6,8 +6,9 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ CUT = "cut"
 """Let Fiscus do it, then hang up without an answer."""
 CUT_HALF_WAY = "cut half way"
 """Let Fiscus do it, then hang up in the middle of the answer."""
+TRICKLE = "trickle"
+"""Let Fiscus do it, then send the answer a byte at a time."""
 GARBAGE = "garbage"
 """A success that Fiscus did not write."""
 
@@ -105,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer.body))
             self.wfile.write(answer.body[:10])
             return self._hang_up()
+        if step == TRICKLE:
+            return self._trickle(answer)
         return self._answer(answer)
 
     do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
@@ -134,6 +139,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if answer.status != 204:
             self.wfile.write(answer.body)
+
+    def _trickle(self, answer: Answer) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer.body))
+        with suppress(OSError):  # the client does not wait for all of it
+            for byte in answer.body:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+        self.close_connection = True
 
     def _hang_up(self) -> None:
         self.close_connection = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tests.client.faulty import (
     CUT_HALF_WAY,
     DROP,
     GARBAGE,
+    TRICKLE,
     Answer,
     Faulty,
     faulty_server,
@@ -201,6 +203,26 @@ def test_tries_end(server: RunningServer, faulty: Faulty) -> None:
     assert raised.value.retriable
     assert raised.value.__cause__ is not None
     assert len(faulty.seen) == 3
+
+
+async def test_an_answer_that_comes_byte_by_byte_takes_no_longer_than_it_may(
+    server: RunningServer, faulty: Faulty, tenant: str
+) -> None:
+    bounds = {"timeout_seconds": 0.4, "total_seconds": 1, "max_retries": 9}
+    faulty.steps.clear()
+    faulty.steps.extend([TRICKLE] * 10)
+    through = RunningServer(faulty.url, server.key, server.engine, server.clock)
+    with Client(faulty.url, server.key, tenant=tenant, **bounds) as client:
+        started = time.monotonic()
+        with pytest.raises(ServiceUnavailable, match="too slowly"):
+            client.check(**OPERATION, estimate=1)
+        assert time.monotonic() - started < 2
+    async with open_async(through, tenant, **bounds) as client:
+        started = time.monotonic()
+        with pytest.raises(ServiceUnavailable, match="too slowly"):
+            await client.check(**OPERATION, estimate=1)
+        assert time.monotonic() - started < 2
+    faulty.steps.clear()
 
 
 def test_a_wait_longer_than_the_bound_is_left_to_the_caller(

@@ -20,6 +20,9 @@ GRACE_SECONDS: Final = 5.0
 """How long a cancelled task may be held up by what must not be interrupted."""
 INTERRUPTED_SECONDS: Final = 1.0
 """How long closing may wait for connections that an interruption left."""
+_LATER_SECONDS: Final = 0.1
+"""How much later a try is ended as a whole than any step of it, which tells better what failed."""
+_TOO_SLOW: Final = "the answer came too slowly"
 _CLIENT: Final = "This client"
 
 
@@ -43,8 +46,8 @@ class Reply(NamedTuple):
 
 class Transport(Protocol):
     async def send(self, request: Request, timeout_seconds: float) -> Reply:
-        """Raises `httpx.RequestError` when no whole answer came, and `ServiceUnavailable` when
-        none can come: after `close`."""
+        """Raises `httpx.RequestError` when no whole answer came in time, and `ServiceUnavailable`
+        when none can come: after `close`."""
         ...
 
     async def pause(self, seconds: float) -> None: ...
@@ -73,14 +76,7 @@ class BlockingTransport:
         if self._closed:
             raise closed(_CLIENT)
         try:
-            response = client.request(
-                request.method,
-                request.path,
-                content=request.content,
-                params=tuple(request.query) or None,
-                headers=request.headers,
-                timeout=timeout_seconds,
-            )
+            return _exchange(client, request, timeout_seconds)
         except httpx.RequestError:
             raise
         except BaseException as error:
@@ -88,7 +84,6 @@ class BlockingTransport:
                 raise closed(_CLIENT) from error  # by another thread, meanwhile
             self._interrupt(client)
             raise
-        return Reply(response.status_code, response.headers, response.content)
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - never runs in an event loop
@@ -128,6 +123,25 @@ class BlockingTransport:
             self._interrupted.append((pid, client))
 
 
+def _exchange(client: httpx.Client, request: Request, timeout_seconds: float) -> Reply:
+    """The time is httpx's for every step; what comes in pieces is looked at between them, too."""
+    ends = time.monotonic() + timeout_seconds
+    with client.stream(
+        request.method,
+        request.path,
+        content=request.content,
+        params=tuple(request.query) or None,
+        headers=request.headers,
+        timeout=timeout_seconds,
+    ) as response:
+        pieces: list[bytes] = []
+        for piece in response.iter_bytes():
+            if time.monotonic() > ends:
+                raise httpx.ReadTimeout(_TOO_SLOW)
+            pieces.append(piece)
+    return Reply(response.status_code, response.headers, b"".join(pieces))
+
+
 class AsyncTransport:
     """For tasks of one event loop of asyncio, in one process: the first that sends."""
 
@@ -148,14 +162,17 @@ class AsyncTransport:
         if not self._is_at_home():
             raise of_another_loop()
         try:
-            response = await self._client.request(
-                request.method,
-                request.path,
-                content=request.content,
-                params=tuple(request.query) or None,
-                headers=request.headers,
-                timeout=timeout_seconds,
-            )
+            async with asyncio.timeout(timeout_seconds + _LATER_SECONDS):
+                response = await self._client.request(
+                    request.method,
+                    request.path,
+                    content=request.content,
+                    params=tuple(request.query) or None,
+                    headers=request.headers,
+                    timeout=timeout_seconds,
+                )
+        except TimeoutError:
+            raise httpx.ReadTimeout(_TOO_SLOW) from None
         except RuntimeError as error:
             if self._client.is_closed:
                 raise closed(_CLIENT) from error  # by another task, meanwhile
