@@ -68,26 +68,55 @@ async def test_a_nested_block_left_without_settling_gives_back_what_it_drew(benc
                 assert inner.reservation_id is None
 
 
-async def test_only_the_missing_part_is_held_besides(bench: Bench) -> None:
+async def test_only_the_missing_part_is_held_besides_and_spent_first(bench: Bench) -> None:
     budget = await bench.budget()
     async with bench.api.reserve(**OPERATION, estimate="0.5") as outer:
         async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
             assert await bench.use(budget) == (0, D("0.7"))
             extra = await inner.settle("0.6")
-            assert (extra.charged, extra.flags) == (D("0.1"), [])
-        assert await bench.use(budget) == (D("0.1"), D("0.5"))
-        await outer.settle(0)
-    assert await bench.use(budget) == (D("0.6"), 0)
-    assert await bench.costs() == [D("0.5"), D("0.1")]
+            assert (extra.charged, extra.flags) == (D("0.2"), [])
+        assert await bench.use(budget) == (D("0.2"), D("0.5"))
+        settled = await outer.settle("0.1")
+        assert (settled.charged, settled.flags) == (D("0.5"), [])
+    assert await bench.use(budget) == (D("0.7"), 0)
+    assert await bench.costs() == [D("0.5"), D("0.2")]
+
+
+async def test_what_a_nested_block_spends_more_than_all_its_holds_is_flagged(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate="0.5"):
+        async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
+            extra = await inner.settle("0.9")
+            assert (extra.charged, extra.flags) == (D("0.4"), [CostFlag.EXCESS])
+    assert await bench.costs() == [D("0.5"), D("0.4")]
+
+
+async def test_costs_within_their_holds_pass_no_budget_whatever_others_reserve_meanwhile(
+    bench: Bench,
+) -> None:
+    budget = await bench.budget(budget_amount=3, allocated_to_type="project", allocated_to_id="*")
+    async with bench.api.reserve(**OPERATION, estimate=1) as run:
+        async with bench.api.reserve(**OPERATION, estimate=3) as step:
+            await step.settle(2)
+        with pytest.raises(BudgetExceeded):
+            async with bench.api.reserve(**OPERATION, user="ada", estimate="0.1"):
+                pass
+        settled = await run.settle("0.5")
+        assert settled.flags == []
+    assert (await bench.api.utilization(budget.budget_id, scope_id="search")).periods[0].spent == D(
+        "2.5"
+    )
 
 
 async def test_a_missing_part_that_was_not_needed_is_given_back(bench: Bench) -> None:
     budget = await bench.budget()
     async with bench.api.reserve(**OPERATION, estimate="0.5"):
         async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
-            assert (await inner.settle("0.4")).record_id is None
-        assert await bench.use(budget) == (0, D("0.5"))
-    assert await bench.costs() == [D("0.4")]
+            assert (await inner.settle("0.1")).charged == D("0.1")
+        assert await bench.use(budget) == (D("0.1"), D("0.5"))
+        async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
+            assert (await inner.settle(0)).record_id is None
+        assert await bench.use(budget) == (D("0.1"), D("0.5"))
+    assert await bench.costs() == [D("0.1")]
 
 
 async def test_a_missing_part_that_does_not_fit_refuses_the_nested_block(bench: Bench) -> None:
@@ -137,7 +166,7 @@ async def test_an_operation_id_makes_the_same_operation_and_one_record(bench: Be
         await outer.settle("0.1")
     [named] = (await bench.api.records(operation_id="op-1")).items
     assert sum(await bench.costs()) == D("1.1")
-    assert named.cost_amount == D("0.6")
+    assert named.cost_amount == D("0.5")
 
 
 @pytest.mark.parametrize(
@@ -295,3 +324,21 @@ async def test_tasks_inside_a_block_draw_from_it(bench: Bench) -> None:
         await asyncio.gather(*(step("0.125") for _ in range(4)))
         assert await bench.use(budget) == (0, 1)
     assert await bench.costs() == [D("0.5")]
+
+
+async def test_of_two_settles_at_once_with_different_amounts_one_is_charged(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1):
+        async with bench.api.reserve(**OPERATION, estimate="0.1") as inner:
+            answers = await asyncio.gather(
+                inner.settle("0.04"), inner.settle("0.05"), return_exceptions=True
+            )
+    assert [type(one).__name__ for one in answers] == ["Settlement", "Conflict"]
+    assert await bench.costs() == [D("0.04")]
+
+
+async def test_two_settles_at_once_with_one_amount_are_charged_once(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate="0.5"):
+        async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
+            first, second = await asyncio.gather(inner.settle("0.6"), inner.settle("0.6"))
+    assert first == second
+    assert await bench.costs() == [D("0.4"), D("0.2")]

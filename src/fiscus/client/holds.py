@@ -9,7 +9,8 @@ A block inside another one for the same operation draws from it instead of holdi
   sum: its own part and the nested ones', or theirs alone when it is left without settling.
 - A nested estimate beyond what is left of the enclosing one holds only the missing part, as a
   reservation of its own: a cost record of its own, without the operation id, as that names one
-  record. The nested cost goes to the enclosing block first, up to what was drawn from it.
+  record. The nested cost goes to that one first: what it does not need of the enclosing hold is
+  there for the enclosing block.
 - What a nested block settles after the enclosing one was settled or left is recorded by itself.
 
 Blocks find each other through a context variable, so tasks and `asyncio.to_thread` inherit the
@@ -110,6 +111,7 @@ class Hold:
         self._accepts = False
         self._uncertain = False
         self._released = False
+        self._settling: Decimal | None = None
         self._settled: _Settled | None = None
         self._record_key = uuid7()
 
@@ -238,7 +240,10 @@ class Hold:
         with self._lock:
             if self._settled is not None:
                 return _again(self._settled, own)
+            if self._settling not in {None, own}:
+                raise _another_amount(self._settling)
             self._require_currency(details)
+            self._settling = own
             accepted = self._accepts
             # from here on, nested costs are in no sum of this block
             self._accepts = False
@@ -282,11 +287,11 @@ class Hold:
         self._uncertain = True
         try:
             answer = await self._charge(total, details)
-        except ServiceUnavailable:
-            raise
-        except FiscusError:
-            self._uncertain = False
-            self._accepts = accepted
+        except FiscusError as error:
+            self._settling = None
+            if not isinstance(error, ServiceUnavailable):
+                self._uncertain = False
+                self._accepts = accepted
             raise
         self._settled = _Settled(own, answer)
         self._uncertain = False
@@ -297,8 +302,12 @@ class Hold:
             if self.reservation_id is None:
                 return recorded_by(await self._record(total, details, self.request.operation_id))
             return settled_by(await self._settle_own(total, details))
-        through_parent = total if self.reservation_id is None else min(total, self._drawn)
-        rest = subtract(total, through_parent)
+        rest = ZERO
+        if self.reservation_id is not None:
+            own_hold = subtract(self._estimate, self._drawn)
+            # a surplus over both holds is charged here too, where it is flagged
+            rest = max(min(total, own_hold), subtract(total, self._drawn))
+        through_parent = subtract(total, rest)
         answer = LEFT_TO_PARENT
         if rest > 0:
             answer = settled_by(await self._settle_own(rest, details))
@@ -344,12 +353,11 @@ class Hold:
         if self._parent is None:
             return False
         with self._lock:
-            if self._returned:
-                return self._credited == used
-            self._returned = True
-        if self._parent.receive(self._drawn, used, details or {}):
-            self._credited = used
-        return self._credited == used
+            if not self._returned:
+                self._returned = True
+                if self._parent.receive(self._drawn, used, details or {}):
+                    self._credited = used
+            return self._credited == used
 
     # -- giving back, holding longer, leaving
 
@@ -425,8 +433,12 @@ class Hold:
 def _again(settled: _Settled, own: Decimal) -> Settlement:
     if settled.own == own:
         return settled.answer
-    raise Conflict(
-        f"The reservation was settled with {plain(settled.own)}",
-        details={"settled": str(plain(settled.own))},
+    raise _another_amount(settled.own)
+
+
+def _another_amount(settled: Decimal) -> Conflict:
+    return Conflict(
+        f"The reservation was settled with {plain(settled)}",
+        details={"settled": str(plain(settled))},
         suggested_action="Record the difference as a cost of category adjustment.",
     )
