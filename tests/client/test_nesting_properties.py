@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from fiscus.ids import uuid7
 from tests.client.apis import BUDGET, OPERATION
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fiscus.clock import ManualClock
 
 D = Decimal
@@ -146,3 +149,24 @@ def test_a_bare_thread_is_not_inside_the_block(embedded: tuple[Fiscus, ManualClo
 
     with fiscus.reserve(**OPERATION, estimate=1), ThreadPoolExecutor(1) as pool:
         assert pool.submit(step).result(60) is not None
+
+
+def test_streams_that_take_turns_hold_for_themselves_by_operation_ids_of_their_own(
+    embedded: tuple[Fiscus, ManualClock],
+) -> None:
+    fiscus, budget_id = _fresh(embedded, D(2))
+
+    def stream(number: int) -> Iterator[str]:
+        with fiscus.reserve(**OPERATION, operation_id=f"stream-{number}", estimate=1) as r:
+            yield "one"
+            yield "two"
+            r.settle(1)
+
+    streams = [stream(number) for number in range(3)]
+    assert [next(streams[0]), next(streams[1])] == ["one", "one"]
+    with pytest.raises(BudgetExceeded):
+        next(streams[2])
+    assert [list(one) for one in streams[:2]] == [["two"], ["two"]]
+    period = fiscus.utilization(budget_id).periods[0]
+    assert (period.spent, period.reserved) == (2, 0)
+    assert all(one.flags == [] for one in fiscus.records().items)

@@ -14,7 +14,8 @@ A block inside another one for the same operation draws from it instead of holdi
 - What a nested block settles after the enclosing one was settled or left is recorded by itself.
 
 Blocks find each other through a context variable, so tasks and `asyncio.to_thread` inherit the
-enclosing one; a bare thread and a forked process do not.
+enclosing one; a bare thread and a forked process do not. A generator has no context of its own: its
+block encloses all that runs in the caller's context until it is left.
 """
 
 from __future__ import annotations

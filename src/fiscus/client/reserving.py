@@ -59,7 +59,9 @@ class Reservation(_Block):
     """Money held while a block runs; made by `reserve`.
 
     Leaving the block without `settle` gives the money back, also by an exception. A nested block
-    for the same operation draws from this one; see the how-to page on Python.
+    for the same operation draws from this one; see the how-to page on Python. A block in a
+    generator encloses all that runs in its context until it is left: where streams take turns, give
+    each an `operation_id` of its own.
     """
 
     # Ctrl-C is raised wherever the program is, also in here. What it comes in the way of is done
