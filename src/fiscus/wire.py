@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
 from typing import Annotated, Any, Final, TypeVar, cast
@@ -64,6 +64,7 @@ Tags = Annotated[
 
 _NOT_AN_ID: Final = "must be 1 to 128 letters, digits and the characters . _ : -"
 _HAS_NUL: Final = "must not contain the character NUL"
+_HAS_SURROGATES: Final = "must not contain a lone surrogate, which UTF-8 cannot say"
 _an_id: Final = re.compile(ID_PATTERN)
 
 
@@ -109,6 +110,71 @@ def item_error(error: FiscusError) -> ItemError:
 _PATH = re.compile(r"^(?P<what>.*?) - at (?:`key` in )?`\$(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
+
+
+def _through_json(value: object) -> Any:
+    """`value` of a Python caller as it comes out of its JSON.
+
+    Raises `ValueError` that says why there is none.
+    """
+    try:
+        return _any_decoder.decode(encode(value))
+    except UnicodeEncodeError:
+        raise ValueError(_HAS_SURROGATES) from None
+    except (msgspec.DecodeError, ArithmeticError):
+        raise ValueError("must not contain NaN, Infinity or a number out of range") from None
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+    except NotImplementedError as error:  # of `_write_custom`
+        kind = error.args[0].__name__
+        raise ValueError(f"must not contain a {kind}, which JSON has no form for") from None
+
+
+def as_json(given: Mapping[str, object], place: str) -> bytes:
+    """What a Python caller gave at `place`, unchecked; raises `ValidationError` that names what
+    has no JSON."""
+    try:
+        body = encode(given)
+        _any_decoder.decode(body)
+    except (ValueError, ArithmeticError, RuntimeError, msgspec.DecodeError):
+        for name, value in given.items():
+            try:
+                _through_json({name: value})
+            except ValueError as error:
+                raise _wrong(f"{place}.{name}", str(error)) from None
+        raise
+    return body
+
+
+def surrogates_in(value: object, path: str = "") -> str | None:
+    """The path of the first text within `value` that has no UTF-8, if there is one."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return path or "body"
+    elif isinstance(value, Mapping):
+        for name, inner in cast("Mapping[str, object]", value).items():
+            within = f"{path}.{name}" if path else name
+            if surrogates_in(name) is not None:
+                return path or "body"
+            if (found := surrogates_in(inner, within)) is not None:
+                return found
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(cast("Sequence[object]", value)):
+            if (found := surrogates_in(inner, f"{path}[{index}]")) is not None:
+                return found
+    return None
+
+
+def has_surrogates(field: str) -> ValidationError:
+    return _wrong(field, _HAS_SURROGATES)
+
+
+def _read_given(kind: type, value: object) -> object:
+    """As `_read_custom`, of what a Python caller gave, who can give more than JSON can say."""
+    read = _read_custom(kind, value)
+    return FreeForm(_through_json(read)) if kind is FreeForm else read
 
 
 def _read_custom(kind: type, value: object) -> object:
@@ -283,13 +349,18 @@ def decode_any(body: bytes | str) -> Any:
 def convert(values: Mapping[str, Any], kind: type[T]) -> T:
     """Keyword values of a Python caller as a checked `kind`, by the rules of the wire.
 
-    `None` means "not given". Raises `ValidationError` that names the field.
+    `None` means "not given". Free objects are taken as their JSON says, and what has none is a
+    `ValidationError` as all that is wrong: it names the field.
     """
     given = {name: value for name, value in values.items() if value is not None}
     try:
-        return msgspec.convert(given, worked_out(kind), dec_hook=_read_custom)
+        converted = msgspec.convert(given, worked_out(kind), dec_hook=_read_given)
+        encode(converted)
     except msgspec.ValidationError as error:
         raise explain(error) from None
+    except UnicodeEncodeError:
+        raise has_surrogates(surrogates_in(given) or "body") from None
+    return converted
 
 
 def explain(error: msgspec.ValidationError) -> ValidationError:
@@ -343,6 +414,7 @@ __all__ = [
     "TagKey",
     "TagValue",
     "Tags",
+    "as_json",
     "convert",
     "decode",
     "decode_any",
@@ -352,6 +424,7 @@ __all__ = [
     "encode_canonical",
     "encode_into",
     "explain",
+    "has_surrogates",
     "is_id",
     "is_label",
     "item_error",
@@ -359,5 +432,6 @@ __all__ = [
     "not_a_label",
     "not_an_id",
     "pieces_around",
+    "surrogates_in",
     "worked_out",
 ]

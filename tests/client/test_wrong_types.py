@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fiscus import AsyncClient, Client, Fiscus, ValidationError
-from tests.client.apis import OPERATION
+from fiscus.ids import uuid7
+from tests.client.apis import BUDGET, OPERATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
     from fiscus.client.blocking import BlockingApi
     from tests.client.apis import RunningServer
+
+
+ID = uuid7()
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +109,85 @@ def test_one_field_by_both_of_its_names_is_told_with_both(api: BlockingApi) -> N
     with pytest.raises(ValidationError, match="project and project_id") as told:
         api.reserve(resource_type="llm", estimate=1, project="search", project_id="other")
     assert told.value.suggested_action == "Give project or project_id."
+
+
+class Tokens:
+    """As a software development kit has them."""
+
+
+FREE = [
+    (Tokens(), "no form for"),
+    (Decimal("NaN"), "NaN"),
+    (Decimal("-Infinity"), "NaN"),
+    ([{"deep": "\ud800"}], "surrogate"),
+    ({None: 1}, "no form for"),
+]
+
+
+@pytest.mark.parametrize(("value", "what"), FREE, ids=repr)
+def test_what_json_cannot_say_in_a_free_object_is_told(
+    api: BlockingApi, value: Any, what: str
+) -> None:
+    free = {"tokens": value}
+    for call, field in [
+        (lambda: api.record(**OPERATION, cost_amount=1, usage=free), "usage"),
+        (lambda: api.record_batch([{**OPERATION, "cost_amount": 1, "usage": free}]), "usage"),
+        (lambda: api.check(**OPERATION, estimate=1, operation_context=free), "operation_context"),
+        (lambda: api.settle(ID, 1, usage=free), "usage"),
+    ]:
+        with pytest.raises(ValidationError, match=what) as told:
+            call()
+        assert (told.value.field or "").removeprefix("records[0].") == field
+
+
+def test_a_free_object_is_kept_as_its_json_says(api: BlockingApi) -> None:
+    moment = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+    free: dict[str, Any] = {"at": moment, "share": 0.5, "ids": (1, 2), "by": {3: Decimal("1.50")}}
+    made = api.record(**OPERATION, cost_amount=1, usage=free, operation_id=f"op-{uuid7()}")
+    [kept] = [one for one in api.records().items if one.record_id == made.record_id]
+    assert kept.usage == {
+        "at": "2026-03-10T12:00:00Z",
+        "share": Decimal("0.5"),
+        "ids": [1, 2],
+        "by": {"3": Decimal("1.50")},
+    }
+
+
+def test_a_wrong_usage_settles_nothing_and_leaves_the_hold_as_it_is(api: BlockingApi) -> None:
+    wrong: Any
+    with api.reserve(**OPERATION, estimate=2) as r:
+        for wrong in (Tokens(), {"details": Tokens()}, "many", {"n": Decimal("NaN")}):
+            with pytest.raises(ValidationError) as told:
+                r.settle(1, usage=wrong)
+            assert told.value.field == "usage"
+        assert r.settle(1, usage={"tokens": 3}).charged == 1
+
+
+@pytest.mark.parametrize("lone", ["a\ud800", "\udfff"], ids=ascii)
+def test_text_that_has_no_utf_8_is_told(api: BlockingApi, lone: str) -> None:
+    cost: dict[str, Any] = {**OPERATION, "cost_amount": 1}
+    for call, field in [
+        (lambda: api.record(**cost, region=lone), "region"),
+        (lambda: api.record(**cost, tags={"k": lone}), "tags.k"),
+        (lambda: api.record(**cost, tags={lone: "v"}), "tags"),
+        (lambda: api.record_batch([cost, {**cost, "region": lone}]), "records[1].region"),
+        (lambda: api.check(**OPERATION, estimate=1, service_name=lone), "service_name"),
+        (lambda: api.create_budget(**{**BUDGET, "budget_name": lone}), "budget_name"),
+        (lambda: api.check_rate_limit(resource_type="api", resource_key=lone), "resource_key"),
+        (lambda: api.get_budget(lone), "budget_id"),
+        (lambda: api.records(region=lone), "region"),
+    ]:
+        with pytest.raises(ValidationError, match="surrogate") as told:
+            call()
+        assert told.value.field == field
+
+
+def test_an_amount_that_is_not_a_number_is_an_error_of_its_item(api: BlockingApi) -> None:
+    good, bad = ({**OPERATION, "cost_amount": Decimal(cost)} for cost in ("1", "NaN"))
+    first, second = api.record_batch([good, bad]).results
+    assert first.error is None
+    assert second.error is not None
+    assert second.error.details == {"field": "cost_amount"}
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

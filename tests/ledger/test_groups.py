@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+import fiscus.ledger.group
 import fiscus.ledger.handling
+from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, SettleRequest
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordAnswer
@@ -119,6 +121,22 @@ def test_a_value_the_store_refuses_fails_its_own_command_only(desk: Desk, store_
     else:
         assert isinstance(refused, InternalError)
         assert desk.used(budget) == ("5", "0")
+    assert read_books(store_url, desk.tenant_id).faults() == []
+
+
+def test_what_cannot_be_written_at_all_fails_its_own_command_only(
+    desk: Desk, store_url: str
+) -> None:
+    budget = desk.budget("10")
+    for _ in range(6):  # as often as would open the breaker
+        other = desk.record_command("1")
+        # no request can carry an object this far
+        bad = replace(other, cost=replace(other.cost, usage={"tokens": object()}))
+        refused, recorded = desk.outcomes([bad, desk.record_command("1")])
+        assert isinstance(refused, InternalError)
+        assert isinstance(recorded, RecordAnswer)
+    assert desk.used(budget) == ("6", "0")
+    assert desk.engine.ledger.breaker_state is BreakerState.CLOSED
     assert read_books(store_url, desk.tenant_id).faults() == []
 
 

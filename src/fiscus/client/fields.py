@@ -19,7 +19,7 @@ from fiscus.errors import ValidationError
 from fiscus.money import parse_amount
 from fiscus.quotas.calls import Entity
 from fiscus.ratelimits.model import Overrides
-from fiscus.wire import convert, encode
+from fiscus.wire import as_json, convert, has_surrogates, surrogates_in
 
 T = TypeVar("T")
 
@@ -381,6 +381,8 @@ def given_text(value: object, field: str) -> str:
     """An id or another text in an argument of its own; raises `ValidationError` naming it."""
     if not isinstance(value, str):
         raise _wrong_kind(field, "text", value, f"Give the {field} as a str.")
+    if surrogates_in(value) is not None:
+        raise has_surrogates(field)
     return value
 
 
@@ -423,9 +425,16 @@ def request(kind: type[T], given: Mapping[str, object], tenant: str | None = Non
 
 
 def raw_record(index: int, given: Mapping[str, object]) -> msgspec.Raw:
-    """One record of a batch, unchecked but for floats: the others stand when it falls."""
+    """One record of a batch, checked where it is recorded: the others stand when it falls.
+
+    Raises `ValidationError` for floats, and for what JSON has no form for.
+    """
+    place = f"records[{index}]"
     named = full_names(given)
     for amount in ("cost_amount", "usage_quantity"):
-        if isinstance(named.get(amount), float):
-            parse_amount(named[amount], f"records[{index}].{amount}")
-    return msgspec.Raw(encode(named))
+        value = named.get(amount)
+        if isinstance(value, float):
+            parse_amount(value, f"{place}.{amount}")
+        if isinstance(value, Decimal) and not value.is_finite():
+            named[amount] = str(value)  # which is refused where it is recorded
+    return msgspec.Raw(as_json(named, place))

@@ -29,7 +29,7 @@ from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from fiscus.budgets.calls import (
     CheckAnswer,
@@ -238,6 +238,7 @@ class Hold:
     async def settle(self, actual_cost: object, details: Mapping[str, Any]) -> Settlement:
         """Settle this block's own part and the nested ones'; again with the same amount is fine."""
         own = plain(parse_not_negative(actual_cost, "actual_cost"))
+        details = _checked(details)
         with self._lock:
             if self._settled is not None:
                 return _again(self._settled, own)
@@ -429,6 +430,14 @@ class Hold:
             log.warning(
                 "reservation %s is held until it expires: %s", reservation_id, error.message
             )
+
+
+def _checked(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a cost, checked before anything is settled of it."""
+    request = convert({**details, "actual_cost": ZERO}, SettleRequest)
+    known = asdict(request)
+    del known["actual_cost"], known["tenant_id"]
+    return known
 
 
 def _again(settled: _Settled, own: Decimal) -> Settlement:

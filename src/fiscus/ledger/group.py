@@ -154,6 +154,19 @@ class GroupRunner:
     def _attempt(
         self, transaction: LedgerTransaction, workspace: Workspace, commands: Sequence[Command]
     ) -> list[Decided | FiscusError]:
+        try:
+            outcomes = self._written(transaction, workspace, commands)
+        except (MoreNeeded, GroupConflict, GroupRejected, StoreUnavailable):
+            raise
+        except Exception as error:
+            # nothing is committed, and whose fault it is comes out when each is done alone
+            raise GroupRejected(f"{type(error).__name__}: {error}") from error
+        transaction.commit()
+        return outcomes
+
+    def _written(
+        self, transaction: LedgerTransaction, workspace: Workspace, commands: Sequence[Command]
+    ) -> list[Decided | FiscusError]:
         loaded = transaction.load(workspace.needs)
         self._require_fresh(transaction, loaded.versions, commands)
         workspace.open(transaction, loaded)
@@ -169,7 +182,6 @@ class GroupRunner:
             raise more_needed
         workspace.add_up_records()
         transaction.write(workspace.changes)
-        transaction.commit()
         return outcomes
 
     def _require_fresh(

@@ -118,7 +118,7 @@ class RowsLocked(GroupConflict):
 
 
 class GroupRejected(Exception):
-    """The store refused a value of the group; one of its commands is to blame."""
+    """The group could not be written; one of its commands is to blame."""
 
 
 class LedgerTransaction(Protocol):
