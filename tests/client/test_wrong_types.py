@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fiscus import AsyncClient, Client, Fiscus, ValidationError
+from fiscus import AsyncClient, Client, Fiscus, ValidationError, use
+from fiscus.client.clients import _CERTIFICATES, _PROXIES
 from fiscus.ids import uuid7
 from tests.client.apis import BUDGET, OPERATION
 
@@ -219,3 +220,56 @@ def test_opening_names_the_argument_of_a_wrong_type(tmp_path: Path, field: str) 
         Fiscus.open(**arguments)
     assert told.value.field == field
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["\0", "\ud800"], ids=ascii)
+def test_a_folder_that_no_system_can_name_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValidationError, match="cannot be the folder of Fiscus's data") as told:
+        Fiscus.open(data_dir=f"{tmp_path}/{name}")
+    assert told.value.field == "FISCUS_DATA_DIR"
+    assert told.value.message.isprintable()
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "url", ["http://host:3472?x=1", "http://host:3472/#a", "http://host:99999", "host:3472"]
+)
+def test_a_url_that_is_no_server_is_told(kind: Any, url: str) -> None:
+    with pytest.raises(ValidationError, match="not the address of a server") as told:
+        kind(url, "k")
+    assert told.value.field == "url"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("HTTP_PROXY", "garbage://:::x"),
+        ("http_proxy", "ftp://proxy"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("SSL_CERT_FILE", "/nonexistent"),
+        ("SSL_CERT_FILE", __file__),
+    ],
+)
+def test_an_environment_that_connections_cannot_use_is_told(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, name: str, given: str
+) -> None:
+    for one in (*_PROXIES, *_CERTIFICATES):
+        monkeypatch.delenv(one, raising=False)
+        monkeypatch.delenv(one.lower(), raising=False)
+    monkeypatch.setenv(name, given)
+    with pytest.raises(ValidationError, match=f"{name} in the environment cannot be used") as told:
+        kind("http://127.0.0.1:3472", "k")
+    assert told.value.field == name
+
+
+@pytest.mark.parametrize("given", [5, Client, "fiscus"], ids=repr)
+def test_only_a_client_or_a_fiscus_can_be_used(given: Any) -> None:
+    with pytest.raises(ValidationError, match="takes a Client or a Fiscus"):
+        use(given)
+
+
+def test_an_empty_idempotency_key_is_no_other_key(api: BlockingApi) -> None:
+    with pytest.raises(ValidationError) as told:
+        api.record_batch([{**OPERATION, "cost_amount": 1}], idempotency_key="")
+    assert "idempotency" in told.value.message.lower()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 
@@ -19,6 +20,12 @@ from fiscus.paths import BASE_PATH
 TIMEOUT_SECONDS: Final = 10.0
 MAX_RETRIES: Final = 4
 TOTAL_SECONDS: Final = 30.0
+
+_LAST_PORT: Final = 65535
+_PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
 
 class Client(BlockingApi):
@@ -65,7 +72,7 @@ class AsyncClient(AsyncApi):
     ) -> None:
         base_url = _checked_url(url)
         policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
-        http = httpx.AsyncClient(base_url=base_url, headers=_headers(key))
+        http = _connections(httpx.AsyncClient, base_url, _headers(key))
         super().__init__(HttpBackend(base_url, AsyncTransport(http), policy), tenant)
 
 
@@ -73,7 +80,7 @@ def blocking_backend(url: str, key: str, policy: RetryPolicy) -> HttpBackend:
     """One server, for calls that block. Raises `ValidationError` as `Client` does."""
     base_url = _checked_url(url)
     headers = _headers(key)
-    transport = BlockingTransport(lambda: httpx.Client(base_url=base_url, headers=headers))
+    transport = BlockingTransport(lambda: _connections(httpx.Client, base_url, headers))
     return HttpBackend(base_url, transport, policy)
 
 
@@ -83,13 +90,34 @@ def _checked_url(url: str) -> str:
         parsed = httpx.URL(given_text(url, "url"))
     except httpx.InvalidURL:
         parsed = httpx.URL("")
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
+    is_server = parsed.scheme in {"http", "https"} and parsed.host
+    if not is_server or parsed.query or parsed.fragment or (parsed.port or 0) > _LAST_PORT:
         raise ValidationError(
             "url is not the address of a server",
             field="url",
             suggested_action="Give an address such as http://127.0.0.1:3472.",
         )
     return url.rstrip("/").removesuffix(BASE_PATH)
+
+
+def _connections(kind: type[C], base_url: str, headers: dict[str, str]) -> C:
+    """As the environment says; raises `ValidationError` naming what of it cannot be used."""
+    try:
+        return kind(base_url=base_url, headers=headers)
+    except OSError as error:
+        raise _wrong_environment(_CERTIFICATES, error) from error
+    except (httpx.InvalidURL, ValueError, ImportError) as error:
+        raise _wrong_environment(_PROXIES, error) from error
+
+
+def _wrong_environment(names: tuple[str, ...], error: Exception) -> ValidationError:
+    given = [one for name in names for one in (name, name.lower()) if os.environ.get(one)]
+    named = ", ".join(given or names)
+    return ValidationError(
+        f"{named} in the environment cannot be used: {error}",
+        field=named,
+        suggested_action=f"Correct or unset {named}.",
+    )
 
 
 def _headers(key: str) -> dict[str, str]:

@@ -22,6 +22,12 @@ def use(api: BlockingApi | None) -> None:
 
     >>> fiscus.use(fiscus.Client("http://127.0.0.1:3472", key))
     """
+    if api is not None and not isinstance(api, BlockingApi):  # pyright: ignore[reportUnnecessaryIsInstance] - from untyped callers
+        raise ValidationError(
+            f"use takes a Client or a Fiscus, not {type(api).__name__}",
+            field="api",
+            suggested_action="Give fiscus.use a Client or a Fiscus, or None.",
+        )
     global _used  # noqa: PLW0603 - that there is one per process is what this is for
     _used = api
 

@@ -242,7 +242,7 @@ class Hold:
         with self._lock:
             if self._settled is not None:
                 return _again(self._settled, own)
-            if self._settling not in {None, own}:
+            if self._settling is not None and self._settling != own:
                 raise _another_amount(self._settling)
             self._require_currency(details)
             self._settling = own

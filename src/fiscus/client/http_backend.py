@@ -296,11 +296,12 @@ class HttpBackend:
         key: str | None = None,
         patience_seconds: float | None = None,
     ) -> T:
+        key = uuid7() if key is None else given_text(key, "idempotency_key")
         reply = await self.call(
             "POST",
             path,
             body=body,
-            headers={"Idempotency-Key": given_text(key or uuid7(), "idempotency_key")},
+            headers={"Idempotency-Key": key},
             patience_seconds=patience_seconds,
         )
         return answer_of(reply, kind)

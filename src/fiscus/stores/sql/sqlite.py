@@ -90,9 +90,12 @@ def make_folder(folder: Path, setting: str) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError for a name that no file can have
+        name, why = (
+            (folder, error.strerror) if isinstance(error, OSError) else (repr(str(folder)), error)
+        )
         raise ValidationError(
-            f"{folder} cannot be the folder of Fiscus's data: {error.strerror}",
+            f"{name} cannot be the folder of Fiscus's data: {why}",
             field=setting,
             suggested_action=f"Set {setting} to a folder that Fiscus's user may write to.",
         ) from error
