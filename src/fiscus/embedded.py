@@ -28,7 +28,7 @@ from fiscus.budgets.calls import (
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
 from fiscus.client.blocking import BlockingApi
-from fiscus.client.fields import given_text
+from fiscus.client.fields import given_id, given_text
 from fiscus.client.problems import closed
 from fiscus.clock import Clock
 from fiscus.costs.calls import (
@@ -418,7 +418,7 @@ class _EngineBackend:
         return engine.limiter
 
     def _tenant(self, named: str | None) -> str:
-        return self._default_tenant if named is None else given_text(named, "tenant")
+        return self._default_tenant if named is None else named
 
 
 def _key(key: str | None) -> str | None:
@@ -442,7 +442,7 @@ def _tenant_id(given: str) -> str:
 
 def _existing(what: str, given: str) -> str:
     """`given`, when it can be an id; else there is no such thing."""
-    text = given_text(given, f"{what}_id")
+    text = given_id(given, f"{what}_id")
     if not is_uuid(text):
         raise NotFound(
             f"No {what} {text[:64]!r} exists",

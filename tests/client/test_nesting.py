@@ -83,10 +83,12 @@ async def test_only_the_missing_part_is_held_besides_and_spent_first(bench: Benc
 
 
 async def test_what_a_nested_block_spends_more_than_all_its_holds_is_flagged(bench: Bench) -> None:
-    async with bench.api.reserve(**OPERATION, estimate="0.5"):
-        async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
-            extra = await inner.settle("0.9")
-            assert (extra.charged, extra.flags) == (D("0.4"), [CostFlag.EXCESS])
+    async with (
+        bench.api.reserve(**OPERATION, estimate="0.5"),
+        bench.api.reserve(**OPERATION, estimate="0.7") as inner,
+    ):
+        extra = await inner.settle("0.9")
+        assert (extra.charged, extra.flags) == (D("0.4"), [CostFlag.EXCESS])
     assert await bench.costs() == [D("0.5"), D("0.4")]
 
 
@@ -327,18 +329,22 @@ async def test_tasks_inside_a_block_draw_from_it(bench: Bench) -> None:
 
 
 async def test_of_two_settles_at_once_with_different_amounts_one_is_charged(bench: Bench) -> None:
-    async with bench.api.reserve(**OPERATION, estimate=1):
-        async with bench.api.reserve(**OPERATION, estimate="0.1") as inner:
-            answers = await asyncio.gather(
-                inner.settle("0.04"), inner.settle("0.05"), return_exceptions=True
-            )
+    async with (
+        bench.api.reserve(**OPERATION, estimate=1),
+        bench.api.reserve(**OPERATION, estimate="0.1") as inner,
+    ):
+        answers = await asyncio.gather(
+            inner.settle("0.04"), inner.settle("0.05"), return_exceptions=True
+        )
     assert [type(one).__name__ for one in answers] == ["Settlement", "Conflict"]
     assert await bench.costs() == [D("0.04")]
 
 
 async def test_two_settles_at_once_with_one_amount_are_charged_once(bench: Bench) -> None:
-    async with bench.api.reserve(**OPERATION, estimate="0.5"):
-        async with bench.api.reserve(**OPERATION, estimate="0.7") as inner:
-            first, second = await asyncio.gather(inner.settle("0.6"), inner.settle("0.6"))
+    async with (
+        bench.api.reserve(**OPERATION, estimate="0.5"),
+        bench.api.reserve(**OPERATION, estimate="0.7") as inner,
+    ):
+        first, second = await asyncio.gather(inner.settle("0.6"), inner.settle("0.6"))
     assert first == second
     assert await bench.costs() == [D("0.4"), D("0.2")]

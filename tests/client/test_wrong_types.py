@@ -273,3 +273,35 @@ def test_an_empty_idempotency_key_is_no_other_key(api: BlockingApi) -> None:
     with pytest.raises(ValidationError) as told:
         api.record_batch([{**OPERATION, "cost_amount": 1}], idempotency_key="")
     assert "idempotency" in told.value.message.lower()
+
+
+@pytest.mark.parametrize("tenant", ["", "a b", "x" * 200], ids=len)
+def test_a_tenant_that_is_no_id_is_told_by_every_call_that_takes_one(
+    api: BlockingApi, tenant: str
+) -> None:
+    for call in (
+        lambda: api.get_budget(ID, tenant=tenant),
+        lambda: api.update_budget(ID, tenant=tenant, budget_amount=1),
+        lambda: api.delete_budget(ID, tenant=tenant),
+        lambda: api.get_quota(ID, tenant=tenant),
+        lambda: api.release(ID, tenant=tenant),
+        lambda: api.extend(ID, 60, tenant=tenant),
+        lambda: api.settle(ID, 1, tenant=tenant),
+        lambda: api.release_consumption(ID, tenant=tenant),
+    ):
+        with pytest.raises(ValidationError) as told:
+            call()
+        assert told.value.field == "tenant"
+
+
+@pytest.mark.parametrize("given", ["", ".", ".."], ids=repr)
+def test_what_can_be_no_id_is_told(api: BlockingApi, given: str) -> None:
+    for call, field in [
+        (api.get_budget, "budget_id"),
+        (api.get_quota, "quota_id"),
+        (api.release, "reservation_id"),
+        (api.release_consumption, "consumption_id"),
+    ]:
+        with pytest.raises(ValidationError, match="is not an id") as told:
+            call(given)
+        assert told.value.field == field

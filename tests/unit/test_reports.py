@@ -197,6 +197,15 @@ def test_user_groups_go_by_the_user_and_scope_groups_by_the_winner() -> None:
     }
 
 
+def test_a_wrong_dimension_is_told_what_there_is_in_a_fixed_order() -> None:
+    with pytest.raises(ValidationError) as told:
+        report(group_by=["nope"])
+    assert told.value.suggested_action == (
+        "Use resource_type, service_name, region, scope, project, user, feature, "
+        "hour, day, week, month or tag:<key>."
+    )
+
+
 def test_names_of_filters_name_dimensions_too() -> None:
     found = report(group_by=["service", "project_id", "user_id"])
     assert found.group_by == ["service_name", "project", "user"]

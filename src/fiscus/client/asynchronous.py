@@ -45,6 +45,7 @@ from fiscus.client.fields import (
     TenantFields,
     UtilizationFields,
     request,
+    tenant_named,
 )
 from fiscus.client.requests import (
     change_budget,
@@ -142,14 +143,16 @@ class AsyncApi:
 
     async def release(self, reservation_id: str, *, tenant: str | None = None) -> ReservationView:
         """As `BlockingApi.release`."""
-        body = request(ReleaseRequest, {}, tenant or self._tenant)
+        body = request(ReleaseRequest, {}, tenant_named(tenant, self._tenant))
         return await self._backend.release(reservation_id, body)
 
     async def extend(
         self, reservation_id: str, ttl_seconds: int, *, tenant: str | None = None
     ) -> ReservationView:
         """As `BlockingApi.extend`."""
-        body = request(ExtendRequest, {"ttl_seconds": ttl_seconds}, tenant or self._tenant)
+        body = request(
+            ExtendRequest, {"ttl_seconds": ttl_seconds}, tenant_named(tenant, self._tenant)
+        )
         return await self._backend.extend(reservation_id, body)
 
     # -- rate limits
@@ -217,7 +220,9 @@ class AsyncApi:
         tenant: str | None = None,
     ) -> ConsumptionView:
         """As `BlockingApi.release_consumption`."""
-        body = request(ReleaseConsumptionRequest, {"amount": amount}, tenant or self._tenant)
+        body = request(
+            ReleaseConsumptionRequest, {"amount": amount}, tenant_named(tenant, self._tenant)
+        )
         return await self._backend.release_consumption(consumption_id, body, key=idempotency_key)
 
     async def allocate_quota(
@@ -236,7 +241,7 @@ class AsyncApi:
 
     async def get_quota(self, quota_id: str, *, tenant: str | None = None) -> QuotaView:
         """As `BlockingApi.get_quota`."""
-        return await self._backend.get_quota(tenant or self._tenant, quota_id)
+        return await self._backend.get_quota(tenant_named(tenant, self._tenant), quota_id)
 
     async def quotas(self, **wanted: Unpack[QuotaFilterFields]) -> Page[QuotaView]:
         """As `BlockingApi.quotas`."""
@@ -261,7 +266,7 @@ class AsyncApi:
     ) -> SettleAnswer:
         """As `BlockingApi.settle`."""
         given = {**details, "actual_cost": actual_cost}
-        body = request(SettleRequest, given, tenant or self._tenant)
+        body = request(SettleRequest, given, tenant_named(tenant, self._tenant))
         return await self._backend.settle(reservation_id, body)
 
     async def record(self, **cost: Unpack[RecordFields]) -> RecordAnswer:
@@ -296,7 +301,7 @@ class AsyncApi:
 
     async def get_budget(self, budget_id: str, *, tenant: str | None = None) -> BudgetView:
         """As `BlockingApi.get_budget`."""
-        return await self._backend.get_budget(tenant or self._tenant, budget_id)
+        return await self._backend.get_budget(tenant_named(tenant, self._tenant), budget_id)
 
     async def budgets(self, **wanted: Unpack[BudgetFilterFields]) -> Page[Budget]:
         """As `BlockingApi.budgets`."""
@@ -312,14 +317,20 @@ class AsyncApi:
     ) -> BudgetView:
         """As `BlockingApi.update_budget`."""
         return await change_budget(
-            self._backend, budget_id, changes, version=version, tenant=tenant or self._tenant
+            self._backend,
+            budget_id,
+            changes,
+            version=version,
+            tenant=tenant_named(tenant, self._tenant),
         )
 
     async def delete_budget(
         self, budget_id: str, *, force: bool = False, tenant: str | None = None
     ) -> None:
         """As `BlockingApi.delete_budget`."""
-        await self._backend.delete_budget(tenant or self._tenant, budget_id, force=force)
+        await self._backend.delete_budget(
+            tenant_named(tenant, self._tenant), budget_id, force=force
+        )
 
     async def utilization(self, budget_id: str, **wanted: Unpack[UtilizationFields]) -> Utilization:
         """As `BlockingApi.utilization`."""

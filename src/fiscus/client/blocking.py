@@ -45,6 +45,7 @@ from fiscus.client.fields import (
     TenantFields,
     UtilizationFields,
     request,
+    tenant_named,
 )
 from fiscus.client.requests import (
     change_budget,
@@ -162,7 +163,7 @@ class BlockingApi:
 
         >>> client.release(answer.reservation_id)
         """
-        body = request(ReleaseRequest, {}, tenant or self._tenant)
+        body = request(ReleaseRequest, {}, tenant_named(tenant, self._tenant))
         return run_blocking(self._backend.release(reservation_id, body))
 
     def extend(
@@ -172,7 +173,9 @@ class BlockingApi:
 
         >>> client.extend(answer.reservation_id, ttl_seconds=600)
         """
-        body = request(ExtendRequest, {"ttl_seconds": ttl_seconds}, tenant or self._tenant)
+        body = request(
+            ExtendRequest, {"ttl_seconds": ttl_seconds}, tenant_named(tenant, self._tenant)
+        )
         return run_blocking(self._backend.extend(reservation_id, body))
 
     # -- rate limits
@@ -285,7 +288,9 @@ class BlockingApi:
 
         >>> client.release_consumption(answer.consumption_id, "0.5")
         """
-        body = request(ReleaseConsumptionRequest, {"amount": amount}, tenant or self._tenant)
+        body = request(
+            ReleaseConsumptionRequest, {"amount": amount}, tenant_named(tenant, self._tenant)
+        )
         return run_blocking(
             self._backend.release_consumption(consumption_id, body, key=idempotency_key)
         )
@@ -331,7 +336,7 @@ class BlockingApi:
 
         >>> client.get_quota(quota.quota_id).remaining_amount
         """
-        return run_blocking(self._backend.get_quota(tenant or self._tenant, quota_id))
+        return run_blocking(self._backend.get_quota(tenant_named(tenant, self._tenant), quota_id))
 
     def quotas(self, **wanted: Unpack[QuotaFilterFields]) -> Page[QuotaView]:
         """A page of quotas, newest first.
@@ -364,7 +369,7 @@ class BlockingApi:
         >>> client.settle(answer.reservation_id, "0.0187", usage={"output_tokens": 164})
         """
         given = {**details, "actual_cost": actual_cost}
-        body = request(SettleRequest, given, tenant or self._tenant)
+        body = request(SettleRequest, given, tenant_named(tenant, self._tenant))
         return run_blocking(self._backend.settle(reservation_id, body))
 
     def record(self, **cost: Unpack[RecordFields]) -> RecordAnswer:
@@ -426,7 +431,7 @@ class BlockingApi:
 
         >>> client.get_budget(budget.budget_id).budget_amount
         """
-        return run_blocking(self._backend.get_budget(tenant or self._tenant, budget_id))
+        return run_blocking(self._backend.get_budget(tenant_named(tenant, self._tenant), budget_id))
 
     def budgets(self, **wanted: Unpack[BudgetFilterFields]) -> Page[Budget]:
         """A page of budgets, newest first.
@@ -451,7 +456,11 @@ class BlockingApi:
         """
         return run_blocking(
             change_budget(
-                self._backend, budget_id, changes, version=version, tenant=tenant or self._tenant
+                self._backend,
+                budget_id,
+                changes,
+                version=version,
+                tenant=tenant_named(tenant, self._tenant),
             )
         )
 
@@ -462,7 +471,9 @@ class BlockingApi:
 
         >>> client.delete_budget(budget.budget_id, force=True)
         """
-        run_blocking(self._backend.delete_budget(tenant or self._tenant, budget_id, force=force))
+        run_blocking(
+            self._backend.delete_budget(tenant_named(tenant, self._tenant), budget_id, force=force)
+        )
 
     def utilization(self, budget_id: str, **wanted: Unpack[UtilizationFields]) -> Utilization:
         """How far a budget is used: the current period first, then past ones.

@@ -19,6 +19,7 @@ from fiscus.errors import ValidationError
 from fiscus.money import parse_amount
 from fiscus.quotas.calls import Entity
 from fiscus.ratelimits.model import Overrides
+from fiscus.scopes import parse_id
 from fiscus.wire import as_json, convert, has_surrogates, surrogates_in
 
 T = TypeVar("T")
@@ -384,6 +385,22 @@ def given_text(value: object, field: str) -> str:
     if surrogates_in(value) is not None:
         raise has_surrogates(field)
     return value
+
+
+def given_id(value: object, field: str) -> str:
+    """As `given_text`, of what is looked up by it. An empty id, or one of dots alone, is none: in
+    the path of a URL it would name another resource."""
+    text = given_text(value, field)
+    if text in {"", ".", ".."}:
+        raise ValidationError(
+            f"{text!r} is not an id", field=field, suggested_action=f"Give the {field}."
+        )
+    return text
+
+
+def tenant_named(tenant: object, default: str | None) -> str | None:
+    """The tenant of a call that names one in an argument of its own, or the default."""
+    return default if tenant is None else parse_id(given_text(tenant, "tenant"), "tenant")
 
 
 def given_seconds(value: object, field: str) -> float:

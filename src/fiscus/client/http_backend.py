@@ -28,7 +28,7 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
-from fiscus.client.fields import given_seconds, given_text
+from fiscus.client.fields import given_id, given_seconds, given_text
 from fiscus.client.problems import error_of, not_an_answer, unreachable
 from fiscus.client.retries import (
     NOTHING_DONE_STATUSES,
@@ -388,17 +388,12 @@ def _tenant_path(tenant_id: str) -> str:
 
 
 def _segment(given: str, field: str) -> str:
-    """One segment of a path. An empty id, or one of dots alone, would name another resource."""
-    text = given_text(given, field)
-    if text in {"", ".", ".."}:
-        raise ValidationError(
-            f"{text!r} is not an id", field=field, suggested_action=f"Give the {field}."
-        )
-    return quote(text, safe="")
+    """One segment of a path."""
+    return quote(given_id(given, field), safe="")
 
 
 def _tenant(tenant_id: str | None) -> list[tuple[str, str]]:
-    return [] if tenant_id is None else [("tenant_id", given_text(tenant_id, "tenant"))]
+    return [] if tenant_id is None else [("tenant_id", tenant_id)]
 
 
 def _parameters(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -140,7 +140,7 @@ def _dimensions(request: ReportRequest) -> tuple[str, ...]:
             raise ValidationError(
                 f"group_by[{index}] is nothing that costs are grouped by",
                 field=f"group_by[{index}]",
-                suggested_action=f"Use {', '.join((*_COLUMNS, *_TIMES))} or tag:<key>.",
+                suggested_action=f"Use {', '.join((*_COLUMNS, *Granularity))} or tag:<key>.",
             )
         names.append(name)
     dimensions = tuple(dict.fromkeys(names))
