@@ -407,7 +407,8 @@ class _EngineBackend:
     def _limiter(self) -> Limiter:
         """The limiter, which only one process may count with unless counters are in Redis.
 
-        Raises `Conflict` at the first use when another process counts on the same data.
+        Raises `Conflict` at the first use when another `Fiscus`, in this or another process, counts on
+        the same data.
         """
         engine = self._engine
         with self._counting:

@@ -100,7 +100,7 @@ class Engine:
     def claim_counters(self) -> None:
         """Count rate limits in this process and no other, when they are counted in process.
 
-        Raises `Conflict` when another process on the same data counts them: each would admit the
+        Raises `Conflict` when another engine on the same data counts them: each would admit the
         whole limit.
         """
         if not self.counters.immediate:
@@ -110,7 +110,7 @@ class Engine:
             # one that was killed a moment ago may still seem to be there
             if waited >= _CLAIM_SECONDS:
                 raise Conflict(
-                    "Another process counts rate limits on this data",
+                    "Another Fiscus, in this or another process, counts rate limits on this data",
                     suggested_action="Set FISCUS_REDIS_URL for all of them, so that they count "
                     "together in Redis or Valkey.",
                 )

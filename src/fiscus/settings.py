@@ -15,9 +15,10 @@ NO_DISK_BYTES: Final = 50_000_000
 
 
 class Settings(BaseSettings):
-    """Settings of one process. Each is the environment variable `FISCUS_` and its name."""
+    """Settings of one process. Each is the environment variable `FISCUS_` and its name; an empty
+    one is none."""
 
-    model_config = SettingsConfigDict(env_prefix="FISCUS_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FISCUS_", env_ignore_empty=True, extra="ignore")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(3472, ge=1, le=65535, description="TCP port to listen on.")

@@ -143,7 +143,7 @@ def test_second_server_on_the_same_data_is_refused_without_redis(
         env["FISCUS_DATA_DIR"] = str(tmp_path / "data")
         done = run_fiscus("serve", "--port", str(free_port()), env=env)
     assert done.returncode == 1
-    assert "Another process counts rate limits" in done.stderr
+    assert "Another Fiscus, in this or another process, counts rate limits" in done.stderr
     assert "FISCUS_REDIS_URL" in done.stderr
 
 

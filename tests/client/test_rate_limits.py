@@ -204,6 +204,6 @@ def test_a_second_program_on_the_same_data_may_not_count_too(
     check: dict[str, Any] = {"resource_type": "llm", "user": "ada"}
     with Fiscus.open(data_dir=tmp_path) as one, Fiscus.open(data_dir=tmp_path) as other:
         assert one.check_rate_limit(**check).allowed
-        with pytest.raises(Conflict, match="Another process counts"):
+        with pytest.raises(Conflict, match="Another Fiscus, in this or another process, counts"):
             other.check_rate_limit(**check)
         assert other.check(resource_type="llm", estimated_cost=1).allowed

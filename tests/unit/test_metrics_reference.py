@@ -16,16 +16,20 @@ HEAD = """# Metrics
 `system_architect`. With several workers it shows the sums over all of them. Latencies have the
 buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `fiscus/http/metrics.py`.
 
+Of a histogram there are `_bucket`, `_sum` and `_count`.
+
 | metric | type | meaning |
 | --- | --- | --- |
 """
+_ENDINGS = {"counter": "_total"}
+"""What the parser takes from the names that are shown."""
 
 
 def reference() -> str:
     """The page as it should be."""
     families = text_string_to_metric_families(Metrics().render().decode())
     rows = sorted(
-        f"| `{one.name}` | {one.type} | {one.documentation} |\n"
+        f"| `{one.name}{_ENDINGS.get(one.type, '')}` | {one.type} | {one.documentation} |\n"
         for one in families
         if not one.name.endswith("_created")
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from fiscus.settings import Settings
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
@@ -11,7 +13,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 HEAD = """# Settings
 
 Each is an environment variable; in Python, `Fiscus.open` takes it by the name without `FISCUS_` in
-lower case. Made from `fiscus/settings.py`.
+lower case. An empty variable is as one that is not there. Made from `fiscus/settings.py`.
 
 | variable | default | meaning |
 | --- | --- | --- |
@@ -30,3 +32,11 @@ def reference() -> str:
 
 def test_the_reference_names_every_setting_with_its_default_and_meaning() -> None:
     assert REFERENCE.read_text() == reference(), "write reference() to docs/reference/settings.md"
+
+
+@pytest.mark.parametrize("name", ["database_url", "port", "ledger_apart", "jwt_secret", "data_dir"])
+def test_an_empty_variable_is_as_one_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"FISCUS_{name.upper()}", "")
+    assert getattr(Settings(), name) == Settings.model_fields[name].default
