@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fiscus.client.clients import AsyncClient, Client
     from fiscus.client.consuming import AsyncConsumption, Consumption
     from fiscus.client.default import quota, reserve, use
+    from fiscus.client.fields import OperationFields
     from fiscus.client.reserving import AsyncReservation, Reservation
     from fiscus.client.settlements import Settlement
     from fiscus.embedded import Fiscus
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
         ValidationError,
     )
 
+__version__: str
+"""The version that is installed."""
+
 __all__ = [
     "AsyncClient",
     "AsyncConsumption",
@@ -49,6 +53,7 @@ __all__ = [
     "IdempotencyConflict",
     "InternalError",
     "NotFound",
+    "OperationFields",
     "PayloadTooLarge",
     "QuotaExhausted",
     "RateLimitViolated",
@@ -58,6 +63,7 @@ __all__ = [
     "Settlement",
     "Unauthorized",
     "ValidationError",
+    "__version__",
     "quota",
     "reserve",
     "use",
@@ -70,6 +76,7 @@ _ELSEWHERE: Final = {
     "Client": "fiscus.client.clients",
     "Consumption": "fiscus.client.consuming",
     "Fiscus": "fiscus.embedded",
+    "OperationFields": "fiscus.client.fields",
     "Reservation": "fiscus.client.reserving",
     "Settlement": "fiscus.client.settlements",
     "quota": "fiscus.client.default",
@@ -82,7 +89,11 @@ _ELSEWHERE: Final = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_ELSEWHERE.get(name, "fiscus.errors")), name)
+    value: object
+    if name == "__version__":
+        value = import_module("importlib.metadata").version("fiscus")
+    else:
+        value = getattr(import_module(_ELSEWHERE.get(name, "fiscus.errors")), name)
     globals()[name] = value
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -166,6 +167,16 @@ class _EngineBackend:
         self._closed = False
         self._counting = threading.Lock()
         self._counts = False
+
+    def __del__(self) -> None:
+        # Not closed here: that waits for threads, and this may be one of them.
+        if not self._closed and os.getpid() == self._pid:
+            warnings.warn(
+                "unclosed Fiscus: call its close(), or use it in a with",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     # -- decisions and costs
 

@@ -64,6 +64,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
         printed = run_lines(lines, server, tmp_path)
     assert "error_code" not in printed
     assert printed.count('"allowed":true') == 1
+    assert all(one.startswith("{") for one in printed.splitlines())
     assert '"max_allowed_cost":0.4,' in printed
     assert '"charged":0.25' in printed
     assert '"total_cost":0.25' in printed
@@ -83,7 +84,7 @@ def test_the_curl_lines_reserve_settle_and_report(tmp_path: Path) -> None:
 def test_the_python_lines_run_without_a_server(tmp_path: Path) -> None:
     code = block("First use: Python", "from fiscus import")
     done = run_python(code, tmp_path)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (done.returncode, done.stdout) == (0, "0.0187 USD\n"), done.stderr
     assert (tmp_path / "fiscus-data" / "fiscus.db").exists()
 
 

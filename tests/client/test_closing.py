@@ -129,6 +129,13 @@ def test_every_call_of_a_closed_fiscus_says_that_it_is_closed(closed: Fiscus, na
     assert_closed(refused.value, "This Fiscus")
 
 
+def test_a_fiscus_that_is_forgotten_unclosed_warns_by_its_name(tmp_path: Path) -> None:
+    with pytest.warns(ResourceWarning, match=r"unclosed Fiscus: call its close\(\)"):
+        engine = Fiscus.open(data_dir=tmp_path)._backend._opened  # type: ignore[attr-defined]
+        gc.collect()
+    engine.close()
+
+
 def test_closing_inside_a_block_hides_no_error_of_the_program(
     server: RunningServer, tenant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from decimal import Decimal
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,6 +42,7 @@ def _calls(kind: type) -> dict[str, inspect.Signature]:
 def test_every_public_name_can_be_had_and_no_other() -> None:
     for name in fiscus.__all__:
         assert getattr(fiscus, name).__doc__
+    assert fiscus.__version__ == version("fiscus")
     assert set(fiscus.__all__) <= set(dir(fiscus))
     with pytest.raises(AttributeError, match="no attribute 'reservee'"):
         _ = fiscus.reservee

@@ -60,7 +60,9 @@ def demo(
         bool, typer.Option("--serve", help="Start a server here and keep it running.")
     ] = False,
     host: Annotated[str | None, typer.Option(help="With --serve: address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="With --serve: port to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="With --serve: port to listen on.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Load a synthetic tenant: 60 days of costs with seasons, growth and a few spikes."""

@@ -21,19 +21,24 @@ def serve(
         typer.Option(help="Address to listen on; default FISCUS_HOST, or 127.0.0.1."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="TCP port to listen on; default FISCUS_PORT, or 3472.")
+        int | None,
+        typer.Option(min=1, max=65535, help="TCP port to listen on; default FISCUS_PORT, or 3472."),
     ] = None,
     grpc_port: Annotated[
         int | None,
         typer.Option(
-            help="TCP port of Envoy's rate limit service; default FISCUS_GRPC_PORT, or none."
+            min=1,
+            max=65535,
+            help="TCP port of Envoy's rate limit service; default FISCUS_GRPC_PORT, or none.",
         ),
     ] = None,
     data_dir: DataDir = None,
     workers: Annotated[
         int,
         typer.Option(
-            min=1, max=256, help="Processes that share the port; PostgreSQL only above 1."
+            min=1,
+            max=256,
+            help="Processes that share the port; more than one need PostgreSQL and Redis.",
         ),
     ] = 1,
     with_worker: Annotated[
@@ -119,7 +124,12 @@ def show_address(
     out.print(facts(rows, title=f"Fiscus {version('fiscus')}"))
     if admin_key is not None:
         notes.print(
-            "[yellow]The admin key is shown this once and stored only as a hash: keep it.[/]\n"
-            "[dim]Lost it? `fiscus keys create --role platform_admin` makes another.[/]",
+            "[yellow]The admin key is shown this once and stored only as a hash: keep it.[/]",
             soft_wrap=True,
         )
+    else:
+        notes.print("[dim]The admin key was made or given before, and is not shown again.[/]")
+    notes.print(
+        "[dim]Lost it? `fiscus keys create --role platform_admin` makes another.[/]",
+        soft_wrap=True,
+    )

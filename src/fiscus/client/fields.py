@@ -50,12 +50,14 @@ class Who(TypedDict, total=False):
     feature_id: str | None
 
 
-class ReserveFields(Who, total=False):
-    """What `reserve` takes: the operation, its estimate, and for how long the money is held."""
+class OperationFields(Who, total=False):
+    """What `reserve` and `check` take besides the estimate, for a dict of it that is typed.
+
+    >>> operation: OperationFields = {"project": "search", "resource_type": "llm"}
+    >>> with client.reserve(**operation, estimate="0.02") as r: ...
+    """
 
     resource_type: Required[str]
-    estimate: AmountLike
-    estimated_cost: AmountLike
     currency: str | None
     allocated_to_type: ScopeName | None
     allocated_to_id: str | None
@@ -65,6 +67,13 @@ class ReserveFields(Who, total=False):
     ttl_seconds: int
     approval_id: str | None
     operation_context: Mapping[str, Any] | None
+
+
+class ReserveFields(OperationFields, total=False):
+    """What `reserve` takes: the operation and its estimate, by either of its names."""
+
+    estimate: AmountLike
+    estimated_cost: AmountLike
 
 
 class CheckFields(ReserveFields, total=False):
