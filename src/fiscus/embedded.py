@@ -90,7 +90,7 @@ from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.limits import effective_limit, still_hold
 from fiscus.ratelimits.model import PolicySpec
 from fiscus.scopes import parse_id
-from fiscus.settings import Settings
+from fiscus.settings import Settings, wrong_setting
 from fiscus.tenants import Tenant, TenantSpec
 from fiscus.wire import named_tenant
 from fiscus.wiring.engine import open_engine
@@ -150,10 +150,9 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**named)
     except pydantic.ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name, what = wrong_setting(error)
         raise ValidationError(
-            f"{name}: {first['msg']}", field=name, suggested_action=f"Correct {name}."
+            f"{name} {what}", field=name, suggested_action=f"Correct {name}."
         ) from None
 
 
@@ -418,8 +417,8 @@ class _EngineBackend:
     def _limiter(self) -> Limiter:
         """The limiter, which only one process may count with unless counters are in Redis.
 
-        Raises `Conflict` at the first use when another `Fiscus`, in this or another process, counts on
-        the same data.
+        Raises `Conflict` at the first use when another `Fiscus`, in this or another process, counts
+        on the same data.
         """
         engine = self._engine
         with self._counting:

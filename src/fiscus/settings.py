@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LOW_DISK_BYTES: Final = 1_000_000_000
 """With less free space in the data folder Fiscus warns."""
 NO_DISK_BYTES: Final = 50_000_000
 """With less, writes will soon fail."""
+
+
+def wrong_setting(error: ValidationError) -> tuple[str, str]:
+    """The name of a setting that is wrong, and what is wrong with it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = "_".join(str(part) for part in first["loc"])
+    what = first["msg"].replace("Input should be", "must be").replace("Input is", "is")
+    return name, what
 
 
 class Settings(BaseSettings):

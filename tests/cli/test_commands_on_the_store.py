@@ -77,6 +77,29 @@ def test_unknown_role_is_wrong_use_and_status_2(run: Run) -> None:
     assert "service" in done.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("keys", "create", ""), "name"),
+        (("keys", "create", "x" * 300), "name"),
+        (("serve", "--port", "99999"), "--port"),
+        (("serve", "--grpc-port", "0"), "--grpc-port"),
+        (("quotas", "allocate", "gpu", "1_0", "--scope", "project:a"), "allocated_amount"),
+        (("quotas", "allocate", "gpu", "1", "--burst", "NaN", "--scope", "project:a"), "burst"),
+        (("quotas", "list", "--url", "nope"), "--url"),
+    ],
+    ids=lambda one: " ".join(one)[:40] if isinstance(one, tuple) else one,
+)
+def test_an_argument_that_is_not_what_it_should_be_is_wrong_use(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    done = run(*arguments, FISCUS_KEY="k")
+    assert done.status == 2
+    assert named in done.err
+    assert "FISCUS_PORT is wrong" not in done.err
+    assert not (tmp_path / "data").exists()
+
+
 def test_bad_tenant_is_named(run: Run) -> None:
     run("migrate", "up")
     done = run("keys", "list", "--tenant", "a b")
@@ -108,7 +131,7 @@ def test_unknown_revision_is_one_line(run: Run) -> None:
 def test_wrong_setting_is_named(run: Run) -> None:
     done = run("keys", "list", FISCUS_PORT="many")
     assert done.status == 1
-    assert "FISCUS_PORT" in done.err
+    assert "the setting FISCUS_PORT is wrong: it must be a valid integer" in done.err
     assert "many" not in done.out
 
 

@@ -130,9 +130,10 @@ def test_every_call_of_a_closed_fiscus_says_that_it_is_closed(closed: Fiscus, na
 
 
 def test_a_fiscus_that_is_forgotten_unclosed_warns_by_its_name(tmp_path: Path) -> None:
+    opened = [Fiscus.open(data_dir=tmp_path)]
+    engine = opened[0]._backend._opened  # type: ignore[attr-defined]
     with pytest.warns(ResourceWarning, match=r"unclosed Fiscus: call its close\(\)"):
-        engine = Fiscus.open(data_dir=tmp_path)._backend._opened  # type: ignore[attr-defined]
-        gc.collect()
+        opened.clear()
     engine.close()
 
 

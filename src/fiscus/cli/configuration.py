@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from fiscus.cli.terminal import CommandError
-from fiscus.settings import Settings
+from fiscus.settings import Settings, wrong_setting
 
 DataDir = Annotated[
     Path | None,
@@ -28,10 +28,10 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        wrong, what = wrong_setting(error)
+        name = PREFIX + wrong.upper()
         raise CommandError(
-            f"the setting {name} is wrong: {first['msg']}",
+            f"the setting {name} is wrong: it {what}",
             suggested_action=f"correct {name}, or leave it out for its default.",
         ) from None
     except SettingsError as error:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Annotated
 
 import typer
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from rich.markup import escape
 
 from fiscus.access.model import ApiKey, ApiKeySpec, NewApiKey, Role, hash_key, made_key, new_key
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.terminal import JsonFlag, facts, new_table, notes, out, print_json
+from fiscus.cli.terminal import (
+    JsonFlag,
+    facts,
+    from_options,
+    new_table,
+    notes,
+    out,
+    print_json,
+    show_table,
+)
 from fiscus.engine import Engine
 from fiscus.paging import MAX_PAGE_SIZE, page_request
 from fiscus.priorities import Priority
 from fiscus.scopes import parse_id
-from fiscus.wire import convert
 
 app = typer.Typer(
     help="Make, list and revoke API keys, straight on the configured store.",
@@ -56,18 +63,19 @@ def create(
     as_json: JsonFlag = False,
 ) -> None:
     """Make an API key. It is shown this once."""
+    spec = from_options(
+        {
+            "name": name,
+            "roles": role or [Role.SERVICE],
+            "highest_priority": highest_priority,
+        },
+        ApiKeySpec,
+    )
     with _engine(data_dir, may_begin=True) as engine:
         now = engine.clock.now()
+        if expires_in_days is not None:
+            spec = replace(spec, expires_at=now + timedelta(expires_in_days))
         tenant_id = _tenant(engine, tenant)
-        spec = convert(
-            {
-                "name": name,
-                "roles": role or [Role.SERVICE],
-                "highest_priority": highest_priority,
-                "expires_at": None if expires_in_days is None else now + timedelta(expires_in_days),
-            },
-            ApiKeySpec,
-        )
         secret = new_key()
         made = engine.api_keys.create(
             made_key(secret, spec, tenant_id, by="command line", now=now), hash_key(secret)
@@ -118,7 +126,7 @@ def list_keys(tenant: Tenant = None, data_dir: DataDir = None, as_json: JsonFlag
         roles = ", ".join(key.roles)
         table.add_row(key.key_id, begins, name, roles, _when(key.created_at), state)
     if keys:
-        out.print(table)
+        show_table(table)
     else:
         notes.print(f"The tenant {tenant_id} has no keys. `fiscus keys create` makes one.")
 

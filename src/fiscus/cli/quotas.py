@@ -19,6 +19,8 @@ from fiscus.cli.terminal import (
     Key,
     Url,
     UsageError,
+    cannot_be_read,
+    from_options,
     notes,
     print_json,
 )
@@ -137,7 +139,7 @@ def allocate(
         resource, period, start, end, timezone, premium_rate, currency, tenant, auto_renew,
         renewal_amount,
     )  # fmt: skip
-    spec = convert(
+    spec = from_options(
         {
             **terms,
             "scope_type": kind,
@@ -201,7 +203,7 @@ def distribute(
         resource, period, start, end, timezone, premium_rate, currency, tenant, auto_renew,
         renewal_amount,
     )  # fmt: skip
-    wanted = convert(
+    wanted = from_options(
         {
             **terms,
             "total_amount": total,
@@ -302,9 +304,13 @@ def _entities(given: list[str], path: Path | None) -> list[Entity]:
         try:
             entities += decode(path.read_bytes(), list[Entity])
         except OSError as failure:
-            raise CommandError(f"{path} cannot be read: {failure.strerror}") from None
+            raise cannot_be_read(path, failure.strerror) from None
         except ValidationError as error:
-            raise CommandError(f"{path}: {error.message}") from None
+            raise CommandError(
+                f"{path}: {error.message}",
+                suggested_action='write a list such as [{"scope_type": "project", "scope_id": '
+                '"search"}].',
+            ) from None
     if not entities:
         raise UsageError(
             "nobody gets a part", suggested_action="add --to project:search or --entities FILE."
@@ -331,7 +337,10 @@ def _entity(given: str) -> Entity:
     try:
         return convert(values, Entity)
     except ValidationError as error:
-        raise UsageError(f"--to {given}: {error.message}") from None
+        raise UsageError(
+            f"--to {given}: {error.message}",
+            suggested_action="write --to project:search,tier=1 or --to user:ada,reserved=100.",
+        ) from None
 
 
 def _scope(given: str) -> tuple[ScopeType, str]:

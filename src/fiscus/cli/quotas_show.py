@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from fiscus.cli.simulate_chart import ASCII, BLOCKS, Marks
-from fiscus.cli.terminal import facts, new_table, notes, out
+from fiscus.cli.terminal import facts, new_table, notes, out, show_table
 from fiscus.money import ZERO, add, plain, subtract
 from fiscus.quotas.calls import DayTotal, DistributeAnswer, HistoryRow, QuotaHistory, QuotaView
 from fiscus.quotas.model import UsageKind
@@ -36,7 +36,7 @@ def show_quotas(quotas: Sequence[QuotaView]) -> None:
             _used(quota),
             "" if quota.remaining_amount is None else number(quota.remaining_amount),
         )
-    out.print(table)
+    show_table(table)
 
 
 def show_quota(quota: QuotaView) -> None:
@@ -72,7 +72,7 @@ def show_parts(answer: DistributeAnswer, resource_type: str) -> None:
         if identified:
             cells.append(part.quota_id or "(none: a part of 0)")
         table.add_row(escape(_scope_text(part.scope_type, part.scope_id)), *cells)
-    out.print(table)
+    show_table(table)
 
 
 def show_history(quota: QuotaView, found: QuotaHistory) -> None:

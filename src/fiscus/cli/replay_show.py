@@ -85,12 +85,12 @@ def show(result: Result) -> None:
 def _figures(result: Result) -> list[tuple[str, str]]:
     prices, tally, replayed = result.prices, result.tally, result.replayed
     requests = result.requests
-    minutes = (requests[-1].offset_seconds - requests[0].offset_seconds) / 60
+    minutes = round((requests[-1].offset_seconds - requests[0].offset_seconds) / 60)
     per_input, per_output = prices.price(MILLION, 0), prices.price(0, MILLION)
     rates = f"{per_input:.2f} USD per million tokens in, {per_output:.2f} out"
     share = tally.spent / replayed.amount
     rows = [
-        ("trace", f"{len(requests):,} requests of {minutes:,.0f} minutes"),
+        ("trace", f"{len(requests):,} requests of {minutes:,} minute{'' if minutes == 1 else 's'}"),
         ("prices", f"{prices.model} by {prices.provider}: {rates}"),
         ("tenant", replayed.tenant_id),
         ("admitted", f"[green]{tally.admitted:,}[/]"),

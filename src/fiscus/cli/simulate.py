@@ -76,7 +76,10 @@ def simulate(
         source.close()
         simulation.close()
     if not simulation.checks and not is_stopped:
-        raise CommandError(f"{source.name} holds no requests")
+        raise CommandError(
+            f"{source.name} holds no requests",
+            suggested_action="see that --trace is right.",
+        )
     if tally.checks:
         show(tally, source.name, zone_of(timezone))
     _note(simulation, requests)

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
-from fiscus.cli.terminal import CommandError
+from fiscus.cli.terminal import (
+    CommandError,
+    cannot_be_read,
+)
 
 MAX_LINE_BYTES: Final = 1 << 20
 
@@ -46,7 +49,7 @@ class Input:
             self.size_bytes = Path(path).stat().st_size
             self._file = Path(path).open("rb")  # noqa: SIM115 - `close` closes it
         except OSError as error:
-            raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
+            raise cannot_be_read(path, error.strerror or error) from None
 
     def position_bytes(self) -> int:
         """How much of `size_bytes` has been read."""

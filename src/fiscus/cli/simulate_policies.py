@@ -12,7 +12,10 @@ from typing import Any, Final, cast
 
 import yaml
 
-from fiscus.cli.terminal import CommandError
+from fiscus.cli.terminal import (
+    CommandError,
+    cannot_be_read,
+)
 from fiscus.clock import EPOCH
 from fiscus.errors import ValidationError
 from fiscus.ratelimits.definitions import define
@@ -22,6 +25,7 @@ from fiscus.scopes import EVERY, parse_id
 from fiscus.tenants import TenantSettings
 from fiscus.wire import convert
 
+_WHAT_POLICIES_ARE: Final = "write a list of bodies as POST /rate-limits takes them."
 MAX_FILE_BYTES: Final = 64 << 20
 MAX_TENANTS: Final = 10_000
 """Tenants whose policies are held at a time."""
@@ -103,7 +107,7 @@ def read_policies(path: Path, timezone: str) -> FilePolicies:
             raise _wrong(path, number, f"policy_id {policy_id} is another policy's", "Rename one.")
         specs[policy_id] = spec
     if not specs:
-        raise CommandError(f"{path} holds no policies")
+        raise CommandError(f"{path} holds no policies", suggested_action=_WHAT_POLICIES_ARE)
     return FilePolicies(specs, timezone)
 
 
@@ -116,7 +120,7 @@ def _bodies(path: Path) -> Iterator[dict[str, Any]]:
     if not isinstance(found, list):
         raise CommandError(
             f"{path} is no list of policies",
-            suggested_action="write a list of bodies as POST /rate-limits takes them.",
+            suggested_action=_WHAT_POLICIES_ARE,
         )
     for number, body in enumerate(cast("list[Any]", found), 1):
         if not isinstance(body, dict):
@@ -127,16 +131,21 @@ def _bodies(path: Path) -> Iterator[dict[str, Any]]:
 def _parsed(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise CommandError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+            raise CommandError(
+                f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB",
+                suggested_action="see that it is a file of policies, or simulate some at a time.",
+            )
         text = path.read_text("utf-8-sig")
         if path.suffix == ".json":
             return json.loads(text, parse_float=Decimal)
         return yaml.load(text, _ExactLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise cannot_be_read(path, error.strerror or error) from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise CommandError(f"{path} is not valid {kind}: {error}") from None
+        raise CommandError(
+            f"{path} is not valid {kind}: {error}", suggested_action="correct it there."
+        ) from None
 
 
 class _ExactLoader(yaml.SafeLoader):

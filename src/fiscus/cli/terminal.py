@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich import box
@@ -14,23 +14,15 @@ from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from fiscus.errors import FiscusError
+from fiscus.errors import FiscusError, ValidationError
 from fiscus.money import plain
-from fiscus.wire import encode
+from fiscus.wire import convert, encode
+
+T = TypeVar("T")
 
 out: Final = Console(highlight=False)
 notes: Final = Console(stderr=True, highlight=False)
 """Progress, warnings and errors, so that standard output stays what was asked for."""
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Answer JSON, for scripts.")]
-Url = Annotated[
-    str, typer.Option("--url", envvar="FISCUS_URL", help="Address of a running server.")
-]
-Key = Annotated[
-    str,
-    typer.Option("--key", envvar="FISCUS_KEY", help="An API key.", show_envvar=True),
-]
-DEFAULT_URL: Final = "http://127.0.0.1:3472"
 
 
 class CommandError(FiscusError):
@@ -39,6 +31,48 @@ class CommandError(FiscusError):
 
 class UsageError(CommandError):
     """An argument or an option is missing, or not what it should be: exit status 2."""
+
+
+def _server(url: str) -> str:
+    from fiscus.client.clients import checked_url
+
+    try:
+        return checked_url(url)
+    except ValidationError as error:
+        raise UsageError(
+            f"{url} is not the address of a server",
+            suggested_action=f"look at --url and FISCUS_URL. {error.suggested_action}",
+        ) from None
+
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Answer JSON, for scripts.")]
+Url = Annotated[
+    str,
+    typer.Option(
+        "--url", envvar="FISCUS_URL", callback=_server, help="Address of a running server."
+    ),
+]
+Key = Annotated[
+    str,
+    typer.Option("--key", envvar="FISCUS_KEY", help="An API key.", show_envvar=True),
+]
+_WIDEST: Final = 1000
+DEFAULT_URL: Final = "http://127.0.0.1:3472"
+
+
+def cannot_be_read(name: object, why: object) -> CommandError:
+    return CommandError(
+        f"{name} cannot be read: {why}",
+        suggested_action="see that it is there, is a whole file, and that you may read it.",
+    )
+
+
+def from_options(values: Mapping[str, Any], kind: type[T]) -> T:
+    """What options and arguments say; raises `UsageError` naming the wrong one."""
+    try:
+        return convert(values, kind)
+    except ValidationError as error:
+        raise UsageError(error.message, suggested_action=error.suggested_action) from None
 
 
 def show_error(message: str, suggestion: str | None = None) -> None:
@@ -68,6 +102,14 @@ def new_table(*columns: str, right: Sequence[str] = (), title: str | None = None
         else:
             table.add_column(column, overflow="fold")
     return table
+
+
+def show_table(table: Table) -> None:
+    """A table as wide as the terminal lets it be; where there is none, nothing is wrapped."""
+    if out.is_terminal:
+        out.print(table)
+    else:
+        Console(highlight=False, width=_WIDEST).print(table)
 
 
 def facts(rows: Sequence[tuple[str, str]], title: str | None = None) -> Table:

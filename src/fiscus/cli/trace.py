@@ -11,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
 
-from fiscus.cli.terminal import CommandError
+from fiscus.cli.terminal import CommandError, cannot_be_read
 
 COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _BEYOND: Final = "beyond the last column"
+_WHICH_TRACE: Final = "take AzureLLMInferenceTrace_conv.csv of Azure/AzurePublicDataset."
 
 
 class TraceRequest(NamedTuple):
@@ -34,9 +35,9 @@ def read_azure_llm(path: Path, limit: int | None = None) -> list[TraceRequest]:
         with _open(path) as file:
             requests = list(islice(_requests(file, path), limit))
     except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error}") from None
+        raise cannot_be_read(path, error) from None
     if not requests:
-        raise CommandError(f"{path} holds no requests")
+        raise CommandError(f"{path} holds no requests", suggested_action=_WHICH_TRACE)
     return requests
 
 
@@ -53,7 +54,9 @@ def _requests(file: BinaryIO, path: Path) -> Iterator[TraceRequest]:
             if min(tokens) < 0 or _BEYOND in row:
                 raise ValueError
         except (ValueError, TypeError):
-            raise CommandError(f"{path}, line {number}: not a request: {row}") from None
+            raise CommandError(
+                f"{path}, line {number}: not a request: {row}", suggested_action=_WHICH_TRACE
+            ) from None
         start = start or moment
         if (moment.tzinfo is None) != (start.tzinfo is None):
             raise CommandError(
@@ -71,8 +74,7 @@ def _rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if reader.fieldnames is None or any(name not in reader.fieldnames for name in COLUMNS):
             raise CommandError(
                 f"{path} is not an Azure LLM trace: its columns are not {', '.join(COLUMNS)}",
-                suggested_action="take AzureLLMInferenceTrace_conv.csv of "
-                "Azure/AzurePublicDataset.",
+                suggested_action=_WHICH_TRACE,
             )
         for row in reader:
             yield reader.line_num, row

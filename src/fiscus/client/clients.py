@@ -70,7 +70,7 @@ class AsyncClient(AsyncApi):
         max_retries: int = MAX_RETRIES,
         total_seconds: float = TOTAL_SECONDS,
     ) -> None:
-        base_url = _checked_url(url)
+        base_url = checked_url(url)
         policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
         http = _connections(httpx.AsyncClient, base_url, _headers(key))
         super().__init__(HttpBackend(base_url, AsyncTransport(http), policy), tenant)
@@ -78,13 +78,13 @@ class AsyncClient(AsyncApi):
 
 def blocking_backend(url: str, key: str, policy: RetryPolicy) -> HttpBackend:
     """One server, for calls that block. Raises `ValidationError` as `Client` does."""
-    base_url = _checked_url(url)
+    base_url = checked_url(url)
     headers = _headers(key)
     transport = BlockingTransport(lambda: _connections(httpx.Client, base_url, headers))
     return HttpBackend(base_url, transport, policy)
 
 
-def _checked_url(url: str) -> str:
+def checked_url(url: str) -> str:
     """The server's address, with or without the base path of the API."""
     try:
         parsed = httpx.URL(given_text(url, "url"))
