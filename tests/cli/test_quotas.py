@@ -150,7 +150,7 @@ def test_history_is_a_chart_and_rows(quotas: Quotas, server: FiscusProcess, tena
         (("allocate", "gpu", "10", "--scope", "search"), "names no scope", 2),
         (("allocate", "gpu", "10", "--scope", "team:search"), "no type of scope", 2),
         (("allocate", "gpu", "0", "--scope", "project:a"), "allocated_amount", 1),
-        (("allocate", "gpu", "lots", "--scope", "project:a"), "allocated_amount", 1),
+        (("allocate", "gpu", "lots", "--scope", "project:a"), "allocated_amount", 2),
         (("allocate", "gpu", "1", "--scope", "project:a", "--start", "soon"), "--start", 2),
         (("allocate", "gpu", "1", "--scope", "project:a", "--period", "custom"), "period_end", 1),
         (("distribute", "gpu", "1", "--yes"), "nobody gets a part", 2),

@@ -72,7 +72,8 @@ def from_options(values: Mapping[str, Any], kind: type[T]) -> T:
     try:
         return convert(values, kind)
     except ValidationError as error:
-        raise UsageError(error.message, suggested_action=error.suggested_action) from None
+        todo = (error.suggested_action or "Correct it.").replace(" and send it again", "")
+        raise UsageError(error.message, suggested_action=todo) from None
 
 
 def show_error(message: str, suggestion: str | None = None) -> None:

@@ -20,6 +20,7 @@ from fiscus.http.examples import ANSWERS, ERRORS, PATH_IDS, QUERIES, REQUESTS
 from fiscus.http.probes import ProbeAnswer
 from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
+from fiscus.ids import is_uuid
 from fiscus.money import MAX_TEXT, Amount
 from fiscus.nesting import FreeForm
 from fiscus.paths import BASE_PATH
@@ -348,12 +349,16 @@ def _who_may(action: Action) -> str:
     return "For " + ", ".join(roles) + " and platform_admin."
 
 
+_MADE: Final = " Put in one that you were answered: the example is of another server."
+
+
 def _path_parameter(name: str, note: str | None = None) -> Json:
+    is_made = is_uuid(PATH_IDS[name])  # by the server, and so another on each
     return {
         "name": name,
         "in": "path",
         "required": True,
-        "description": note or FIELDS[name],
+        "description": (note or FIELDS[name]) + (_MADE if is_made else ""),
         "schema": {"type": "string"},
         "example": PATH_IDS[name],
     }
