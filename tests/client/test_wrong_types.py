@@ -125,7 +125,7 @@ FREE = [
 ]
 
 
-@pytest.mark.parametrize(("value", "what"), FREE, ids=repr)
+@pytest.mark.parametrize(("value", "what"), FREE, ids=["object", "nan", "inf", "text", "name"])
 def test_what_json_cannot_say_in_a_free_object_is_told(
     api: BlockingApi, value: Any, what: str
 ) -> None:
