@@ -291,13 +291,14 @@ def test_a_replay_does_not_wait_for_ever(
 def test_a_replay_whose_call_fails_gives_back_what_is_held_and_audits(
     on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    replies = chain([None], repeat(Reply(403, b'{"message":"no longer"}', None)))
+    refused = Reply(403, problem(403, "FORBIDDEN").body, None)
+    replies = chain([None], repeat(refused))
     answer_instead(monkeypatch, kind, replies)
     done = on_server(
         *("replay", "azure-llm", str(trace), "--budget", "1", "--concurrency", "1", "--json")
     )
     assert done.status == 1
-    assert "no longer" in done.err
+    assert "said FORBIDDEN" in done.err
     result = done.json()
     assert (result["admitted"], result["released"]) == (1, int(kind == "/settle"))
     assert result["ok"] is True
