@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,6 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from fiscus.access.model import Role
+from fiscus.http import connections
 from fiscus.http.connections import connections_of
 from tests.http.app_client import API, open_app
 from tests.http.live_server import LiveServer, serving
@@ -206,6 +209,9 @@ class Pipe(asyncio.Transport):
             self._wrote.clear()
             await asyncio.wait_for(self._wrote.wait(), 30)
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def can_write_eof(self) -> bool:
         return False
 
@@ -319,6 +325,77 @@ async def test_who_does_not_finish_a_request_is_hung_up_on(data_dir: Path) -> No
         await asyncio.sleep(0)
         assert b" 200 OK" in pipe.written
         connection.connection_lost(None)
+
+
+# -- over sockets, where nothing may come for a moment only
+
+
+@pytest.fixture
+def impatient(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> LiveServer:
+    monkeypatch.setattr(connections, "SILENT_SECONDS", 0.2)
+    return server
+
+
+@pytest.mark.parametrize("path", ["/nope", f"{API}/budgets"])
+def test_who_was_answered_before_the_body_is_hung_up_on_without_it(
+    impatient: LiveServer, path: str
+) -> None:
+    with Wire(impatient) as wire:
+        wire.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+        assert wire.answer().status in {401, 404}
+        wire.send(b"x")
+        assert wire.is_closed()
+
+
+def reads_little(server: LiveServer) -> socket.socket:
+    """A connection on which few bytes wait for the client that it has not asked for."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(10)
+    client.connect(("127.0.0.1", server.port))
+    return client
+
+
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        DOCUMENT * 300,
+        DOCUMENT.replace(b"Host", b"Connection: close\r\nHost"),
+        DOCUMENT * 20 + b"no request\r\n\r\n",
+    ],
+    ids=["many", "closing", "refused"],
+)
+def test_who_takes_nothing_of_the_answers_is_hung_up_on(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, asked: bytes
+) -> None:
+    monkeypatch.setattr(connections, "SILENT_SECONDS", 0.2)
+    with (
+        serving(data_dir, send_buffer_bytes=4096) as server,
+        reads_little(server) as client,
+    ):
+        client.sendall(asked)
+        with pytest.raises(ConnectionError):  # noqa: PT012 - one of them comes late
+            for _ in range(200):
+                time.sleep(0.05)
+                client.sendall(b"x")
+
+
+def test_who_takes_the_answers_slowly_gets_them_all(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SILENT_SECONDS", 0.2)
+    with serving(data_dir, send_buffer_bytes=4096) as server, reads_little(server) as client:
+        client.sendall(DOCUMENT.replace(b"Host", b"Connection: close\r\nHost"))
+        read = b""
+        for _ in range(12):
+            time.sleep(0.1)
+            read += client.recv(8192)
+        while part := client.recv(65_536):
+            read += part
+    assert read.endswith(b"}")
 
 
 def test_a_stop_answers_the_decision_in_hand_and_closes(data_dir: Path) -> None:

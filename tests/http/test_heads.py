@@ -157,6 +157,26 @@ def test_a_decision_that_asks_for_another_protocol_needs_no_asgi(straight: LiveS
         assert wire.answer().json()["allowed"]
 
 
+@pytest.mark.parametrize(
+    ("next_request", "status"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"GET \0 HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nContent-Length: some\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\n" + b"a: b\r\n" * 101 + b"\r\n", 431),
+    ],
+)
+def test_what_follows_one_that_asks_for_another_protocol_is_refused_for_what_it_is(
+    server: LiveServer, next_request: bytes, status: int
+) -> None:
+    with Wire(server) as wire:
+        wire.send(wire.request("/rate-limits/check", LIMIT, *H2C) + next_request)
+        assert wire.answer().status == 200
+        code = "PAYLOAD_TOO_LARGE" if status == 431 else "VALIDATION_ERROR"
+        require_problem(wire.answer(), status, code)
+        assert wire.is_closed()
+
+
 def test_a_tunnel_is_refused(server: LiveServer) -> None:
     with Wire(server) as wire:
         wire.send(b"CONNECT fiscus.test:443 HTTP/1.1\r\nHost: fiscus.test\r\n\r\n")

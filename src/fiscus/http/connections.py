@@ -73,6 +73,10 @@ class DecisionProtocol(HttpToolsProtocol):
         self._heard_at = 0.0
         """When something came last of a request that is not whole."""
         self._silence_timer: asyncio.TimerHandle | None = None
+        self._taken_bytes: int | None = None
+        """How much the client had taken when its answers were last seen to wait for it."""
+        self._taken_at = 0.0
+        """When a look last found that it takes them, or that none waits."""
         self.url = b""
         self.headers = []
 
@@ -93,12 +97,15 @@ class DecisionProtocol(HttpToolsProtocol):
             return
         self._packet_bytes = len(data)
         self._unread_bytes += len(data)
+        rest: memoryview | None = None
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade(memoryview(data)[upgrade.args[0] :])
+            rest = memoryview(data)[upgrade.args[0] :]
         except HttpParserError as error:
             self._refuse(*why_unfit(error))
+        if rest is not None:  # here, so that errors in it have nothing else for their context
+            self._go_on_without_upgrade(rest)
         if self._unread_bytes > MAX_HEAD_BYTES and not self._refused:
             # a head, the trailers or the extension of a chunk, without end
             self._refuse(head_too_large(), 431)
@@ -299,23 +306,45 @@ class DecisionProtocol(HttpToolsProtocol):
         self._silence_timer = self.loop.call_later(seconds, self._look_whether_silent)
 
     def _look_whether_silent(self) -> None:
-        self._silence_timer = None
-        if self.transport.is_closing() or self._refused:
+        """Goes on to the end: what is closed waits until the client has taken its answers."""
+        if self._takes_nothing():
+            self.transport.abort()
             return
-        cycle: Any = self.cycle
-        begun = self._reading or cycle is None
-        may_pause = not begun or self.flow.read_paused
-        if begun and cycle is not None and not self._in_head and self._exchange is None:
-            may_pause = may_pause or cycle.response_started  # a stream is answered while it comes
         silent = self.loop.time() - self._heard_at
-        if may_pause:
-            self._look_again_in(SILENT_SECONDS)
+        next_look_seconds: float = SILENT_SECONDS
+        if self.transport.is_closing() or self._refused or self._may_pause():
+            pass
         elif silent < SILENT_SECONDS:
-            self._look_again_in(SILENT_SECONDS - silent)
+            next_look_seconds -= silent
         elif self._reading:
             self._refuse(gone_silent(SILENT_SECONDS), 408)
         else:
             self.transport.close()
+        self._look_again_in(next_look_seconds)
+
+    def _may_pause(self) -> bool:
+        cycle: Any = self.cycle
+        begun = self._reading or cycle is None
+        if not begun or self.flow.read_paused:
+            return True
+        if cycle is None or self._in_head or self._exchange is not None:
+            return False
+        # a stream is answered while it comes
+        return cycle.response_started and not cycle.response_complete
+
+    def _takes_nothing(self) -> bool:
+        """Whether answers wait for a client that has neither taken nor sent anything for long.
+
+        Who sends a stream may read its answer when it has sent all.
+        """
+        transport: Any = self.transport
+        waiting_bytes = transport.get_write_buffer_size()
+        taken_bytes = transport.written_bytes - waiting_bytes if waiting_bytes else None
+        now = self.loop.time()
+        if taken_bytes is None or taken_bytes != self._taken_bytes:
+            self._taken_bytes = taken_bytes
+            self._taken_at = now
+        return now - max(self._taken_at, self._heard_at) >= SILENT_SECONDS
 
     # -- hanging up on who asks nothing more
 

@@ -47,6 +47,8 @@ class _JoiningTransport:
     def __init__(self, transport: asyncio.Transport, turn: _Turn) -> None:
         self._transport = transport
         self._turn = turn
+        self.written_bytes = 0
+        """How much was handed on to the transport."""
         self._head: bytes | None = None
         self._body: bytes | None = None
 
@@ -61,6 +63,7 @@ class _JoiningTransport:
             self._head = data
             self._turn.add(self)
         else:
+            self.written_bytes += len(data)
             self._transport.write(data)
 
     def is_closing(self) -> bool:  # asked after each answer
@@ -81,7 +84,9 @@ class _JoiningTransport:
             return
         self._head = self._body = None
         if not self._transport.is_closing():
-            self._transport.write(head if body is None else head + body)
+            data = head if body is None else head + body
+            self.written_bytes += len(data)
+            self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
