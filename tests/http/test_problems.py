@@ -353,3 +353,18 @@ async def test_enforce_turns_a_denial_into_a_402(client: AppClient) -> None:
     throttled = client.make_key(Role.SERVICE)
     reply = await client.post("/budgets/check?enforce=maybe", check, key=throttled)
     problem_of(reply, 400, "VALIDATION_ERROR")
+
+
+async def test_an_enforced_batch_tells_what_its_other_checks_hold(client: AppClient) -> None:
+    await client.make_budget(budget_amount=3)
+    check = {"resource_type": "llm", "estimated_cost": 2, "project_id": "search"}
+    reply = await client.post("/budgets/check/batch?enforce=true", {"checks": [check, check]})
+    problem = problem_of(reply, 402, "BUDGET_EXCEEDED")
+    details = problem["details"]
+    assert set(details) == {"allowed", "results"}
+    assert details["allowed"] is False
+    held, denied = details["results"]
+    assert (held["allowed"], denied["allowed"]) == (True, False)
+    assert problem["message"] == denied["message"]
+    path = f"/budgets/reservations/{held['reservation_id']}/release"
+    assert (await client.post(path, {})).status_code == 200

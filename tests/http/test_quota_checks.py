@@ -85,6 +85,10 @@ async def test_an_enforced_denial_is_a_429_with_the_answer_in_it(client: AppClie
     assert reply.headers["Content-Type"] == "application/problem+json"
     batch = await client.post("/quotas/check/batch?enforce=true", {"checks": [USE, body]})
     assert (batch.status_code, batch.json()["error_code"]) == (429, "QUOTA_EXHAUSTED")
+    taken, denied = batch.json()["details"]["results"]
+    assert (taken["allowed"], denied["allowed"]) == (True, False)
+    path = f"/quotas/consumptions/{taken['consumption_id']}/release"
+    assert (await client.post(path)).status_code == 200
     wrong = await client.post("/quotas/check?enforce=maybe", USE)
     assert (wrong.status_code, wrong.json()["details"]["field"]) == (400, "enforce")
 

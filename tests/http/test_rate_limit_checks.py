@@ -97,6 +97,7 @@ async def test_batch_answers_each_in_order(client: AppClient) -> None:
     assert answer["allowed"] is False
     enforced = await client.post("/rate-limits/check/batch?enforce=true", body)
     assert enforced.status_code == 429
+    assert [one["allowed"] for one in enforced.json()["details"]["results"]] == [False] * 3
 
 
 async def test_batch_of_more_than_500_is_413(client: AppClient) -> None:

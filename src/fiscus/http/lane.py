@@ -323,10 +323,15 @@ def _as_id(decision: Decision, path_id: str) -> str:
 
 
 def _refusal(outcome: Any) -> Refused:
-    """The first denial as an error, for proxies that go by the status alone."""
+    """A denial as an error, for proxies that go by the status alone; its details are the answer.
+
+    A batch is refused as its first denial is; what its other checks hold and took is theirs still.
+    """
     if isinstance(outcome, CheckBatchAnswer | RateLimitBatchAnswer | QuotaCheckBatchAnswer):
         results: Sequence[CheckAnswer | RateLimitCheckAnswer | QuotaCheckAnswer] = outcome.results
-        outcome = next(one for one in results if not one.allowed)
+        error = _refusal(next(one for one in results if not one.allowed))
+        error.details = {"allowed": False, "results": results}
+        return error
     if isinstance(outcome, RateLimitCheckAnswer):
         return rate_limit_refusal(outcome)
     if isinstance(outcome, QuotaCheckAnswer):
