@@ -60,6 +60,7 @@ from fiscus.ledger.requests import (
     release_command,
     release_consumption_command,
     settle_command,
+    tenant_of_checks,
 )
 from fiscus.paging import Page
 from fiscus.priorities import Priority
@@ -92,7 +93,7 @@ from fiscus.ratelimits.model import PolicySpec
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings, wrong_setting
 from fiscus.tenants import Tenant, TenantSpec
-from fiscus.wire import named_tenant
+from fiscus.wire import tenant_of_items
 from fiscus.wiring.engine import open_engine
 
 T = TypeVar("T")
@@ -185,7 +186,7 @@ class _EngineBackend:
         return self._run(check_command(request, self._tenant(request.tenant_id), self._now()))
 
     async def check_batch(self, request: CheckBatchRequest, *, key: str | None) -> CheckBatchAnswer:
-        tenant_id = self._tenant(request.checks[0].tenant_id)
+        tenant_id = tenant_of_checks(request.checks, self._tenant)
         return self._run(check_batch_command(request, tenant_id, self._now(), _key(key)))
 
     async def settle(self, reservation_id: str, request: SettleRequest) -> SettleAnswer:
@@ -215,7 +216,8 @@ class _EngineBackend:
     async def record_batch(
         self, request: RecordBatchRequest, *, key: str | None
     ) -> RecordBatchAnswer:
-        tenant_id = self._tenant(request.tenant_id or named_tenant(request.records[0]))
+        named = request.tenant_id or tenant_of_items(request.records, self._default_tenant)
+        tenant_id = self._tenant(named)
         return self._run(record_batch_command(request, tenant_id, self._now(), _key(key)))
 
     async def check_rate_limit(
@@ -248,7 +250,7 @@ class _EngineBackend:
     async def check_quotas(
         self, request: QuotaCheckBatchRequest, *, key: str | None
     ) -> QuotaCheckBatchAnswer:
-        tenant_id = self._tenant(request.checks[0].tenant_id)
+        tenant_id = tenant_of_checks(request.checks, self._tenant)
         return self._run(quota_check_batch_command(request, tenant_id, self._now(), _key(key)))
 
     async def release_consumption(

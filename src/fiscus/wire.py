@@ -107,6 +107,27 @@ def item_error(error: FiscusError) -> ItemError:
     )
 
 
+class _Named(msgspec.Struct, frozen=True):
+    tenant_id: Id | None = None
+
+
+def tenant_of_items(items: Sequence[msgspec.Raw], own: str) -> str:
+    """The tenant of a batch whose items stand alone: the one that all of them name, or else `own`.
+
+    What cannot be read as an item names none, and is none's.
+    """
+    tenant_id = None
+    for item in items:
+        try:
+            named = decode(bytes(item), _Named).tenant_id
+        except ValidationError:
+            continue
+        if named is None or named == own or (tenant_id is not None and named != tenant_id):
+            return own
+        tenant_id = named
+    return own if tenant_id is None else tenant_id
+
+
 _PATH = re.compile(r"^(?P<what>.*?) - at (?:`key` in )?`\$(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
@@ -283,18 +304,6 @@ def _out_of_range(body: bytes | str, naming: msgspec.json.Decoder[Any]) -> Valid
     raise AssertionError("a number is out of range for one decoder alone")
 
 
-class _Named(msgspec.Struct, frozen=True):
-    tenant_id: str | None = None
-
-
-def named_tenant(item: msgspec.Raw) -> str | None:
-    """The tenant that an item of a batch names, before the item is checked."""
-    try:
-        return decode(bytes(item), _Named).tenant_id
-    except ValidationError:
-        return None
-
-
 def decode_stored(text: str) -> Any:
     """A free object out of a store; one of before there was a limit is cut at that."""
     return decode_any(cut_below(text.encode()))
@@ -428,10 +437,10 @@ __all__ = [
     "is_id",
     "is_label",
     "item_error",
-    "named_tenant",
     "not_a_label",
     "not_an_id",
     "pieces_around",
     "surrogates_in",
+    "tenant_of_items",
     "worked_out",
 ]

@@ -164,6 +164,43 @@ async def test_a_platform_admin_acts_for_the_tenant_it_names(client: AppClient) 
     assert (await client.get("/budgets")).json()["budgets"] == []
 
 
+async def test_an_item_that_names_no_tenant_is_the_credentials_own(client: AppClient) -> None:
+    """Wherever in a batch it stands, also where a platform_admin names another one before it."""
+    check = {"resource_type": "llm", "estimated_cost": 1}
+    use = {"resource_type": "gpu", "required_amount": 1}
+    for path, one in (("/budgets/check/batch", check), ("/quotas/check/batch", use)):
+        for checks in ([{**one, **OTHER}, one], [one, {**one, **OTHER}]):
+            reply = await client.post(path, {"checks": checks})
+            assert reply.status_code == 400, reply.text
+            assert reply.json()["details"] == {"field": "checks[1].tenant_id"}
+
+    record = {"resource_type": "llm", "cost_amount": 1}
+    for path, name, one in (
+        ("/cost-tracking/record/batch", "records", record),
+        ("/quotas/allocate/batch", "allocations", QUOTA),
+    ):
+        for key in (client.key, client.make_key(Role.TENANT_ADMIN, tenant_id="initech")):
+            for foreign in (0, 1):
+                items = [{**one, "resource_type": f"of {foreign}"} for _ in range(2)]
+                items[foreign] |= OTHER
+                reply = await client.post(path, {name: items}, key=key)
+                assert reply.status_code < 300, reply.text
+                errors = [item["error"] for item in reply.json()["results"]]
+                assert errors.pop(foreign)["error_code"] == "FORBIDDEN"
+                assert errors == [None]
+        # all of them name the same, as far as they can be read
+        answer = (await client.post(path, {name: [5, {**one, **OTHER}, {**one, **OTHER}]})).json()
+        assert answer["results"][1]["error"] is None
+    for path, params, count in (
+        ("/cost-tracking/records", {}, 2),
+        ("/cost-tracking/records", OTHER, 2),
+        ("/quotas", {}, 2),
+        ("/quotas", OTHER, 1),  # the second one overlaps
+    ):
+        page = (await client.get(path, params=params)).json()
+        assert page["pagination"]["total_count"] == count, (path, params)
+
+
 async def test_a_crossing_within_a_batch_is_logged_once_and_counted(
     client: AppClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -330,7 +330,10 @@ async def test_in_a_batch_each_allocation_stands_or_falls_alone(client: AppClien
 async def test_a_batch_for_another_tenant_is_a_403_and_of_101_a_413(client: AppClient) -> None:
     key = client.make_key(Role.TENANT_ADMIN)
     theirs = {**QUOTA, "tenant_id": "globex"}
-    for body in ({"allocations": [theirs, QUOTA]}, {"allocations": [QUOTA], "tenant_id": "globex"}):
+    for body in (
+        {"allocations": [theirs, theirs]},
+        {"allocations": [QUOTA], "tenant_id": "globex"},
+    ):
         reply = await client.post("/quotas/allocate/batch", body, key=key)
         assert (reply.status_code, reply.json()["details"]["field"]) == (403, "tenant_id")
     many = {"allocations": [{**QUOTA, "scope_id": f"p-{n}"} for n in range(101)]}

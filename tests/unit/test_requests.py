@@ -203,9 +203,15 @@ def test_batches_are_bounded_and_of_one_tenant() -> None:
     with pytest.raises(PayloadTooLarge):
         requests.record_batch_command(RecordBatchRequest(records=[raw] * 1001), "t", NOW)
     stranger = msgspec.structs.replace(one, tenant_id="other")
-    with pytest.raises(ValidationError) as caught:
-        requests.check_batch_command(CheckBatchRequest(checks=[one, stranger]), "t", NOW)
-    assert caught.value.field == "checks[1].tenant_id"
+
+    def tenant_for(named: str | None) -> str:
+        return named or "t"
+
+    assert requests.tenant_of_checks([stranger] * 2, tenant_for) == "other"
+    for checks in ([one, stranger], [stranger, one]):
+        with pytest.raises(ValidationError) as caught:
+            requests.tenant_of_checks(checks, tenant_for)
+        assert caught.value.field == "checks[1].tenant_id"
 
 
 def test_a_wrong_record_of_a_batch_is_an_error_in_its_place() -> None:

@@ -65,7 +65,10 @@ class RecordBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Up to 1000 records; each stands or falls alone."""
 
     records: Annotated[list[msgspec.Raw], Meta(min_length=1)]
-    tenant_id: Annotated[Id | None, Meta(description="Default: the credential's tenant.")] = None
+    tenant_id: Annotated[
+        Id | None,
+        Meta(description="Default: the one that all records name, or else the credential's."),
+    ] = None
 
 
 class ChargedLine(Struct, frozen=True, gc=False):

@@ -40,6 +40,7 @@ from fiscus.ledger.requests import (
     release_command,
     release_consumption_command,
     settle_command,
+    tenant_of_checks,
 )
 from fiscus.quotas.calls import (
     ConsumptionView,
@@ -55,7 +56,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
 )
-from fiscus.wire import named_tenant
+from fiscus.wire import tenant_of_items
 
 
 class Call(Struct, frozen=True):
@@ -113,15 +114,8 @@ def _check(call: Call) -> Command:
 
 
 def _check_batch(call: Call) -> Command:
-    tenant_id = _tenant_of_checks(call)
+    tenant_id = tenant_of_checks(call.body.checks, call.principal.tenant_for)
     return check_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
-
-
-def _tenant_of_checks(call: Call) -> str:
-    """The tenant of a batch; every tenant that is named in it has to be the caller's by right."""
-    named = dict.fromkeys([check.tenant_id for check in call.body.checks])
-    tenant_id, *_ = [call.principal.tenant_for(one) for one in named]
-    return tenant_id
 
 
 def _record(call: Call) -> Command:
@@ -130,8 +124,9 @@ def _record(call: Call) -> Command:
 
 
 def _record_batch(call: Call) -> Command:
-    named = call.body.tenant_id or named_tenant(call.body.records[0])
-    tenant_id = call.principal.tenant_for(named)
+    principal = call.principal
+    named = call.body.tenant_id or tenant_of_items(call.body.records, principal.tenant_id)
+    tenant_id = principal.tenant_for(named)
     return record_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
 
 
@@ -158,7 +153,7 @@ def _quota_check(call: Call) -> Command:
 
 
 def _quota_check_batch(call: Call) -> Command:
-    tenant_id = _tenant_of_checks(call)
+    tenant_id = tenant_of_checks(call.body.checks, call.principal.tenant_for)
     return quota_check_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
 
 

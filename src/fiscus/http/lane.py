@@ -330,7 +330,7 @@ def _refusal(outcome: Any) -> Refused:
     if isinstance(outcome, CheckBatchAnswer | RateLimitBatchAnswer | QuotaCheckBatchAnswer):
         results: Sequence[CheckAnswer | RateLimitCheckAnswer | QuotaCheckAnswer] = outcome.results
         error = _refusal(next(one for one in results if not one.allowed))
-        error.details = {"allowed": False, "results": results}
+        error.details = dict[str, object](allowed=False, results=results)
         return error
     if isinstance(outcome, RateLimitCheckAnswer):
         return rate_limit_refusal(outcome)

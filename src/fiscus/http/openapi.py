@@ -192,8 +192,8 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
                 "name": "enforce",
                 "in": "query",
                 "description": "`true`: a denial answers 402 or 429 instead of 200, for proxies "
-                "that go by the status alone. The answer is in `details`, of a batch the whole one: "
-                "its other checks hold or took what they were allowed.",
+                "that go by the status alone. The answer is in `details`, of a batch the whole "
+                "one: its other checks hold or took what they were allowed.",
                 "schema": {"type": "boolean", "default": False},
             }
         )

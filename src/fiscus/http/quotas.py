@@ -20,7 +20,7 @@ from fiscus.http.versions import etag, expected_version, refuse_if_match
 from fiscus.idempotency import KEEP_ALLOCATIONS
 from fiscus.paths import BASE_PATH
 from fiscus.queries import TenantQuery
-from fiscus.quotas.batches import allocate_each, batch_tenant
+from fiscus.quotas.batches import allocate_each
 from fiscus.quotas.calls import (
     AllocateBatchAnswer,
     AllocateBatchRequest,
@@ -38,6 +38,7 @@ from fiscus.quotas.queries import (
     ReplaceQuotaQuery,
 )
 from fiscus.quotas.views import view, views_with_use
+from fiscus.wire import tenant_of_items
 
 OF_QUOTA: Final = {"quota_id": "The id of the quota."}
 """What the id in a path is."""
@@ -56,7 +57,8 @@ async def allocate(call: Call[NoQuery, QuotaSpec]) -> Response:
 
 
 async def allocate_batch(call: Call[NoQuery, AllocateBatchRequest]) -> Response:
-    tenant_id = call.principal.tenant_for(batch_tenant(call.body))
+    named = call.body.tenant_id or tenant_of_items(call.body.allocations, call.principal.tenant_id)
+    tenant_id = call.principal.tenant_for(named)
     once = call.idempotency(tenant_id, "allocate_quota", keep=KEEP_ALLOCATIONS)
 
     def allocate_all(specs: Sequence[QuotaSpec]) -> list[Quota | FiscusError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, TypeVar
@@ -80,10 +80,29 @@ def check_command(
     )
 
 
+def tenant_of_checks(
+    checks: Sequence[CheckRequest | QuotaCheckRequest], tenant_for: Callable[[str | None], str]
+) -> str:
+    """The tenant of a batch of checks; `tenant_for` gives that of what a check names, or does not.
+
+    Raises `ValidationError` when they are of several, naming the first that is not as those before.
+    """
+    named = dict.fromkeys([check.tenant_id for check in checks])
+    tenant_id, *others = dict.fromkeys([tenant_for(one) for one in named])
+    if others:
+        index = [tenant_for(check.tenant_id) for check in checks].index(others[0])
+        raise ValidationError(
+            "All checks of a batch must be of one tenant",
+            field=f"checks[{index}].tenant_id",
+            suggested_action="Send one batch per tenant.",
+        )
+    return tenant_id
+
+
 def check_batch_command(
     request: CheckBatchRequest, tenant_id: str, now: datetime, key: str | None = None
 ) -> CheckBatch:
-    """Checks in one transaction; an invalid one rejects the batch, named by its place."""
+    """Checks of one tenant in one transaction; an invalid one, named by its place, rejects all."""
     if len(request.checks) > MAX_CHECKS:
         raise too_many("checks", len(request.checks), MAX_CHECKS)
     checks = [
@@ -262,7 +281,7 @@ def quota_check_command(
 def quota_check_batch_command(
     request: QuotaCheckBatchRequest, tenant_id: str, now: datetime, key: str | None = None
 ) -> ConsumeBatch:
-    """Quota checks in one transaction; an invalid one rejects the batch, named by its place."""
+    """Quota checks of one tenant in one transaction; an invalid one, named, rejects all."""
     if len(request.checks) > MAX_CHECKS:
         raise too_many("checks", len(request.checks), MAX_CHECKS)
     return ConsumeBatch(
@@ -313,12 +332,6 @@ def _item(
     now: datetime,
 ) -> _Made:
     """The command of one item of `checks`; errors name its place."""
-    if item.tenant_id is not None and item.tenant_id != tenant_id:
-        raise ValidationError(
-            "All checks of a batch must be of one tenant",
-            field=f"checks[{index}].tenant_id",
-            suggested_action="Send one batch per tenant.",
-        )
     try:
         return make(item, tenant_id, now)
     except ValidationError as error:

@@ -8,16 +8,9 @@ from typing import Final
 from fiscus.errors import FiscusError, Forbidden, too_many
 from fiscus.quotas.calls import AllocateBatchAnswer, AllocateBatchRequest, AllocateItem
 from fiscus.quotas.model import Quota, QuotaSpec
-from fiscus.wire import decode, item_error, named_tenant
+from fiscus.wire import decode, item_error
 
 MAX_ALLOCATIONS: Final = 100
-
-
-def batch_tenant(request: AllocateBatchRequest) -> str | None:
-    """The tenant that a batch is for: the one it names, or else the one its first item names."""
-    if request.tenant_id is not None:
-        return request.tenant_id
-    return named_tenant(request.allocations[0])
 
 
 def allocate_each(

@@ -137,7 +137,10 @@ class AllocateBatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Up to 100 allocations; each stands or falls alone."""
 
     allocations: Annotated[list[msgspec.Raw], Meta(min_length=1)]
-    tenant_id: Annotated[Id | None, Meta(description="For items that name none.")] = None
+    tenant_id: Annotated[
+        Id | None,
+        Meta(description="Default: the one that all items name, or else the credential's tenant."),
+    ] = None
 
 
 class AllocateItem(Struct, frozen=True, kw_only=True):
