@@ -54,16 +54,29 @@ def idempotency(
     """`key` for `operation`, with the hash of the canonical decoded body: what is asked, whether
     the body names its tenant and its key itself or leaves them to the credential and a header.
 
-    `body` is a request, or a list or tuple of what tells the request from others.
+    `body` is a request, or a list or tuple of what tells the request from others. Raises
+    `ValidationError` for a key that is none.
     """
-    if not 1 <= len(key) <= 256 or not key.isprintable():
+    require_key(key)
+    digest = hashlib.sha256(encode_canonical(_canonical(body, tenant_id))).hexdigest()
+    return Idempotency(IdempotencyKey(tenant_id, operation, key), digest, expires_at)
+
+
+def require_key(key: str) -> None:
+    """Raises `ValidationError` unless `key` is the same in a header and in a body: ASCII, with
+    spaces only between other characters."""
+    if (
+        not 1 <= len(key) <= 256
+        or not (key.isascii() and key.isprintable())
+        or key[0] == " "
+        or key[-1] == " "
+    ):
         raise ValidationError(
-            "The idempotency key must be 1 to 256 printable characters",
+            "The idempotency key must be 1 to 256 visible ASCII characters, with spaces only "
+            "between them",
             field="idempotency_key",
             suggested_action="Send a UUID, for instance.",
         )
-    digest = hashlib.sha256(encode_canonical(_canonical(body, tenant_id))).hexdigest()
-    return Idempotency(IdempotencyKey(tenant_id, operation, key), digest, expires_at)
 
 
 def if_keyed(

@@ -52,6 +52,11 @@ LooseId = Annotated[
 LooseLabel = Annotated[
     str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": NO_NUL})
 ]
+KEY_PATTERN: Final = r"^[!-~]([ -~]*[!-~])?\Z"
+LooseKey = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": KEY_PATTERN})
+]
+"""An idempotency key: `idempotency.require_key` sees the rest."""
 Currency = Annotated[
     str, msgspec.Meta(pattern=rf"^{CURRENCY}\Z", description="An ISO 4217 currency code.")
 ]
@@ -412,12 +417,14 @@ def not_json(error: Exception) -> ValidationError:
 
 
 __all__ = [
+    "KEY_PATTERN",
     "Currency",
     "Id",
     "IdOrEvery",
     "ItemError",
     "Label",
     "LooseId",
+    "LooseKey",
     "LooseLabel",
     "Name",
     "TagKey",

@@ -52,6 +52,18 @@ async def test_settling_again_with_another_amount_is_a_conflict(bench: Bench) ->
         await bench.api.settle(answer.reservation_id, 2)
 
 
+@pytest.mark.parametrize("key", ["", "caf\xe9", "\u043a\u043b\u044e\u0447", " a", "a\n"])
+async def test_an_idempotency_key_that_no_header_can_carry_is_refused(
+    bench: Bench, key: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        await bench.api.record(resource_type="llm", cost_amount=1, idempotency_key=key)
+    assert caught.value.field == "idempotency_key"
+    with pytest.raises(ValidationError) as caught:
+        await bench.api.check_batch([{**OPERATION, "estimate": 1}], idempotency_key=key)
+    assert caught.value.field == "idempotency_key"
+
+
 async def test_a_denied_check_is_an_answer_that_explains_itself(bench: Bench) -> None:
     await bench.budget(budget_amount="0.5")
     answer = await bench.api.check(**OPERATION, estimate=1)

@@ -151,6 +151,7 @@ async def test_numbers_that_are_no_amounts_are_a_400(client: AppClient, literal:
         {"X-Idempotency-Key": "a", "Idempotency-Key": "b"},
         {"X-Idempotency-Key": "a" * 257},
         {"X-Idempotency-Key": b"\xff\x01"},
+        {"X-Idempotency-Key": "caf\xe9".encode()},
     ],
 )
 @pytest.mark.parametrize(

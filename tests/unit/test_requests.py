@@ -167,6 +167,14 @@ def test_the_key_in_the_header_and_in_the_body_are_one() -> None:
     assert check().idempotency is None
 
 
+def test_a_key_is_visible_ascii_with_spaces_between() -> None:
+    for key in ("a", "a b", "~!", "k" * 256):
+        assert check(key).idempotency is not None
+    for key in ("", "k" * 257, " a", "a ", "caf\xe9", "a\tb", "a\0"):
+        assert refused_field(check, key=key) == "idempotency_key"
+        assert refused_field(record, idempotency_key=key) == "idempotency_key"
+
+
 def test_a_key_is_kept_for_its_window() -> None:
     def window(command: Any) -> timedelta:
         return command.idempotency.expires_at - NOW

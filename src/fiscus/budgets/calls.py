@@ -22,7 +22,7 @@ from fiscus.money import Amount
 from fiscus.nesting import FreeForm
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label, LooseId, LooseLabel, Tags
+from fiscus.wire import Currency, Id, Label, LooseId, LooseKey, LooseLabel, Tags
 
 Ttl = Annotated[
     int, Meta(ge=1, le=86_400, description="How long the money is held, in seconds; 1 to 86400.")
@@ -62,7 +62,7 @@ class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Meta(description="Free context, at most 32 levels deep; accepted, but not kept."),
     ] = None
     idempotency_key: Annotated[
-        Label | None, Meta(description="As the header, for one item of a batch.")
+        LooseKey | None, Meta(description="As the header, for one item of a batch.")
     ] = None
 
 

@@ -49,6 +49,7 @@ from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.health import HealthAnswer
+from fiscus.idempotency import require_key
 from fiscus.ids import uuid7
 from fiscus.paging import Page
 from fiscus.paths import BASE_PATH
@@ -297,6 +298,7 @@ class HttpBackend:
         patience_seconds: float | None = None,
     ) -> T:
         key = uuid7() if key is None else given_text(key, "idempotency_key")
+        require_key(key)
         reply = await self.call(
             "POST",
             path,

@@ -14,7 +14,7 @@ from fiscus.money import Amount
 from fiscus.nesting import FreeForm
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseLabel, Tags
+from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseKey, LooseLabel, Tags
 
 
 class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -57,7 +57,7 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Id | None, Meta(description="Your name of the operation: again is the same record.")
     ] = None
     idempotency_key: Annotated[
-        Label | None, Meta(description="As the header, for one record of a batch.")
+        LooseKey | None, Meta(description="As the header, for one record of a batch.")
     ] = None
 
 

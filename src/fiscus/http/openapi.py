@@ -26,7 +26,7 @@ from fiscus.nesting import FreeForm
 from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF, Problem
 from fiscus.quotas.model import QuotaSpec
-from fiscus.wire import ItemError
+from fiscus.wire import KEY_PATTERN, ItemError
 
 Json = dict[str, Any]
 
@@ -331,7 +331,12 @@ _IDEMPOTENCY_KEY: Final[Json] = {
     "in": "header",
     "description": "Makes it safe to send the request again: the same key and body get the same "
     "answer, another body 409. `Idempotency-Key` is taken too.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 256,
+        "pattern": KEY_PATTERN.replace(r"\Z", "$"),
+    },
 }
 _IF_MATCH: Final[Json] = {
     "name": "If-Match",

@@ -22,7 +22,7 @@ from fiscus.quotas.model import (
     UsageKind,
 )
 from fiscus.scopes import ScopeType
-from fiscus.wire import NO_NUL, Id, ItemError, Label, LooseId, LooseLabel
+from fiscus.wire import NO_NUL, Id, ItemError, LooseId, LooseKey, LooseLabel
 
 
 class QuotaCheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -37,7 +37,7 @@ class QuotaCheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     feature_id: LooseId | None = None
     operation_id: Annotated[Id | None, Meta(description="Your own name of the operation.")] = None
     idempotency_key: Annotated[
-        Label | None, Meta(description="As the header, for one item of a batch.")
+        LooseKey | None, Meta(description="As the header, for one item of a batch.")
     ] = None
 
 
