@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -171,3 +172,39 @@ async def test_a_provider_that_hangs_holds_up_no_api_key(
     provider.answers.set()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(one, ServiceUnavailable) for one in answers)
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"alg": ["RS256"]},
+        {"kty": []},
+        {"n": 5},
+        {"key_ops": 5},
+        {"deep": json.loads("[" * 500 + "]" * 500)},
+    ],
+)
+def test_a_key_that_is_none_leaves_the_others_good(
+    provider: Provider, unfit: dict[str, Any]
+) -> None:
+    key = new_key()
+    provider.keys = [published(new_key(), "other") | unfit, published(key, "a")]
+    verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
+    assert verifier.verify(signed(key, "a"), NOON).principal.subject == "u-17"
+
+
+@pytest.mark.parametrize(
+    ("bits", "said"),
+    [(1024, {}), (2048, {"use": "enc"}), (2048, {"key_ops": ["encrypt"]})],
+)
+def test_a_key_that_is_weak_or_for_something_else_verifies_nothing(
+    provider: Provider, bits: int, said: dict[str, Any]
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    provider.keys = [published(key, "a") | said, published(new_key(), "b")]
+    verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the weak key signs here
+        token = signed(key, "a")
+    with pytest.raises(Unauthorized, match="does not publish"):
+        verifier.verify(token, NOON)

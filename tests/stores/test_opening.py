@@ -107,10 +107,11 @@ def test_a_given_admin_key_that_was_revoked_stays_revoked(
     assert engine.api_keys.find(hash_key(given)) == revoked
 
 
-def test_a_given_admin_key_must_not_be_guessable(
-    open_on: Callable[..., Engine], database_url: str
+@pytest.mark.parametrize("given", ["short", "like.a-token-of-three.parts-that-is-none"])
+def test_a_given_admin_key_must_not_be_guessable_nor_look_like_a_token(
+    open_on: Callable[..., Engine], database_url: str, given: str
 ) -> None:
-    engine = open_on(database_url, bootstrap_admin_key="short")
+    engine = open_on(database_url, bootstrap_admin_key=given)
     with pytest.raises(ValidationError) as caught:
         ensure_admin_key(engine)
     assert caught.value.field == "FISCUS_BOOTSTRAP_ADMIN_KEY"

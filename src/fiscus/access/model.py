@@ -185,6 +185,11 @@ def new_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
+def is_token(credential: str) -> bool:
+    """Whether a credential is read as a JSON Web Token; else it is an API key."""
+    return credential.count(".") == 2 and not credential.startswith(KEY_PREFIX)
+
+
 def hash_key(key: str) -> str:
     """SHA-256: the key has 256 random bits, so a slow hash would add nothing."""
     return hashlib.sha256(key.encode()).hexdigest()
@@ -228,12 +233,19 @@ def check_grantable(principal: Principal, roles: list[Role]) -> None:
 
 
 def check_given_key(key: str, setting: str) -> str:
-    """A key given in the configuration must not be guessable."""
+    """A key given in the configuration must not be guessable, nor be taken for a token."""
     if len(key) < MIN_KEY_LENGTH:
         raise ValidationError(
             f"{setting} is shorter than {MIN_KEY_LENGTH} characters",
             field=setting,
             suggested_action="Use a long random value, such as `openssl rand -hex 32` prints.",
+        )
+    if is_token(key):
+        raise ValidationError(
+            f"{setting} has two dots, and would be taken for a JSON Web Token",
+            field=setting,
+            suggested_action=f"Begin it with {KEY_PREFIX}, or use a value without dots, such as "
+            "`openssl rand -hex 32` prints.",
         )
     return key
 
@@ -252,6 +264,7 @@ __all__ = [
     "check_grantable",
     "hash_key",
     "hint_of",
+    "is_token",
     "made_key",
     "new_key",
 ]

@@ -22,7 +22,7 @@ from fiscus.access.keys import (
     is_good,
     known_key,
 )
-from fiscus.access.model import KEY_PREFIX, Principal, hash_key
+from fiscus.access.model import Principal, hash_key, is_token
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
@@ -129,7 +129,7 @@ class Authenticator:
         if self._threads is None:
             self._threads = _Threads(anyio.CapacityLimiter(4), anyio.CapacityLimiter(4))
         revocations = self._revocations
-        if _is_token(credential):
+        if is_token(credential):
             check, threads = self._verify, self._threads.for_tokens
         else:
             check, threads = self._find, self._threads.for_keys
@@ -208,10 +208,6 @@ def _credential(headers: Mapping[bytes, bytes]) -> str:
         return key.decode("ascii")
     except UnicodeDecodeError:
         raise refused("The credential is not valid") from None
-
-
-def _is_token(credential: str) -> bool:
-    return credential.count(".") == 2 and not credential.startswith(KEY_PREFIX)
 
 
 __all__ = ["Authenticator"]

@@ -10,9 +10,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from msgspec import Struct
 
 from fiscus.errors import ServiceUnavailable, Unauthorized, ValidationError
 from fiscus.logs import get_logger
+from fiscus.wire import decode
 
 KEEP_SECONDS: Final = 600.0
 LEAST_PAUSE_SECONDS: Final = 30.0
@@ -22,6 +25,7 @@ TIMEOUT_SECONDS: Final = 5.0
 FAILED_SECONDS: Final = 1.0
 """For so long after a fetch that failed, everybody is told so: those who waited for it too."""
 MAX_BYTES: Final = 1_000_000
+MIN_RSA_BITS: Final = 2048
 
 log = get_logger(__name__)
 
@@ -80,12 +84,37 @@ class Jwks:
                         raise ValueError("the answer is too large")
                     if monotonic() - begins > TIMEOUT_SECONDS:
                         raise ValueError("the answer takes too long")
-            self._keys = jwt.PyJWKSet.from_json(body.decode()).keys
-        except (httpx.HTTPError, jwt.PyJWTError, ValueError, AttributeError) as error:
+            self._keys = _keys_of(body)
+        except (httpx.HTTPError, ValueError, ValidationError) as error:
             log.warning("jwks_not_fetched", url=self._url, reason=str(error))
             self._failed_at = monotonic()
             if self._keys is None:
                 raise _unreachable() from None
+
+
+class _Set(Struct, frozen=True):
+    keys: list[Any]
+
+
+def _keys_of(body: bytes) -> list[jwt.PyJWK]:
+    """The keys of a set that are fit to verify tokens; others are left out.
+
+    Raises `ValueError` when there is none, and `ValidationError` for what is no set.
+    """
+    fit = [key for key in map(_fit_key, decode(body, _Set).keys) if key is not None]
+    if not fit:
+        raise ValueError("the answer has no key that is fit to verify tokens")
+    return fit
+
+
+def _fit_key(given: Any) -> jwt.PyJWK | None:
+    try:
+        key = jwt.PyJWK(given)
+        for_this = given.get("use", "sig") == "sig" and "verify" in given.get("key_ops", ["verify"])
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+        return None
+    is_weak = isinstance(key.key, RSAPublicKey) and key.key.key_size < MIN_RSA_BITS
+    return key if for_this and not is_weak else None
 
 
 def _unreachable() -> ServiceUnavailable:
@@ -115,4 +144,4 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-__all__ = ["Jwks"]
+__all__ = ["MIN_RSA_BITS", "Jwks"]

@@ -22,13 +22,12 @@ from msgspec import Meta, Struct
 
 from fiscus.access.model import Principal, Role
 from fiscus.errors import Unauthorized, ValidationError
-from fiscus.http.jwks import Jwks
+from fiscus.http.jwks import MIN_RSA_BITS, Jwks
 from fiscus.priorities import Priority
 from fiscus.settings import Settings
 from fiscus.wire import NO_NUL, Id, worked_out
 
 MIN_SECRET_BYTES: Final = 32
-MIN_RSA_BITS: Final = 2048
 MAX_TOKEN_BYTES: Final = 8192
 NOT_BEFORE_LEEWAY: Final = timedelta(seconds=30)
 """How far the issuer's clock may be ahead of ours."""
@@ -109,7 +108,7 @@ class TokenVerifier:
         algorithm = header.get("alg")
         if algorithm == "HS256" and self._secret is not None:
             return "HS256", self._secret
-        if algorithm in {"RS256", "ES256", "EdDSA"}:
+        if algorithm in ("RS256", "ES256", "EdDSA"):  # it may be anything, also unhashable
             if self._public_key is not None and self._public_key[0] == algorithm:
                 return self._public_key
             if self._jwks is not None:
