@@ -186,6 +186,72 @@ def test_a_tunnel_is_refused(server: LiveServer) -> None:
     assert get(server, "/budgets/reservations")["reservations"] == []
 
 
+# -- fields that may be sent once
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("X-API-Key: other", 401),
+        ("x-idempotency-key: b", 400),
+        ("Content-Encoding: identity", 400),
+    ],
+)
+@pytest.mark.parametrize("path", ["/budgets/check", "/api-keys", "/cost-tracking/record/stream"])
+def test_a_field_that_decides_is_sent_once(
+    server: LiveServer, path: str, line: str, status: int
+) -> None:
+    lines = ["X-Idempotency-Key: a", "Content-Encoding: identity", line]
+    with Wire(server) as wire:
+        wire.send(wire.request(path, CHECK, *lines))
+        answer = wire.answer()
+        assert answer.status == status
+        problem = answer.json()
+        assert "twice" in problem["message"] or problem["message"] == "Two credentials were sent"
+        assert problem["correlation_id"] == answer.headers["x-correlation-id"]
+
+
+@pytest.mark.parametrize("more", ["Authorization: Bearer b", "Idempotency-Key: b"])
+def test_the_other_names_of_those_fields_are_sent_once_too(server: LiveServer, more: str) -> None:
+    for path in ("/budgets/check", "/api-keys"):
+        with Wire(server) as wire:
+            wire.send(wire.request(path, CHECK, more, more))
+            assert wire.answer().status in {400, 401}
+
+
+def test_other_fields_may_be_sent_twice(server: LiveServer) -> None:
+    with Wire(server) as wire:
+        wire.send(wire.request("/budgets/check", CHECK, "Via: 1.1 a", "Via: 1.1 b"))
+        assert wire.answer().status == 200
+
+
+# -- bodies as they are
+
+
+@pytest.mark.parametrize("path", ["/budgets/check", "/budgets", "/cost-tracking/record/stream"])
+@pytest.mark.parametrize("line", ["Content-Encoding: gzip", "Transfer-Encoding: gzip, chunked"])
+def test_a_compressed_body_is_refused(server: LiveServer, path: str, line: str) -> None:
+    is_chunked = "chunked" in line
+    with Wire(server) as wire:
+        body = json.dumps(CHECK).encode()
+        wire.send(wire.request(path, chunked(body) if is_chunked else body, line))
+        answer = wire.answer()
+        assert answer.status == 400
+        assert answer.json()["details"] == {"field": line.partition(":")[0]}
+
+
+@pytest.mark.parametrize("path", ["/budgets/check", "/budgets"])
+def test_a_length_may_begin_with_any_zeros(server: LiveServer, path: str) -> None:
+    body = json.dumps({**CHECK, "budget_name": ""}).encode()
+    with Wire(server) as wire:
+        request = wire.request(path, body)
+        zeros = b"Content-Length: " + b"0" * 5000
+        wire.send(request.replace(b"Content-Length: ", zeros))
+        assert wire.answer().status == 400
+        wire.send(wire.request("/budgets/check", CHECK))
+        assert wire.answer().status == 200
+
+
 # -- heads that are too large
 
 

@@ -239,3 +239,13 @@ async def test_a_crossing_is_logged_with_its_correlation_id_and_counted(
     assert {line["correlation_id"] for line in found} == {"trace-17"}
     assert {line["tenant_id"] for line in found} == {"acme"}
     assert 'fiscus_access_denied_total{reason="tenant"} 2.0' in client.metrics.render().decode()
+
+
+async def test_what_a_platform_admin_makes_for_another_tenant_is_where_it_says(
+    client: AppClient,
+) -> None:
+    for path, body in (("/budgets", BUDGET), ("/rate-limits", POLICY), ("/quotas", QUOTA)):
+        made = await client.post(path, {**body, **OTHER})
+        assert made.status_code == 201, made.text
+        found = await client.send("GET", made.headers["Location"])
+        assert (found.status_code, found.json()["tenant_id"]) == (200, "globex")

@@ -19,17 +19,15 @@ async def read_body(
     receive: Callable[[], Awaitable[Any]],
     max_bytes: int,
 ) -> bytes:
-    """The whole body. Raises `PayloadTooLarge` beyond `max_bytes`, before reading it when the
-    request says its length, and `ClientGone`."""
-    declared = headers.get(b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+    """The whole body.
+
+    Raises `PayloadTooLarge` beyond `max_bytes`, before reading it when the request says its length,
+    `ValidationError` when it is compressed, and `ClientGone`.
+    """
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and length_of(declared) > max_bytes:
         raise _too_large(max_bytes)
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise ValidationError(
-            "Compressed bodies are not taken",
-            field="Content-Encoding",
-            suggested_action="Send the body as it is, without Content-Encoding.",
-        )
+    require_plain(headers)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
@@ -51,6 +49,23 @@ async def read_body(
         message = await receive()
 
 
+def length_of(digits: bytes) -> int:
+    """A `Content-Length`; the zeros that it may begin with can be more than `int` reads."""
+    return int(digits.lstrip(b"0") or b"0")
+
+
+def require_plain(headers: Mapping[bytes, bytes]) -> None:
+    """Raises `ValidationError` for a body that is compressed."""
+    for name, plain in ((b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked")):
+        if headers.get(name, plain).lower() != plain:
+            field = name.decode().title()
+            raise ValidationError(
+                "Compressed bodies are not taken",
+                field=field,
+                suggested_action=f"Send the body as it is, with no {field} of gzip or the like.",
+            )
+
+
 def _too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(
         f"The body is larger than {max_bytes} bytes",
@@ -59,4 +74,4 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
     )
 
 
-__all__ = ["ClientGone", "read_body"]
+__all__ = ["ClientGone", "length_of", "read_body", "require_plain"]

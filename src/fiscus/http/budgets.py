@@ -142,7 +142,8 @@ def _budget(budget: Budget, call: Call[Any, Any], *, status: int = 200) -> Respo
     view = BudgetView(**asdict(budget), correlation_id=call.correlation_id)
     headers = etag(budget.version)
     if status == 201:
-        headers["Location"] = f"{call.request.scope['path']}/{budget.budget_id}"
+        path = f"{call.request.scope['path']}/{budget.budget_id}"
+        headers |= call.location(path, budget.tenant_id)
     return json_reply(view, status=status, headers=headers)
 
 

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fiscus.errors import FiscusError
+from fiscus.http.body import length_of
 from fiscus.http.decisions import Decision
 from fiscus.http.heads import (
     MAX_HEAD_BYTES,
@@ -33,7 +34,7 @@ from fiscus.http.joined_writes import joining
 from fiscus.http.lane import DecisionLane, Reply
 
 _NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
-"""What asks for more than a body of a known length."""
+"""What asks for more than a body of a known length; so do fields that were sent twice."""
 LINGER_SECONDS: Final = 5
 """How long a client may go on sending after it was refused: an end that comes while it sends would
 take the answer from it."""
@@ -230,9 +231,9 @@ class DecisionProtocol(HttpToolsProtocol):
             return None
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or int(length) > self._largest:
+        if not length.isdigit() or length_of(length) > self._largest:
             return None
-        if not _NEEDS_ASGI.isdisjoint(headers):
+        if not _NEEDS_ASGI.isdisjoint(headers) or len(headers) != len(self.headers):
             return None
         return _Exchange(self, asked, decoded, query, headers)
 

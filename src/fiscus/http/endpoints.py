@@ -29,6 +29,7 @@ from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.metrics import Metrics
 from fiscus.http.queries import NoQuery, read_query
 from fiscus.http.refusals import note_refusal
+from fiscus.http.sent_once import sent_twice
 from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
 from fiscus.ids import is_uuid
 from fiscus.logs import get_logger
@@ -122,6 +123,11 @@ class Call(Generic[Q, B]):
             )
         return int(number)
 
+    def location(self, path: str, tenant_id: str) -> dict[str, str]:
+        """The header that says where the caller, maybe of another tenant, finds what was made."""
+        named = "" if tenant_id == self.principal.tenant_id else f"?tenant_id={tenant_id}"
+        return {"Location": path + named}
+
     def idempotency(
         self,
         tenant_id: str,
@@ -178,6 +184,8 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
     principal: Principal | None = None
     limits: Headers = []
     try:
+        if (wrong := sent_twice(request.scope["headers"], headers)) is not None:
+            raise wrong
         now = server.engine.clock.now()
         principal = server.authenticator.cached(headers, now)
         if principal is None:

@@ -34,6 +34,7 @@ from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
 from fiscus.http.refusals import note_refusal, note_refused_items
+from fiscus.http.sent_once import sent_twice
 from fiscus.ids import is_uuid, uuid7
 from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
 from fiscus.ledger.apart.outcomes import Answered
@@ -110,7 +111,8 @@ class DecisionLane:
         async def read() -> bytes:
             return await read_body(headers, receive, self.max_body_bytes)
 
-        reply = await self.answer(asked, path, scope["query_string"], headers, read)
+        wrong = sent_twice(scope["headers"], headers)
+        reply = await self.answer(asked, path, scope["query_string"], headers, read, wrong)
         head = {"status": reply.status, "headers": raw(reply.headers)}
         await send({"type": "http.response.start", **head})
         await send({"type": "http.response.body", "body": reply.payload})
@@ -132,11 +134,13 @@ class DecisionLane:
         query: bytes,
         headers: dict[bytes, bytes],
         read: Callable[[], Awaitable[bytes]],
+        wrong: FiscusError | None = None,
     ) -> Reply:
         """Decide what was `find`-ed and answer, also for what went wrong; raises nothing.
 
-        `headers` have lower-case names; `read` gives the body, once the caller is known. Awaits
-        nothing but futures, and those only when something has to be waited for.
+        `headers` have lower-case names; `read` gives the body, once the caller is known; `wrong` is
+        what they are refused for. Awaits nothing but futures, and those only when something has to
+        be waited for.
         """
         started = perf_counter()
         decision, path_id = asked
@@ -146,6 +150,8 @@ class DecisionLane:
         admitted: Admitted | None = None
         told: Headers = []
         try:
+            if wrong is not None:
+                raise wrong
             now = self._clock.now()
             principal = self._authenticator.cached(headers, now)
             if principal is None:

@@ -179,7 +179,7 @@ async def _quota(
     answer = replace(await call.run(look), correlation_id=call.correlation_id)
     headers = etag(answer.version)
     if status == 201:
-        headers["Location"] = f"{BASE_PATH}/quotas/{answer.quota_id}"
+        headers |= call.location(f"{BASE_PATH}/quotas/{answer.quota_id}", tenant_id)
     return json_reply(answer, status=status, headers=headers)
 
 

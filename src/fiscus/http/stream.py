@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
 from fiscus.costs.model import CostFlag
 from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
-from fiscus.http.body import ClientGone
+from fiscus.http.body import ClientGone, require_plain
 from fiscus.http.endpoints import Call, NoBody
 from fiscus.http.refusals import note_refused_items
 from fiscus.ledger.commands import Record, RecordBatch, Unfit
@@ -71,6 +71,7 @@ async def stream_records(call: Call[TenantQuery, NoBody]) -> Response:
             field="X-Idempotency-Key",
             suggested_action="Give each line an idempotency_key or operation_id.",
         )
+    require_plain(dict(call.request.scope["headers"]))
     return RecordStream(call, call.principal.tenant_for(call.query.tenant_id))
 
 
