@@ -44,7 +44,7 @@ class TenantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
-    """A tenant as answered: its settings and the version of its definitions."""
+    """A tenant as answered: its settings and their version."""
 
     tenant_id: str
     currency: str

@@ -160,3 +160,24 @@ def _shape(value: Any) -> Any:
     if isinstance(value, list) and value:
         return [_shape(value[0])]
     return None
+
+
+@pytest.mark.anyio
+async def test_amounts_that_no_conversion_can_hold_are_answered_as_documented(
+    client: AppClient,
+) -> None:
+    await client.make_budget(currency="IDR", budget_amount=1000, allocated_to_id="search")
+    check = {"resource_type": "llm", "project_id": "search", "estimated_cost": 1, "currency": "IDR"}
+    held = (await client.post("/budgets/check", check)).json()["reservation_id"]
+    large = {"currency": "USD", "estimated_cost": "9e25"}
+    for path, body in (
+        ("/budgets/check", check | large),
+        ("/budgets/check/batch", {"checks": [check | large]}),
+        (
+            "/budgets/reservations/{reservation_id}/settle",
+            {"actual_cost": "9e25", "currency": "USD"},
+        ),
+    ):
+        reply = await client.post(path.format(reservation_id=held), body)
+        assert (reply.status_code, reply.json()["error_code"]) == (422, "COST_CALCULATION_ERROR")
+        assert "422" in DOCUMENT["paths"][BASE_PATH + path]["post"]["responses"]

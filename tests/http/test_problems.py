@@ -239,6 +239,9 @@ async def test_a_number_beyond_all_decimals_fails_its_record_alone(
         ("period_type=never", "period_type"),
         ("currency=euro", "currency"),
         ("tenant_id=", "tenant_id"),
+        ("page=1.0", "page"),
+        ("page=null", "page"),
+        ("page_size=%2B5", "page_size"),
         ("page=%ff", "query"),
         ("&".join(f"p{number}=1" for number in range(101)), "query"),
     ],
@@ -246,6 +249,20 @@ async def test_a_number_beyond_all_decimals_fails_its_record_alone(
 async def test_a_wrong_query_parameter_is_named(client: AppClient, query: str, field: str) -> None:
     reply = await client.send("GET", f"{API}/budgets?{query}")
     assert problem_of(reply, 400, "VALIDATION_ERROR")["details"]["field"] == field
+
+
+async def test_times_of_a_query_are_rfc_3339(client: AppClient) -> None:
+    for start in ("1700000000", "1700000000.5", "null", ""):
+        reply = await client.get("/cost-tracking/records", params={"start": start})
+        assert problem_of(reply, 400, "VALIDATION_ERROR")["details"]["field"] == "start"
+    for start in ("2026-03-10T12:00:00Z", "2026-03-10T14:00:00+02:00"):
+        reply = await client.get("/cost-tracking/records", params={"start": start, "page": "1"})
+        assert reply.status_code == 200
+    for flag in ("true", "1", "False", "0"):
+        reply = await client.get("/quotas", params={"active_only": flag})
+        assert reply.status_code == 200
+    reply = await client.get("/quotas", params={"active_only": "null"})
+    assert problem_of(reply, 400, "VALIDATION_ERROR")["details"]["field"] == "active_only"
 
 
 async def test_naive_times_are_a_400(client: AppClient) -> None:

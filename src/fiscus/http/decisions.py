@@ -200,7 +200,7 @@ DECISIONS: Final = (
         _CHECK_EXAMPLE,
         may_enforce=True,
         limited_as=ApiLimit.BUDGET_CHECKS,
-        errors=("CONFLICT", "BUDGET_EXCEEDED"),
+        errors=("CONFLICT", "COST_CALCULATION_ERROR", "BUDGET_EXCEEDED"),
     ),
     Decision(
         "check_batch",
@@ -213,7 +213,7 @@ DECISIONS: Final = (
         {"checks": [_CHECK_EXAMPLE, {**_CHECK_EXAMPLE, "user_id": "u-18"}]},
         may_enforce=True,
         limited_as=ApiLimit.BUDGET_CHECKS,
-        errors=("CONFLICT", "BUDGET_EXCEEDED"),
+        errors=("CONFLICT", "COST_CALCULATION_ERROR", "BUDGET_EXCEEDED"),
     ),
     Decision(
         "settle",
@@ -224,7 +224,7 @@ DECISIONS: Final = (
         SettleAnswer,
         _settle,
         {"actual_cost": 0.0187, "usage": {"input_tokens": 812, "output_tokens": 164}},
-        errors=("NOT_FOUND", "CONFLICT"),
+        errors=("NOT_FOUND", "CONFLICT", "COST_CALCULATION_ERROR"),
     ),
     Decision(
         "release",

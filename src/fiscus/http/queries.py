@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from functools import cache
 from typing import Any, Final, TypeVar
@@ -40,7 +42,7 @@ def read_query(raw: bytes, kind: type[T]) -> T:
             field="query",
             suggested_action="Send name=value pairs, percent-encoded UTF-8, joined by &.",
         ) from None
-    known = shapes_of(kind)
+    known, readers = shapes_of(kind), _readers_of(kind)
     values: dict[str, Any] = {}
     for name, value in pairs:
         match known.get(name):
@@ -62,9 +64,9 @@ def read_query(raw: bytes, kind: type[T]) -> T:
                     raise ValidationError(
                         f"{name} was sent twice", field=name, suggested_action=f"Send {name} once."
                     )
-                values[name] = value
+                values[name] = readers[name](value)
     try:
-        return msgspec.convert(values, worked_out(kind), strict=False)
+        return msgspec.convert(values, worked_out(kind))
     except msgspec.ValidationError as error:
         raise explain(error) from None
 
@@ -80,21 +82,51 @@ class Shape(Enum):
 @cache
 def shapes_of(kind: type[Struct]) -> dict[str, Shape]:
     """Each parameter's name, and how it is sent."""
+    shapes: dict[str, Shape] = {}
+    for name, known in _types_of(kind):
+        match known:
+            case msgspec.inspect.ListType():
+                shapes[name] = Shape.LIST
+            case msgspec.inspect.DictType():
+                shapes[name] = Shape.PAIRS
+            case _:
+                shapes[name] = Shape.ONE
+    return shapes
+
+
+_DIGITS: Final = re.compile(r"-?[0-9]{1,18}")
+_FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _whole_number(text: str) -> int | str:
+    return int(text) if _DIGITS.fullmatch(text) else text
+
+
+def _flag(text: str) -> bool | str:
+    return _FLAGS.get(text.lower(), text)
+
+
+@cache
+def _readers_of(kind: type[Struct]) -> dict[str, Callable[[str], object]]:
+    """What makes values of the texts of numbers and flags, and leaves others as they are."""
+    readers: dict[str, Callable[[str], object]] = {}
+    for name, known in _types_of(kind):
+        parts = known.types if isinstance(known, msgspec.inspect.UnionType) else (known,)
+        readers[name] = str
+        for part in parts:
+            if isinstance(part, msgspec.inspect.IntType):
+                readers[name] = _whole_number
+            elif isinstance(part, msgspec.inspect.BoolType):
+                readers[name] = _flag
+    return readers
+
+
+def _types_of(kind: type[Struct]) -> Iterator[tuple[str, msgspec.inspect.Type]]:
     info = msgspec.inspect.type_info(kind)
     assert isinstance(info, msgspec.inspect.StructType)
-    shapes: dict[str, Shape] = {}
-    for one in info.fields:
-        kind_of_field = one.type
-        if isinstance(kind_of_field, msgspec.inspect.Metadata):
-            kind_of_field = kind_of_field.type
-        match kind_of_field:
-            case msgspec.inspect.ListType():
-                shapes[one.name] = Shape.LIST
-            case msgspec.inspect.DictType():
-                shapes[one.name] = Shape.PAIRS
-            case _:
-                shapes[one.name] = Shape.ONE
-    return shapes
+    for field in info.fields:
+        known = field.type
+        yield field.name, known.type if isinstance(known, msgspec.inspect.Metadata) else known
 
 
 @cache

@@ -65,8 +65,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/tenants/{tenant_id}",
         tag="Tenants",
         summary="Set a tenant's settings, making the tenant where there is none",
-        description="Fields left out take their defaults. `version` is that of all the tenant's "
-        "definitions: it grows with each change of a budget, too.",
+        description="Fields left out take their defaults.",
         handler=put_tenant,
         action=Action.CHANGE_TENANT,
         answer=Tenant,
