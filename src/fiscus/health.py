@@ -12,7 +12,6 @@ from msgspec import Meta, Struct
 from fiscus.breaker import BreakerState
 from fiscus.errors import FiscusError
 from fiscus.ratelimits.port import CountersUnavailable
-from fiscus.settings import LOW_DISK_BYTES, NO_DISK_BYTES
 
 if TYPE_CHECKING:  # a client reads these answers, and has no engine
     from fiscus.engine import Engine
@@ -25,6 +24,10 @@ _WORSE: Final = {UP: 0, DEGRADED: 1, DOWN: 2}
 
 SLOW_STORE_MS: Final = 500.0
 FULL_QUEUE_RATIO: Final = 0.8
+LOW_DISK_BYTES: Final = 1_000_000_000
+"""With less free space in the data folder Fiscus warns."""
+NO_DISK_BYTES: Final = 50_000_000
+"""With less, writes will soon fail."""
 OLD_RATES_DAYS: Final = 90
 
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-LOW_DISK_BYTES: Final = 1_000_000_000
-"""With less free space in the data folder Fiscus warns."""
-NO_DISK_BYTES: Final = 50_000_000
-"""With less, writes will soon fail."""
 
 
 def wrong_setting(error: ValidationError) -> tuple[str, str]:

@@ -173,7 +173,7 @@ def test_log_whose_total_begins_again_is_the_same(redis: RedisCounters) -> None:
             back = replace(take, count=-5)
             lines = [line(one) for one in pure.adjust(back, now_us)]
             assert [line(one) for one in redis.adjust(back, now_us)] == lines
-        assert content(redis.state(tenant_id, "log")) == content(pure.states.get("log"))
+        assert content(state_of(redis, tenant_id, "log")) == content(pure.states.get("log"))
 
 
 def test_level_takes_every_rate_along_exactly(redis: RedisCounters) -> None:

@@ -178,6 +178,6 @@ def run_beside(
 
         store.begin = begin_gated  # type: ignore[method-assign]
         with closing(store):
-            runner = GroupRunner(store, open_rates(None), DefinitionCache())
+            runner = GroupRunner(store, open_rates(None, None), DefinitionCache())
             (outcome,) = runner.run([command])
     return outcome, changed[0]

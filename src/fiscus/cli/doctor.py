@@ -20,8 +20,9 @@ from fiscus.access.model import check_given_key
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json
 from fiscus.errors import FiscusError, ValidationError
+from fiscus.health import LOW_DISK_BYTES, NO_DISK_BYTES
 from fiscus.scopes import parse_id
-from fiscus.settings import LOW_DISK_BYTES, NO_DISK_BYTES, Settings
+from fiscus.settings import Settings
 
 if TYPE_CHECKING:
     from fiscus.wiring.engine import DatabaseFacts
