@@ -78,7 +78,7 @@ def validate_schedule(schedule: Schedule) -> None:
         raise _date_needed(schedule.period_type, "start_date")
     if schedule.period_type is PeriodType.CUSTOM and schedule.end_date is None:
         raise _date_needed(schedule.period_type, "end_date")
-    opens, closes = _bounds(schedule)
+    opens, closes = bounds(schedule)
     if opens >= FAR_FUTURE:
         raise ValidationError(
             "start_date is out of range: it must be before the year 9999",
@@ -99,7 +99,7 @@ def period_at(schedule: Schedule, moment: datetime) -> Period | None:
     Calendar periods and windows are clipped to the schedule's dates. A rolling schedule that has
     neither start date nor anchor counts, for the time being, from the local date of `moment`.
     """
-    opens, closes = _bounds(schedule)
+    opens, closes = bounds(schedule)
     if not opens <= moment < closes:
         return None
     zone = schedule.timezone
@@ -115,24 +115,19 @@ def period_after(schedule: Schedule, period: Period) -> Period | None:
     return period_at(schedule, period.end)
 
 
-def ends_at(schedule: Schedule) -> datetime | None:
-    """The moment from which the schedule no longer applies; None when it always will."""
-    return None if schedule.end_date is None else _bounds(schedule)[1]
+def bounds(schedule: Schedule) -> Period:
+    """The stretch of time in which the schedule applies."""
+    start, end, zone = schedule.start_date, schedule.end_date, schedule.timezone
+    return Period(
+        DAWN if start is None else day_start(start.toordinal(), zone),
+        FAR_FUTURE if end is None else day_start(end.toordinal(), zone),
+    )
 
 
 def first_anchor(timezone: str, moment: datetime) -> date:
     """The local date of `moment` (aware): the anchor that a first charge gives a rolling budget."""
     within = min(max(moment, DAWN), FAR_FUTURE)
     return date.fromordinal(local_day(within, timezone))
-
-
-def _bounds(schedule: Schedule) -> tuple[datetime, datetime]:
-    """The instants between which the schedule applies."""
-    start, end, zone = schedule.start_date, schedule.end_date, schedule.timezone
-    return (
-        DAWN if start is None else day_start(start.toordinal(), zone),
-        FAR_FUTURE if end is None else day_start(end.toordinal(), zone),
-    )
 
 
 def _days_of_period(schedule: Schedule, day: int) -> tuple[int, int]:

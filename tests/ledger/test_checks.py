@@ -77,14 +77,16 @@ def test_credit_makes_room_for_more_than_the_amount(desk: Desk, clock: ManualClo
 
 
 def test_very_many_holds_are_over_when_the_last_of_them_is(desk: Desk, clock: ManualClock) -> None:
-    desk.budget("1100", period_type="project")
-    for ttl_seconds in (300, 301, 302):
-        held = [check_request("1", ttl_seconds=ttl_seconds)] * 360
+    desk.budget("2260", period_type="project")
+    desk.budget("1", period_type="project", allocated_to_type="user", allocated_to_id="u")
+    for ttl_seconds in (300, 301, 302, 303, 304):
+        held = [check_request("1", ttl_seconds=ttl_seconds)] * 450
         assert desk.check_batch(held).allowed
-    at_once, one_by_one = desk.check("1100"), desk.check("1000")
-    assert one_by_one.fits_at == clock.now() + timedelta(seconds=302)
-    assert at_once.fits_at == clock.now() + timedelta(seconds=302)
-    assert desk.check("380").fits_at == clock.now() + timedelta(seconds=300)
+    desk.reserve("1", ttl_seconds=304, user_id="u", project_id="q")
+    desk.reserve("1", ttl_seconds=310, project_id="q")
+    for cost, seconds in (("450", 300), ("1810", 303), ("2010", 304), ("2011", 310), ("2260", 310)):
+        assert desk.check(cost).fits_at == clock.now() + timedelta(seconds=seconds), cost
+    assert desk.check("1", user_id="u").fits_at == clock.now() + timedelta(seconds=310)
 
 
 def test_a_budget_that_has_ended_refuses_nothing(desk: Desk, clock: ManualClock) -> None:
@@ -142,6 +144,53 @@ def test_a_throttle_starts_again_with_its_period(desk: Desk, clock: ManualClock)
     assert denial.fits_at == datetime(2026, 3, 11, tzinfo=UTC)
     assert denial.throttle is not None
     assert denial.throttle.retry_after_ms == 30_000
+
+
+def test_it_fits_when_all_budgets_have_room_together(desk: Desk, clock: ManualClock) -> None:
+    clock.set(datetime(2026, 3, 31, 12, tzinfo=UTC))
+    desk.budget("10", period_type="daily")
+    of_tenant = {"allocated_to_type": "tenant", "allocated_to_id": desk.tenant_id}
+    zone = {"timezone": "Pacific/Auckland", "start_date": "2026-03-01"}
+    desk.budget("10", period_type="rolling", rolling_days=1, **of_tenant, **zone)
+    desk.reserve("6", ttl_seconds=60)
+    desk.record("7", timestamp=clock.now() + timedelta(hours=13))
+    # the first has room in a minute but not tomorrow, the other from tomorrow 11:00 on
+    denial = desk.check("5", reserve=False)
+    assert denial.fits_at == datetime(2026, 4, 2, tzinfo=UTC)
+    clock.set(denial.fits_at - timedelta(microseconds=1))
+    assert not desk.check("5", reserve=False).allowed
+    clock.set(denial.fits_at)
+    assert desk.check("5", reserve=False).allowed
+
+
+def test_a_budget_that_begins_later_has_to_have_room_too(desk: Desk, clock: ManualClock) -> None:
+    desk.budget("10", period_type="daily")
+    of_tenant = {"allocated_to_type": "tenant", "allocated_to_id": desk.tenant_id}
+    later = {"start_date": "2026-03-11", "end_date": "2026-03-20", "period_type": "custom"}
+    desk.budget("5", **later, **of_tenant)
+    desk.record("6")
+    assert desk.check("5").fits_at == datetime(2026, 3, 11, tzinfo=UTC)
+    assert desk.check("7").fits_at == datetime(2026, 3, 20, tzinfo=UTC)
+    desk.record("1", timestamp=clock.now() + timedelta(hours=13))
+    assert desk.check("5").fits_at == datetime(2026, 3, 20, tzinfo=UTC)
+
+
+def test_a_tenant_that_requires_a_budget_waits_for_one_to_begin(desk: Desk) -> None:
+    desk.settings(require_budget=True)
+    assert desk.check("1").fits_at is None
+    desk.budget("5", start_date="2026-03-15", end_date="2026-03-20", period_type="custom")
+    assert desk.check("1").fits_at == datetime(2026, 3, 15, tzinfo=UTC)
+    assert desk.check("6").fits_at is None
+
+
+def test_a_throttle_counts_although_another_budget_denies(desk: Desk, clock: ManualClock) -> None:
+    desk.budget("10", period_type="daily")
+    throttle = {"floor": "0.1", "retry_after_ms": 1000}
+    desk.budget("5", period_type="monthly", enforcement_action="throttle", throttle=throttle)
+    desk.record("5")
+    assert desk.check("6").fits_at == datetime(2026, 3, 11, tzinfo=UTC)
+    clock.set(datetime(2026, 3, 10, 23, 59, 55, tzinfo=UTC))
+    assert desk.check("6").fits_at == datetime(2026, 3, 11, 0, 0, 5, tzinfo=UTC)
 
 
 def test_only_looking_holds_nothing(desk: Desk) -> None:
@@ -376,6 +425,38 @@ def test_a_denied_check_of_a_batch_fits_when_those_before_it_do_too(
     assert "after the checks before it in the batch" in fits.message
     assert fits.fits_at == clock.now() + timedelta(seconds=100)
     assert never.fits_at is None
+
+
+def test_what_is_only_looked_at_in_a_batch_is_not_waited_for(
+    desk: Desk, clock: ManualClock
+) -> None:
+    desk.budget("10", period_type="project")
+    desk.reserve("5", ttl_seconds=60)
+    checks = [check_request("3", reserve=False), check_request("8")]
+    denied = desk.check_batch(checks, all_or_nothing=True).results[1]
+    assert denied.fits_at == clock.now() + timedelta(seconds=60)
+
+
+def test_a_batch_that_very_many_budgets_deny_says_of_each_check_when_it_fits(
+    desk: Desk, clock: ManualClock
+) -> None:
+    every_user = {"allocated_to_type": "user", "allocated_to_id": "*"}
+    desk.budget("10", period_type="daily", **every_user)
+    users = [f"u{i}" for i in range(40)]
+    ends = [clock.now() + timedelta(seconds=60 + i) for i in range(40)]
+    for i, user in enumerate(users):
+        desk.record("3", user_id=user, timestamp=clock.now() + timedelta(hours=13))
+        desk.reserve("6", user_id=user, ttl_seconds=60 + i)
+
+    def fits_at(cost: str) -> list[datetime | None]:
+        checks = [check_request(cost, user_id=user) for user in users]
+        return [one.fits_at for one in desk.check_batch(checks).results]
+
+    assert fits_at("5") == ends
+    assert fits_at("11") == [None] * 40
+    for user in users:
+        desk.record("3", user_id=user)
+    assert fits_at("8") == [datetime(2026, 3, 12, tzinfo=UTC)] * 40
 
 
 def test_batches_with_many_new_ids_on_a_rolling_budget_are_decided(desk: Desk) -> None:

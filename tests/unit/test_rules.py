@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from itertools import permutations
@@ -13,20 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
+from fiscus.budgets.model import EnforcementAction
 from fiscus.budgets.rules import (
     DENIALS,
-    Ahead,
     Demand,
-    Hold,
-    Upcoming,
     charge,
     decide,
-    fits_at,
     free,
     headroom,
     largest_cost,
-    throttle_fits_at,
     throttle_share,
 )
 from fiscus.costs.fx import Rate, convert
@@ -338,97 +332,6 @@ def _of(given: list[Demand], estimate: Decimal) -> list[Demand]:
         )
         for one in given
     ]
-
-
-holds = st.lists(
-    st.builds(
-        Hold, st.integers(1, 10).map(lambda n: NOW + timedelta(minutes=n)), amounts(6).filter(bool)
-    ),
-    max_size=6,
-)
-
-
-used_so_far = st.integers(-5 * 10**4, 12 * 10**4).map(lambda n: Decimal(n).scaleb(-4))
-
-
-@st.composite
-def times_to_come(draw: st.DrawFn) -> Ahead:
-    """Some holds, up to two later periods that are used already, and perhaps an end."""
-    starts = sorted(draw(st.sets(st.integers(1, 12), max_size=2)))
-    periods = [Upcoming(after(minutes), draw(used_so_far)) for minutes in starts]
-    if periods:
-        # one that nothing can have been spent of yet, as for a budget that goes on
-        periods.append(Upcoming(after(starts[-1] + 1), Decimal(0)))
-    last = periods[-1].start if periods else NOW
-    ends_at = draw(st.none() | st.integers(1, 3).map(lambda n: last + timedelta(minutes=n)))
-    until = periods[0].start if periods else ends_at
-    held = draw(holds)
-    return Ahead([one for one in held if until is None or one.expires_at < until], periods, ends_at)
-
-
-def after(minutes: int) -> datetime:
-    return NOW + timedelta(minutes=minutes)
-
-
-def waited(demand: Demand, ahead: Ahead, moment: datetime) -> Demand | None:
-    """The same demand at a later `moment` if nobody else came; None once the budget has ended."""
-    if ahead.ends_at is not None and moment >= ahead.ends_at:
-        return None
-    balance = demand.balance
-    begun = [one for one in ahead.periods if one.start <= moment]
-    if begun:
-        spent = begun[-1].spent
-        blank = BudgetBalance(balance.key, balance.tenant_id, balance.period_end, spent)
-        return replace(demand, balance=blank)
-    due = [one.amount for one in ahead.holds if one.expires_at <= moment]
-    return replace(demand, balance=free(balance, sum(due, Decimal(0))))
-
-
-@given(times_to_come(), used_so_far, amounts(14), st.booleans())
-def test_it_fits_when_waiting_shows_it_does(
-    ahead: Ahead, spent: Decimal, estimate: Decimal, frozen: bool
-) -> None:
-    budget = make_budget(amount="10", frozen=frozen)
-    reserved = sum((hold.amount for hold in ahead.holds), Decimal(0))
-    demand = make_demand(budget, estimate, spent=spent, reserved=reserved)
-    if decide([demand], reserve=False).allowed:
-        return
-
-    def fits(moment: datetime) -> bool:
-        later = waited(demand, ahead, moment)
-        return later is None or decide([later], reserve=False).allowed
-
-    moments = [after(n) for n in range(20)]
-    assert fits_at(demand, ahead) == next((one for one in moments if fits(one)), None)
-
-
-@given(times_to_come(), throttles, used_so_far, st.sampled_from(["0", "0.3", "0.7"]))
-def test_a_throttled_operation_passes_at_the_latest_when_waiting_shows_it_does(
-    ahead: Ahead, budget: Budget, spent: Decimal, credit: str
-) -> None:
-    reserved = sum((hold.amount for hold in ahead.holds), Decimal(0))
-    demand = make_demand(budget, "0", spent=spent, reserved=reserved, credit=credit)
-    decision = decide([demand], reserve=True)
-    if decision.allowed:
-        return
-    throttle, balance = decision.throttle, decision.balances[0]
-    assert throttle is not None
-    demand = replace(demand, balance=balance)
-
-    by_retrying = NOW + timedelta(milliseconds=throttle.retry_after_ms)
-
-    def passes(moment: datetime) -> bool:
-        if throttle.multiplier and moment >= by_retrying:
-            return True
-        later = waited(demand, ahead, moment)
-        if later is None:
-            return True
-        changed = later.balance != balance
-        return changed and decide([later], reserve=False).allowed
-
-    moments = sorted({by_retrying, *[after(n) for n in range(20)]})
-    told = throttle_fits_at(demand, balance, NOW, throttle, ahead)
-    assert told == next((one for one in moments if passes(one)), None)
 
 
 @given(amounts(), amounts())

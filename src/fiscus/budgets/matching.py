@@ -16,7 +16,7 @@ from fiscus.periods import (
     Period,
     PeriodType,
     Schedule,
-    ends_at,
+    bounds,
     first_anchor,
     period_after,
     period_at,
@@ -119,10 +119,9 @@ class PreparedBudget:
         schedule = schedule_of(self.budget, anchor) if self.floats else self._schedule
         return period_after(schedule, period)
 
-    @property
-    def ends_at(self) -> datetime | None:
-        """When the budget counts nothing any longer; None for never."""
-        return ends_at(self._schedule)
+    def bounds(self) -> Period:
+        """From when until when the budget counts anything."""
+        return bounds(self._schedule)
 
     def anchor_for(self, moment: datetime) -> date:
         """The anchor a first hold or charge at `moment` gives a floating budget."""

@@ -7,7 +7,7 @@ balances as they are afterwards. It reads no clock and no store; a denial is a v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Final, NamedTuple
 
@@ -156,6 +156,23 @@ def throttle_share(budget: Budget, balance: BudgetBalance) -> Decimal:
     return round_half_even(subtract(ONE, multiply(fallen, subtract(ONE, floor))))
 
 
+def throttle_passes(budget: Budget, balance: BudgetBalance) -> bool:
+    """Whether a throttle budget lets the next operation pass."""
+    return add(balance.throttle_credit, throttle_share(budget, balance)) >= ONE
+
+
+def advanced(budget: Budget, balance: BudgetBalance) -> BudgetBalance:
+    """`balance` after another operation was throttled."""
+    share = throttle_share(budget, balance)
+    return replace(balance, throttle_credit=add(balance.throttle_credit, share))
+
+
+def throttle_wait_ms(budget: Budget, balance: BudgetBalance) -> int | None:
+    """How long until so many operations have gone first that one passes; None when none ever do."""
+    share = throttle_share(budget, balance)
+    return _wait_ms(budget, balance.throttle_credit, share) if share else None
+
+
 def _throttle(
     demands: Sequence[Demand], verdicts: list[str], balances: list[BudgetBalance]
 ) -> tuple[bool, ThrottleShare | None]:
@@ -248,75 +265,6 @@ def _before_conversion(room: Decimal, rate: Decimal) -> Decimal:
     """The largest amount that, converted and rounded, is at most `room`."""
     most = round_down(EXACT.divide(add(room, _HALF), rate))
     return most if round_half_even(multiply(most, rate)) <= room else subtract(most, QUANTUM)
-
-
-class Hold(NamedTuple):
-    """Money that reservations hold on a balance, and until when."""
-
-    expires_at: datetime
-    amount: Decimal
-
-
-class Upcoming(NamedTuple):
-    """A later period of a budget, and what costs stamped ahead of time have spent of it."""
-
-    start: datetime
-    spent: Decimal
-
-
-class Ahead(NamedTuple):
-    """What is known of a budget's time to come, if nobody else came."""
-
-    holds: Sequence[Hold]
-    """On the balance that was decided on, as far as they expire in its period."""
-    periods: Sequence[Upcoming]
-    ends_at: datetime | None
-    """When the budget counts nothing any longer and refuses nothing; None for never."""
-
-
-def fits_at(demand: Demand, ahead: Ahead) -> datetime | None:
-    """The earliest moment at which a budget would have room for an estimate it denied.
-
-    Room comes back when holds expire and when another period starts; None when nothing helps.
-    """
-    budget, estimate = demand.budget, demand.estimate
-    if not budget.frozen:
-        missing = subtract(estimate, headroom(budget, demand.balance))
-        for hold in sorted(ahead.holds):
-            missing = subtract(missing, hold.amount)
-            if missing <= 0:
-                return hold.expires_at
-        for period in ahead.periods:
-            if add(period.spent, estimate) <= budget.budget_amount:
-                return period.start
-    return ahead.ends_at
-
-
-def throttle_fits_at(
-    demand: Demand, balance: BudgetBalance, now: datetime, throttle: ThrottleShare, ahead: Ahead
-) -> datetime | None:
-    """The earliest moment at which a budget would admit an operation that it throttled.
-
-    `balance` is the one after the decision. Operations that go first fill the accumulator, unless
-    the share is nothing; expired holds and another period raise the share.
-    """
-    budget = demand.budget
-    moments: list[datetime] = []
-    if throttle.multiplier:
-        moments.append(now + timedelta(milliseconds=throttle.retry_after_ms))
-    if ahead.ends_at is not None:
-        moments.append(ahead.ends_at)
-    later = balance
-    for hold in sorted(ahead.holds):
-        later = free(later, hold.amount)
-        if add(later.throttle_credit, throttle_share(budget, later)) >= ONE:
-            moments.append(hold.expires_at)
-            break
-    for period in ahead.periods:
-        if throttle_share(budget, replace(balance, spent=period.spent, reserved=ZERO)) == ONE:
-            moments.append(period.start)
-            break
-    return min(moments, default=None)
 
 
 def free(balance: BudgetBalance, amount: Decimal) -> BudgetBalance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Final
 
@@ -17,31 +17,19 @@ from fiscus.budgets.model import (
     Budget,
     BudgetBalance,
     Converted,
-    EnforcementAction,
     Reservation,
     ReservationLine,
     ReservationStatus,
 )
-from fiscus.budgets.rules import (
-    DENIALS,
-    THROTTLE,
-    Ahead,
-    Decision,
-    Demand,
-    Hold,
-    Upcoming,
-    decide,
-    fits_at,
-    throttle_fits_at,
-)
+from fiscus.budgets.rules import THROTTLE, Demand, decide
 from fiscus.costs.fx import Rate, convert
 from fiscus.errors import ValidationError
 from fiscus.ledger.commands import Check, CheckBatch
+from fiscus.ledger.fits import fits_at
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
-from fiscus.ledger.requests import MAX_CLOCK_SKEW
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
-from fiscus.money import ONE, ZERO, add, subtract
+from fiscus.money import ONE, ZERO, add
 
 _PENDING: Final = ReservationStatus.PENDING
 
@@ -63,10 +51,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
         matched = _with_rates(workspace, currency, matched, now.date())
         demands = _demands(workspace, command, currency, matched)
     if not matched:
-        allowed = not settings.require_budget
-        if command.reserve and allowed:
-            _reserve(workspace, command, currency, ())
-        return BudgetsDecided((), allowed, 0, None, None, [])
+        return _without_budgets(workspace, command, currency)
     decision = decide(demands, reserve=command.reserve)
     if not decision.allowed and _some_were_due(workspace, command, demands):
         demands = _demands(workspace, command, currency, matched)
@@ -90,10 +75,21 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
             if one.prepared.floats:
                 keep_anchor(workspace, one, now)
     throttle = decision.throttle
-    fits = None if allowed else _fits_at(workspace, now, matched, demands, decision)
+    if allowed:
+        return BudgetsDecided(matched, True, decision.deciding, throttle, None, standings)
+    fits = fits_at(workspace, command, matched, verdicts)
     if throttle is not None and fits is not None:
         throttle = throttle.no_later_than(fits - now)
-    return BudgetsDecided(matched, allowed, decision.deciding, throttle, fits, standings)
+    return BudgetsDecided(matched, False, decision.deciding, throttle, fits, standings)
+
+
+def _without_budgets(workspace: Workspace, command: Check, currency: str) -> BudgetsDecided:
+    """Decide a check that no budget counts."""
+    if workspace.tenant(command.tenant_id).settings.require_budget:
+        return BudgetsDecided((), False, 0, None, fits_at(workspace, command), [])
+    if command.reserve:
+        _reserve(workspace, command, currency, ())
+    return BudgetsDecided((), True, 0, None, None, [])
 
 
 class _NoRateToShadow(Exception):
@@ -177,65 +173,6 @@ def _reserve(
     workspace.add_reservation(reservation)
 
 
-def _fits_at(
-    workspace: Workspace,
-    now: datetime,
-    matched: Sequence[Matched],
-    demands: list[Demand],
-    decision: Decision,
-) -> datetime | None:
-    """The latest of the deniers' earliest moments; None when one of them never fits."""
-    latest = now
-    for index, verdict in enumerate(decision.verdicts):
-        if verdict not in DENIALS:
-            continue
-        demand = demands[index]
-        ahead = _ahead(workspace, now, matched, index, demand)
-        if verdict == THROTTLE and decision.throttle is not None:
-            balance = decision.balances[index]
-            moment = throttle_fits_at(demand, balance, now, decision.throttle, ahead)
-        else:
-            moment = fits_at(demand, ahead)
-        if moment is None:
-            return None
-        latest = max(latest, moment)
-    return latest
-
-
-def _ahead(
-    workspace: Workspace, now: datetime, matched: Sequence[Matched], index: int, demand: Demand
-) -> Ahead:
-    """What is known of the time to come of one of the budgets met."""
-    one, budget, balance = matched[index], demand.budget, demand.balance
-    ends_at = one.prepared.ends_at
-    if ends_at is not None and workspace.tenant(balance.tenant_id).settings.require_budget:
-        others = [other.prepared.ends_at for other in matched if other is not one]
-        if all(other is not None and other <= ends_at for other in others):
-            ends_at = None  # then there is no budget left
-    if budget.frozen:
-        return Ahead((), (), ends_at)  # whatever comes free, it refuses
-    holds: list[Hold] = []
-    can_fit = subtract(budget.budget_amount, balance.spent) >= demand.estimate
-    if balance.reserved and (can_fit or budget.enforcement_action is EnforcementAction.THROTTLE):
-        held = workspace.holds_on(balance)
-        holds = [hold for hold in held if hold.expires_at < one.period.end]
-    return Ahead(holds, _upcoming(workspace, now, one), ends_at)
-
-
-def _upcoming(workspace: Workspace, now: datetime, one: Matched) -> list[Upcoming]:
-    """The periods that follow, up to the first of which nothing can be spent yet."""
-    prepared = one.prepared
-    anchor = prepared.anchors.get(one.scope_id) if prepared.floats else None
-    periods: list[Upcoming] = []
-    period, is_used = prepared.period_after(one.period, anchor), True
-    while period is not None and is_used:
-        is_used = period.start <= now + MAX_CLOCK_SKEW  # costs may be stamped so far ahead
-        blank = prepared.blank(one.scope_id, period)
-        periods.append(Upcoming(period.start, workspace.spent_of(blank) if is_used else ZERO))
-        period = prepared.period_after(period, anchor)
-    return periods
-
-
 def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
     for check in command.checks:
         if check.idempotency is not None:
@@ -248,11 +185,13 @@ def look_again(
 ) -> BudgetsDecided:
     """What becomes of an allowed check of a batch that reserves nothing after all.
 
-    `before` are the estimates of the batch's allowed checks; this one's are added.
+    `before` is what the batch's allowed checks would have held; this one's estimates are added.
     """
     decided = apply_check(workspace, replace(check, reserve=False))
     if not decided.allowed:
         return decided  # then it only was allowed because a throttled check went before it
+    if not check.reserve:
+        return replace(decided, held_back=True)
     for one, standing in zip(decided.matched, decided.standings, strict=True):
         converted = standing.converted
         estimate = check.estimate if converted is None else converted.amount
@@ -266,15 +205,8 @@ def denied_after(
     """What becomes of a denied check of such a batch: it fits when those before it would, too."""
     if not any(one.blank.key in before for one in decided.matched):
         return decided
-    currency = check.currency or workspace.tenant(check.tenant_id).settings.currency
-    demands = [
-        replace(demand, estimate=add(demand.estimate, before.get(demand.balance.key, ZERO)))
-        for demand in _demands(workspace, check, currency, decided.matched)
-    ]
     verdicts = [standing.decision for standing in decided.standings]
-    balances = [demand.balance for demand in demands]
-    as_one = Decision(False, decided.deciding, verdicts, balances, decided.throttle)
-    fits = _fits_at(workspace, check.now, decided.matched, demands, as_one)
+    fits = fits_at(workspace, check, decided.matched, verdicts, before)
     return replace(decided, fits_at=fits, held_back=True)
 
 

@@ -7,10 +7,10 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Final, NamedTuple, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, Reservation
-from fiscus.budgets.rules import Hold
+from fiscus.budgets.openings import Hold
 from fiscus.costs.model import CostFlag, CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
@@ -18,8 +18,8 @@ from fiscus.quotas.model import Consumption, Quota, QuotaBalance, QuotaKey, Quot
 from fiscus.scopes import ScopeType
 from fiscus.tenants import TenantSettings
 
-MOST_HOLDS: Final = 1000
-"""So many holds on a balance are read one by one, to say when a denied check would fit."""
+MOST_HOLDS: Final = 2000
+"""So many of a tenant's pending reservations are read, to say when denied checks would fit."""
 
 AnchorKey = tuple[str, str]
 """(budget id, scope id) of a floating budget's anchor."""
@@ -41,6 +41,52 @@ class RecordedOperation(NamedTuple):
     flags: tuple[CostFlag, ...]
 
 
+class Lookups(Struct):
+    """What denials need to know besides, and what is not locked for it."""
+
+    due: dict[str, datetime] = {}
+    """Tenants of which it is asked what is due, and until when."""
+    holds: set[str] = set()
+    """Tenants whose pending holds are asked for."""
+    spent: dict[BalanceKey, str] = {}
+    """Balances of which it is asked what is spent, with their tenants."""
+
+    def add(self, others: Lookups) -> None:
+        self.due |= others.due
+        self.holds |= others.holds
+        self.spent |= others.spent
+
+
+class PendingHolds(Protocol):
+    """What a tenant's pending reservations hold, the `MOST_HOLDS` of them that expire first."""
+
+    def on(self, key: BalanceKey) -> list[tuple[str, Hold]]:
+        """The holds on a balance, with their reservation's id."""
+        ...
+
+
+class DueReservations(NamedTuple):
+    """A tenant's pending reservations that are due at a moment, or are before it."""
+
+    until: datetime
+    reservations: list[tuple[datetime, str]]
+    """When they are due and their ids, in order."""
+
+
+class LookedUp(Struct):
+    """What was found of `Lookups`."""
+
+    due: dict[str, DueReservations] = {}
+    holds: dict[str, PendingHolds] = {}
+    spent: dict[BalanceKey, Decimal] = {}
+    """0 where there is no balance."""
+
+    def add(self, others: LookedUp) -> None:
+        self.due |= others.due
+        self.holds |= others.holds
+        self.spent |= others.spent
+
+
 class Needs(Struct):
     """Everything one group must have loaded and locked before it decides."""
 
@@ -57,6 +103,8 @@ class Needs(Struct):
     """Consumption ids with their tenant."""
     quota_balances: dict[QuotaKey, QuotaBalance] = {}
     """As `balances`, of quotas."""
+    lookups: Lookups = field(default_factory=Lookups)
+    """What was looked up in earlier attempts, or would have been."""
 
 
 class Loaded(Struct):
@@ -140,21 +188,16 @@ class LedgerTransaction(Protocol):
         """
         ...
 
-    def due_reservations(self, tenant_id: str, now: datetime, most: int | None) -> list[str]:
+    def look_up(self, wanted: Lookups) -> LookedUp:
+        """Read all of `wanted` at once. Of what is locked it is what stays; all else may change."""
+        ...
+
+    def due_reservations(self, tenant_id: str, now: datetime, most: int) -> list[str]:
         """Ids of pending reservations with `expires_at <= now`, earliest first, up to `most`."""
         ...
 
-    def pending_holds(self, key: BalanceKey, tenant_id: str) -> list[tuple[str, Hold]]:
-        """Pending holds on a balance with their reservation's id, the `MOST_HOLDS` that expire
-        first."""
-        ...
-
-    def last_hold(self, key: BalanceKey, tenant_id: str) -> datetime:
-        """When the last of the pending holds on a balance expires, of which there is one."""
-        ...
-
-    def spent(self, key: BalanceKey, tenant_id: str) -> Decimal:
-        """What is spent of a balance, as it stands; 0 where there is none."""
+    def last_hold(self, tenant_id: str) -> datetime:
+        """When the last of a tenant's pending reservations expires, of which there is one."""
         ...
 
     def write(self, changes: Changes) -> None: ...

@@ -7,7 +7,7 @@ decided. A row that was not loaded raises `MoreNeeded`: the group starts again w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from fiscus.budgets.model import (
     Reservation,
     ReservationStatus,
 )
-from fiscus.budgets.rules import Hold
+from fiscus.budgets.openings import Freed, Hold, freed_by
 from fiscus.costs.fx import Rates
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import add_up
@@ -28,21 +28,26 @@ from fiscus.idempotency import Idempotency, IdempotencyKey, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
-    MOST_HOLDS,
     AnchorKey,
     Changes,
     LedgerTransaction,
     Loaded,
+    LookedUp,
+    Lookups,
     Needs,
     OperationKey,
     RecordedOperation,
 )
-from fiscus.money import subtract
+from fiscus.money import ZERO, subtract
 from fiscus.operations import Operation
 from fiscus.quotas.matching import MatchedQuota
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey, QuotaUsage
 
 _ABSENT: Final = object()
+_MOST_LOOKUPS: Final = 8
+"""So often is looked up in one attempt what a denial needs to know; then what all need, at once."""
+_DUE_SOON: Final = timedelta(seconds=2)
+"""So much later at most are most of a group's commands than its first."""
 
 
 class MoreNeeded(Exception):
@@ -76,6 +81,10 @@ class Workspace:
         self._journal: list[tuple[Any, Any, Any]] = []
         """Rows, a key in them, and what was there before."""
         self._checked_due: dict[str, datetime] = {}
+        self._looked_up = LookedUp()
+        self._lookups = 0
+        self._freed: dict[BalanceKey, Freed] = {}
+        """What comes free on balances, until a reservation changes."""
         self.decided: dict[IdempotencyKey, Any] = {}
         """What commands with a key came to, before it was put into words."""
         self.met_last: Sequence[Matched] = ()
@@ -94,6 +103,9 @@ class Workspace:
             for reservation in loaded.reservations.values()
             if reservation.operation_id is not None
         )
+        lookups = self.needs.lookups
+        if lookups.due or lookups.holds or lookups.spent:
+            self._looked_up = transaction.look_up(lookups)
 
     def tenant(self, tenant_id: str) -> TenantDefinitions:
         found = self._tenants.get(tenant_id)
@@ -109,6 +121,7 @@ class Workspace:
 
     def undo(self, mark: int) -> None:
         """Take back every change since `mark`."""
+        self._freed.clear()
         while len(self._journal) > mark:
             rows, key, old = self._journal.pop()
             if old is _ABSENT:
@@ -210,9 +223,11 @@ class Workspace:
         return found if found is not None and found.tenant_id == tenant_id else None
 
     def add_reservation(self, reservation: Reservation) -> None:
+        self._freed.clear()
         self._put(self.changes.new_reservations, reservation.reservation_id, reservation)
 
     def put_reservation(self, reservation: Reservation) -> None:
+        self._freed.clear()
         rows = self.changes.new_reservations
         if reservation.reservation_id not in rows:
             rows = self.changes.changed_reservations
@@ -226,13 +241,23 @@ class Workspace:
         checked = self._checked_due.get(tenant_id)
         if checked is not None and checked >= now:
             return
-        due = self._transaction.due_reservations(tenant_id, now, most)
+        if most is None:
+            due = self._due_until(tenant_id, now)
+        else:
+            due = self._transaction.due_reservations(tenant_id, now, most)
         unknown = [one for one in due if one not in self.needs.reservations]
         if unknown:
             self.needs.reservations.update(dict.fromkeys(unknown, tenant_id))
             raise MoreNeeded
         if most is None:
             self._checked_due[tenant_id] = now
+
+    def _due_until(self, tenant_id: str, now: datetime) -> list[str]:
+        known = self._looked_up.due.get(tenant_id)
+        if known is None or known.until < now:
+            self._look_up(Lookups(due={tenant_id: now + _DUE_SOON}))
+            known = self._looked_up.due[tenant_id]
+        return [one for due_at, one in known.reservations if due_at <= now]
 
     def due(self, tenant_id: str, now: datetime) -> list[Reservation]:
         """The tenant's reservations of the group that are pending and due at `now`."""
@@ -246,14 +271,54 @@ class Workspace:
             and reservation.tenant_id == tenant_id
         ]
 
-    def holds_on(self, balance: BudgetBalance) -> list[Hold]:
-        """The pending holds on a balance, as they stand in this group.
+    # -- what is to come, which only denials ask for
 
-        Of very many, those that expire last are one, which expires with the last of them.
+    def look_ahead(self, tenant_id: str, later: Iterable[BalanceKey], *, holds: bool) -> None:
+        """Have known what `spent_of` tells of balances `later` and, with `holds`, `freed_on`."""
+        known = self._looked_up
+        wanted = Lookups(
+            holds={tenant_id} if holds and tenant_id not in known.holds else set(),
+            spent={
+                key: tenant_id
+                for key in later
+                if key not in known.spent and self.held_balance(key) is None
+            },
+        )
+        if wanted.holds or wanted.spent:
+            self._look_up(wanted)
+
+    def _look_up(self, wanted: Lookups) -> None:
+        self.needs.lookups.add(wanted)
+        if self._lookups == _MOST_LOOKUPS:
+            raise MoreNeeded
+        self._lookups += 1
+        self._looked_up.add(self._transaction.look_up(wanted))
+
+    def spent_of(self, key: BalanceKey) -> Decimal:
+        """What is spent of a later balance than those decided on, which is not locked."""
+        known = self.held_balance(key)
+        return self._looked_up.spent[key] if known is None else known.spent
+
+    def freed_on(self, key: BalanceKey, tenant_id: str) -> Freed:
+        """What comes free on a balance as the holds expire that there are in this group.
+
+        Of a tenant's very many, those that expire last are one, which does with the last of them.
         """
-        key, tenant_id = balance.key, balance.tenant_id
-        stored = self._transaction.pending_holds(key, tenant_id)
+        freed = self._freed.get(key)
+        if freed is None:
+            holds = self._holds_on(key, tenant_id)
+            freed = freed_by(holds)
+            balance = self.held_balance(key)
+            held = ZERO if balance is None else balance.reserved
+            others = subtract(held, freed.amounts[-1] if freed.amounts else ZERO)
+            if others:
+                freed = freed_by([*holds, Hold(self._transaction.last_hold(tenant_id), others)])
+            self._freed[key] = freed
+        return freed
+
+    def _holds_on(self, key: BalanceKey, tenant_id: str) -> list[Hold]:
         changed = self.changes.changed_reservations
+        stored = self._looked_up.holds[tenant_id].on(key)
         holds = [hold for reservation_id, hold in stored if reservation_id not in changed]
         for reservation in (*changed.values(), *self.changes.new_reservations.values()):
             if reservation.status is ReservationStatus.PENDING:
@@ -262,19 +327,7 @@ class Workspace:
                     for line in reservation.lines
                     if line.key == key
                 )
-        if len(stored) >= MOST_HOLDS:
-            others = balance.reserved
-            for hold in holds:
-                others = subtract(others, hold.amount)
-            holds.append(Hold(self._transaction.last_hold(key, tenant_id), others))
         return holds
-
-    def spent_of(self, blank: BudgetBalance) -> Decimal:
-        """What is spent of another balance than those decided on, which is not locked."""
-        known = self.held_balance(blank.key)
-        if known is not None:
-            return known.spent
-        return self._transaction.spent(blank.key, blank.tenant_id)
 
     # -- quotas
 

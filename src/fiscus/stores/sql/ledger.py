@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Set
 from datetime import datetime
-from decimal import Decimal
 from typing import Final, TypeVar
 
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
-from fiscus.budgets.rules import Hold
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import (
     Changes,
     Definitions,
+    DueReservations,
     GroupConflict,
     Loaded,
+    LookedUp,
+    Lookups,
     Needs,
     OperationKey,
 )
-from fiscus.money import ZERO
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey
 from fiscus.stores.sql import ledger_quotas as quotas
 from fiscus.stores.sql import ledger_read as read
@@ -222,26 +222,39 @@ class SqlLedgerTransaction:
         definitions.quotas, definitions.deleted_quotas = quotas.read_quotas(changed_quotas)
         return definitions
 
-    def due_reservations(self, tenant_id: str, now: datetime, most: int | None) -> list[str]:
-        sql = read.DUE if most is None else f"{read.DUE} LIMIT {most:d}"
+    def look_up(self, wanted: Lookups) -> LookedUp:
+        time, reader = self._driver.time, self._reader
+        spent = [
+            (tenant_id, key.budget_id, key.scope_id, time(key.period_start), place)
+            for place, (key, tenant_id) in enumerate(wanted.spent.items())
+        ]
+        found = self._run(
+            [
+                Statement(read.DUE, read.TENANT_UNTIL, [(tenant_id, time(until))])
+                for tenant_id, until in wanted.due.items()
+            ]
+            + [Statement(read.HOLDS, read.TENANT, [(tenant_id,)]) for tenant_id in wanted.holds]
+            + ([Statement(read.SPENT, read.SPENT_KEY, spent)] if spent else [])
+        )
+        return LookedUp(
+            {
+                one: DueReservations(until, reader.due(next(found)))
+                for one, until in wanted.due.items()
+            },
+            {tenant_id: reader.holds(next(found)) for tenant_id in wanted.holds},
+            reader.spent(next(found), list(wanted.spent)) if spent else {},
+        )
+
+    def due_reservations(self, tenant_id: str, now: datetime, most: int) -> list[str]:
         row = (tenant_id, self._driver.time(now))
-        (rows,) = self._driver.run([Statement(sql, read.TENANT_UNTIL, [row])])
-        return [row[0] for row in rows]
+        (rows,) = self._driver.run(
+            [Statement(f"{read.DUE} LIMIT {most:d}", read.TENANT_UNTIL, [row])]
+        )
+        return [reservation_id for _, reservation_id in self._reader.due(rows)]
 
-    def pending_holds(self, key: BalanceKey, tenant_id: str) -> list[tuple[str, Hold]]:
-        return self._reader.holds(self._of_balance(read.HOLDS, key, tenant_id))
-
-    def last_hold(self, key: BalanceKey, tenant_id: str) -> datetime:
-        return self._reader.moment(self._of_balance(read.LAST_HOLD, key, tenant_id)[0])
-
-    def spent(self, key: BalanceKey, tenant_id: str) -> Decimal:
-        rows = self._of_balance(read.SPENT, key, tenant_id)
-        return self._reader.amount(rows[0]) if rows else ZERO
-
-    def _of_balance(self, sql: str, key: BalanceKey, tenant_id: str) -> list[Row]:
-        row = (tenant_id, key.budget_id, key.scope_id, self._driver.time(key.period_start))
-        (rows,) = self._driver.run([Statement(sql, read.OF_BALANCE, [row])])
-        return rows
+    def last_hold(self, tenant_id: str) -> datetime:
+        ((row,),) = self._driver.run([Statement(read.LAST_HOLD, read.TENANT, [(tenant_id,)])])
+        return self._reader.moment(row)
 
     # -- writing
 

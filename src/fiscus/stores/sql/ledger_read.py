@@ -16,7 +16,7 @@ from fiscus.budgets.model import (
     ReservationLine,
     ReservationStatus,
 )
-from fiscus.budgets.rules import Hold
+from fiscus.budgets.openings import Hold
 from fiscus.costs.model import CostFlag
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.ledger.port import (
@@ -26,6 +26,7 @@ from fiscus.ledger.port import (
     OperationKey,
     RecordedOperation,
 )
+from fiscus.money import ZERO
 from fiscus.operations import Operation
 from fiscus.scopes import ScopeType
 from fiscus.stores.sql.bulk import Columns, Row
@@ -113,8 +114,8 @@ ROLLUPS = """
       ON c.tenant_id = r.tenant_id AND c.bucket = r.bucket AND c.series_id = r.series_id
 """
 
-# The statements from here on take one row. PostgreSQL plans for a hundred unless LIMIT says so, and
-# would then rather read every pending reservation or every budget than use an index.
+# The statements from here on take one row, all but the last. PostgreSQL plans for a hundred unless
+# LIMIT says so, and would then rather read every pending reservation or budget than use an index.
 TENANT_AFTER = Columns(tenant_id="text", after_version="bigint")
 SETTINGS = """
     SELECT t.definitions_version, t.currency, t.timezone, t.require_budget, t.require_quota,
@@ -129,34 +130,62 @@ CHANGED_BUDGETS = """
 
 TENANT_UNTIL = Columns(tenant_id="text", until="timestamptz")
 DUE = """
-    SELECT CAST(v.reservation_id AS TEXT)
+    SELECT v.expires_at, CAST(v.reservation_id AS TEXT)
     FROM (SELECT * FROM {rows} LIMIT 1) AS r
     JOIN reservations v ON v.tenant_id = r.tenant_id AND v.expires_at <= r.until
     WHERE v.status = 'pending'
     ORDER BY v.expires_at
 """
 
-OF_BALANCE = Columns(
-    tenant_id="text", budget_id="uuid", scope_id="text", period_start="timestamptz"
-)
-_PENDING_ON = """
-    FROM (SELECT * FROM {rows} LIMIT 1) AS r
-    JOIN reservations v ON v.tenant_id = r.tenant_id AND v.status = 'pending'
-    JOIN reservation_lines l ON l.reservation_id = v.reservation_id
-     AND l.budget_id = r.budget_id AND l.scope_id = r.scope_id AND l.period_start = r.period_start
+# The pending ones are walked in the order of their index, and no further than it takes.
+_PENDING = """
+    FROM reservations p
+    WHERE p.tenant_id = (SELECT r.tenant_id FROM {rows} LIMIT 1) AND p.status = 'pending'
 """
 HOLDS = f"""
-    SELECT CAST(v.reservation_id AS TEXT), v.expires_at, l.amount
-    {_PENDING_ON}
-    ORDER BY v.expires_at LIMIT {MOST_HOLDS}
+    SELECT CAST(v.reservation_id AS TEXT), v.expires_at,
+           CAST(l.budget_id AS TEXT), l.scope_id, l.period_start, l.amount
+    FROM (
+        SELECT p.reservation_id, p.expires_at {_PENDING} ORDER BY p.expires_at LIMIT {MOST_HOLDS}
+    ) AS v JOIN reservation_lines l ON l.reservation_id = v.reservation_id
 """
-LAST_HOLD = f"SELECT v.expires_at {_PENDING_ON} ORDER BY v.expires_at DESC LIMIT 1"
+LAST_HOLD = f"SELECT p.expires_at {_PENDING} ORDER BY p.expires_at DESC LIMIT 1"
+
+SPENT_KEY = Columns(
+    tenant_id="text",
+    budget_id="uuid",
+    scope_id="text",
+    period_start="timestamptz",
+    place="integer",
+)
 SPENT = """
-    SELECT p.spent
-    FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN budget_periods p
+    SELECT r.place, p.spent
+    FROM {rows} JOIN budget_periods p
       ON p.budget_id = r.budget_id AND p.scope_id = r.scope_id
      AND p.period_start = r.period_start AND p.tenant_id = r.tenant_id
 """
+
+
+class TenantHolds:
+    """`PendingHolds` as rows, of which few are ever asked for."""
+
+    def __init__(self, rows: list[Row], values: Values) -> None:
+        self._values = values
+        self._rows: dict[Row, list[Row]] = {}
+        self._read: dict[BalanceKey, list[tuple[str, Hold]]] = {}
+        for reservation_id, expires_at, *key, amount in rows:
+            self._rows.setdefault(tuple(key), []).append((reservation_id, expires_at, amount))
+
+    def on(self, key: BalanceKey) -> list[tuple[str, Hold]]:
+        found = self._read.get(key)
+        if found is None:
+            values = self._values
+            rows = self._rows.get((key.budget_id, key.scope_id, values.time(key.period_start)), [])
+            found = self._read[key] = [
+                (reservation_id, Hold(values.read_time(expires_at), values.read_amount(amount)))
+                for reservation_id, expires_at, amount in rows
+            ]
+        return found
 
 
 class LedgerReader:
@@ -255,18 +284,22 @@ class LedgerReader:
             deleted=[budget_id for budget_id, _, gone in budgets if gone is not None],
         )
 
-    def holds(self, rows: list[Row]) -> list[tuple[str, Hold]]:
-        read_time, read_amount = self._values.read_time, self._values.read_amount
-        return [
-            (reservation_id, Hold(read_time(expires_at), read_amount(amount)))
-            for reservation_id, expires_at, amount in rows
-        ]
+    def due(self, rows: list[Row]) -> list[tuple[datetime, str]]:
+        read_time = self._values.read_time
+        return [(read_time(expires_at), reservation_id) for expires_at, reservation_id in rows]
+
+    def holds(self, rows: list[Row]) -> TenantHolds:
+        return TenantHolds(rows, self._values)
+
+    def spent(self, rows: list[Row], wanted: Sequence[BalanceKey]) -> dict[BalanceKey, Decimal]:
+        """What is spent of the balances `wanted`, by their places there."""
+        read_amount = self._values.read_amount
+        return dict.fromkeys(wanted, ZERO) | {
+            wanted[place]: read_amount(amount) for place, amount in rows
+        }
 
     def moment(self, row: Row) -> datetime:
         return self._values.read_time(row[0])
-
-    def amount(self, row: Row) -> Decimal:
-        return self._values.read_amount(row[0])
 
 
 def read_reservation(
