@@ -140,7 +140,12 @@ class Reference:
         matched = self._matching(operation, now)
         expected, after = self._decide(matched, estimate, currency, now)
         held = any(self._use(key).reserved for _, key in matched)
-        if not expected.allowed and held and self.free_due(now):
+        clear = set(expected.decisions.values()) <= {"allow"} and all(
+            self._share(budget, self._use(key)) == 1
+            for budget, key in matched
+            if budget.action == "throttle" and not budget.frozen
+        )
+        if not clear and held and self.free_due(now):
             expected, after = self._decide(matched, estimate, currency, now)
         if not reserve:
             return expected

@@ -188,7 +188,10 @@ def test_a_throttle_counts_although_another_budget_denies(desk: Desk, clock: Man
     throttle = {"floor": "0.1", "retry_after_ms": 1000}
     desk.budget("5", period_type="monthly", enforcement_action="throttle", throttle=throttle)
     desk.record("5")
-    assert desk.check("6").fits_at == datetime(2026, 3, 11, tzinfo=UTC)
+    denial = desk.check("6")
+    assert (denial.max_allowed_cost, denial.throttle) == (0, None)
+    assert not desk.check("0", reserve=False).allowed, "as it says"
+    assert denial.fits_at == datetime(2026, 3, 11, tzinfo=UTC)
     clock.set(datetime(2026, 3, 10, 23, 59, 55, tzinfo=UTC))
     assert desk.check("6").fits_at == datetime(2026, 3, 11, 0, 0, 5, tzinfo=UTC)
 
@@ -457,6 +460,28 @@ def test_a_batch_that_very_many_budgets_deny_says_of_each_check_when_it_fits(
     for user in users:
         desk.record("3", user_id=user)
     assert fits_at("8") == [datetime(2026, 3, 12, tzinfo=UTC)] * 40
+
+
+@pytest.mark.parametrize(
+    ("action", "shadow", "decision"),
+    [
+        ("hard_stop", True, "shadow_deny"),
+        ("soft_limit", False, "warn"),
+        ("throttle", True, "shadow_throttle"),
+        ("throttle", False, "throttle"),
+    ],
+)
+def test_nothing_is_told_of_holds_that_are_due(
+    desk: Desk, clock: ManualClock, action: str, shadow: bool, decision: str
+) -> None:
+    throttle = {"start_ratio": "0.5", "floor": "0.1"}
+    budget = desk.budget("10", enforcement_action=action, shadow=shadow, throttle=throttle)
+    desk.reserve("9", ttl_seconds=60)
+    assert desk.check("5", reserve=False).budgets[0].decision == decision
+    clock.advance(seconds=60)
+    answer = desk.check("5")
+    assert (answer.budgets[0].decision, answer.budgets[0].reserved) == ("allow", 5)
+    assert desk.used(budget) == ("0", "5")
 
 
 def test_batches_with_many_new_ids_on_a_rolling_budget_are_decided(desk: Desk) -> None:

@@ -352,7 +352,8 @@ def budget_decisions(draw: st.DrawFn) -> BudgetsDecided:
         draw(shares),
         draw(st.none() | moments),
         draw(st.lists(budget_standings, min_size=len(matched), max_size=len(matched))),
-        draw(st.booleans()),
+        held_back=draw(st.booleans()),
+        throttled=draw(st.booleans()),
     )
 
 

@@ -28,6 +28,7 @@ from fiscus.money import ONE, QUANTUM
 from tests.unit.budgets_for_rules import NOW, amounts, demands, make_budget, make_demand
 
 HARD = (EnforcementAction.HARD_STOP, EnforcementAction.ESCALATE)
+THROTTLED = EnforcementAction.THROTTLE
 
 
 def decisions(given: list[Demand]) -> list[str]:
@@ -248,6 +249,30 @@ def test_the_wait_of_a_throttled_check_is_over_when_it_says(budget: object, used
         demand = replace(demand, balance=decision.balances[0])
         decision = decide([demand], reserve=True)
         assert decision.allowed == (attempt == tries)
+
+
+@given(demands())
+def test_what_no_estimate_passes_is_throttled(given: list[Demand]) -> None:
+    decision = decide(given, reserve=True)
+    if decision.allowed:
+        return
+    without = [one for one in given if one.budget.enforcement_action is THROTTLED]
+    for_nothing = decide(without, reserve=False) if without else None
+    refused = for_nothing is not None and any(
+        verdict == "throttle" for verdict in for_nothing.verdicts
+    )
+    assert decision.throttled == refused or any(one.budget.frozen for one in without)
+
+
+@given(demands())
+def test_only_what_is_allowed_without_a_word_is_clear(given: list[Demand]) -> None:
+    decision = decide(given, reserve=True)
+    throttled = [
+        throttle_share(one.budget, one.balance) < 1
+        for one in given
+        if one.budget.enforcement_action is THROTTLED and not one.budget.frozen
+    ]
+    assert decision.clear == (set(decision.verdicts) == {"allow"} and not any(throttled))
 
 
 def test_no_accumulator_moves_when_another_budget_denies() -> None:

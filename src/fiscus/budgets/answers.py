@@ -54,6 +54,8 @@ class BudgetsDecided(Struct, frozen=True, gc=False):
     held_back: bool = False
     """Nothing is reserved, as a check of its batch was denied: another one, or this, whose figures
     then count what the checks before it would have held."""
+    throttled: bool = False
+    """A throttle budget refuses an operation of any cost now, whichever budget denied this one."""
 
 
 class CheckAsked(Protocol):
@@ -79,8 +81,7 @@ def answer(decided: BudgetsDecided, asked: CheckAsked) -> CheckAnswer:
     matched, standings = decided.matched, decided.standings
     estimate, day = asked.estimate, asked.now.date()
     lines: list[BudgetLine] = []
-    is_throttled = bool(matched) and standings[deciding].decision == THROTTLE
-    most = ZERO if is_throttled or not (matched or allowed) else None
+    most = ZERO if decided.throttled or not (matched or allowed) else None
     for index, one in enumerate(matched):
         line = _line(one, standings[index], estimate, day)
         lines.append(line)

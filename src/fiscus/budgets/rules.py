@@ -82,6 +82,10 @@ class Decision(Struct, frozen=True, gc=False):
     """What each budget says: a word above, with `shadow_` before it when it only says so."""
     balances: list[BudgetBalance]
     throttle: ThrottleShare | None
+    clear: bool
+    """Whether each allows it and throttles nothing, so that holds that are due do not matter."""
+    throttled: bool = False
+    """Whether a throttle budget refuses an operation of any cost now."""
 
 
 def headroom(budget: Budget, balance: BudgetBalance) -> Decimal:
@@ -98,17 +102,19 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
     """
     verdicts: list[str] = []
     balances: list[BudgetBalance] = []
-    allowed, throttled = True, False
+    allowed, clear, throttles = True, True, False
     for demand in demands:
         budget, balance = demand.budget, demand.balance
         held = add(balance.reserved, demand.estimate)
         verdict = ALLOW
         if budget.frozen or add(balance.spent, held) > budget.budget_amount:
             verdict = _without_room(budget)
-            if verdict in DENIALS:
-                allowed = False
+            if verdict is not ALLOW:
+                clear = False
+                if verdict in DENIALS:
+                    allowed = False
         if budget.enforcement_action is _THROTTLE_ACTION:
-            throttled = True
+            throttles = True
         verdicts.append(verdict)
         balances.append(
             BudgetBalance(
@@ -121,13 +127,26 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
             )
         )
     throttle: ThrottleShare | None = None
+    throttled = False
     if not allowed:
         balances = [demand.balance for demand in demands]
-    elif throttled:
+        throttled = throttles and any(_would_throttle(one.budget, one.balance) for one in demands)
+    elif throttles:
         allowed, throttle = _throttle(demands, verdicts, balances)
+        throttled = not allowed
+        is_whole = throttle is None or throttle.multiplier == ONE
+        clear = clear and is_whole and SHADOW + THROTTLE not in verdicts
     if not reserve:
         balances = [demand.balance for demand in demands]
-    return Decision(allowed, _deciding(demands, verdicts, allowed), verdicts, balances, throttle)
+    return Decision(
+        allowed,
+        _deciding(demands, verdicts, allowed),
+        verdicts,
+        balances,
+        throttle,
+        clear,
+        throttled,
+    )
 
 
 def _without_room(budget: Budget) -> str:
@@ -171,6 +190,12 @@ def throttle_wait_ms(budget: Budget, balance: BudgetBalance) -> int | None:
     """How long until so many operations have gone first that one passes; None when none ever do."""
     share = throttle_share(budget, balance)
     return _wait_ms(budget, balance.throttle_credit, share) if share else None
+
+
+def _would_throttle(budget: Budget, balance: BudgetBalance) -> bool:
+    if budget.enforcement_action is not _THROTTLE_ACTION or budget.shadow or budget.frozen:
+        return False
+    return not throttle_passes(budget, balance)
 
 
 def _throttle(

@@ -53,7 +53,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
     if not matched:
         return _without_budgets(workspace, command, currency)
     decision = decide(demands, reserve=command.reserve)
-    if not decision.allowed and _some_were_due(workspace, command, demands):
+    if not decision.clear and _some_were_due(workspace, command, demands):
         demands = _demands(workspace, command, currency, matched)
         decision = decide(demands, reserve=command.reserve)
     allowed, verdicts, day = decision.allowed, decision.verdicts, now.date()
@@ -80,7 +80,15 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
     fits = fits_at(workspace, command, matched, verdicts)
     if throttle is not None and fits is not None:
         throttle = throttle.no_later_than(fits - now)
-    return BudgetsDecided(matched, False, decision.deciding, throttle, fits, standings)
+    return BudgetsDecided(
+        matched,
+        False,
+        decision.deciding,
+        throttle,
+        fits,
+        standings,
+        throttled=decision.throttled,
+    )
 
 
 def _without_budgets(workspace: Workspace, command: Check, currency: str) -> BudgetsDecided:
@@ -107,7 +115,7 @@ def _with_rates(
 
 
 def _some_were_due(workspace: Workspace, command: Check, demands: list[Demand]) -> bool:
-    """Free reservations that are due, on which a denial may rest; whether there were any."""
+    """Free reservations that are due, on which a verdict may rest; whether there were any."""
     if not any(demand.balance.reserved for demand in demands):
         return False
     return free_due(workspace, command.tenant_id, command.now) > 0

@@ -45,7 +45,7 @@ def close(workspace: Workspace, reservation: Reservation, status: ReservationSta
 
 
 def free_due(workspace: Workspace, tenant_id: str, now: datetime, most: int | None = None) -> int:
-    """Expire the tenant's reservations that are due, so that no denial rests on them."""
+    """Expire the tenant's reservations that are due, so that no verdict rests on them."""
     workspace.require_due_loaded(tenant_id, now, most)
     due = workspace.due(tenant_id, now)
     for reservation in due:

@@ -236,7 +236,8 @@ class Workspace:
     def require_due_loaded(self, tenant_id: str, now: datetime, most: int | None = None) -> None:
         """Make sure that every due reservation of the tenant, or the first `most`, is in the group.
 
-        Called before a denial. Due ones that were not loaded send the group round again.
+        Called before any verdict rests on holds. Due ones that were not loaded send the group
+        round again.
         """
         checked = self._checked_due.get(tenant_id)
         if checked is not None and checked >= now:

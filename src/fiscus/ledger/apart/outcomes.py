@@ -121,6 +121,7 @@ class _Budgets(Struct, frozen=True, array_like=True, gc=False):
     fits_at: datetime | None
     standings: list[BudgetStanding]
     held_back: bool
+    throttled: bool = False
 
 
 class _Quotas(Struct, frozen=True, array_like=True, gc=False):
@@ -295,7 +296,7 @@ class Teller:
         return 1, len(answer), getattr(outcome, "allowed", True)
 
     def _of_budgets(self, decided: BudgetsDecided) -> tuple[object, ...]:
-        return (
+        told = (
             self._budgets.of(decided.matched),
             decided.allowed,
             decided.deciding,
@@ -304,6 +305,7 @@ class Teller:
             decided.standings,
             decided.held_back,
         )
+        return (*told, True) if decided.throttled else told
 
     def _of_quotas(self, decided: QuotasDecided) -> tuple[object, ...]:
         return (
@@ -415,6 +417,7 @@ class Hearer:
             told.fits_at,
             told.standings,
             told.held_back,
+            told.throttled,
         )
 
     def _of_quotas(self, told: _Quotas) -> QuotasDecided:
