@@ -231,6 +231,7 @@ def test_a_used_up_budget_that_only_warns_does_not_fail_a_replays_audit(
 def test_a_replays_audit_goes_by_the_servers_clock(
     on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
 ) -> None:
+    # ahead of the clock of the server, which is a process of its own
     monkeypatch.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + ahead)
     done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--json")
     assert done.status == 0, done.err

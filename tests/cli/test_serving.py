@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from fiscus.cli.serving import bound_anew, listen
 from tests.fiscus_process import (
     ADMIN_KEY,
     FiscusProcess,
@@ -28,6 +30,7 @@ from tests.servers import PostgresServer, drop_database, fresh_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from tests.cli.conftest import Run
 
@@ -173,16 +176,28 @@ def test_unreachable_database_is_one_line(run: Run) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="where sockets share an address")
+def test_an_ended_process_hands_its_address_on_while_there_are_descriptors() -> None:
+    first, other = listen("127.0.0.1", free_port(), 2)
+    anew = bound_anew(first)
+    assert (first.fileno(), anew.getsockname()) == (-1, other.getsockname())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        assert bound_anew(anew) is anew
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert anew.getsockname() == other.getsockname()
+    anew.close()
+    other.close()
+
+
 @pytest.mark.postgres
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_killed_process_is_replaced_and_all_stop_together(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
-    with fiscus_server(
-        tmp_path,
-        command=("serve", "--workers", "2"),
-        env={"FISCUS_DATABASE_URL": postgres_url, "FISCUS_REDIS_URL": valkey_url},
-    ) as server:
+    with two_processes(tmp_path, postgres_url, valkey_url) as server:
         victim, survivor = serving_processes(server.process.pid)
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: victim not in serving_processes(server.process.pid))
@@ -198,11 +213,7 @@ def test_killed_process_is_replaced_and_all_stop_together(
 def test_all_stop_while_a_process_that_keeps_dying_is_not_started_yet(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
-    with fiscus_server(
-        tmp_path,
-        command=("serve", "--workers", "2"),
-        env={"FISCUS_DATABASE_URL": postgres_url, "FISCUS_REDIS_URL": valkey_url},
-    ) as server:
+    with two_processes(tmp_path, postgres_url, valkey_url) as server:
         survivor, _ = serving_processes(server.process.pid)
         for _ in range(3):  # the third time it is started again after 0.8 s
             wait_until(lambda: len(serving_processes(server.process.pid)) == 2)
@@ -220,11 +231,7 @@ def test_those_that_are_left_answer_while_one_cannot_be_started_again(
 ) -> None:
     url = fresh_database(postgres_server)
     name = url.rpartition("/")[2]
-    with fiscus_server(
-        tmp_path,
-        command=("serve", "--workers", "2"),
-        env={"FISCUS_DATABASE_URL": url, "FISCUS_REDIS_URL": valkey_url},
-    ) as server:
+    with two_processes(tmp_path, url, valkey_url) as server:
         _, victim = serving_processes(server.process.pid)
         with postgres_server.connect() as admin:
             admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
@@ -244,11 +251,7 @@ def test_those_that_are_left_answer_while_one_cannot_be_started_again(
 def test_metrics_of_several_processes_are_their_sums(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
-    with fiscus_server(
-        tmp_path,
-        command=("serve", "--workers", "2"),
-        env={"FISCUS_DATABASE_URL": postgres_url, "FISCUS_REDIS_URL": valkey_url},
-    ) as server:
+    with two_processes(tmp_path, postgres_url, valkey_url) as server:
         headers = {"X-API-Key": server.key}
         body = {"resource_type": "llm", "estimated_cost": 1}
         base = f"{server.url}/budget/v1"
@@ -278,6 +281,16 @@ def test_worker_apart_leads_and_stops_with_status_0(tmp_path: Path, postgres_url
     finally:
         worker.kill()
         worker.wait()
+
+
+def two_processes(
+    folder: Path, database_url: str, redis_url: str
+) -> AbstractContextManager[FiscusProcess]:
+    return fiscus_server(
+        folder,
+        command=("serve", "--workers", "2"),
+        env={"FISCUS_DATABASE_URL": database_url, "FISCUS_REDIS_URL": redis_url},
+    )
 
 
 def serving_processes(supervisor: int) -> list[int]:

@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(OSError):  # the client does not wait for all of it
             for byte in answer.body:
                 self.wfile.write(bytes([byte]))
-                time.sleep(0.05)
+                time.sleep(0.05)  # for the client's time-out, which is of the real clock
         self.close_connection = True
 
     def _hang_up(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from multiprocessing import connection, parent_process
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import uvicorn
 
@@ -61,12 +61,10 @@ def bound_anew(bound: socket.socket) -> socket.socket:
     ):
         return bound
     try:
-        anew = socket.socket(bound.family, bound.type, bound.proto)
-    except OSError:  # no descriptor is left
+        anew = _bound(bound.family, bound.type, bound.proto, bound.getsockname(), share=True)
+    except OSError as error:  # such as when no descriptor is left
+        log.warning("address_not_bound_anew", reason=str(error))
         return bound
-    anew.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    anew.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    anew.bind(bound.getsockname())
     bound.close()
     return anew
 
@@ -84,21 +82,25 @@ def _bind(host: str, port: int, *, share: bool = False, option: str = "--port") 
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            if os.name != "nt":
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if share:
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            bound.bind(address)
-        except OSError:
-            bound.close()
-            raise
+        return _bound(family, kind, protocol, address, share=share)
     except OSError as error:
         raise CommandError(
             f"cannot listen on {host} port {port}: {error.strerror}",
             suggested_action=f"see whether another server runs there, or take another {option}.",
         ) from None
+
+
+def _bound(family: int, kind: int, protocol: int, address: Any, *, share: bool) -> socket.socket:
+    bound = socket.socket(family, kind, protocol)
+    try:
+        if os.name != "nt":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
     return bound
 
 

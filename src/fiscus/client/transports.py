@@ -35,6 +35,17 @@ class Request(NamedTuple):
     query: list[tuple[str, str]]
     headers: dict[str, str]
 
+    def for_httpx(self, timeout_seconds: float) -> dict[str, Any]:
+        """The arguments that say so to httpx; the time is for each of its steps."""
+        return {
+            "method": self.method,
+            "url": self.path,
+            "content": self.content,
+            "params": tuple(self.query) or None,
+            "headers": self.headers,
+            "timeout": timeout_seconds,
+        }
+
 
 class Reply(NamedTuple):
     """A whole answer."""
@@ -124,16 +135,9 @@ class BlockingTransport:
 
 
 def _exchange(client: httpx.Client, request: Request, timeout_seconds: float) -> Reply:
-    """The time is httpx's for every step; what comes in pieces is looked at between them, too."""
+    """What comes in pieces has its time as a whole, too: it is looked at between them."""
     ends = time.monotonic() + timeout_seconds
-    with client.stream(
-        request.method,
-        request.path,
-        content=request.content,
-        params=tuple(request.query) or None,
-        headers=request.headers,
-        timeout=timeout_seconds,
-    ) as response:
+    with client.stream(**request.for_httpx(timeout_seconds)) as response:
         pieces: list[bytes] = []
         for piece in response.iter_bytes():
             if time.monotonic() > ends:
@@ -163,14 +167,7 @@ class AsyncTransport:
             raise of_another_loop()
         try:
             async with asyncio.timeout(timeout_seconds + _LATER_SECONDS):
-                response = await self._client.request(
-                    request.method,
-                    request.path,
-                    content=request.content,
-                    params=tuple(request.query) or None,
-                    headers=request.headers,
-                    timeout=timeout_seconds,
-                )
+                response = await self._client.request(**request.for_httpx(timeout_seconds))
         except TimeoutError:
             raise httpx.ReadTimeout(_TOO_SLOW) from None
         except RuntimeError as error:

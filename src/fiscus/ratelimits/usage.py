@@ -73,9 +73,8 @@ class UsageTally:
                 tally.checks += 1
                 # what can never pass is no load, which limits that follow the load learn from
                 if not verdict.allowed and verdict.wait_us is not None:
-                    wanted = min(
-                        count, rule.ceilings[0]
-                    )  # without counters anything is told to wait
+                    # more never passes either, though without counters it is told to wait
+                    wanted = min(count, rule.ceilings[0])
                     if rule.shadow:
                         tally.shadow_denied += wanted
                     else:

@@ -82,6 +82,9 @@ class Worker:
         try:
             renewed = self._renew_quotas(now, until)
             left = len(self._engine.quotas.due_renewals(now, 1)) > 0
+        except FiscusError as error:
+            log.warning("quotas_not_caught_up", reason=error.message)
+            return
         except Exception:
             # whatever it was: the rounds try again, and tell
             log.exception("quotas_not_caught_up")
