@@ -29,11 +29,13 @@ from tests.fiscus_process import (
 from tests.servers import PostgresServer, drop_database, fresh_database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Generator
 
     from tests.cli.conftest import Run
 
+of_linux = pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="finds processes and sockets in /proc"
+)
 KEY = re.compile(r"fsk_[A-Za-z0-9_\-]{43}")
 
 
@@ -87,7 +89,7 @@ def post_check(server: FiscusProcess) -> httpx.Response:
     )
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+@of_linux
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_ledger_has_a_process_that_ends_with_the_server(
     tmp_path: Path, number: signal.Signals
@@ -101,7 +103,7 @@ def test_the_ledger_has_a_process_that_ends_with_the_server(
         wait_until(lambda: not Path(f"/proc/{ledger}").exists())
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+@of_linux
 def test_a_killed_ledger_is_started_again_and_health_tells(tmp_path: Path) -> None:
     with fiscus_server(tmp_path, env={"FISCUS_LEDGER_APART": "true"}) as server:
         for _ in range(2):  # the second time it is not started again at once
@@ -115,7 +117,7 @@ def test_a_killed_ledger_is_started_again_and_health_tells(tmp_path: Path) -> No
         assert server.stop() == 0
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+@of_linux
 def test_everything_is_in_one_process_when_asked_for(tmp_path: Path) -> None:
     with fiscus_server(tmp_path, env={"FISCUS_LEDGER_APART": "false"}) as server:
         assert ledger_of(server.process.pid) is None
@@ -193,23 +195,23 @@ def test_an_ended_process_hands_its_address_on_while_there_are_descriptors() -> 
 
 
 @pytest.mark.postgres
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+@of_linux
 def test_killed_process_is_replaced_and_all_stop_together(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
     with two_processes(tmp_path, postgres_url, valkey_url) as server:
         victim, survivor = serving_processes(server.process.pid)
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: victim not in serving_processes(server.process.pid))
+        wait_until(lambda: listeners(server) == 1)
         for _ in range(20):  # while one is started again, and after
             assert may_list_keys(server.url, server.key)
-        wait_until(lambda: len(serving_processes(server.process.pid)) == 2)
+        wait_until(lambda: listeners(server) == 2)
         assert server.stop() == 0
         wait_until(lambda: not Path(f"/proc/{survivor}").exists())
 
 
 @pytest.mark.postgres
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+@of_linux
 def test_all_stop_while_a_process_that_keeps_dying_is_not_started_yet(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
@@ -225,7 +227,7 @@ def test_all_stop_while_a_process_that_keeps_dying_is_not_started_yet(
 
 
 @pytest.mark.postgres
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+@of_linux
 def test_those_that_are_left_answer_while_one_cannot_be_started_again(
     tmp_path: Path, postgres_server: PostgresServer, valkey_url: str
 ) -> None:
@@ -248,6 +250,7 @@ def test_those_that_are_left_answer_while_one_cannot_be_started_again(
 
 
 @pytest.mark.postgres
+@of_linux
 def test_metrics_of_several_processes_are_their_sums(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
@@ -283,14 +286,23 @@ def test_worker_apart_leads_and_stops_with_status_0(tmp_path: Path, postgres_url
         worker.wait()
 
 
-def two_processes(
-    folder: Path, database_url: str, redis_url: str
-) -> AbstractContextManager[FiscusProcess]:
-    return fiscus_server(
+@contextlib.contextmanager
+def two_processes(folder: Path, database_url: str, redis_url: str) -> Generator[FiscusProcess]:
+    """A server of two processes that both listen."""
+    with fiscus_server(
         folder,
         command=("serve", "--workers", "2"),
         env={"FISCUS_DATABASE_URL": database_url, "FISCUS_REDIS_URL": redis_url},
-    )
+    ) as server:
+        wait_until(lambda: listeners(server) == 2)
+        yield server
+
+
+def listeners(server: FiscusProcess) -> int:
+    """How many sockets listen on a server's port."""
+    port = f":{httpx.URL(server.url).port:04X}"
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(local.endswith(port) and state == "0A" for _, local, _, state, *_ in rows)
 
 
 def serving_processes(supervisor: int) -> list[int]:
