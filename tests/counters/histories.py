@@ -87,9 +87,10 @@ class PureCounters:
             admitted, verdicts = decide_together(
                 take.rules, before, take.count, take.priority, now_us, take.asks
             )
-            for key, verdict in zip(take.keys, verdicts, strict=True):
-                if verdict.state is not None:
-                    self.states[key] = verdict.state
+            for key, state, verdict in zip(take.keys, before, verdicts, strict=True):
+                if verdict.state is None or (not verdict.allowed and self.states[key] != state):
+                    continue  # of several asks on one counter, another was taken from it
+                self.states[key] = verdict.state
             results.append(Taken(admitted, verdicts))
         return results
 

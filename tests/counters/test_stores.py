@@ -269,6 +269,26 @@ def test_adjusting_corrects_a_charge_and_never_falls_below_zero_use(
 
 
 @EVERY_ALGORITHM
+@pytest.mark.parametrize(("limit", "seconds"), [(20, 3600), (10, 7200)])
+def test_of_several_asks_on_a_changed_counter_a_denied_one_leaves_what_another_took(
+    store: CounterStore, algorithm: Algorithm, limit: int, seconds: int
+) -> None:
+    counters = Counters(store, rule(algorithm, 10, 3600, shadow=True))
+    assert counters.admits(4)
+    counters.rules = (rule(algorithm, limit, seconds, shadow=True),)
+    both = replace(
+        counters.request(),
+        keys=counters.keys * 2,
+        rules=counters.rules * 2,
+        asks=((3, NORMAL), (1000, NORMAL)),
+    )
+    (taken,) = store.decide_all([both], NOON_US)
+    assert taken is not None
+    assert [one.allowed for one in taken.verdicts] == [True, False]
+    assert counters.left() == [limit - 7]
+
+
+@EVERY_ALGORITHM
 def test_forgotten_counter_is_unused(store: CounterStore, algorithm: Algorithm) -> None:
     counters = Counters(store, rule(algorithm, 2, 60))
     assert counters.admits(2)

@@ -57,7 +57,8 @@ class MemoryCounters(SweptStates[State]):
             before = [states.get(key) for key in keys]
             admitted, verdicts = decide_together(rules, before, count, priority, now_us, take.asks)
             for key, state, verdict in zip(keys, before, verdicts, strict=True):
-                if verdict.state is not state:
+                # of several asks on one counter, a denied one leaves what another took
+                if verdict.state is not state and (verdict.allowed or states.get(key) is state):
                     states[key] = verdict.state
         return Taken(admitted, verdicts)
 

@@ -43,7 +43,10 @@ local function decide_together(place, key, count, priority, how_many)
             _, reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5], afters[i] =
                 DECIDE[rule[1]](rule, before, 0, rule[2 + priority], name)
         end
-        if afters[i] ~= before then replace(name, rule[1], afters[i]) end
+        -- of several asks on one counter, a denied one leaves what another took
+        if afters[i] ~= before and (reply[at + 1] == 1 or held[name] == before) then
+            replace(name, rule[1], afters[i])
+        end
         at = at + 5
     end
     reply[head] = admitted and 1 or 0
