@@ -95,11 +95,13 @@ class PureCounters:
         return results
 
     def adjust(self, take: Take, now_us: int) -> list[Verdict]:
-        for key, its_rule in zip(take.keys, take.rules, strict=True):
-            state = adjusted(its_rule, self.states.get(key), take.count, now_us)
+        asks = take.asks or ((take.count, take.priority),) * len(take.keys)
+        for key, its_rule, (count, _) in zip(take.keys, take.rules, asks, strict=True):
+            state = adjusted(its_rule, self.states.get(key), count, now_us)
             if state is not None:
                 self.states[key] = state
-        look = Take(take.tenant_id, take.keys, take.rules, 0, take.priority)
+        asks = tuple((0, priority) for _, priority in take.asks)
+        look = Take(take.tenant_id, take.keys, take.rules, 0, take.priority, asks=asks)
         (taken,) = self.decide_all([look], now_us)
         assert taken is not None
         return taken.verdicts
@@ -198,12 +200,13 @@ def _takes(draw, keys: list[str], pools: list[list[Rule]], kind: str, *, gated: 
         )
     )
     asks: tuple[tuple[int, int], ...] = ()
-    if kind == "adjust":
-        count *= draw(st.sampled_from([1, -1]))
-    elif draw(st.booleans()):
+    signs = st.sampled_from([1, -1] if kind == "adjust" else [1])
+    count *= draw(signs)
+    if draw(st.booleans()):
         priorities = st.integers(0, len(PRIORITIES) - 1)
         asks = tuple(
-            (draw(st.integers(0, max(3, one.ceilings[NORMAL]))), draw(priorities)) for one in rules
+            (draw(st.integers(0, max(3, one.ceilings[NORMAL]))) * draw(signs), draw(priorities))
+            for one in rules
         )
     return Take(
         "",

@@ -269,6 +269,17 @@ def test_adjusting_corrects_a_charge_and_never_falls_below_zero_use(
 
 
 @EVERY_ALGORITHM
+def test_adjusting_corrects_each_counter_by_its_own_count(
+    store: CounterStore, algorithm: Algorithm
+) -> None:
+    counters = Counters(store, rule(algorithm, 10, 60), rule("fixed_window", 20, 3600))
+    assert counters.admits(8)
+    apart = replace(counters.request(), asks=((-5, NORMAL), (3, NORMAL)))
+    assert [one.remaining for one in store.adjust(apart, NOON_US)] == [7, 9]
+    assert counters.left() == [7, 9]
+
+
+@EVERY_ALGORITHM
 @pytest.mark.parametrize(("limit", "seconds"), [(20, 3600), (10, 7200)])
 def test_of_several_asks_on_a_changed_counter_a_denied_one_leaves_what_another_took(
     store: CounterStore, algorithm: Algorithm, limit: int, seconds: int

@@ -128,10 +128,11 @@ def test_hits_are_taken_at_once_and_0_only_looks(envoy: Envoy) -> None:
     assert envoy.ask({"path": "/other"}, own_hits=2**64 - 1).overall_code == OVER
 
 
-def give_back(envoy: Envoy, hits: int) -> RateLimitResponse:
-    request = asking({"path": "/"}, own_hits=hits)
-    descriptor = request.descriptors[0].SerializeToString() + b"\x20\x01"
-    body = b"\x0a\x04edge\x12" + bytes([len(descriptor)]) + descriptor
+def give_back(envoy: Envoy, hits: int, *descriptors: dict[str, str]) -> RateLimitResponse:
+    body = b"\x0a\x04edge"
+    for one in asking(*(descriptors or ({"path": "/"},)), own_hits=hits).descriptors:
+        negative = one.SerializeToString() + b"\x20\x01"
+        body += b"\x12" + bytes([len(negative)]) + negative
     call = envoy.channel.unary_unary(
         SHOULD_RATE_LIMIT, response_deserializer=RateLimitResponse.FromString
     )
@@ -145,6 +146,17 @@ def test_negative_hits_give_back(envoy: Envoy) -> None:
     assert response.overall_code == OK
     assert left(response) == [2]
     assert left(envoy.ask({"path": "/"})) == [1]
+
+
+def test_what_was_taken_once_from_a_shared_counter_is_given_back_once(envoy: Envoy) -> None:
+    envoy.policy(resource_type="api", limit_value=100)
+    envoy.policy(resource_type="api", scope_type="user", scope_id="*", limit_value=100)
+    assert left(envoy.ask({"user": "carl"}, hits=40)) == [60]
+    both = ({"user": "ann"}, {"user": "bob"})
+    for _ in range(3):
+        assert left(envoy.ask(*both, hits=10)) == [50, 50]
+        assert left(give_back(envoy, 10, *both)) == [60, 60]
+    assert left(envoy.ask({"user": "dora"}, own_hits=0)) == [60]
 
 
 def test_header_that_is_not_utf_8_has_its_limit(envoy: Envoy) -> None:

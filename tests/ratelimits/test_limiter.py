@@ -644,6 +644,80 @@ def test_requests_together_are_judged_each_by_its_own_priority(
     counters.close()
 
 
+def test_requests_together_are_judged_each_by_its_own_count() -> None:
+    usage = Usage()
+    desk = Desk(policy("a", limit_value=10), usage=usage)
+
+    def ask(*counts: int) -> list[RateLimitCheckAnswer]:
+        return desk.limiter.check_together([request(one) for one in counts], TENANT, NOON)
+
+    small, large = ask(3, 1000)
+    assert (small.allowed, small.remaining_requests) == (True, 10)
+    assert (large.allowed, large.retry_after) == (False, None)
+    assert large.message.startswith("Denied: 1000 at once can never pass")
+    assert [one.remaining_requests for one in ask(6, 2)] == [4, 4]
+    assert [one.allowed for one in ask(6, 2, 0)] == [False, True, True]
+    desk.limiter.flush_usage()
+    (row,) = usage.rows
+    assert (row.window.checks, row.window.admitted, row.window.denied) == (3, 6, 6)
+
+
+def test_of_requests_together_a_shadow_policy_counts_what_it_would_have_admitted() -> None:
+    usage = Usage()
+    desk = Desk(policy("s", limit_value=10, shadow=True), usage=usage)
+    both = [request(3), request(1000)]
+    told = [one.policies[0] for one in desk.limiter.check_together(both, TENANT, NOON)]
+    assert [line.decision for line in told] == ["allow", "shadow_deny"]
+    assert [line.remaining_requests for line in told] == [7, 7]
+    desk.limiter.flush_usage()
+    (row,) = usage.rows
+    assert (row.window.checks, row.window.admitted, row.window.shadow_denied) == (1, 3, 0)
+
+
+def test_of_requests_together_those_that_one_policy_denies_are_its_load_once() -> None:
+    usage = Usage()
+    state = policy("a", scope_type="user", scope_id="*", limit_value=10)
+    desk = Desk(state, usage=usage)
+    ann = {"user_id": "ann"}
+    desk.check(4, **ann)
+    mixed = [request(2, priority="low", **ann), request(5, **ann), request(6, user_id="bob")]
+    answers = desk.limiter.check_together(mixed, TENANT, NOON)
+    assert [one.allowed for one in answers] == [False, True, True]
+    desk.limiter.flush_usage()
+    seen = {row.window.scope_id: row.window for row in usage.rows}
+    assert (seen["ann"].checks, seen["ann"].admitted, seen["ann"].denied) == (2, 4, 5)
+    assert (seen["bob"].checks, seen["bob"].admitted, seen["bob"].denied) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("redis", [False, True])
+def test_what_was_taken_once_is_given_back_once(valkey_url: str, *, redis: bool) -> None:
+    counters = RedisCounters(valkey_url, timeout_seconds=5) if redis else open_counters(None)
+    project, user = uuid7(), uuid7()
+    shared = policy(scope_type="project", scope_id="*", limit_value=100, algorithm="fixed_window")
+    own = policy(scope_type="user", scope_id="*", limit_value=100, algorithm="fixed_window")
+    limiter = Limiter(Policies(shared, own), counters, ManualClock(NOON), virtual_time=True)
+    operation = {"resource_type": "api", "project_id": project}
+    limiter.check_together(
+        [request(10, project_id=project), request(30, project_id=project, user_id=user)],
+        TENANT,
+        NOON,
+    )
+    back = limiter.adjust_together(
+        [
+            AdjustRequest(request_count=-25, user_id=user, **operation),
+            AdjustRequest(request_count=-5, **operation),
+            AdjustRequest(request_count=-5, resource_type="other"),
+        ],
+        TENANT,
+        NOON,
+    )
+    left = [{line.policy_id: line.remaining_requests for line in one.policies} for one in back]
+    of_project, of_user = shared.policy.policy_id, own.policy.policy_id
+    assert left == [{of_project: 95, of_user: 95}, {of_project: 95}, {}]
+    limiter.close()
+    counters.close()
+
+
 def test_requests_together_need_no_policy() -> None:
     (answer,) = Desk().limiter.check_together([request()], TENANT, NOON)
     assert answer.allowed

@@ -59,6 +59,13 @@ class _Place(NamedTuple):
     request: RateLimitCheckRequest
 
 
+class _Back(NamedTuple):
+    """A correction, and the number of the descriptor it is of."""
+
+    number: int
+    request: AdjustRequest
+
+
 class RateLimitService:
     """`ShouldRateLimit`, without gRPC around it."""
 
@@ -75,29 +82,42 @@ class RateLimitService:
         something cannot be given back; it is not `retriable` when some of it may have been.
         """
         tenants: dict[str, list[_Place]] = {}
-        back: list[tuple[int, str, AdjustRequest]] = []
+        back: dict[str, list[_Back]] = {}
         for index, (entries, hits) in enumerate(asked.descriptors):
             found = self._mapping.find(asked.domain, entries, max(hits, 0))
             if found is None:
                 continue
             tenant_id = caller.tenant_for(found.tenant_id)
             if hits < 0:
-                back.append((index, tenant_id, _correction(found, hits)))
+                back.setdefault(tenant_id, []).append(_Back(index, _correction(found, hits)))
             else:
                 request = _claiming_at_most(caller.highest_priority, found.request)
                 tenants.setdefault(tenant_id, []).append(_Place(index, request))
         answers: dict[int, RateLimitCheckAnswer] = {}
-        for index, tenant_id, correction in back:
-            try:
-                answers[index] = self._limiter.adjust(
-                    correction, tenant_id, now, key_id=caller.key_id
-                )
-            except ServiceUnavailable as error:
-                # what was given back before this one would be once more
-                error.retriable = error.retriable and not answers
-                raise
+        self._give_back(back, caller, now, answers)
         self._decide_tenants(tenants, caller, now, answers)
         return self._response(len(asked.descriptors), answers, now)
+
+    def _give_back(
+        self,
+        tenants: dict[str, list[_Back]],
+        caller: Principal,
+        now: datetime,
+        answers: dict[int, RateLimitCheckAnswer],
+    ) -> None:
+        """Each tenant's corrections as one: what was taken once is given back once."""
+        for tenant_id, places in tenants.items():
+            requests = [place.request for place in places]
+            try:
+                corrected = self._limiter.adjust_together(
+                    requests, tenant_id, now, key_id=caller.key_id
+                )
+            except ServiceUnavailable as error:
+                # what was given back before this would be once more
+                error.retriable = error.retriable and not answers
+                raise
+            for place, answer in zip(places, corrected, strict=True):
+                answers[place.number] = answer
 
     def _decide_tenants(
         self,

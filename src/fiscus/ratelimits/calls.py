@@ -181,7 +181,13 @@ class UsageWindow(Struct, frozen=True, kw_only=True):
     scope_id: str
     window_start: datetime
     window_end: datetime
-    checks: Annotated[int, Meta(description="Checks decided.")]
+    checks: Annotated[
+        int,
+        Meta(
+            description="Checks decided. Descriptors of one request of Envoy that share a counter "
+            "are one, for the most that is asked for."
+        ),
+    ]
     admitted: Annotated[int, Meta(description="Requests admitted: the sum of request_count.")]
     denied: Annotated[
         int, Meta(description="Requests that this policy denied, but for those that never pass.")

@@ -37,7 +37,7 @@ from fiscus.ratelimits.policies import PolicyCache, PolicySource
 from fiscus.ratelimits.policy_port import UsageRow, UsageStore
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import Verdict
-from fiscus.ratelimits.together import joined, said
+from fiscus.ratelimits.together import corrected, counted, joined, said
 from fiscus.ratelimits.unreachable import not_corrected, unavailable
 from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
 
@@ -151,30 +151,30 @@ class Limiter:
         """Decide several requests of a tenant as one: all are taken, or none.
 
         A counter that several of them name is taken from once, by the one that asks for the most,
-        and each of them is judged by its own priority. The answers of requests that have room are
-        `allowed` also when another is not; then nothing was taken.
+        and each of them is judged by its own count and priority. The answers of requests that have
+        room are `allowed` also when another is not; then nothing was taken.
         """
         now_us = to_us(now)
         prepared = [
             self.prepare(request, tenant_id, now, now_us, key_id, priority) for request in requests
         ]
-        take, failure = joined([(one.take, one.policies) for one in prepared])
+        take, policies = joined([(one.take, one.policies) for one in prepared])
         outcome = self.decide((take,), now_us)
         taken = None if outcome is None else outcome[0]
         degraded = taken is None
         if taken is None:
-            taken = self._degraded.decide(take, failure, now_us)
+            taken = self._without_counters(take, policies, now_us)
+        if self._usage is not None:
+            for place, count, verdict in counted(take, taken):
+                policy, rule = (policies[place],), (take.rules[place],)
+                self._tally.count(policy, rule, (verdict,), count, taken.admitted, now_us)
         told = said(take, taken)
-        return [
-            self._told(
-                one,
-                [told[key, one.take.priority] for key in one.take.keys],
-                taken,
-                now_us,
-                degraded,
-            )
-            for one in prepared
-        ]
+        answers: list[RateLimitCheckAnswer] = []
+        for one in prepared:
+            asked = one.take
+            verdicts = [told[key, asked.count, asked.priority] for key in asked.keys]
+            answers.append(self._told(one, verdicts, taken.admitted, now_us, degraded))
+        return answers
 
     def adjust(
         self,
@@ -189,16 +189,41 @@ class Limiter:
         Raises `ServiceUnavailable` when the counters cannot be reached; it is `retriable` when
         surely nothing was corrected.
         """
+        return self.adjust_together([request], tenant_id, now, key_id=key_id)[0]
+
+    def adjust_together(
+        self,
+        requests: Sequence[AdjustRequest],
+        tenant_id: str,
+        now: datetime,
+        *,
+        key_id: str | None = None,
+    ) -> list[RateLimitCheckAnswer]:
+        """Correct what `check_together` took, in one step; what is left afterwards.
+
+        A counter that several of them name is corrected once, by the largest correction. Errors as
+        of `adjust`.
+        """
         now_us = to_us(now)
-        policies = self._matching(request, tenant_id, now, now_us, key_id)
-        if not policies:
-            return NONE_APPLIES
-        take = _take(policies, tenant_id, request.resource_key, request.request_count, now_us)
-        try:
-            verdicts = self._counters.adjust(take, self._counters_now(now_us))
-        except CountersUnavailable as error:
-            raise not_corrected(error) from error
-        return check_answer(True, policies, take.rules, verdicts, 0, _NORMAL)
+        asked: list[tuple[tuple[Applied, ...], Take]] = []
+        for one in requests:
+            policies = self._matching(one, tenant_id, now, now_us, key_id)
+            take = _take(policies, tenant_id, one.resource_key, one.request_count, now_us)
+            asked.append((policies, take))
+        joint = corrected([take for _, take in asked])
+        left: dict[str, Verdict] = {}
+        if joint.keys:
+            try:
+                verdicts = self._counters.adjust(joint, self._counters_now(now_us))
+            except CountersUnavailable as error:
+                raise not_corrected(error) from error
+            left = dict(zip(joint.keys, verdicts, strict=True))
+        return [
+            check_answer(True, policies, take.rules, [left[key] for key in take.keys], 0, _NORMAL)
+            if policies
+            else NONE_APPLIES
+            for policies, take in asked
+        ]
 
     # -- single counters
 
@@ -313,9 +338,11 @@ class Limiter:
         if not policies:
             return NONE_APPLIES
         if taken is None:
-            failure = [one.policy.state.policy.on_store_failure for one in policies]
-            taken = self._degraded.decide(take, failure, now_us)
-        return self._told(prepared, taken.verdicts, taken, now_us, degraded)
+            taken = self._without_counters(take, policies, now_us)
+        verdicts, admitted = taken.verdicts, taken.admitted
+        if self._usage is not None:
+            self._tally.count(policies, take.rules, verdicts, take.count, admitted, now_us)
+        return self._told(prepared, verdicts, admitted, now_us, degraded)
 
     def answer_batch(
         self, prepared: Sequence[Prepared], taken: Sequence[Taken | None], now_us: int
@@ -325,21 +352,23 @@ class Limiter:
         ]
         return RateLimitBatchAnswer(allowed=all(one.allowed for one in results), results=results)
 
+    def _without_counters(self, take: Take, policies: Sequence[Applied], now_us: int) -> Taken:
+        failure = [one.policy.state.policy.on_store_failure for one in policies]
+        return self._degraded.decide(take, failure, now_us)
+
     def _told(
         self,
         prepared: Prepared,
         verdicts: Sequence[Verdict],
-        taken: Taken,
+        taken: bool,
         now_us: int,
         degraded: bool,
     ) -> RateLimitCheckAnswer:
-        """The answer to a check that was decided, alone or with others, and is counted now."""
+        """The answer to a check that was decided, alone or with others: all were taken, or none."""
         take, policies = prepared.take, prepared.policies
         if not policies:
             return NONE_APPLIES
-        if self._usage is not None:
-            self._tally.count(policies, take.rules, verdicts, take.count, taken.admitted, now_us)
-        admitted = taken.admitted or all(
+        admitted = taken or all(
             verdict.allowed or rule.shadow
             for verdict, rule in zip(verdicts, take.rules, strict=True)
         )

@@ -87,9 +87,9 @@ class CounterStore(Protocol):
         ...
 
     def adjust(self, take: Take, now_us: int | None) -> list[Verdict]:
-        """Correct a charge by `take.count` requests, which may be negative, on all of its counters.
+        """Correct a charge by the take's counts, which may be negative, in one atomic step.
 
-        Never below zero use, and never refused. What a look at each says afterwards. Raises
+        Never below zero use, and never refused. What a look at each counter says afterwards. Raises
         `CountersUnavailable`.
         """
         ...

@@ -64,12 +64,13 @@ class MemoryCounters(SweptStates[State]):
 
     def adjust(self, take: Take, now_us: int | None) -> list[Verdict]:
         assert now_us is not None
+        counts = [count for count, _ in take.asks] or [take.count] * len(take.keys)
         with self._lock:
-            for key, rule in zip(take.keys, take.rules, strict=True):
-                state = adjusted(rule, self._states.get(key), take.count, now_us)
+            for key, rule, count in zip(take.keys, take.rules, counts, strict=True):
+                state = adjusted(rule, self._states.get(key), count, now_us)
                 if state is not None:
                     self._states[key] = state
-        look = replace(take, count=0)
+        look = replace(take, count=0, asks=tuple([(0, priority) for _, priority in take.asks]))
         return self.decide(look, now_us).verdicts
 
     def forget(self, tenant_id: str, keys: Sequence[str]) -> None:

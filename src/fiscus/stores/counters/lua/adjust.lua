@@ -1,9 +1,12 @@
--- `MemoryCounters.adjust`: one take, whose count is the correction, and then a look.
+-- `MemoryCounters.adjust`: one take, whose counts are corrections, and then a look.
 
 hold_strings()
 local how_many, count = takes[1], takes[3]
+local apart = takes[4] == 0
 for i = 1, how_many do
-    local rule, name = rules[takes[4 + i]], KEYS[i]
+    local ask = apart and 2 + 3 * i or 4 + i
+    local rule, name = rules[takes[ask]], KEYS[i]
+    if apart then count, takes[ask + 1] = takes[ask + 1], 0 end
     local before = held[name]
     if before == nil and rule[1] == 4 then before = held_log(name) end
     local state = ADJUST[rule[1]](rule, before, count, name)
