@@ -138,6 +138,24 @@ async def test_a_limit_over_a_client_is_what_its_policies_say(
         assert nothing.headers() == []
 
 
+async def test_of_two_policies_that_deny_for_nearly_as_long_the_longer_one_decides(
+    server: RunningServer, tenant: str
+) -> None:
+    with Client(server.url, server.key, tenant=tenant) as client:
+        windows = (11, 12)  # a wait is told to the millisecond of the one that decides only
+        made = [
+            client.create_rate_limit(
+                **{**POLICY, "scope_type": kind, "limit_value": 10, "time_window_seconds": seconds}
+            )
+            for kind, seconds in zip(("user", "project"), windows, strict=True)
+        ]
+        api = limit(resource="api", client=client, user="u-17", project="search")
+        assert api.hit("a", 10)
+        denied = api.hit("a")
+        assert (denied.retry_after_ms, denied.retry_after_seconds) == (1200, 2)
+        assert (denied.name, denied.limit) == (made[1].policy_id, 10)
+
+
 async def test_a_function_is_limited_by_a_server(server: RunningServer, tenant: str) -> None:
     async with AsyncClient(server.url, server.key, tenant=tenant) as client:
         await client.create_rate_limit(**{**POLICY, "scope_type": "tenant", "scope_id": tenant})

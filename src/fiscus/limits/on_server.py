@@ -121,8 +121,9 @@ def _result(answer: RateLimitCheckAnswer) -> LimitResult:
         if line.shadow:
             continue
         wait_us = None if line.retry_after is None else line.retry_after * 1_000_000
-        if line.policy_id == answer.policy_id and answer.retry_after_ms is not None:
-            wait_us = answer.retry_after_ms * 1000
+        if wait_us is not None and answer.retry_after_ms is not None:
+            # lines tell whole seconds; none waits for longer than the policy that decides
+            wait_us = min(wait_us, answer.retry_after_ms * 1000)
         told.append(ToldLimit(line.policy_id, line.limit_value, line.time_window_seconds))
         verdicts.append(
             Verdict(
