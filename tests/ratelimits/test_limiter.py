@@ -32,6 +32,7 @@ from fiscus.ratelimits.rules import Algorithm
 from fiscus.stores.counters.redis import RedisCounters
 from fiscus.wire import convert
 from fiscus.wiring.counters import open_counters
+from tests.fiscus_process import free_port
 from tests.ratelimits.policies import NOON, TENANT, Policies, policy
 from tests.valkey import wait_until
 
@@ -554,19 +555,54 @@ def test_what_can_never_pass_is_no_load() -> None:
     assert counted["s"].shadow_denied == 0
 
 
-def test_what_is_denied_without_counters_is_no_more_load_than_can_pass(valkey_url: str) -> None:
-    usage, counters = Usage(), Watched(valkey_url)
-    counters.failing = True
-    state = policy("a", limit_value=3, on_store_failure="deny")
-    limiter = Limiter(
-        Policies(state), counters, ManualClock(NOON), stand_in=open_counters(None), usage=usage
+def without_counters(*states: PolicyState, usage: Any = None) -> Limiter:
+    """A limiter whose counters cannot be reached."""
+    return Limiter(
+        Policies(*states),
+        RedisCounters(f"redis://127.0.0.1:{free_port()}"),
+        ManualClock(NOON),
+        stand_in=open_counters(None),
+        usage=usage,
     )
-    denied = limiter.check(request(10**12), TENANT, NOON)
-    assert (denied.allowed, denied.degraded) == (False, True)
+
+
+def test_what_can_never_pass_can_not_pass_without_counters_either() -> None:
+    usage = Usage()
+    limiter = without_counters(policy("a", limit_value=3, on_store_failure="deny"), usage=usage)
+    denied = limiter.check(request(3), TENANT, NOON)
+    assert (denied.allowed, denied.degraded, denied.retry_after) == (False, True, 1)
     assert denied.message == "Denied: the counters cannot be reached; try again in 1 s"
+    never = limiter.check(request(10**12), TENANT, NOON)
+    assert (never.allowed, never.degraded, never.retry_after) == (False, True, None)
+    assert never.message.startswith("Denied: 1000000000000 at once can never pass a limit of 3")
     limiter.close()
-    counters.close()
-    assert [row.window.denied for row in usage.rows] == [6]
+    assert [row.window.denied for row in usage.rows] == [3]
+
+
+def test_a_denial_without_counters_says_what_each_policy_would() -> None:
+    limiter = without_counters(
+        policy("a", on_store_failure="deny", resource_type="other"),
+        policy("l", limit_value=5, resource_type="*"),
+        policy("u", limit_value=8, on_store_failure="allow", resource_type="*"),
+    )
+
+    def check(count: int, resource: str) -> tuple[bool, list[tuple[str, str, int, int | None]]]:
+        answer = limiter.check(request(count, resource_type=resource), TENANT, NOON)
+        return answer.allowed, [
+            (one.policy_id, one.decision, one.remaining_requests, one.retry_after)
+            for one in answer.policies
+        ]
+
+    for _ in range(2):  # nothing is taken of what is denied
+        assert check(3, "other") == (
+            False,
+            [("a", "deny", 0, 1), ("l", "allow", 5, 0), ("u", "allow", 8, 0)],
+        )
+        assert check(6, "other")[1][1] == ("l", "deny", 5, None)
+        assert check(0, "other")[0] is False
+    assert check(4, "api") == (True, [("l", "allow", 1, 0), ("u", "allow", 4, 0)])
+    assert check(2, "api") == (False, [("l", "deny", 1, 12), ("u", "allow", 8, 0)])
+    limiter.close()
 
 
 def test_usage_that_could_not_be_written_is_written_later() -> None:

@@ -119,10 +119,12 @@ def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> Poli
 
 
 def _uncounted(applied: Applied, verdict: Verdict) -> str | None:
-    """What is said of a denial without counters; None for one by counters of this process."""
-    if applied.policy.state.policy.on_store_failure is not OnCountersFailure.DENY:
+    """What is said of a denial for want of counters; None of one that they would deny for ever,
+    and of one by counters of this process."""
+    failure = applied.policy.state.policy.on_store_failure
+    if verdict.wait_us is None or failure is not OnCountersFailure.DENY:
         return None
-    seconds = whole_seconds(verdict.wait_us or 0)
+    seconds = whole_seconds(verdict.wait_us)
     return f"Denied: the counters cannot be reached; try again in {seconds} s"
 
 

@@ -73,12 +73,10 @@ class UsageTally:
                 tally.checks += 1
                 # what can never pass is no load, which limits that follow the load learn from
                 if not verdict.allowed and verdict.wait_us is not None:
-                    # more never passes either, though without counters it is told to wait
-                    wanted = min(count, rule.ceilings[0])
                     if rule.shadow:
-                        tally.shadow_denied += wanted
+                        tally.shadow_denied += count
                     else:
-                        tally.denied += wanted
+                        tally.denied += count
                 if admitted:
                     tally.admitted += count
 
