@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,6 +143,29 @@ def test_history_is_a_chart_and_rows(quotas: Quotas, server: FiscusProcess, tena
     assert [day["consumed"] for day in found["days"]] == [Decimal("12.25")]
     later = f"{date.today() + timedelta(days=2)}"  # noqa: DTZ011 - two days are enough for any zone
     assert quotas(*history, "--since", later, "--json").json()["rows"] == []
+
+
+def test_history_of_a_deleted_quota_is_shown(
+    quotas: Quotas, server: FiscusProcess, tenant: str
+) -> None:
+    quotas("allocate", "gpu_hours", "10", "--scope", "project:search")
+    (quota,) = quotas("list", "--json").json()["quotas"]
+    with (
+        Client(server.url, server.key, tenant=tenant) as client,
+        client.quota("gpu_hours", 3, project="search"),
+    ):
+        pass
+    deleted = httpx.delete(
+        f"{server.url}/budget/v1/quotas/{quota['quota_id']}",
+        params={"tenant_id": tenant, "force": "true"},
+        headers={"X-API-Key": server.key},
+    )
+    assert deleted.is_success
+    done = quotas("history", quota["quota_id"])
+    assert done.status == 0, done.err
+    assert "gpu_hours of project search" in done.out
+    assert ": deleted" in done.out
+    assert "Consumed by day" in done.out
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from fiscus.cli.terminal import (
     notes,
     print_json,
 )
-from fiscus.errors import ValidationError
+from fiscus.errors import NotFound, ValidationError
 from fiscus.ids import uuid7
 from fiscus.paging import MAX_PAGE_SIZE
 from fiscus.quotas.calls import (
@@ -264,7 +264,11 @@ def history(
         if as_json:
             print_json(found)
             return
-        show_history(api.get(path, QuotaView, tenant_id=tenant), found)
+        try:
+            quota, deleted = api.get(path, QuotaView, tenant_id=tenant), False
+        except NotFound:  # what no version changes is told by the first
+            quota, deleted = api.get(f"{path}/versions/1", QuotaView, tenant_id=tenant), True
+        show_history(quota, found, deleted=deleted)
 
 
 def _distribute(api: Api, wanted: DistributeRequest) -> DistributeAnswer:

@@ -75,13 +75,14 @@ def show_parts(answer: DistributeAnswer, resource_type: str) -> None:
     show_table(table)
 
 
-def show_history(quota: QuotaView, found: QuotaHistory) -> None:
+def show_history(quota: QuotaView, found: QuotaHistory, *, deleted: bool) -> None:
     """A bar for each day, then the latest rows."""
+    stands = "deleted" if deleted else f"{number(quota.allocated_amount)} allocated"
+    if quota.used_amount is not None:
+        stands += f", {_used(quota)} used"
     out.print(
         f"[bold]{escape(quota.resource_type)}[/] of "
-        f"{escape(_scope_text(quota.scope_type, quota.scope_id))}, {_period(quota)}: "
-        f"{number(quota.allocated_amount)} allocated"
-        + ("" if quota.used_amount is None else f", {_used(quota)} used")
+        f"{escape(_scope_text(quota.scope_type, quota.scope_id))}, {_period(quota)}: {stands}"
     )
     if not found.rows and not found.days:
         notes.print("Nothing was taken from it.")
