@@ -196,6 +196,35 @@ def test_a_denial_fits_when_a_quota_that_renews_itself_does(desk: QuotaDesk) -> 
 def test_what_a_renewal_by_usage_will_give_is_not_known(desk: QuotaDesk) -> None:
     desk.quota(2, auto_renew=True, renewal_amount="by_usage")
     assert desk.consume("3").fits_at is None
+    desk.quota(1, scope_id="q", auto_renew=True)
+    desk.take("1", project_id="q")
+    assert desk.consume("1", project_id="q").fits_at == APRIL
+    desk.quota(9, scope_id="*", auto_renew=True, renewal_amount="by_usage")
+    assert desk.consume("1", project_id="q").fits_at is None, "one that allows now"
+
+
+def test_what_allows_now_may_have_less_when_a_denial_would_fit(
+    desk: QuotaDesk, clock: ManualClock
+) -> None:
+    desk.quota(5, auto_renew=True)
+    desk.take("5")
+    user = {"scope_type": "user", "scope_id": "u"}
+    desk.quota(20, **user)
+    assert desk.consume("4", user_id="u").fits_at == APRIL, "nothing is known to deny it then"
+    desk.quota(3, **user, period_start=APRIL, auto_renew=True)
+    assert desk.consume("4", user_id="u").fits_at is None
+    may, june = (datetime(2026, month, 1, tzinfo=UTC) for month in (5, 6))
+    desk.quota(4, **user, period_start=may)
+    denial = desk.consume("4", user_id="u")
+    assert denial.fits_at == may
+    assert desk.consume("3", user_id="u").fits_at == APRIL
+    tenant = {"scope_type": "tenant", "scope_id": desk.tenant_id}
+    desk.quota(1, **tenant, period_start=may)  # not met yet
+    assert desk.consume("4", user_id="u").fits_at is None
+    desk.quota(9, **tenant, period_start=june)
+    assert desk.consume("4", user_id="u").fits_at == june
+    clock.set(june)
+    assert [line.decision for line in desk.consume("4", user_id="u").quotas] == ["allow"]
 
 
 # -- the premium of a burst

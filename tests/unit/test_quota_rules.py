@@ -30,13 +30,11 @@ from fiscus.quotas.model import (
     QuotaBalance,
     QuotaKey,
     QuotaSpec,
-    RenewalAmount,
     RenewalStatus,
 )
 from fiscus.quotas.rules import (
     Demand,
     decide,
-    fits_at,
     give_back,
     premium_owed,
     reached,
@@ -194,24 +192,6 @@ def test_levels_begin_at_their_shares(used: object, burst_used: int, expected: s
     assert reached(quota, add(Decimal(str(used)), Decimal(burst_used)))[-1] == expected
 
 
-# -- when a denial fits
-
-
-def test_a_denial_fits_when_the_next_period_is_sure_to_be_enough() -> None:
-    once = make_quota(max_burst_amount=2)
-    renewing = make_quota(max_burst_amount=2, auto_renew=True)
-    assert fits_at(once, None, Decimal(1)) is None
-    assert fits_at(renewing, None, Decimal(12)) == APRIL
-    assert fits_at(renewing, None, Decimal("12.1")) is None
-    following = make_quota("b", allocated_amount=20, period_start=APRIL)
-    assert fits_at(once, following, Decimal(20)) == APRIL
-    assert fits_at(once, following, Decimal(21)) is None
-    by_usage = replace(renewing, renewal_amount=RenewalAmount.BY_USAGE)
-    failed = replace(renewing, renewal_status=RenewalStatus.FAILED)
-    assert fits_at(by_usage, None, Decimal(1)) is None
-    assert fits_at(failed, None, Decimal(1)) is None
-
-
 # -- periods and renewals
 
 zones = st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia"])
@@ -306,9 +286,9 @@ def test_the_index_finds_by_place_and_period_and_forgets() -> None:
     assert found(MAY) == set()
     assert found(NOW, Operation("t", "gpu", project_id="p")) == set()
     assert found(NOW, Operation("t", "llm")) == set()
-    assert index.following(march) == april
-    assert index.following(april) is None
-    assert index.following(every) is None
+    assert sorted(one.quota_id for one in index.to_come(operation, NOW)) == ["a", "b", "c", "d"]
+    assert index.to_come(operation, APRIL) == [april]
+    assert index.to_come(Operation("t", "gpu", project_id="p"), NOW) == []
     index.put(replace(march, resource_type="gpu"))
     assert found(NOW) == {("c", "p"), ("d", "u")}
     index.drop_ended(APRIL)

@@ -16,6 +16,7 @@ from fiscus.ids import uuid7
 from fiscus.ledger.charges import record_cost
 from fiscus.ledger.commands import Consume, ConsumeBatch, Cost, GiveBack
 from fiscus.ledger.matches import plan_matches
+from fiscus.ledger.quota_fits import fits_at
 from fiscus.ledger.workspace import PlannedQuotas, Workspace
 from fiscus.money import LIMIT, ZERO, add, plain, subtract
 from fiscus.operations import Operation
@@ -31,7 +32,6 @@ from fiscus.quotas.rules import (
     Decision,
     Demand,
     decide,
-    fits_at,
     give_back,
     premium_owed,
 )
@@ -90,7 +90,7 @@ def apply_consume(workspace: Workspace, command: Consume) -> QuotasDecided:
         for demand, denies in zip(demands, decision.denies, strict=True):
             balance = demand.balance
             standings.append(QuotaStanding(balance.used, balance.burst_used, ZERO, denies))
-        fits = None if decision.allowed else _fits_at(workspace, command, demands, decision)
+        fits = None if decision.allowed else fits_at(workspace, command, demands)
         return QuotasDecided(matched, decision.allowed, decision.deciding, fits, standings)
     _take(workspace, command, planned, decision)
     lines = decision.lines
@@ -98,20 +98,6 @@ def apply_consume(workspace: Workspace, command: Consume) -> QuotasDecided:
         burst = lines[index].burst
         standings.append(QuotaStanding(balance.used, balance.burst_used, burst, False))
     return QuotasDecided(matched, True, decision.deciding, None, standings)
-
-
-def _fits_at(
-    workspace: Workspace, command: Consume, demands: list[Demand], decision: Decision
-) -> datetime | None:
-    """The latest of when the deniers have room; None when that of one is not known."""
-    index = workspace.tenant(command.tenant_id).quotas
-    moments = [
-        fits_at(demand.quota, index.following(demand.quota), command.amount)
-        for demand, denies in zip(demands, decision.denies, strict=True)
-        if denies
-    ]
-    known = [moment for moment in moments if moment is not None]
-    return max(known) if len(known) == len(moments) else None
 
 
 def _take(

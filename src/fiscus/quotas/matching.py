@@ -90,12 +90,6 @@ class QuotaIndex:
         while self._ends and self._ends[0][0] <= moment:
             self.remove(heappop(self._ends)[1])
 
-    def following(self, quota: Quota) -> Quota | None:
-        """The quota for the same scope and resource whose period begins where this one's ends."""
-        there = self._scopes.of(quota.scope_type).get(_place(quota), {})
-        end = quota.period_end
-        return next((one.quota for one in there.values() if one.quota.period_start == end), None)
-
     def matches(self, operation: Operation, moment: datetime) -> Sequence[MatchedQuota]:
         """Every quota that counts this operation at `moment`."""
         wanted = operation.resource_type, self._scopes.ids_of(operation)
@@ -109,6 +103,12 @@ class QuotaIndex:
         return [
             one for one in known.quotas if one.quota.period_start <= moment < one.quota.period_end
         ]
+
+    def to_come(self, operation: Operation, moment: datetime) -> list[Quota]:
+        """Every quota that counts this operation at `moment` or later."""
+        wanted = operation.resource_type, self._scopes.ids_of(operation)
+        known = self._known.get(wanted) or self._of_any_time(*wanted)
+        return [one.quota for one in known.quotas if moment < one.quota.period_end]
 
     def _of_any_time(self, resource_type: str, ids: ScopeIds) -> _Known:
         found: list[MatchedQuota] = []

@@ -6,7 +6,6 @@ Pure: no clock, no store. `decide` is the one decision; consuming changes every 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -19,8 +18,6 @@ from fiscus.quotas.model import (
     ConsumptionLine,
     Quota,
     QuotaBalance,
-    RenewalAmount,
-    RenewalStatus,
 )
 
 OK: Final = "ok"
@@ -128,21 +125,6 @@ def give_back(
             burst_released=plain(add(line.burst_released, burst)),
         ),
     )
-
-
-def fits_at(quota: Quota, following: Quota | None, amount: Decimal) -> datetime | None:
-    """When a denied amount would fit: as the next period begins, if it is sure to be enough.
-
-    `following` is the quota of the next period when it is allocated already. What a renewal by
-    usage will allocate is not known.
-    """
-    if following is None:
-        if quota.renewal_status is not RenewalStatus.PENDING:
-            return None
-        if quota.renewal_amount is not RenewalAmount.SAME:
-            return None
-        following = quota
-    return quota.period_end if amount <= remaining(following, ZERO, ZERO) else None
 
 
 def premium_owed(line: ConsumptionLine) -> Decimal:

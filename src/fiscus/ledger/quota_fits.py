@@ -1,0 +1,61 @@
+"""When a denied consumption would pass if nobody else came, as far as it is known.
+
+Known are the quotas that are allocated, now and for later, and renewals with the same amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from fiscus.budgets.openings import Opening, first_common
+from fiscus.ledger.commands import Consume
+from fiscus.ledger.workspace import Workspace
+from fiscus.money import ZERO
+from fiscus.quotas.definitions import remaining
+from fiscus.quotas.model import Quota, QuotaBalance, RenewalAmount, RenewalStatus
+from fiscus.quotas.rules import Demand
+from fiscus.scopes import ScopeType
+from fiscus.zones import DAWN, FAR_FUTURE
+
+
+def fits_at(workspace: Workspace, command: Consume, demands: Sequence[Demand]) -> datetime | None:
+    """The first moment at which no quota would deny a check; None when none is known.
+
+    `demands` are the quotas it met. One that allows may be followed by a smaller one, and others
+    have yet to begin.
+    """
+    used = {one.quota.quota_id: one.balance for one in demands}
+    places: dict[tuple[ScopeType, str], list[Quota]] = {}
+    index = workspace.tenant(command.tenant_id).quotas
+    for quota in index.to_come(command.operation, command.now):
+        places.setdefault((quota.scope_type, quota.scope_id), []).append(quota)
+    return first_common(
+        [_openings(quotas, used, command.amount) for quotas in places.values()], command.now
+    )
+
+
+def _openings(quotas: list[Quota], used: dict[str, QuotaBalance], amount: Decimal) -> list[Opening]:
+    """When the quotas of one scope, of which one holds at a time, do not stand in the way."""
+    quotas.sort(key=lambda quota: quota.period_start)
+    starts = [quota.period_start for quota in quotas]
+    found = [Opening(DAWN, starts[0])]
+    for quota, next_start in zip(quotas, [*starts[1:], FAR_FUTURE], strict=True):
+        balance = used.get(quota.quota_id)
+        taken = (ZERO, ZERO) if balance is None else (balance.used, balance.burst_used)
+        has_room = amount <= remaining(quota, *taken)
+        if has_room:
+            found.append(Opening(quota.period_start, quota.period_end))
+        if _passes_after(quota, amount, has_room=has_room):
+            found.append(Opening(quota.period_end, next_start))
+    return [one for one in found if one.start < one.end]
+
+
+def _passes_after(quota: Quota, amount: Decimal, *, has_room: bool) -> bool:
+    """Whether an amount passes after a quota's period, while no other is allocated."""
+    if quota.renewal_status is RenewalStatus.PENDING:
+        is_known = quota.renewal_amount is RenewalAmount.SAME
+        return is_known and amount <= remaining(quota, ZERO, ZERO)
+    # whether anybody allocates the next is not known: no more is promised than holds now
+    return has_room
