@@ -129,6 +129,16 @@ def test_report_is_a_table_and_csv(on_server: Run) -> None:
     assert csv[0].startswith("service_name,project,currency,cost")
 
 
+def test_report_steers_no_terminal(on_server: Run, server: FiscusProcess) -> None:
+    name = "\x1b]0;owned\x07\x1b[2J\x9b1m\u202e[red]"
+    cost = {"resource_type": "llm", "cost_amount": 1, "currency": "USD", "service_name": name}
+    send(server, "POST", "cost-tracking/record", cost)
+    done = on_server("report", "--group-by", "service_name")
+    assert done.status == 0
+    assert not set("\x1b\x07\x9b\u202e") & set(done.out)
+    assert r"\x1b]0;owned\x07\x1b[2J\x9b1m\u202e[red]" in done.out
+
+
 @pytest.mark.parametrize(
     ("option", "text"), [("--start", "yesterday"), ("--end", "2026-01-31T09:00:00")]
 )

@@ -387,6 +387,12 @@ def test_pauses_grow_and_end_by_count() -> None:
         assert longest / 2 <= pause <= longest
 
 
+def test_pauses_go_on_for_as_many_tries_as_there_are() -> None:
+    attempts = Attempts(RetryPolicy(10, 10**6, 10**6), started=0)
+    pauses = [attempts.pause_seconds(0, None) for _ in range(3000)]
+    assert None not in pauses
+
+
 def test_pauses_end_by_time_and_honour_retry_after() -> None:
     attempts = Attempts(RetryPolicy(10, 100, 30), started=100)
     assert attempts.timeout_seconds(100) == 10

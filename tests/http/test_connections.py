@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from uvicorn.server import ServerState
 
 from fiscus.access.model import Role
 from fiscus.http import connections
-from fiscus.http.connections import connections_of
+from fiscus.http.connections import DecisionProtocol, connections_of
 from tests.http.app_client import API, open_app
 from tests.http.live_server import LiveServer, serving
 from tests.http.wire import Answer, Wire
@@ -101,6 +102,28 @@ def test_pipelined_requests_of_both_kinds_are_answered_in_their_order(server: Li
             answer = wire.answer().json()
             kind = {check: "reservation_id", limit: "retry_after", page: "pagination"}[sent]
             assert kind in answer, answer
+
+
+def test_nothing_is_read_while_requests_wait_for_their_answer(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    received = DecisionProtocol.data_received
+
+    def watched(connection: DecisionProtocol, data: bytes) -> None:
+        waiting.append(len(connection.pipeline))
+        received(connection, data)
+
+    monkeypatch.setattr(DecisionProtocol, "data_received", watched)
+    with Wire(server) as wire:
+        many = wire.get("/health/live") * 4000
+        sender = threading.Thread(target=wire.send, args=(many,))
+        sender.start()
+        for _ in range(4000):
+            assert wire.answer().status == 200
+        sender.join()
+    assert len(waiting) > 1
+    assert set(waiting) == {0}
 
 
 @pytest.mark.parametrize(

@@ -195,13 +195,14 @@ def test_a_tunnel_is_refused(server: LiveServer) -> None:
         ("X-API-Key: other", 401),
         ("x-idempotency-key: b", 400),
         ("Content-Encoding: identity", 400),
+        ('If-Match: "1"', 400),
     ],
 )
 @pytest.mark.parametrize("path", ["/budgets/check", "/api-keys", "/cost-tracking/record/stream"])
 def test_a_field_that_decides_is_sent_once(
     server: LiveServer, path: str, line: str, status: int
 ) -> None:
-    lines = ["X-Idempotency-Key: a", "Content-Encoding: identity", line]
+    lines = ["X-Idempotency-Key: a", "Content-Encoding: identity", 'If-Match: "1"', line]
     with Wire(server) as wire:
         wire.send(wire.request(path, CHECK, *lines))
         answer = wire.answer()
@@ -217,6 +218,15 @@ def test_the_other_names_of_those_fields_are_sent_once_too(server: LiveServer, m
         with Wire(server) as wire:
             wire.send(wire.request(path, CHECK, more, more))
             assert wire.answer().status in {400, 401}
+
+
+def test_metrics_too_take_one_credential(server: LiveServer) -> None:
+    good = f"X-API-Key: {server.key}"
+    for first, second in ((good, "X-API-Key: other"), ("X-API-Key: other", good), (good, good)):
+        with Wire(server) as wire:
+            head = f"GET {API}/metrics HTTP/1.1\r\nHost: a\r\n{first}\r\n{second}\r\n\r\n"
+            wire.send(head.encode())
+            assert wire.answer().status == 401
 
 
 def test_other_fields_may_be_sent_twice(server: LiveServer) -> None:

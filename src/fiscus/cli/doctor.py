@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import typer
-from rich.markup import escape
 
 from fiscus.access.model import check_given_key
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json
+from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json, shown
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.health import LOW_DISK_BYTES, NO_DISK_BYTES
 from fiscus.scopes import parse_id
@@ -317,8 +316,8 @@ def _show(findings: list[Finding]) -> None:
         Verdict.WRONG: "[bold red]wrong[/]",
     }
     for one in findings:
-        seen = escape(one.seen)
+        seen = shown(one.seen)
         if one.mend is not None:
-            seen += f"\n[cyan]mend:[/] {escape(one.mend)}"
+            seen += f"\n[cyan]mend:[/] {shown(one.mend)}"
         table.add_row(mark[one.verdict], one.check, seen)
     out.print(table)

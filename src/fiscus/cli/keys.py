@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from msgspec.structs import asdict, replace
-from rich.markup import escape
 
 from fiscus.access.model import ApiKey, ApiKeySpec, NewApiKey, Role, hash_key, made_key, new_key
 from fiscus.cli.configuration import DataDir, read_settings
@@ -22,6 +21,7 @@ from fiscus.cli.terminal import (
     out,
     print_json,
     show_table,
+    shown,
 )
 from fiscus.engine import Engine
 from fiscus.paging import MAX_PAGE_SIZE, page_request
@@ -123,7 +123,7 @@ def list_keys(tenant: Tenant = None, data_dir: DataDir = None, as_json: JsonFlag
             state = f"[red]revoked {_when(key.revoked_at)}[/]"
         elif key.expires_at is not None:
             state = f"expire{'d' if key.expires_at <= now else 's'} {_when(key.expires_at)}"
-        begins, name = f"{escape(key.hint)}…", escape(key.name)
+        begins, name = f"{shown(key.hint)}…", shown(key.name)
         roles = ", ".join(key.roles)
         table.add_row(key.key_id, begins, name, roles, _when(key.created_at), state)
     if keys:
@@ -145,7 +145,7 @@ def revoke(
     if as_json:
         print_json(key)
     else:
-        out.print(f"The key {key.key_id} ({escape(key.name)}) is revoked.", soft_wrap=True)
+        out.print(f"The key {key.key_id} ({shown(key.name)}) is revoked.", soft_wrap=True)
 
 
 @contextmanager

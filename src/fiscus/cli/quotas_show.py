@@ -7,11 +7,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from rich.markup import escape
 from rich.text import Text
 
 from fiscus.cli.simulate_chart import ASCII, BLOCKS, Marks
-from fiscus.cli.terminal import facts, new_table, notes, out, show_table
+from fiscus.cli.terminal import facts, new_table, notes, out, show_table, shown
 from fiscus.money import ZERO, add, plain, subtract
 from fiscus.quotas.calls import DayTotal, DistributeAnswer, HistoryRow, QuotaHistory, QuotaView
 from fiscus.quotas.model import UsageKind
@@ -28,8 +27,8 @@ def show_quotas(quotas: Sequence[QuotaView]) -> None:
     for quota in quotas:
         table.add_row(
             quota.quota_id,
-            escape(quota.resource_type),
-            escape(_scope_text(quota.scope_type, quota.scope_id)),
+            shown(quota.resource_type),
+            shown(_scope_text(quota.scope_type, quota.scope_id)),
             _period(quota),
             number(quota.allocated_amount),
             number(quota.max_burst_amount) if quota.max_burst_amount else "",
@@ -42,8 +41,8 @@ def show_quotas(quotas: Sequence[QuotaView]) -> None:
 def show_quota(quota: QuotaView) -> None:
     rows = [
         ("quota", quota.quota_id),
-        ("of", escape(quota.resource_type)),
-        ("for", escape(_scope_text(quota.scope_type, quota.scope_id))),
+        ("of", shown(quota.resource_type)),
+        ("for", shown(_scope_text(quota.scope_type, quota.scope_id))),
         ("amount", f"[bold]{number(quota.allocated_amount)}[/]"),
         ("burst", number(quota.max_burst_amount)),
         ("period", f"{_period(quota)} {quota.timezone}"),
@@ -59,7 +58,7 @@ def show_parts(answer: DistributeAnswer, resource_type: str) -> None:
     total = number(answer.total_amount)
     verb = "would be shared out" if answer.dry_run else "is shared out"
     how = answer.strategy.replace("_", " ")
-    out.print(f"[bold]{total} {escape(resource_type)}[/] {verb}, {how}:")
+    out.print(f"[bold]{total} {shown(resource_type)}[/] {verb}, {how}:")
     has_usage = any(part.usage is not None for part in answer.parts)
     numbers = ["amount", "share", *(["used in 30 days"] if has_usage else [])]
     identified = [] if answer.dry_run else ["quota id"]
@@ -71,7 +70,7 @@ def show_parts(answer: DistributeAnswer, resource_type: str) -> None:
             cells.append("" if part.usage is None else number(part.usage))
         if identified:
             cells.append(part.quota_id or "(none: a part of 0)")
-        table.add_row(escape(_scope_text(part.scope_type, part.scope_id)), *cells)
+        table.add_row(shown(_scope_text(part.scope_type, part.scope_id)), *cells)
     show_table(table)
 
 
@@ -81,8 +80,8 @@ def show_history(quota: QuotaView, found: QuotaHistory, *, deleted: bool) -> Non
     if quota.used_amount is not None:
         stands += f", {_used(quota)} used"
     out.print(
-        f"[bold]{escape(quota.resource_type)}[/] of "
-        f"{escape(_scope_text(quota.scope_type, quota.scope_id))}, {_period(quota)}: {stands}"
+        f"[bold]{shown(quota.resource_type)}[/] of "
+        f"{shown(_scope_text(quota.scope_type, quota.scope_id))}, {_period(quota)}: {stands}"
     )
     if not found.rows and not found.days:
         notes.print("Nothing was taken from it.")
@@ -146,7 +145,7 @@ def _row(row: HistoryRow) -> list[str]:
     taken = row.kind is UsageKind.CONSUME
     return [
         "taken" if taken else "[yellow]given back[/]",
-        escape(row.scope_id),
+        shown(row.scope_id),
         number(row.amount if taken else subtract(ZERO, row.amount)),
         number(row.burst if taken else subtract(ZERO, row.burst)) if row.burst else "",
         number(row.used_after),

@@ -6,7 +6,6 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from fiscus.cli.api import Api
@@ -22,6 +21,7 @@ from fiscus.cli.terminal import (
     notes,
     out,
     print_raw,
+    shown,
 )
 from fiscus.costs.report_model import Granularity, Report, ReportSection, ReportType
 from fiscus.wire import decode
@@ -109,7 +109,7 @@ def _groups(found: ReportSection, *, compared: bool) -> Table:
     numbers = ["cost", "share", "records", *(["change"] if compared else [])]
     table = new_table(*names, *numbers, right=numbers)
     for group in found.groups:
-        keys = [escape(group.key.get(name) or "(none)") for name in found.group_by]
+        keys = [shown(group.key.get(name) or "(none)") for name in found.group_by]
         cells = [_rounded(group.cost), _percent(group.share), f"{group.record_count:,}"]
         if compared:
             cells.append(_percent(group.change_ratio, signed=True))
@@ -122,7 +122,7 @@ def _groups(found: ReportSection, *, compared: bool) -> Table:
 
 
 def _heading(name: str) -> str:
-    return name.removesuffix("_name").removesuffix("_id").replace("_", " ")
+    return shown(name.removesuffix("_name").removesuffix("_id").replace("_", " "))
 
 
 def _rounded(amount: Decimal) -> str:

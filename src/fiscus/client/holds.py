@@ -179,9 +179,9 @@ class Hold:
             self._lent = subtract(self._lent, lent)
             if not self._accepts:
                 return False
-            self._used = add(self._used, used)
-            if details:
+            if details:  # first, as it may raise: then nothing is settled here
                 self._used_details = merge_details(self._used_details, details)
+            self._used = add(self._used, used)
             return True
 
     def _same_operation_outside(self) -> Hold | None:
@@ -370,10 +370,11 @@ class Hold:
                 "The reservation is settled and cannot be released",
                 suggested_action="Record a cost of category adjustment to correct it.",
             )
+        with self._lock:
+            self._accepts = False
         if self._used > 0:
             await self.settle(ZERO, {})
             return
-        self._accepts = False
         self._give_back_drawn()
         if self.reservation_id is not None:
             await self._release(self.reservation_id)

@@ -83,6 +83,9 @@ class DecisionProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(joining(transport, self.loop))
+        resume_reading = self.flow.resume_reading
+        # uvicorn's goes on reading after each answer, however many requests wait for theirs
+        self.flow.resume_reading = lambda: None if self.pipeline else resume_reading()
         self._heard_at = self.loop.time()
         self._look_again_in(SILENT_SECONDS)
 
@@ -227,7 +230,7 @@ class DecisionProtocol(HttpToolsProtocol):
         asked = self.lane.find(decoded)
         if asked is None or not parser.should_keep_alive() or parser.get_http_version() != "1.1":
             return None
-        if "%" in decoded:  # ASGI servers decode paths
+        if "%" in decoded or b"#" in self.url:  # ASGI servers decode paths and drop fragments
             return None
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")

@@ -14,6 +14,7 @@ from fiscus.http.endpoints import Server, json_reply, problem_reply
 from fiscus.http.health import Health
 from fiscus.http.metrics import CONTENT_TYPE
 from fiscus.http.refusals import note_refusal
+from fiscus.http.sent_once import sent_twice
 
 MAY_SEE_METRICS: Final = frozenset({Role.PLATFORM_ADMIN, Role.SYSTEM_ARCHITECT})
 """Metrics count the calls of all tenants, without naming one."""
@@ -58,6 +59,9 @@ def probes_router(server: Server, prefix: str = "") -> APIRouter:
         headers: dict[bytes, bytes] = dict(request.scope["headers"])
         principal: Principal | None = None
         try:
+            twice = sent_twice(request.scope["headers"], headers)
+            if twice is not None:
+                raise twice
             principal = await server.authenticator.authenticate(headers, server.engine.clock.now())
             if not principal.roles & MAY_SEE_METRICS:
                 wanted = sorted(str(role) for role in MAY_SEE_METRICS)

@@ -11,6 +11,7 @@ _CREDENTIALS: Final = frozenset({b"x-api-key", b"authorization"})
 _ONCE: Final = _CREDENTIALS | {
     b"x-idempotency-key",
     b"idempotency-key",
+    b"if-match",
     b"content-encoding",
     b"transfer-encoding",
 }
