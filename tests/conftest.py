@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from contextlib import closing
 from datetime import UTC, datetime
@@ -85,6 +86,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def clock() -> ManualClock:
     """A clock that stands at a Tuesday noon until the test moves it."""
     return ManualClock(datetime(2026, 3, 10, 12, 0, tzinfo=UTC))
+
+
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Ctrl-C raises `KeyboardInterrupt`, also where the tests were started in the background, or
+    an event loop of an earlier test has left a handler of its own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

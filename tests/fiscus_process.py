@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import httpx
 
+from tests.ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
-    from pathlib import Path
 
 START_SECONDS: Final = 60
 STOP_SECONDS: Final = 30
@@ -99,10 +100,16 @@ def fiscus_server(
                 process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def has_ended(pid: int) -> bool:
+    """Also one that nobody has waited for yet, as the first process of a container may never."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except ProcessLookupError:
+        return True
+    except FileNotFoundError:
+        return Path("/proc").is_dir()
+    return state in "ZX"
 
 
 def _wait_until_ready(server: FiscusProcess) -> None:

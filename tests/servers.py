@@ -23,7 +23,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -190,9 +189,11 @@ def stop_postgres(home: Path) -> None:
 
 
 def _start_guard(home: Path, guarded_pid: int) -> None:
+    from tests.ports import free_port  # here, as a guard runs this file by itself
+
     with (home / "guard.log").open("wb") as log:
         guard = subprocess.Popen(
-            [sys.executable, __file__, str(home), str(guarded_pid)],
+            [sys.executable, __file__, str(home), str(guarded_pid), str(free_port())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -228,8 +229,8 @@ def _is_alive(pid: int) -> bool:
 # ---------------------------------------------------------------- the guard process
 
 
-def guard(home: Path, guarded_pid: int) -> None:
-    """Run a server in `home` until told to stop or until `guarded_pid` is gone."""
+def guard(home: Path, guarded_pid: int, port: int) -> None:
+    """Run a server in `home`, on `port`, until told to stop or until `guarded_pid` is gone."""
     (home / "guard.pid").write_text(str(os.getpid()))
     stop = False
 
@@ -242,7 +243,6 @@ def guard(home: Path, guarded_pid: int) -> None:
     binaries = _binaries(home, user)
     password = secrets.token_urlsafe(18)
     data = _make_cluster(home, binaries, user, password)
-    port = _free_port()
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [binaries / "postgres", "-D", data, "-p", str(port)],
@@ -334,12 +334,6 @@ def _as(user: pwd.struct_passwd | None) -> dict[str, object]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _answers(url: str) -> bool:
     import psycopg
 
@@ -358,4 +352,4 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    guard(Path(sys.argv[1]), int(sys.argv[2]))
+    guard(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -13,7 +13,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,8 @@ class Valkey:
     """One server, which keeps its port when it is started again."""
 
     def __init__(self, guard: _Guard, home: Path, options: tuple[str, ...]) -> None:
+        from tests.ports import free_port  # here, as a guard runs this file by itself
+
         self.port = free_port()
         self._guard = guard
         self._home = home
@@ -138,6 +139,8 @@ class Servers:
 
     def cluster(self, nodes: int = 3) -> list[Valkey]:
         """A cluster of primaries that share the slots evenly."""
+        from tests.ports import free_port  # here, as a guard runs this file by itself
+
         started: list[Valkey] = []
         bus_ports: list[int] = []
         for _ in range(nodes):
@@ -171,12 +174,6 @@ class Servers:
         server = Valkey(self._guard, self._home / f"server-{len(self._all)}", options)
         self._all.append(server)
         return server
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(is_so, log: Path | None = None) -> None:

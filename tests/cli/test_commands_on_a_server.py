@@ -26,6 +26,7 @@ from fiscus.client.transports import BlockingTransport
 from fiscus.clock import SystemClock
 from tests.client.faulty import faulty_server, problem
 from tests.fiscus_process import ADMIN_KEY, fiscus_server
+from tests.valkey import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,6 +116,22 @@ def test_demo_with_a_server_keeps_its_key_private(tmp_path: Path) -> None:
             f"{server.url}/budget/v1/budgets?tenant_id=demo", headers={"X-API-Key": key}
         )
         assert answer.status_code == 200
+        assert server.stop() == 0
+
+
+def test_demo_with_a_key_that_was_revoked_says_so(tmp_path: Path) -> None:
+    command = ("demo", "--serve", "--data-dir", str(tmp_path / "data[red]"))
+    with fiscus_server(tmp_path, command=command, admin_key=None) as server:
+        key = (tmp_path / "data[red]" / "demo-admin-key").read_text().strip()
+        wait_until(lambda: "data[red]." in server.output())
+        keys = f"{server.url}/budget/v1/api-keys"
+        (one,) = httpx.get(keys, headers={"X-API-Key": key}).json()["api_keys"]
+        httpx.delete(f"{keys}/{one['key_id']}", headers={"X-API-Key": key}).raise_for_status()
+        assert server.stop() == 0
+    with fiscus_server(tmp_path, command=command, admin_key=None) as server:
+        wait_until(lambda: "The server runs at" in server.output())
+        assert "the demo is not loaded: The API key was revoked" in server.output()
+        assert "Traceback" not in server.output()
         assert server.stop() == 0
 
 

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from fiscus.stores.sql.diagnosis import rights_of_the_application
-from tests.fiscus_process import free_port, run_fiscus
+from tests.fiscus_process import run_fiscus
+from tests.ports import free_port
 from tests.servers import drop_database, fresh_database
 
 if TYPE_CHECKING:

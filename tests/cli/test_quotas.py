@@ -74,12 +74,12 @@ def test_a_quota_is_allocated_and_listed_with_its_use(
 def test_an_allocation_is_shown(quotas: Quotas) -> None:
     done = quotas(
         "allocate", "gpu_hours", "1234.5", "--scope", "user:*", "--period", "custom",
-        "--start", "2030-01-01", "--end", "2030-01-03T12:00:00+00:00",
+        "--start", "2130-01-01", "--end", "2130-01-03T12:00:00+00:00",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert "1,234.5" in done.out
     assert "user *" in done.out
-    assert "2030-01-01 to 2030-01-03 12:00 UTC" in done.out
+    assert "2130-01-01 to 2130-01-03 12:00 UTC" in done.out
     assert "of each id" in "".join(quotas("list").out.split("\n"))
 
 

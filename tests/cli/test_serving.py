@@ -18,14 +18,16 @@ import httpx
 import pytest
 
 from fiscus.cli.serving import bound_anew, listen
+from fiscus.stores.sql import migrate
 from tests.fiscus_process import (
     ADMIN_KEY,
     FiscusProcess,
     clean_environment,
     fiscus_server,
-    free_port,
+    has_ended,
     run_fiscus,
 )
+from tests.ports import free_port
 from tests.servers import PostgresServer, drop_database, fresh_database
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ def test_the_ledger_has_a_process_that_ends_with_the_server(
         os.kill(ledger, signal.SIGINT)  # as a terminal sends it to all
         assert post_check(server).json()["allowed"]
         server.stop(number)
-        wait_until(lambda: not Path(f"/proc/{ledger}").exists())
+        wait_until(lambda: has_ended(ledger))
 
 
 @of_linux
@@ -202,12 +204,12 @@ def test_killed_process_is_replaced_and_all_stop_together(
     with two_processes(tmp_path, postgres_url, valkey_url) as server:
         victim, survivor = serving_processes(server.process.pid)
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: listeners(server) == 1)
+        wait_until(lambda: "process_ended" in server.output())
         for _ in range(20):  # while one is started again, and after
             assert may_list_keys(server.url, server.key)
         wait_until(lambda: listeners(server) == 2)
         assert server.stop() == 0
-        wait_until(lambda: not Path(f"/proc/{survivor}").exists())
+        wait_until(lambda: has_ended(survivor))
 
 
 @pytest.mark.postgres
@@ -217,13 +219,13 @@ def test_all_stop_while_a_process_that_keeps_dying_is_not_started_yet(
 ) -> None:
     with two_processes(tmp_path, postgres_url, valkey_url) as server:
         survivor, _ = serving_processes(server.process.pid)
-        for _ in range(3):  # the third time it is started again after 0.8 s
+        for times in range(1, 4):  # the third time it is started again after 0.8 s
             wait_until(lambda: len(serving_processes(server.process.pid)) == 2)
             (victim,) = {*serving_processes(server.process.pid)} - {survivor}
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: len(serving_processes(server.process.pid)) == 1)
+            wait_until(lambda times=times: server.output().count("process_ended") == times)
         assert server.stop() == 0
-        wait_until(lambda: not Path(f"/proc/{survivor}").exists())
+        wait_until(lambda: has_ended(survivor))
 
 
 @pytest.mark.postgres
@@ -267,6 +269,7 @@ def test_metrics_of_several_processes_are_their_sums(
 
 @pytest.mark.postgres
 def test_worker_apart_leads_and_stops_with_status_0(tmp_path: Path, postgres_url: str) -> None:
+    migrate.upgrade(postgres_url)
     log = tmp_path / "worker.log"
     with log.open("wb") as file:
         worker = subprocess.Popen(
@@ -277,7 +280,8 @@ def test_worker_apart_leads_and_stops_with_status_0(tmp_path: Path, postgres_url
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until(lambda: "worker_leads" in log.read_text())
+        wait_until(lambda: "worker_leads" in log.read_text() or worker.poll() is not None)
+        assert worker.poll() is None, log.read_text()
         worker.terminate()
         assert worker.wait(30) == 0
         assert "worker_stopped" in log.read_text()
@@ -308,9 +312,12 @@ def listeners(server: FiscusProcess) -> int:
 def serving_processes(supervisor: int) -> list[int]:
     """The processes a supervisor started to serve."""
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    return [
-        int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    found: list[int] = []
+    for pid in children:
+        with contextlib.suppress(OSError):  # it has ended since
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
 
 def wait_until(happened: Callable[[], bool]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from fiscus.cli.simulate_input import Input
 from fiscus.cli.simulate_traces import Trace
 from tests.fiscus_process import run_fiscus
-from tests.valkey import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -251,14 +251,6 @@ def test_ending_a_program_gives_the_money_back(server: RunningServer, tenant: st
 # -- Ctrl-C in a blocking program
 
 
-@pytest.fixture
-def ctrl_c_interrupts() -> Iterator[None]:
-    """Ctrl-C raises `KeyboardInterrupt`, also where the tests were started in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_a_block_gives_the_money_back(server: RunningServer, tenant: str) -> None:
     with Client(server.url, server.key, tenant=tenant) as client:

@@ -6,8 +6,10 @@ Whatever is wrong, a caller is told within the time-out, and nothing is decided 
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -23,7 +25,7 @@ from tests.counters.on_loop import OpenStore
 from tests.counters.redis_states import state_of
 from tests.valkey import Servers, Valkey, wait_until
 
-TIMEOUT_SECONDS = 0.25
+TIMEOUT_SECONDS = 1.0
 PATIENT_SECONDS = 2.0
 """Where it does not matter how soon: several servers are first met, maybe on a busy machine."""
 SLACK_SECONDS = 2.0
@@ -367,3 +369,6 @@ def test_cluster_that_is_not_there(open_store: OpenStore, valkey_servers: Server
         assert_unavailable(store, new_tenant())
         plain.stop()
         assert_unavailable(store, new_tenant())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # connections that redis-py leaves open when it finds no cluster

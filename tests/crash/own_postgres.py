@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from tests import servers
+from tests.ports import free_port
 from tests.servers import PostgresServer
 
 WAIT_SECONDS = 60
@@ -27,7 +28,7 @@ class OwnPostgres:
         self._binaries = servers._binaries(self._home, self._user)
         self._password = "own-postgres"
         self._data = servers._make_cluster(self._home, self._binaries, self._user, self._password)
-        self._port = servers._free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[Any] | None = None
         self._log: IO[bytes] = (self._home / "server.log").open("wb")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests import servers
+from tests.ports import free_port
 
 ADMIN_KEY = "crash-tests-admin-key-0123456789"
 TENANT = "default"
@@ -23,7 +23,7 @@ class ServerProcess:
     """The server on a free port; `close` ends it."""
 
     def __init__(self, folder: Path, database_url: str) -> None:
-        self.port = servers._free_port()
+        self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None

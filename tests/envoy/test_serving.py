@@ -18,7 +18,8 @@ from fiscus.envoy.mapping import EXAMPLE
 from fiscus.errors import ValidationError
 from fiscus.settings import Settings
 from tests.envoy.descriptors import asking
-from tests.fiscus_process import fiscus_server, free_port
+from tests.fiscus_process import fiscus_server
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from fiscus.paging import PageRequest
 from fiscus.priorities import Priority
 from tests.envoy.conftest import MAPPING
 from tests.envoy.descriptors import asking
-from tests.fiscus_process import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.envoy.conftest import Envoy

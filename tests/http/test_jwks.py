@@ -132,17 +132,22 @@ def test_fetched_keys_stay_in_use_while_the_provider_fails(
 
 
 def test_without_any_key_yet_a_failing_provider_makes_tokens_unavailable(
-    provider: Provider,
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jwks_module, "FAILED_SECONDS", 60.0)
     provider.status = 500
     verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
+    token = signed(new_key(), "a")
     for _ in range(3):
         with pytest.raises(ServiceUnavailable):
-            verifier.verify(signed(new_key(), "a"), NOON)
+            verifier.verify(token, NOON)
     assert provider.asked == 1
 
 
-def test_who_waits_for_a_fetch_that_fails_does_not_ask_again(provider: Provider) -> None:
+def test_who_waits_for_a_fetch_that_fails_does_not_ask_again(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks_module, "FAILED_SECONDS", 60.0)
     provider.status = 500
     provider.answers.clear()
     verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))

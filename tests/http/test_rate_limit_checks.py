@@ -273,7 +273,7 @@ async def test_a_valkey_that_hangs_delays_no_answer_beyond_the_time_out(
     data_dir: Path, valkey_servers: Servers
 ) -> None:
     server: Valkey = valkey_servers.start()
-    async with on_valkey(data_dir, server.url, counters_timeout_seconds=0.2) as client:
+    async with on_valkey(data_dir, server.url, counters_timeout_seconds=1) as client:
         await client.make_policy(limit_value=1000)
         assert not (await check(client))["degraded"]
         server.pause()

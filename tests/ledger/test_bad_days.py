@@ -247,7 +247,7 @@ def test_a_server_that_hangs_is_answered_for_within_the_deadline(
     own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock
 ) -> None:
     url = fresh_database(own_postgres.server)
-    engine = open_at(url, tmp_path, clock, ledger_deadline_seconds=0.5)
+    engine = open_at(url, tmp_path, clock, ledger_deadline_seconds=2)
     desk = Desk(engine, "acme")
     budget = desk.budget("10")
     desk.reserve("1", "first")

@@ -32,7 +32,7 @@ from fiscus.ratelimits.rules import Algorithm
 from fiscus.stores.counters.redis import RedisCounters
 from fiscus.wire import convert
 from fiscus.wiring.counters import open_counters
-from tests.fiscus_process import free_port
+from tests.ports import free_port
 from tests.ratelimits.policies import NOON, TENANT, Policies, policy
 from tests.valkey import wait_until
 

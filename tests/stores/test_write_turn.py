@@ -68,6 +68,7 @@ def test_threads_get_it_in_the_order_they_asked(tmp_path: Path) -> None:
     turn.close()
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_while_it_waits_takes_nobody_elses_turn(tmp_path: Path) -> None:
     turn = WriteTurn(tmp_path / "fiscus.db")
     has_it, hand_on = threading.Event(), threading.Event()

@@ -240,10 +240,11 @@ def test_a_store_that_is_down_keeps_no_server_from_starting(
 
 
 def test_a_round_does_no_more_than_its_share(
-    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    open_one: OpenOne, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "MOST_RENEWALS", 3)
     monkeypatch.setattr(rounds, "RENEW_PORTION", 1)
+    engine = open_one("sqlite")  # a store of its own: the share is of all tenants
     first = allocate(engine, period_type="daily")
     clock.advance(days=5)
     worker = Worker(engine)
