@@ -32,9 +32,11 @@ from fiscus.cli.terminal import (
     print_raw,
     progress,
     show_error,
+    shown,
 )
 from fiscus.costs.calls import RecordBatchAnswer
 from fiscus.engine import Engine
+from fiscus.errors import FiscusError
 from fiscus.money import parse_amount
 from fiscus.paths import BASE_PATH
 from fiscus.settings import Settings
@@ -100,13 +102,14 @@ def _serve_demo(settings: Settings) -> None:
             show_what_to_try(url, key)
             notes.print(
                 f"[dim]Ready after {time.perf_counter() - started:.1f} s. Ctrl-C stops it; the "
-                f"data stays in {settings.data_dir}.[/]",
+                f"data stays in {shown(str(settings.data_dir))}.[/]",
                 soft_wrap=True,
             )
-        except CommandError as error:
+        except FiscusError as error:
             # a server that is being stopped refuses the rest of the demo
             if not stopped.wait(timeout=2):
-                show_error(error.message, error.suggested_action)
+                show_error(f"the demo is not loaded: {error.message}", error.suggested_action)
+                notes.print(f"The server runs at {url}.", soft_wrap=True)
 
     def keep_key(engine: Engine) -> None:
         ensure_admin_key(engine)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.terminal import CommandError, facts, notes, out
+from fiscus.cli.terminal import CommandError, facts, notes, out, shown
 from fiscus.engine import Engine
 from fiscus.logs import configure_logs
 from fiscus.settings import Settings
@@ -116,7 +116,7 @@ def show_address(
         if settings.resolved_database_url.startswith("sqlite")
         else f"PostgreSQL, {workers} {'process' if workers == 1 else 'processes'}"
     )
-    rows = [("address", url), ("reference", f"{url}/docs"), ("data", where)]
+    rows = [("address", url), ("reference", f"{url}/docs"), ("data", shown(where))]
     if settings.grpc_port is not None:
         rows.append(("for Envoy", f"gRPC on {settings.host} port {settings.grpc_port}"))
     if admin_key is not None:

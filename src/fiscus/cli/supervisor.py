@@ -97,6 +97,7 @@ class Supervisor:
             time.sleep(wait or 0.0)
 
     def _ended(self, child: _Child, process: SpawnProcess) -> None:
+        child.bound = bound_anew(child.bound)
         log.error(
             "process_ended",
             pid=process.pid,
@@ -107,7 +108,6 @@ class Supervisor:
             multiprocess.mark_process_dead(process.pid)  # pyright: ignore[reportUnknownMemberType]
         child.process = None
         process.close()
-        child.bound = bound_anew(child.bound)
 
     def _wait_before_next(self, child: _Child) -> float:
         """Set when a child that failed is due again; in so many seconds."""
