@@ -11,13 +11,16 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from fiscus.cli.serving import bound_anew, listen
+from fiscus.cli.serving import GRACE_SECONDS, bound_anew, listen, serve_child
+from fiscus.cli.terminal import CommandError
+from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
 from tests.fiscus_process import (
     ADMIN_KEY,
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
 
 of_linux = pytest.mark.skipif(
     not Path("/proc").is_dir(), reason="finds processes and sockets in /proc"
+)
+shares_addresses = pytest.mark.skipif(
+    not hasattr(socket, "SO_REUSEPORT"), reason="where sockets share an address"
 )
 KEY = re.compile(r"fsk_[A-Za-z0-9_\-]{43}")
 
@@ -64,10 +70,31 @@ def test_given_admin_key_is_used_and_never_printed(tmp_path: Path) -> None:
         assert ADMIN_KEY not in server.output()
 
 
+def test_a_first_start_that_fails_loses_no_admin_key(tmp_path: Path) -> None:
+    data_dir = str(tmp_path / "data")
+    env = {"FISCUS_DATA_DIR": data_dir, "FISCUS_JWT_SECRET": "too short"}
+    done = run_fiscus("serve", "--port", str(free_port()), env=env)
+    assert done.returncode == 1
+    assert "jwt_secret" in done.stderr
+    with fiscus_server(tmp_path, admin_key=None) as server:
+        (key,) = KEY.findall(done.stdout + server.output())
+        assert may_list_keys(server.url, key)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_server_stops_with_status_0(tmp_path: Path, number: signal.Signals) -> None:
     with fiscus_server(tmp_path) as server:
         assert server.stop(number) == 0
+        assert "Traceback" not in server.output()
+
+
+def test_a_second_ctrl_c_stops_a_server_that_waits_for_a_request(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path) as server, request_in_hand(server):
+        server.process.send_signal(signal.SIGINT)
+        wait_until(lambda: is_refused(server))
+        began = time.monotonic()
+        assert server.stop(signal.SIGINT) == 0
+        assert time.monotonic() - began < GRACE_SECONDS
         assert "Traceback" not in server.output()
 
 
@@ -155,6 +182,23 @@ def test_second_server_on_the_same_data_is_refused_without_redis(
     assert "FISCUS_REDIS_URL" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("FISCUS_JWT_SECRET", "too short"), ("FISCUS_JWT_JWKS_URL", "ftp://issuer/keys")],
+)
+def test_key_of_tokens_that_is_unfit_is_told_before_any_process_starts(
+    run: Run, name: str, value: str
+) -> None:
+    done = run(
+        *("serve", "--workers", "2"),
+        FISCUS_DATABASE_URL="postgresql://nobody@127.0.0.1:9/none",
+        FISCUS_REDIS_URL="redis://127.0.0.1:9",
+        **{name: value},
+    )
+    assert done.status == 1
+    assert name.removeprefix("FISCUS_").lower() in done.err
+
+
 def test_worker_apart_is_refused_on_sqlite(run: Run) -> None:
     done = run("worker")
     assert done.status == 1
@@ -180,7 +224,43 @@ def test_unreachable_database_is_one_line(run: Run) -> None:
     assert "Traceback" not in done.err
 
 
-@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="where sockets share an address")
+@pytest.mark.parametrize("second", [1, 2])
+@pytest.mark.parametrize("first", [1, 2])
+def test_an_address_is_taken_from_when_a_server_begins_to_start(first: int, second: int) -> None:
+    port = free_port()
+    sockets = listen("127.0.0.1", port, first)
+    with pytest.raises(CommandError, match=f"cannot listen on 127.0.0.1 port {port}"):
+        listen("127.0.0.1", port, second)
+    for one in sockets:
+        one.close()
+
+
+@shares_addresses
+def test_what_takes_the_place_of_an_ended_process_is_given_no_connection() -> None:
+    first, other = listen("127.0.0.1", free_port(), 2)
+    with bound_anew(first), other:
+        other.setblocking(False)
+        for _ in range(20):
+            with socket.create_connection(other.getsockname()):
+                other.accept()[0].close()
+
+
+@shares_addresses
+def test_a_process_whose_address_somebody_else_took_ends_and_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, other = listen("127.0.0.1", free_port(), 2)
+    other.close()
+    with bound_anew(first) as bound, listen(*bound.getsockname())[0]:
+        given = (Settings(data_dir=tmp_path), bound, False)
+        process = get_context("spawn").Process(target=serve_child, args=given)
+        process.start()
+        process.join()
+    assert process.exitcode == 1
+    assert "cannot listen on 127.0.0.1" in capfd.readouterr().err
+
+
+@shares_addresses
 def test_an_ended_process_hands_its_address_on_while_there_are_descriptors() -> None:
     first, other = listen("127.0.0.1", free_port(), 2)
     anew = bound_anew(first)
@@ -210,6 +290,20 @@ def test_killed_process_is_replaced_and_all_stop_together(
         wait_until(lambda: listeners(server) == 2)
         assert server.stop() == 0
         wait_until(lambda: has_ended(survivor))
+
+
+@pytest.mark.postgres
+@of_linux
+def test_nobody_connects_to_processes_that_stop(
+    tmp_path: Path, postgres_url: str, valkey_url: str
+) -> None:
+    with two_processes(tmp_path, postgres_url, valkey_url) as server:
+        with request_in_hand(server):
+            server.process.terminate()
+            wait_until(lambda: is_refused(server))
+            assert server.process.poll() is None
+        assert server.process.wait(30) == 0
+        assert "Traceback" not in server.output()
 
 
 @pytest.mark.postgres
@@ -300,6 +394,28 @@ def two_processes(folder: Path, database_url: str, redis_url: str) -> Generator[
     ) as server:
         wait_until(lambda: listeners(server) == 2)
         yield server
+
+
+@contextlib.contextmanager
+def request_in_hand(server: FiscusProcess) -> Generator[None]:
+    """A request that a server has begun on, and whose body does not end."""
+    url = httpx.URL(server.url)
+    head = f"POST /budget/v1/budgets HTTP/1.1\r\nHost: {url.host}\r\nX-API-Key: {server.key}"
+    with socket.create_connection((url.host, url.port or 0)) as client:
+        client.settimeout(30)
+        client.sendall(f"{head}\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n".encode())
+        assert b"100 Continue" in client.recv(100)
+        yield
+
+
+def is_refused(server: FiscusProcess) -> bool:
+    """Whether a server takes no connections any more."""
+    url = httpx.URL(server.url)
+    try:
+        socket.create_connection((url.host, url.port or 0)).close()
+    except OSError:
+        return True
+    return False
 
 
 def listeners(server: FiscusProcess) -> int:

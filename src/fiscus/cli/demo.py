@@ -111,17 +111,12 @@ def _serve_demo(settings: Settings) -> None:
                 show_error(f"the demo is not loaded: {error.message}", error.suggested_action)
                 notes.print(f"The server runs at {url}.", soft_wrap=True)
 
-    def keep_key(engine: Engine) -> None:
+    def begin(engine: Engine) -> None:
         ensure_admin_key(engine)
+        threading.Thread(target=fill, name="fiscus-demo", daemon=True).start()
 
     try:
-        serve_process(
-            settings,
-            bound,
-            with_worker=True,
-            on_open=keep_key,
-            on_listening=threading.Thread(target=fill, name="fiscus-demo", daemon=True).start,
-        )
+        serve_process(settings, bound, with_worker=True, on_listening=begin)
     finally:
         stopped.set()
         notes.show_cursor(show=True)

@@ -52,6 +52,7 @@ def serve(
     """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
     from fiscus.cli.serving import check_envoy, check_free, listen, serve_process
     from fiscus.cli.supervisor import Supervisor
+    from fiscus.http.tokens import TokenVerifier
     from fiscus.wiring.engine import ensure_admin_key, open_engine
 
     settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir)
@@ -66,35 +67,26 @@ def serve(
             "several processes need Redis or Valkey: each would admit the whole rate limits",
             suggested_action="set FISCUS_REDIS_URL=redis://host:6379, or leave --workers out.",
         )
-    sockets = listen(settings.host, settings.port, workers)
+    # what is unfit is told here, before anything starts, and not by every process
+    TokenVerifier(settings)
     check_envoy(settings)
+    sockets = listen(settings.host, settings.port, workers)
     if settings.grpc_port is not None:
         check_free(settings.host, settings.grpc_port, "--grpc-port")
-    admin_key: str | None = None
 
-    def prepare(engine: Engine) -> None:
-        nonlocal admin_key
-        admin_key = ensure_admin_key(engine)
-
-    def announce() -> None:
-        show_address(settings, sockets[0], admin_key, workers)
+    def announce(engine: Engine) -> None:
+        # last: a key that was made is lost when anything fails before it is shown
+        show_address(settings, sockets[0], ensure_admin_key(engine), workers)
 
     if workers == 1:
-        serve_process(
-            settings,
-            sockets[0],
-            with_worker=with_worker,
-            on_open=prepare,
-            on_listening=announce,
-        )
+        serve_process(settings, sockets[0], with_worker=with_worker, on_listening=announce)
     # so that the tables are ready and the admin key is made once, before any process starts
     configure_logs(settings.log_level)
     engine = open_engine(settings)
     try:
-        prepare(engine)
+        announce(engine)
     finally:
         engine.close()
-    announce()
     Supervisor(settings, sockets, with_worker).run()
 
 

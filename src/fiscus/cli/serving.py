@@ -36,25 +36,25 @@ BACKLOG: Final = 2048
 
 
 def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
-    """`count` sockets bound to one address, among which the system spreads the connections.
+    """`count` sockets that listen on one address, among which the system spreads the connections.
 
-    Where it cannot spread them, the same socket `count` times. Raises `CommandError` when the
-    address is taken or is none of this machine.
+    Connections wait until somebody accepts them. Where they cannot be spread, the same socket
+    `count` times. Raises `CommandError` when the address is taken or is none of this machine.
     """
     share = count > 1 and hasattr(socket, "SO_REUSEPORT")
-    first = _bind(host, port)
+    first = _listening(host, port)
     if not share:
         return [first] * count
-    # sharing would let a second server slip in beside a first one: the first bind was without it
+    # sharing would let a second server slip in beside a first one: the first is without it
     first.close()
-    return [_bind(host, port, share=True) for _ in range(count)]
+    return [_listening(host, port, share=True) for _ in range(count)]
 
 
 def bound_anew(bound: socket.socket) -> socket.socket:
     """A socket in place of one of `listen`'s whose process has ended.
 
-    To one that was listened on the system would go on to give its share of the connections, which
-    would wait for whoever listens next.
+    To that one the system would go on to give its share of the connections, which would wait for
+    the next process. This one does not listen before there is one.
     """
     if not hasattr(socket, "SO_REUSEPORT") or not bound.getsockopt(
         socket.SOL_SOCKET, socket.SO_REUSEPORT
@@ -74,20 +74,38 @@ def check_free(host: str, port: int, option: str) -> None:
 
     For servers that make their own sockets, and make them so that others can share the port.
     """
-    _bind(host, port, option=option).close()
+    _listening(host, port, option=option).close()
 
 
-def _bind(host: str, port: int, *, share: bool = False, option: str = "--port") -> socket.socket:
+def _listening(
+    host: str, port: int, *, share: bool = False, option: str = "--port"
+) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return _bound(family, kind, protocol, address, share=share)
+        bound = _bound(family, kind, protocol, address, share=share)
     except OSError as error:
-        raise CommandError(
-            f"cannot listen on {host} port {port}: {error.strerror}",
-            suggested_action=f"see whether another server runs there, or take another {option}.",
-        ) from None
+        raise _cannot_listen(host, port, option, error) from None
+    # at once: an address on which nobody listens yet can be bound by another server
+    _listen_on(bound, option)
+    return bound
+
+
+def _listen_on(bound: socket.socket, option: str = "--port") -> None:
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        bound.close()
+        raise _cannot_listen(host, port, option, error) from None
+
+
+def _cannot_listen(host: str, port: int, option: str, error: OSError) -> CommandError:
+    return CommandError(
+        f"cannot listen on {host} port {port}: {error.strerror}",
+        suggested_action=f"see whether another server runs there, or take another {option}.",
+    )
 
 
 def _bound(family: int, kind: int, protocol: int, address: Any, *, share: bool) -> socket.socket:
@@ -105,17 +123,16 @@ def _bound(family: int, kind: int, protocol: int, address: Any, *, share: bool) 
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, that tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_listening = on_listening
+    """uvicorn's, that collects garbage rarely and ends the application however it is stopped."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            collect_rarely()
-            self._on_listening()
+        collect_rarely()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # after a second Ctrl-C, which waits for no request
+            await self.lifespan.shutdown()
 
 
 def serve_process(
@@ -124,13 +141,12 @@ def serve_process(
     *,
     with_worker: bool,
     alone: bool = True,
-    on_open: Callable[[Engine], None] = lambda _: None,
-    on_listening: Callable[[], None] = lambda: None,
+    on_listening: Callable[[Engine], None] = lambda _: None,
 ) -> NoReturn:
     """Serve on `bound` until SIGTERM or SIGINT, then stop accepting and drain the ledger.
 
-    `alone`: no other process serves beside it. Tells when the stores are open and when it
-    listens. Leaves by `SystemExit(0)`. For the main thread of a process.
+    `alone`: no other process serves beside it. Calls `on_listening` once nothing can keep it from
+    serving any more. Leaves by `SystemExit(0)`. For the main thread of a process.
     """
     from fiscus.http.app import create_app
     from fiscus.http.connections import connections_of
@@ -153,14 +169,17 @@ def serve_process(
     metrics = Metrics()
     try:
         engine.claim_counters()
-        on_open(engine)
-        if settings.grpc_port is not None:
-            envoy = open_envoy(engine, settings.grpc_port, metrics)
-            envoy.start()
         app = create_app(engine, metrics)
         engine.ledger.wait_until_ready()
         if with_worker:
             worker.catch_up()
+        if settings.grpc_port is not None:
+            envoy = open_envoy(engine, settings.grpc_port, metrics)
+        _listen_on(bound)
+        on_listening(engine)
+        if envoy is not None:
+            envoy.start()
+        if with_worker:
             thread = worker.start()
         config = uvicorn.Config(
             app,
@@ -172,7 +191,7 @@ def serve_process(
             backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
-        _Server(config, on_listening).run(sockets=[bound])
+        _Server(config).run(sockets=[bound])
     finally:
         # what was accepted is committed, however often somebody presses Ctrl-C
         on_signals(signal.SIG_IGN)

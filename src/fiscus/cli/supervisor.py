@@ -118,6 +118,8 @@ class Supervisor:
 
     def _stop(self) -> None:
         running = [child.process for child in self._children if child.process is not None]
+        for child in self._children:
+            child.bound.close()  # or connections would wait here for a process that takes no more
         for process in running:
             process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS + 10

@@ -75,7 +75,7 @@ class Worker:
     def catch_up(self) -> None:
         """Renew the quotas that are due, for `CATCH_UP_SECONDS` at most; raises nothing.
 
-        For a server before it listens, whether or not it leads: a quota whose period is over
+        For a server before it answers, whether or not it leads: a quota whose period is over
         applies to nobody until it is renewed, and lets everything through.
         """
         now, until = self._engine.clock.now(), time.monotonic() + CATCH_UP_SECONDS
