@@ -265,7 +265,7 @@ class GroupLoop(ABC, Generic[C, R]):
             try:
                 will_wake = sink.deliver(pairs) or will_wake
             except Exception:
-                # A caller's loop may be gone; that must not stop this one.
+                # Whatever one sink's fault is, the others get theirs, and the thread goes on.
                 log.exception("outcomes_not_delivered", count=len(pairs))
         return will_wake
 

@@ -62,7 +62,12 @@ class LoopReplies(Generic[C, R]):
 
     def deliver(self, outcomes: list[tuple[_Waiting[C, R], R]]) -> bool:
         """Wake the loop once for all of a group; the group loop stands back until then."""
-        self._loop.call_soon_threadsafe(self._resolve, outcomes)
+        try:
+            self._loop.call_soon_threadsafe(self._resolve, outcomes)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            return False  # the server has stopped, and nobody waits any more
         return True
 
     def is_waiting(self, token: _Waiting[C, R]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ from fiscus.ledger.workspace import Workspace
 from fiscus.wire import convert
 from tests.ledger.books import read_books
 from tests.ledger.desk import NEVER, WAIT_SECONDS, Desk, Gate, open_at
+from tests.log_lines import told
 
 POISON = "poison"
 
@@ -210,6 +212,21 @@ def test_closing_commits_what_waits_and_takes_nothing_more(
     with pytest.raises(ServiceUnavailable):
         engine.ledger.execute(desk.record_command("1"))
     engine.ledger.close()
+
+
+def test_outcomes_for_an_event_loop_that_was_closed_are_nobody_s(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = Busy(desk.engine.ledger)
+
+    async def ask_and_leave() -> None:
+        desk.engine.ledger.here().execute(desk.record_command("1"))
+        await asyncio.sleep(0)
+
+    asyncio.run(ask_and_leave())
+    busy.release()
+    assert desk.record("2").cost_amount == 2
+    assert not told(caplog)
 
 
 def test_a_sink_that_fails_does_not_stop_the_ledger(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import structlog
@@ -21,7 +22,8 @@ _NOT_KEPT: Final = (b"cache-control", b"no-store")
 class Edge:
     """Gives every request its correlation id, and every answer its headers and its count.
 
-    An exception that nobody expected becomes a problem without its stack trace.
+    An exception that nobody expected becomes a problem without its stack trace, and so does the end
+    of a server that waits no longer.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -55,8 +57,11 @@ class Edge:
         with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
             try:
                 await self._app(scope, receive, send_with_headers)
-            except Exception:
-                log.exception("request_failed", path=scope["path"])
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError):
+                    log.warning("request_cut_off", path=scope["path"])
+                else:
+                    log.exception("request_failed", path=scope["path"])
                 if status is None:
                     await _send_failure(scope, correlation_id, send_with_headers)
                     status = 500
