@@ -532,6 +532,18 @@ def test_a_throttled_budget_admits_its_share_over_many_checks(desk: Desk) -> Non
     assert desk.used(budget) == ("75", "0")
 
 
+def test_an_excess_is_measured_at_the_rate_of_the_costs_own_day(
+    desk: Desk, clock: ManualClock
+) -> None:
+    clock.set(datetime(2025, 3, 10, 12, tzinfo=UTC))
+    budget = desk.budget("20", period_type="yearly")
+    january = datetime(2025, 1, 13, tzinfo=UTC)  # a euro cost less then
+    then, now = desk.reserve("10"), desk.reserve("10")
+    assert desk.settle(then, "9.5", currency="EUR", timestamp=january).flags == []
+    assert desk.settle(now, "9.5", currency="EUR").flags == [CostFlag.EXCESS]
+    assert desk.used(budget)[1] == "0"
+
+
 def test_a_rate_of_another_day_may_charge_more_than_was_held(
     desk: Desk, clock: ManualClock
 ) -> None:

@@ -280,10 +280,13 @@ def test_a_premium_is_reversed_as_it_was_whatever_the_quota_says_since(
 
 
 def test_a_premium_that_no_amount_can_hold_is_refused(desk: QuotaDesk) -> None:
-    quota = desk.quota(1, max_burst_amount="1e25", burst_premium_rate="1e20")
+    quota = desk.quota(1, max_burst_amount="1e25", burst_premium_rate="100")
+    least = Decimal("1e24") + 1  # its burst costs 1e26
     with pytest.raises(ValidationError, match="out of range"):
-        desk.consume("1e24")
+        desk.consume(least)
     assert desk.quota_used(quota) == (0, 0)
+    desk.take(least - 1)
+    assert [one.cost_amount for one in costs(desk)] == [Decimal("1e26") - 100]
 
 
 def test_premiums_charge_budgets_whose_windows_begin_with_them(desk: QuotaDesk) -> None:

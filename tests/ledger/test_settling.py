@@ -207,6 +207,38 @@ def test_release_gives_everything_back_and_is_idempotent(desk: Desk) -> None:
     assert desk.used(budget) == ("0", "0")
 
 
+def test_an_actual_cost_without_a_rate_is_recorded_unconverted_and_no_excess(desk: Desk) -> None:
+    budget = desk.budget("10")
+    answer = desk.settle(desk.reserve("4"), "1000", currency="XXX")
+    assert (answer.charged, answer.currency) == (1000, "XXX")
+    assert answer.flags == [CostFlag.UNCONVERTED]
+    assert desk.used(budget) == ("0", "0")
+
+
+def test_the_service_that_was_checked_stays_and_tags_of_the_settle_replace_its_own(
+    desk: Desk,
+) -> None:
+    checked = desk.reserve("4", service_name="checked", tags={"env": "test", "team": "a"})
+    settled = {"service_name": "settled", "tags": {"env": "prod", "job": "j"}}
+    answer = desk.record("3", reservation_id=checked, **settled)
+    record = desk.engine.costs.get(desk.tenant_id, answer.record_id)
+    assert record.service_name == "checked"
+    assert record.tags == {"env": "prod", "team": "a", "job": "j"}
+    answer = desk.record("3", reservation_id=desk.reserve("4"), **settled)
+    assert desk.engine.costs.get(desk.tenant_id, answer.record_id).service_name == "settled"
+
+
+def test_a_cost_of_nobody_but_the_tenant_is_tagged_unattributed(desk: Desk) -> None:
+    for whose, tags in (
+        ({"project_id": None}, {"env": "prod", "unattributed": "true"}),
+        ({"project_id": None, "user_id": "u"}, {"env": "prod"}),
+        ({"project_id": None, "feature_id": "f"}, {"env": "prod"}),
+        ({}, {"env": "prod"}),
+    ):
+        answer = desk.record("1", tags={"env": "prod"}, **whose)
+        assert desk.engine.costs.get(desk.tenant_id, answer.record_id).tags == tags
+
+
 def test_a_settled_reservation_cannot_be_released_or_extended(desk: Desk) -> None:
     desk.budget("10")
     held = desk.reserve("4")

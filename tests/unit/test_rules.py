@@ -8,7 +8,7 @@ from itertools import permutations
 from math import ceil, floor
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -24,7 +24,7 @@ from fiscus.budgets.rules import (
     throttle_share,
 )
 from fiscus.costs.fx import Rate, convert
-from fiscus.money import ONE, QUANTUM
+from fiscus.money import ONE, QUANTUM, round_half_even
 from tests.unit.budgets_for_rules import NOW, amounts, demands, make_budget, make_demand
 
 HARD = (EnforcementAction.HARD_STOP, EnforcementAction.ESCALATE)
@@ -251,17 +251,47 @@ def test_the_wait_of_a_throttled_check_is_over_when_it_says(budget: object, used
         assert decision.allowed == (attempt == tries)
 
 
+@pytest.mark.parametrize("first", ["0.2", "0.7"])
+def test_what_two_throttles_let_pass_is_told_the_tighter_share(first: str) -> None:
+    given = [
+        make_demand(
+            make_budget(
+                kind,
+                "100",
+                allocated_to_type=kind,
+                enforcement_action="throttle",
+                throttle={"floor": share},
+            ),
+            "0",
+            spent="100",
+            credit="0.9",
+        )
+        for kind, share in (("user", first), ("project", "0.4"))
+    ]
+    throttle = decide(given, reserve=True).throttle
+    assert throttle == (min(Decimal(first), Decimal("0.4")), 0)
+
+
+def test_nobody_is_told_to_wait_for_more_than_an_hour() -> None:
+    throttle = {"floor": "0.1", "retry_after_ms": 900_000}
+    budget = make_budget(amount="100", enforcement_action="throttle", throttle=throttle)
+    decision = decide([make_demand(budget, "0", spent="100")], reserve=True)
+    assert decision.throttle == (Decimal("0.1"), 3_600_000)  # of nine quarters of an hour
+    soon = decide([make_demand(budget, "0", spent="100", credit="0.6")], reserve=True)
+    assert soon.throttle == (Decimal("0.1"), 2_700_000)
+
+
 @given(demands())
+@example([make_demand(make_budget(enforcement_action="throttle", frozen=True), "0", spent="10")])
 def test_what_no_estimate_passes_is_throttled(given: list[Demand]) -> None:
     decision = decide(given, reserve=True)
     if decision.allowed:
         return
-    without = [one for one in given if one.budget.enforcement_action is THROTTLED]
-    for_nothing = decide(without, reserve=False) if without else None
-    refused = for_nothing is not None and any(
-        verdict == "throttle" for verdict in for_nothing.verdicts
-    )
-    assert decision.throttled == refused or any(one.budget.frozen for one in without)
+    throttles = [
+        one for one in given if one.budget.enforcement_action is THROTTLED and not one.budget.frozen
+    ]
+    for_nothing = decide(throttles, reserve=False).verdicts if throttles else []
+    assert decision.throttled == ("throttle" in for_nothing)
 
 
 @given(demands())
@@ -347,6 +377,16 @@ def test_the_largest_cost_passes_and_one_quantum_more_does_not(given: list[Deman
     if min(binding) >= 0:
         assert decide(_of(now, largest), reserve=False).allowed
     assert not decide(_of(now, largest + QUANTUM), reserve=False).allowed
+
+
+@pytest.mark.parametrize("rate", [Decimal(one) for one in ("0.25", "0.5", "1.5", "2.5")])
+def test_the_largest_cost_fits_where_it_is_converted_to_half_a_digit(rate: Decimal) -> None:
+    budget = make_budget()
+    for digits in range(9):
+        room = digits * QUANTUM
+        largest = largest_cost(budget, rate, room)
+        assert largest is not None
+        assert round_half_even(largest * rate) <= room < round_half_even((largest + QUANTUM) * rate)
 
 
 def _of(given: list[Demand], estimate: Decimal) -> list[Demand]:
