@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from fiscus.access.model import Role
+from fiscus.access.model import Principal, Role
+from fiscus.http import api_limits
+from fiscus.http.api_limits import ApiLimits
+from fiscus.http.limiting import LoopLimiter
 from tests.http.app_client import API, AppClient, open_app
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +61,29 @@ async def test_a_refused_call_charges_none_of_the_limits(data_dir: Path) -> None
         other = client.make_key(Role.AUDITOR)
         reply = await client.get("/budgets", key=other)
         assert '"api-tenant";r=8' in reply.headers["RateLimit"]
+
+
+async def test_a_call_that_two_limits_refuse_is_told_the_longer_wait(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_api_key=1, api_limit_tenant=2) as client:
+        key, other = client.make_key(Role.AUDITOR), client.make_key(Role.AUDITOR)
+        for one in (key, other):
+            assert (await client.get("/budgets", key=one)).status_code == 200
+        reply = await client.get("/budgets", key=key)
+        assert reply.headers.get_list("Retry-After") == ["60"]  # 30 for the tenant's
+        assert reply.json()["details"]["limit"] == "api-key"
+        client.clock.advance(seconds=60)
+        assert (await client.get("/budgets", key=key)).status_code == 200
+
+
+async def test_what_is_known_of_callers_is_bounded_and_the_oldest_goes_first(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_limits, "_MAX_CALLERS", 2)
+    limits = ApiLimits(client.engine.settings, LoopLimiter(client.engine.limiter))
+    callers = [Principal(f"u-{number}", "acme", frozenset()) for number in range(3)]
+    takes = [limits.take(one, None) for one in callers]
+    assert [caller for caller, _ in limits._takes] == callers[1:]
+    assert [limits.take(one, None) for one in callers] == takes
 
 
 async def test_service_keys_and_platform_admins_are_exempt_from_the_general_limits(

@@ -31,23 +31,25 @@ def authenticator(client: AppClient) -> Authenticator:
 
 
 class SlowFind:
-    """Holds the store's `find` until it is let go, and counts it."""
+    """Holds the store's `find`, or `find_many`, until it is let go, and counts it."""
 
-    def __init__(self, client: AppClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, client: AppClient, monkeypatch: pytest.MonkeyPatch, name: str = "find"
+    ) -> None:
         self.count = 0
         self.begun = threading.Event()
         self.go = threading.Event()
         kind = type(client.engine.api_keys)
-        find = kind.find
+        find = getattr(kind, name)
 
-        def slow(store: Any, key_hash: str) -> Any:
+        def slow(store: Any, asked: Any) -> Any:
             self.count += 1
-            found = find(store, key_hash)
+            found = find(store, asked)
             self.begun.set()
             assert self.go.wait(20)
             return found
 
-        monkeypatch.setattr(kind, "find", slow)
+        monkeypatch.setattr(kind, name, slow)
 
 
 async def test_a_known_key_is_answered_from_memory_for_ten_seconds(client: AppClient) -> None:
@@ -152,6 +154,25 @@ async def test_keys_in_use_are_looked_up_again_together_before_their_time(
     for key in used:
         assert door.cached(key, NOON + timedelta(seconds=12)) is not None
     assert door.cached(idle, NOON + timedelta(seconds=12)) is None
+
+
+async def test_a_key_revoked_while_it_is_looked_up_again_is_not_remembered(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, key_id = authenticator(client), uuid7()
+    key = sent(client.make_key(Role.SERVICE, key_id=key_id))
+    await door.authenticate(key, NOON)
+    slow = SlowFind(client, monkeypatch, "find_many")
+    soon = NOON + timedelta(seconds=6)
+    assert door.cached(key, soon) is not None
+    refreshing = door._refreshing
+    assert refreshing is not None
+    await asyncio.to_thread(slow.begun.wait, 20)
+    client.engine.api_keys.revoke("acme", key_id, NOON)
+    door.forget(key_id)
+    slow.go.set()
+    await refreshing
+    assert door.cached(key, soon) is None
 
 
 async def test_a_key_revoked_elsewhere_is_found_out_by_the_next_look(client: AppClient) -> None:

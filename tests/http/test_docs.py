@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.http.app_client import API
+
 if TYPE_CHECKING:
     from tests.http.app_client import AppClient
 
@@ -25,6 +27,14 @@ async def test_the_page_loads_local_files_only(client: AppClient) -> None:
         assert reply.status_code == 200, name
         assert len(reply.content) > 100
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_only_the_files_of_the_page_may_be_kept_by_caches(client: AppClient) -> None:
+    for path in ("/docs", f"{API}/api-keys", f"{API}/budgets/none", "/health", "/none"):
+        reply = await client.send("GET", path)
+        assert reply.headers.get_list("Cache-Control") == ["no-store"], path
+    icon = await client.send("GET", "/docs/favicon.png")
+    assert icon.headers.get_list("Cache-Control") == ["public, max-age=86400"]
 
 
 async def test_the_policy_lets_no_other_host_in(client: AppClient) -> None:

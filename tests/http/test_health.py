@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,11 @@ import pytest
 from fiscus import health as health_module
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable
+from fiscus.http.api_limits import ApiLimits
+from fiscus.http.auth import Authenticator
+from fiscus.http.endpoints import Server
+from fiscus.http.health import Health
+from fiscus.http.limiting import LoopLimiter
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
 from fiscus.worker import Worker
@@ -80,6 +86,30 @@ async def test_a_closing_ledger_is_down_and_not_ready(client: AppClient) -> None
     assert (status, answer["status"]) == (503, "DOWN")
     ready = await client.send("GET", "/health/ready", key=None)
     assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
+
+
+async def test_who_asks_at_the_same_time_shares_one_look(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = client.engine
+    door = Authenticator(engine.api_keys, engine.settings)
+    limits = ApiLimits(engine.settings, LoopLimiter(engine.limiter))
+    probes = Health(Server(engine, door, limits, client.metrics))
+    looks: list[float] = []
+    kind = type(engine.store)
+    ping_ms = kind.ping_ms
+
+    def counted(store: Any) -> float:
+        looks.append(ping_ms(store))
+        return looks[-1]
+
+    monkeypatch.setattr(kind, "ping_ms", counted)
+    for looked in (1, 2):  # the next look is a new one
+        answers = await asyncio.gather(*(probes.answer(str(number)) for number in range(5)))
+        assert [one.correlation_id for one in answers] == ["0", "1", "2", "3", "4"]
+        assert len(looks) == looked
+    assert await asyncio.gather(*(probes.why_not_ready() for _ in range(5))) == [[]] * 5
+    assert len(looks) == 3
 
 
 async def test_old_exchange_rates_degrade_but_do_not_stop(client: AppClient) -> None:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import SecretStr
 
 from fiscus.errors import Unauthorized, ValidationError
+from fiscus.http.auth import Authenticator
 from fiscus.http.tokens import TokenVerifier
 from fiscus.settings import Settings
 from tests.http.app_client import API, NOON, open_app
@@ -28,6 +29,8 @@ from tests.http.app_client import API, NOON, open_app
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tests.http.app_client import AppClient
 
 SECRET = "0123456789abcdef0123456789abcdef"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -234,6 +237,15 @@ async def test_a_token_works_over_http_until_it_expires(data_dir: Path) -> None:
         client.clock.advance(seconds=1)
         assert await status("GET", "/budgets") == 401
         assert await status("POST", "/budgets/check") == 401
+
+
+@pytest.mark.anyio
+async def test_a_known_token_is_verified_again_after_five_minutes(client: AppClient) -> None:
+    door = Authenticator(client.engine.api_keys, Settings(jwt_secret=SecretStr(SECRET)))
+    sent = {b"authorization": b"Bearer " + token(CLAIMS)}
+    principal = await door.authenticate(sent, NOON)
+    assert door.cached(sent, NOON + timedelta(seconds=299)) == principal
+    assert door.cached(sent, NOON + timedelta(seconds=300)) is None
 
 
 @pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fiscus.clock import ManualClock
+from fiscus.clock import ManualClock, to_us
 from fiscus.errors import Conflict, Forbidden, ServiceUnavailable
+from fiscus.http.limiting import LoopLimiter
 from fiscus.ids import uuid7
 from fiscus.money import Amount
 from fiscus.priorities import Priority
@@ -29,6 +31,7 @@ from fiscus.ratelimits.model import HourRange, Overrides, PolicyState
 from fiscus.ratelimits.policy_port import UsageRow
 from fiscus.ratelimits.port import CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import Algorithm
+from fiscus.stores.counters.memory import MemoryCounters
 from fiscus.stores.counters.redis import RedisCounters
 from fiscus.wire import convert
 from fiscus.wiring.counters import open_counters
@@ -399,16 +402,16 @@ def test_a_batch_is_decided_in_order_each_for_itself() -> None:
 
 
 class Watched(RedisCounters):
-    """Counters in Valkey, and how many are asked for at once."""
+    """Counters in Valkey, and how many are asked for at once; they can be told to fail."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, timeout_seconds=5)
         self.asked: list[int] = []
-        self.failing = False
+        self.fail_from: int | None = None
 
     def decide_all(self, takes: Sequence[Take], now_us: int | None) -> list[Taken | None]:
         self.asked.append(sum(len(take.keys) for take in takes))
-        if self.failing:
+        if self.fail_from is not None and len(self.asked) > self.fail_from:
             raise CountersUnavailable("told to")
         return super().decide_all(takes, now_us)
 
@@ -428,9 +431,40 @@ def test_a_large_batch_is_asked_for_in_portions_each_for_itself(valkey_url: str)
     assert [one.allowed for one in answer.results] == [True] * 200 + [False] * 100
     assert sum(counters.asked) == 900
     assert max(counters.asked) <= PORTION
-    counters.failing = True
+    counters.fail_from = 0
     answer = limiter.check_batch(batch, [TENANT] * 300, NOON)
     assert all(one.degraded for one in answer.results)
+    limiter.close()
+    counters.close()
+
+
+def test_what_of_a_large_batch_was_counted_before_the_counters_failed_stands(
+    valkey_url: str,
+) -> None:
+    counters = Watched(valkey_url)
+    state = policy(scope_type="user", scope_id="*", limit_value=1)
+    limiter = Limiter(
+        Policies(state),
+        counters,
+        ManualClock(NOON),
+        stand_in=open_counters(None),
+        virtual_time=True,
+    )
+    name = uuid7()
+    checks = [request(1, user_id=f"{name}-{number}") for number in range(PORTION + 2)]
+    batch = RateLimitBatchRequest(checks=checks)
+    counters.fail_from = 1
+    answer = limiter.check_batch(batch, [TENANT] * len(checks), NOON)
+    assert [one.degraded for one in answer.results] == [False] * PORTION + [True] * 2
+    with pytest.raises(ServiceUnavailable):  # nothing was counted
+        limiter.check_batch(batch, [TENANT] * len(checks), NOON)
+    counters.fail_from = len(counters.asked) + 1
+    now_us = to_us(NOON)
+    takes = tuple(
+        limiter.prepare(one, TENANT, NOON, now_us, None, Priority.NORMAL).take for one in checks
+    )
+    of_coroutine = asyncio.run(LoopLimiter(limiter).decide_each(takes, now_us))
+    assert [one and one.admitted for one in of_coroutine] == [False] * PORTION + [None] * 2
     limiter.close()
     counters.close()
 
@@ -605,6 +639,37 @@ def test_a_denial_without_counters_says_what_each_policy_would() -> None:
     limiter.close()
 
 
+def test_a_shadow_policy_that_denies_without_counters_denies_nobody() -> None:
+    limiter = without_counters(
+        policy("l", limit_value=5),
+        policy("s", on_store_failure="deny", shadow=True),
+        policy("u", on_store_failure="allow", limit_value=1),
+    )
+    for left in (3, 1):  # what counts goes on counting
+        answer = limiter.check(request(2), TENANT, NOON)
+        assert answer.allowed
+        assert [
+            (one.policy_id, one.decision, one.remaining_requests) for one in answer.policies
+        ] == [("l", "allow", left), ("s", "shadow_deny", 0), ("u", "allow", 0)]
+    limiter.close()
+
+
+def test_of_usage_that_cannot_be_written_the_latest_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "MAX_ROWS", 2)
+    usage = Usage()
+    desk = Desk(policy(scope_type="user", scope_id="*"), usage=usage)
+    usage.unreachable = True
+    for user in "abc":
+        desk.check(user_id=user)
+        with pytest.raises(ServiceUnavailable):
+            desk.limiter.flush_usage()
+    usage.unreachable = False
+    desk.limiter.flush_usage()
+    assert [row.window.scope_id for row in usage.rows] == ["b", "c"]
+
+
 def test_usage_that_could_not_be_written_is_written_later() -> None:
     usage = Usage()
     desk = Desk(policy(), usage=usage)
@@ -631,6 +696,22 @@ def test_usage_is_written_although_the_policies_cannot_be_refreshed(
     desk.limiter.start()
     wait_until(lambda: bool(usage.rows))
     desk.limiter.close()
+
+
+def test_counters_that_nobody_asks_for_any_more_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(limiter, "_SWEEP_EVERY", 1)
+    counters = MemoryCounters()
+    clock = ManualClock(NOON)
+    sweeping = Limiter(Policies(policy()), counters, clock)
+    sweeping.check(request(), TENANT, NOON)
+    assert len(counters) == 1
+    clock.advance(hours=1)
+    sweeping.start()
+    wait_until(lambda: len(counters) == 0)
+    sweeping.close()
 
 
 def test_requests_together_ask_each_counter_for_their_own_count() -> None:
