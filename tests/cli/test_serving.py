@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from fiscus.cli import supervisor
 from fiscus.cli.serving import GRACE_SECONDS, bound_anew, listen, serve_child
+from fiscus.cli.supervisor import Supervisor
 from fiscus.cli.terminal import CommandError
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
@@ -283,13 +285,17 @@ def test_killed_process_is_replaced_and_all_stop_together(
 ) -> None:
     with two_processes(tmp_path, postgres_url, valkey_url) as server:
         victim, survivor = serving_processes(server.process.pid)
+        folder = metrics_folder(survivor)
+        assert list(folder.glob(f"gauge_live*_{victim}.db"))
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: "process_ended" in server.output())
         for _ in range(20):  # while one is started again, and after
             assert may_list_keys(server.url, server.key)
         wait_until(lambda: listeners(server) == 2)
+        assert not list(folder.glob(f"gauge_live*_{victim}.db"))  # as it is no more
         assert server.stop() == 0
         wait_until(lambda: has_ended(survivor))
+        assert not folder.exists()
 
 
 @pytest.mark.postgres
@@ -318,8 +324,30 @@ def test_all_stop_while_a_process_that_keeps_dying_is_not_started_yet(
             (victim,) = {*serving_processes(server.process.pid)} - {survivor}
             os.kill(victim, signal.SIGKILL)
             wait_until(lambda times=times: server.output().count("process_ended") == times)
+        pauses = re.findall(r"starts_again_in_seconds\W+([\d.]+)", server.output())
+        assert pauses == ["0.2", "0.4", "0.8"]
         assert server.stop() == 0
         wait_until(lambda: has_ended(survivor))
+
+
+def test_a_process_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_END_SECONDS", 0)
+    with socket.socket() as bound:
+        stopping = Supervisor(Settings(data_dir=tmp_path), [bound], with_worker=False)
+        process = get_context("spawn").Process(target=time.sleep, args=(60,))
+        process.start()
+        try:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)  # it is stopped: SIGTERM has to wait
+            stopping._children[0].process = process
+            stopping._stop()
+            assert process.exitcode == -signal.SIGKILL
+        finally:
+            process.kill()
+            process.join()
 
 
 @pytest.mark.postgres
@@ -434,6 +462,12 @@ def serving_processes(supervisor: int) -> list[int]:
             if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(int(pid))
     return found
+
+
+def metrics_folder(pid: int) -> Path:
+    """Where a serving process counts what all of them show."""
+    given = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return Path(dict(one.split("=", 1) for one in given if one)["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def wait_until(happened: Callable[[], bool]) -> None:

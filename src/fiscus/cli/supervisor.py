@@ -23,6 +23,8 @@ from fiscus.settings import Settings
 
 log = get_logger(__name__)
 
+_END_SECONDS: Final = GRACE_SECONDS + 10
+"""How long processes that are told to end may take before they are killed."""
 _IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder made there is ours alone
 
 
@@ -122,7 +124,7 @@ class Supervisor:
             child.bound.close()  # or connections would wait here for a process that takes no more
         for process in running:
             process.terminate()
-        deadline = time.monotonic() + GRACE_SECONDS + 10
+        deadline = time.monotonic() + _END_SECONDS
         for process in running:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
