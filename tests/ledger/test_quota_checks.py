@@ -227,6 +227,16 @@ def test_what_allows_now_may_have_less_when_a_denial_would_fit(
     assert [line.decision for line in desk.consume("4", user_id="u").quotas] == ["allow"]
 
 
+def test_a_quota_that_is_to_begin_stands_in_nobodys_way_before(desk: QuotaDesk) -> None:
+    desk.quota(5, auto_renew=True)
+    desk.take("5")
+    user = {"scope_type": "user", "scope_id": "u"}
+    desk.quota(3, **user, period_start=datetime(2026, 5, 1, tzinfo=UTC))
+    assert desk.consume("4", user_id="u").fits_at == APRIL
+    desk.quota(3, **user, period_start=APRIL)  # begins before one that was allocated before it
+    assert desk.consume("4", user_id="u").fits_at is None
+
+
 # -- the premium of a burst
 
 
