@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fiscus
-from fiscus import Client, RateLimitViolated, ServiceUnavailable, ValidationError
+from fiscus import AsyncClient, Client, RateLimitViolated, ServiceUnavailable, ValidationError
 from fiscus.client.problems import error_of
 from fiscus.client.retries import Attempts, RetryPolicy
 from tests.client.apis import OPERATION, Awaited, Bench, RunningServer, open_async
@@ -352,11 +352,31 @@ def test_a_key_that_cannot_be_sent_is_named_and_not_shown(key: str) -> None:
     assert raised.value.field == "key"
 
 
-@pytest.mark.parametrize("name", ["timeout_seconds", "max_retries", "total_seconds"])
-def test_a_bound_that_is_none_is_named(name: str) -> None:
-    with pytest.raises(ValidationError) as raised:
-        Client("http://127.0.0.1:1", "key", **{name: -1})
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_retries", -1),
+        *(
+            (name, value)
+            for name in ("timeout_seconds", "total_seconds")
+            for value in (-1, 0, float("nan"), float("inf"), 1e10, 10**400, 86_401)
+        ),
+    ],
+)
+def test_a_bound_that_is_none_is_named(kind: Any, name: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=f"{name} must be") as raised:
+        kind("http://127.0.0.1:1", "key", **{name: value})
     assert raised.value.field == name
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("user", ["me:secret", "secret", ":secret", "me%40x:secret"])
+def test_a_url_that_would_replace_the_key_is_told_and_not_shown(kind: Any, user: str) -> None:
+    with pytest.raises(ValidationError, match="user's name or password") as raised:
+        kind(f"http://{user}@127.0.0.1:1", "key")
+    assert raised.value.field == "url"
+    assert "secret" not in str(vars(raised.value))
 
 
 def test_a_health_answer_of_something_else_is_an_error(
@@ -404,7 +424,45 @@ def test_pauses_end_by_time_and_honour_retry_after() -> None:
     assert attempts.pause_seconds(130, None) is None
 
 
-def test_a_retry_after_that_is_no_number_is_left_out() -> None:
-    error = error_of(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"")
+NOON = "Wed, 21 Oct 2026 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ("0", 0),
+        ("007", 7),
+        ("9" * 5000, 10 * 365 * 86_400),
+        ("Wed, 21 Oct 2026 12:00:04 GMT", 4),
+        ("Wednesday, 21-Oct-26 12:00:04 GMT", 4),
+        ("Wed Oct 21 12:00:04 2026", 4),
+        ("Wed, 21 Oct 2026 11:59:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 10 * 365 * 86_400),
+    ],
+)
+def test_retry_after_may_be_a_number_or_a_date_and_has_bounds(given: str, seconds: int) -> None:
+    error = error_of(503, {"retry-after": given, "date": NOON}, b"")
     assert isinstance(error, ServiceUnavailable)
-    assert error.retry_after_seconds is None
+    assert error.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "soon",
+        "-1",
+        "1.5",
+        "\u0664",
+        "Wed, 99 Oct 2026 12:00:04 GMT",
+        "Wed, 21 Oct 99999999999999 12:00:04 GMT",
+        "Wed, 21 Oct 2026 12:00:04 +" + "9" * 30,
+        " " * 9,
+    ],
+)
+def test_a_retry_after_that_says_nothing_is_left_out(given: str) -> None:
+    assert error_of(503, {"retry-after": given, "date": NOON}, b"").retry_after_seconds is None
+
+
+def test_a_date_in_an_answer_without_its_own_is_left_out() -> None:
+    assert error_of(503, {"retry-after": NOON}, b"").retry_after_seconds is None

@@ -21,6 +21,8 @@ TIMEOUT_SECONDS: Final = 10.0
 MAX_RETRIES: Final = 4
 TOTAL_SECONDS: Final = 30.0
 
+_LEAST_SECONDS: Final = 0.001
+_MOST_SECONDS: Final = 86_400  # a socket cannot wait for much longer: its milliseconds have 31 bits
 _LAST_PORT: Final = 65535
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -32,8 +34,8 @@ class Client(BlockingApi):
     """The API of one server, with one API key or JSON Web Token; safe to share among threads.
 
     `tenant` stands in where a call names none; by default it is the credential's. One try takes at
-    most `timeout_seconds`, up to `max_retries` follow it, and all of that at most `total_seconds`.
-    Raises `ValidationError` when the URL or the key cannot be used.
+    most `timeout_seconds`, up to `max_retries` follow it, and all of that at most `total_seconds`;
+    neither may be longer than a day. Raises `ValidationError` naming what cannot be used.
 
     >>> with Client("http://127.0.0.1:3472", key) as client:
     ...     client.check(project="search", resource_type="llm", estimate="0.02").allowed
@@ -97,6 +99,12 @@ def checked_url(url: str) -> str:
             field="url",
             suggested_action="Give an address such as http://127.0.0.1:3472.",
         )
+    if parsed.userinfo:  # which would be sent in place of the key, and shown in errors
+        raise ValidationError(
+            "url holds a user's name or password, which no server of Fiscus takes",
+            field="url",
+            suggested_action="Take what is before the @ out of url, and give an API key as key.",
+        )
     return url.rstrip("/").removesuffix(BASE_PATH)
 
 
@@ -136,15 +144,14 @@ def _headers(key: str) -> dict[str, str]:
 
 def _checked_policy(timeout_seconds: float, max_retries: int, total_seconds: float) -> RetryPolicy:
     for name, value in (("timeout_seconds", timeout_seconds), ("total_seconds", total_seconds)):
-        _require_least(name, given_seconds(value, name), 0.001)
-    _require_least("max_retries", given_count(max_retries, "max_retries"), 0)
+        if not _LEAST_SECONDS <= given_seconds(value, name) <= _MOST_SECONDS:
+            raise _out_of_bounds(name, f"between {_LEAST_SECONDS} and {_MOST_SECONDS} seconds")
+    if given_count(max_retries, "max_retries") < 0:
+        raise _out_of_bounds("max_retries", "0 or more")
     return RetryPolicy(timeout_seconds, max_retries, total_seconds)
 
 
-def _require_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValidationError(
-            f"{name} must be at least {least}",
-            field=name,
-            suggested_action=f"Give a larger {name}.",
-        )
+def _out_of_bounds(name: str, bounds: str) -> ValidationError:
+    return ValidationError(
+        f"{name} must be {bounds}", field=name, suggested_action=f"Give another {name}."
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from math import ceil
 from typing import Any, Final
 
 from msgspec import Struct
@@ -36,6 +39,9 @@ _OF_STATUS: Final[dict[int, type[FiscusError]]] = {
     504: ServiceUnavailable,
 }
 
+_MOST_SECONDS: Final = 10 * 365 * 86_400
+"""Whoever is told to wait for longer waits for good."""
+
 
 class _Problem(Struct, frozen=True, kw_only=True):
     """What of a problem body becomes part of an error."""
@@ -50,8 +56,7 @@ class _Problem(Struct, frozen=True, kw_only=True):
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> FiscusError:
     """The error that an answer with this status is."""
-    after = headers.get("retry-after", "")
-    retry_after_seconds = int(after) if after.isascii() and after.isdigit() else None
+    retry_after_seconds = _retry_after_seconds(headers)
     try:
         problem = decode(body, _Problem)
     except ValidationError:
@@ -62,6 +67,28 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> FiscusErro
         error.retriable = problem.retriable
     error.correlation_id = problem.correlation_id or headers.get("x-correlation-id")
     return error
+
+
+def _retry_after_seconds(headers: Mapping[str, str]) -> int | None:
+    """How long to wait by `Retry-After` (RFC 9110, section 10.2.3), from when the answer was made.
+
+    A date counts from that of the answer itself, so nothing depends on the clock here. None: no
+    such header, or one that says nothing.
+    """
+    after = headers.get("retry-after", "")
+    if after.isascii() and after.isdigit():
+        return int(min(float(after), _MOST_SECONDS))
+    try:
+        wait = _http_date(after) - _http_date(headers.get("date", ""))
+    except (ValueError, OverflowError):  # no date, or one out of range
+        return None
+    return min(max(0, ceil(wait / timedelta(seconds=1))), _MOST_SECONDS)
+
+
+def _http_date(text: str) -> datetime:
+    """Any of the forms that HTTP dates have had; always in UTC, also where they do not say so."""
+    moment = parsedate_to_datetime(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _make(
