@@ -29,7 +29,7 @@ from fiscus.budgets.calls import (
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
 from fiscus.client.blocking import BlockingApi
-from fiscus.client.fields import given_id, given_text
+from fiscus.client.fields import given_id, given_key, given_tenant_id, given_text
 from fiscus.client.problems import closed
 from fiscus.clock import Clock
 from fiscus.costs.calls import (
@@ -43,10 +43,10 @@ from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.costs.reports import build_report
 from fiscus.engine import Engine
-from fiscus.errors import Conflict, NotFound, ValidationError
+from fiscus.errors import Conflict, ValidationError
 from fiscus.health import HealthAnswer, health_of
 from fiscus.idempotency import KEEP_ALLOCATIONS, if_keyed
-from fiscus.ids import is_uuid, uuid7
+from fiscus.ids import uuid7
 from fiscus.ledger.commands import Command
 from fiscus.ledger.loop import value
 from fiscus.ledger.requests import (
@@ -186,12 +186,13 @@ class _EngineBackend:
         return self._run(check_command(request, self._tenant(request.tenant_id), self._now()))
 
     async def check_batch(self, request: CheckBatchRequest, *, key: str | None) -> CheckBatchAnswer:
+        key = _key(key)
         tenant_id = tenant_of_checks(request.checks, self._tenant)
-        return self._run(check_batch_command(request, tenant_id, self._now(), _key(key)))
+        return self._run(check_batch_command(request, tenant_id, self._now(), key))
 
     async def settle(self, reservation_id: str, request: SettleRequest) -> SettleAnswer:
         tenant_id = self._tenant(request.tenant_id)
-        found = _existing("reservation", reservation_id)
+        found = given_id(reservation_id, "reservation")
         return self._run(settle_command(found, request, tenant_id, self._now()))
 
     async def release(
@@ -202,12 +203,12 @@ class _EngineBackend:
         patience_seconds: float | None = None,
     ) -> ReservationView:
         tenant_id = self._tenant(request.tenant_id)
-        found = _existing("reservation", reservation_id)
+        found = given_id(reservation_id, "reservation")
         return self._run(release_command(found, tenant_id, self._now()))
 
     async def extend(self, reservation_id: str, request: ExtendRequest) -> ReservationView:
         tenant_id = self._tenant(request.tenant_id)
-        found = _existing("reservation", reservation_id)
+        found = given_id(reservation_id, "reservation")
         return self._run(extend_command(found, request.ttl_seconds, tenant_id, self._now()))
 
     async def record(self, request: RecordRequest) -> RecordAnswer:
@@ -250,8 +251,9 @@ class _EngineBackend:
     async def check_quotas(
         self, request: QuotaCheckBatchRequest, *, key: str | None
     ) -> QuotaCheckBatchAnswer:
+        key = _key(key)
         tenant_id = tenant_of_checks(request.checks, self._tenant)
-        return self._run(quota_check_batch_command(request, tenant_id, self._now(), _key(key)))
+        return self._run(quota_check_batch_command(request, tenant_id, self._now(), key))
 
     async def release_consumption(
         self,
@@ -261,7 +263,7 @@ class _EngineBackend:
         key: str | None,
         patience_seconds: float | None = None,
     ) -> ConsumptionView:
-        found = _existing("consumption", consumption_id)
+        found = given_id(consumption_id, "consumption")
         tenant_id = self._tenant(request.tenant_id)
         return self._run(
             release_consumption_command(found, request, tenant_id, self._now(), _key(key))
@@ -308,7 +310,7 @@ class _EngineBackend:
 
     async def get_quota(self, tenant_id: str | None, quota_id: str) -> QuotaView:
         tenant, quotas = self._tenant(tenant_id), self._engine.quotas
-        quota = quotas.get(tenant, _existing("quota", quota_id))
+        quota = quotas.get(tenant, given_id(quota_id, "quota"))
         return views_with_use(quotas, tenant, [quota])[0]
 
     async def quotas(self, query: QuotaListQuery) -> Page[QuotaView]:
@@ -317,10 +319,11 @@ class _EngineBackend:
         return Page(views_with_use(quotas, tenant_id, page.items), page.pagination)
 
     async def quota_history(self, quota_id: str, query: QuotaHistoryQuery) -> QuotaHistory:
+        found = given_id(quota_id, "quota")
         query.check()
         return self._engine.quotas.history(
             self._tenant(query.tenant_id),
-            _existing("quota", quota_id),
+            found,
             query.wanted_page(),
             scope_id=query.scope_id,
             since=query.since,
@@ -335,7 +338,7 @@ class _EngineBackend:
         )
 
     async def get_budget(self, tenant_id: str | None, budget_id: str) -> BudgetView:
-        found = _existing("budget", budget_id)
+        found = given_id(budget_id, "budget")
         return _view(self._engine.budgets.get(self._tenant(tenant_id), found))
 
     async def budgets(self, query: BudgetQuery) -> Page[Budget]:
@@ -346,7 +349,7 @@ class _EngineBackend:
     async def replace_budget(self, budget_id: str, spec: BudgetSpec) -> BudgetView:
         replaced = self._engine.budgets.replace(
             self._tenant(spec.tenant_id),
-            _existing("budget", budget_id),
+            given_id(budget_id, "budget"),
             spec,
             expected_version=spec.version,
             by=ACTOR,
@@ -357,7 +360,7 @@ class _EngineBackend:
     async def delete_budget(self, tenant_id: str | None, budget_id: str, *, force: bool) -> None:
         self._engine.budgets.delete(
             self._tenant(tenant_id),
-            _existing("budget", budget_id),
+            given_id(budget_id, "budget"),
             force=force,
             by=ACTOR,
             now=self._now(),
@@ -366,18 +369,18 @@ class _EngineBackend:
     async def utilization(self, budget_id: str, query: UtilizationQuery) -> Utilization:
         return self._engine.budgets.utilization(
             self._tenant(query.tenant_id),
-            _existing("budget", budget_id),
+            given_id(budget_id, "budget"),
             query.wanted_page(),
             scope_id=query.scope_id,
             now=self._now(),
         )
 
     async def get_tenant(self, tenant_id: str) -> Tenant:
-        return self._engine.tenants.get(_tenant_id(tenant_id))
+        return self._engine.tenants.get(given_tenant_id(tenant_id))
 
     async def put_tenant(self, tenant_id: str, spec: TenantSpec) -> Tenant:
         return self._engine.tenants.put(
-            parse_id(given_text(tenant_id, "tenant_id"), "tenant_id"),
+            given_tenant_id(tenant_id),
             spec,
             expected_version=spec.version,
             now=self._now(),
@@ -435,7 +438,7 @@ class _EngineBackend:
 
 
 def _key(key: str | None) -> str | None:
-    return None if key is None else given_text(key, "idempotency_key")
+    return None if key is None else given_key(key)
 
 
 def _view(budget: Budget) -> BudgetView:
@@ -447,19 +450,3 @@ def _with_priority(request: RateLimitCheckRequest) -> RateLimitCheckRequest:
     if request.priority is not None:
         return request
     return replace(request, priority=Priority.NORMAL)
-
-
-def _tenant_id(given: str) -> str:
-    return parse_id(given_text(given, "tenant_id"), "tenant_id")
-
-
-def _existing(what: str, given: str) -> str:
-    """`given`, when it can be an id; else there is no such thing."""
-    text = given_id(given, f"{what}_id")
-    if not is_uuid(text):
-        raise NotFound(
-            f"No {what} {text[:64]!r} exists",
-            details={f"{what}_id": text[:64]},
-            suggested_action=f"Use the {what}_id that was answered.",
-        )
-    return text

@@ -8,6 +8,8 @@ from random import Random
 from time import time_ns
 from typing import Final
 
+from fiscus.errors import NotFound
+
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NS_PER_MS: Final = 1_000_000
 
@@ -33,3 +35,18 @@ def uuid7() -> str:
 def is_uuid(text: str) -> bool:
     """Whether `text` is a canonical lower-case UUID, so that it may be looked up as an id."""
     return _UUID.fullmatch(text) is not None
+
+
+def require_uuid(given: str, name: str, what: str) -> str:
+    """`given`, which is sent as `name`, the id of a `what`.
+
+    Raises `NotFound` when it is no UUID: there can be no such thing.
+    """
+    if _UUID.fullmatch(given) is None:
+        shown = given[:64]
+        raise NotFound(
+            f"No {what} {shown!r} exists",
+            details={name: shown},
+            suggested_action=f"Use the {name} as it was answered.",
+        )
+    return given

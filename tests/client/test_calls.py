@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,21 @@ async def test_a_cost_is_recorded_and_charged(bench: Bench) -> None:
     assert (record.usage_quantity, record.usage_unit) == (Decimal("12.5"), "seconds")
     assert not (await bench.api.records(tags={"team": "b"})).items
     assert not (await bench.api.records(start=datetime(2026, 3, 10, tzinfo=UTC))).items
+
+
+async def test_a_moment_keeps_the_seconds_of_its_offset(bench: Bench) -> None:
+    odd = timezone(timedelta(hours=1, minutes=23, seconds=45))
+    at = datetime(2026, 3, 10, 8, 0, tzinfo=odd)
+    cost = {**OPERATION, "cost_amount": 2, "timestamp": at}
+    await bench.api.record(**cost)
+    await bench.api.record_batch([cost])
+    held = await bench.api.check(**OPERATION, estimate=1)
+    await bench.api.settle(held.reservation_id, 2, timestamp=at)
+    assert [one.timestamp for one in (await bench.api.records(start=at)).items] == [at] * 3
+    assert not (await bench.api.records(start=at + timedelta(seconds=1))).items
+    assert (await bench.api.report(start_date=at)).record_count == 3
+    later = await bench.api.report(start_date=at + timedelta(seconds=1))
+    assert later.record_count == 0
 
 
 async def test_records_are_found_by_any_tag_key(bench: Bench) -> None:
@@ -334,16 +349,65 @@ async def test_a_wrong_argument_is_named(
     assert raised.value.field == field
 
 
-@pytest.mark.parametrize("given", ["nothing", "", "../../health", "%2e%2e", "x" * 500, "ä/?#"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "nothing",
+        "a/b",
+        "../../health",
+        "%2e%2e",
+        "x" * 500,
+        "\xe4/?#",
+        "019CD7D8-7C00-7A11-8F00-0123456789AB",
+    ],
+)
 async def test_an_id_that_cannot_be_is_not_found(bench: Bench, given: str) -> None:
-    for call in (
-        bench.api.get_budget(given),
-        bench.api.release(given),
-        bench.api.settle(given, 1),
-        bench.api.delete_budget(given),
+    for call, what in (
+        (bench.api.get_budget(given), "budget"),
+        (bench.api.delete_budget(given), "budget"),
+        (bench.api.utilization(given), "budget"),
+        (bench.api.update_budget(given, version=0), "budget"),
+        (bench.api.get_quota(given), "quota"),
+        (bench.api.quota_history(given, since=NOON, until=NOON), "quota"),
+        (bench.api.release(given), "reservation"),
+        (bench.api.settle(given, -1), "reservation"),
+        (bench.api.release_consumption(given, idempotency_key=" k"), "consumption"),
     ):
-        with pytest.raises((NotFound, ValidationError)):
+        with pytest.raises(NotFound) as told:
             await call
+        assert told.value.message == f"No {what} {given[:64]!r} exists"
+        assert told.value.details == {f"{what}_id": given[:64]}
+        assert told.value.suggested_action == f"Use the {what}_id as it was answered."
+
+
+@pytest.mark.parametrize("given", ["", ".", "..", "a/b", "a b", "x" * 129])
+async def test_what_can_be_no_tenant_is_told(bench: Bench, given: str) -> None:
+    for call in (bench.api.get_tenant(given), bench.api.put_tenant(given)):
+        with pytest.raises(ValidationError) as told:
+            await call
+        assert told.value.field == "tenant_id"
+        is_dots = given in {"", ".", ".."}
+        says = f"{given!r} is not an id" if is_dots else "tenant_id is not a valid id"
+        assert told.value.message == says
+
+
+async def test_of_a_wrong_key_and_a_wrong_field_the_key_is_told(bench: Bench) -> None:
+    check = {**OPERATION, "estimate": 1, "allocated_to_type": "project", "allocated_to_id": "x"}
+    quota = {"resource_type": "gpu", "required_amount": -1}
+    for call in (
+        bench.api.check(**check, idempotency_key=" k"),
+        bench.api.check_batch([check], idempotency_key=" k"),
+        bench.api.check_batch(
+            [{**OPERATION, "estimate": 1, "tenant": one} for one in "ab"], idempotency_key=" k"
+        ),
+        bench.api.record(**OPERATION, cost_amount=-1, idempotency_key=" k"),
+        bench.api.check_quota(**quota, idempotency_key=" k"),
+        bench.api.check_quotas([quota], idempotency_key=" k"),
+        bench.api.release_consumption(uuid7(), -1, idempotency_key=" k"),
+    ):
+        with pytest.raises(ValidationError) as told:
+            await call
+        assert told.value.field == "idempotency_key"
 
 
 async def test_a_float_to_settle_is_refused_and_charges_nothing(bench: Bench) -> None:

@@ -133,6 +133,7 @@ async def test_a_total_is_shared_out_over_entities(bench: Bench) -> None:
     preview = await bench.api.distribute_quota(**wanted, dry_run=True)
     assert type(preview) is DistributeAnswer
     assert [one.quota_id for one in preview.parts] == [None, None]
+    assert type(preview.total_amount) is Decimal
     made = await bench.api.distribute_quota(**wanted, idempotency_key="once")
     again = await bench.api.distribute_quota(**wanted, idempotency_key="once")
     assert [one.allocated_amount for one in made.parts] == [63, 37]

@@ -37,6 +37,13 @@ POLICY: dict[str, Any] = {
 CALL: dict[str, Any] = {"resource_type": "api", "user": "u-17"}
 
 
+@pytest.mark.parametrize("given", ["x", True, b"1"], ids=repr)
+async def test_a_patience_that_is_no_number_is_told(bench: Bench, given: Any) -> None:
+    with pytest.raises(ValidationError, match="patience_seconds is not a number") as told:
+        await bench.api.check_rate_limit(**CALL, patience_seconds=given)
+    assert told.value.field == "patience_seconds"
+
+
 async def test_a_policy_admits_its_count_and_a_denial_is_an_answer(bench: Bench) -> None:
     policy = await bench.api.create_rate_limit(**POLICY, burst_capacity=1)
     assert type(policy) is PolicyView

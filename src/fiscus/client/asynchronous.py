@@ -44,6 +44,7 @@ from fiscus.client.fields import (
     SettleFields,
     TenantFields,
     UtilizationFields,
+    given_patience,
     request,
     tenant_named,
 )
@@ -162,7 +163,8 @@ class AsyncApi:
     ) -> RateLimitCheckAnswer:
         """As `BlockingApi.check_rate_limit`."""
         body = request(RateLimitCheckRequest, operation, self._tenant)
-        return await self._backend.check_rate_limit(body, patience_seconds=patience_seconds)
+        patience = given_patience(patience_seconds)
+        return await self._backend.check_rate_limit(body, patience_seconds=patience)
 
     async def check_rate_limits(self, checks: Sequence[RateLimitFields]) -> RateLimitBatchAnswer:
         """As `BlockingApi.check_rate_limits`."""

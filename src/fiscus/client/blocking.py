@@ -44,6 +44,7 @@ from fiscus.client.fields import (
     SettleFields,
     TenantFields,
     UtilizationFields,
+    given_patience,
     request,
     tenant_named,
 )
@@ -193,7 +194,8 @@ class BlockingApi:
         ...     print(answer.message, answer.retry_after)
         """
         body = request(RateLimitCheckRequest, operation, self._tenant)
-        return run_blocking(self._backend.check_rate_limit(body, patience_seconds=patience_seconds))
+        patience = given_patience(patience_seconds)
+        return run_blocking(self._backend.check_rate_limit(body, patience_seconds=patience))
 
     def check_rate_limits(self, checks: Sequence[RateLimitFields]) -> RateLimitBatchAnswer:
         """Up to 500 checks, decided in order, each for itself.

@@ -8,7 +8,7 @@ such as `"0.02"`; a float is a `ValidationError`, since it cannot hold money exa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final, Literal, NotRequired, Required, TypedDict, TypeVar, cast
 
@@ -16,6 +16,8 @@ import msgspec
 
 from fiscus.budgets.model import ApprovalSettings, Filters, Notifications, Throttle
 from fiscus.errors import ValidationError
+from fiscus.idempotency import require_key
+from fiscus.ids import require_uuid
 from fiscus.money import parse_amount
 from fiscus.quotas.calls import Entity
 from fiscus.ratelimits.model import Overrides
@@ -366,6 +368,7 @@ class TenantFields(TypedDict, total=False):
 
 def full_names(given: Mapping[str, object], tenant: str | None = None) -> dict[str, object]:
     """`given` by the names of the requests, without what is None; `tenant` when it names none.
+    Moments come out in UTC.
 
     Raises `ValidationError` when a field is given by both of its names.
     """
@@ -381,10 +384,18 @@ def full_names(given: Mapping[str, object], tenant: str | None = None) -> dict[s
                 field=full,
                 suggested_action=f"Give {short} or {full}.",
             )
-        named[full] = value
+        named[full] = _in_utc(value) if isinstance(value, datetime) else value
     if tenant is not None:
         named.setdefault("tenant_id", tenant)
     return named
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """The same moment, as far as it is one: an offset in JSON has no seconds, one here may."""
+    try:
+        return moment if moment.utcoffset() is None else moment.astimezone(UTC)
+    except OverflowError:  # at an end of time, where no call reaches
+        return moment
 
 
 def given_text(value: object, field: str) -> str:
@@ -396,9 +407,23 @@ def given_text(value: object, field: str) -> str:
     return value
 
 
-def given_id(value: object, field: str) -> str:
-    """As `given_text`, of what is looked up by it. An empty id, or one of dots alone, is none: in
-    the path of a URL it would name another resource."""
+def given_id(value: object, what: str) -> str:
+    """The id of a `what` that is looked up by it.
+
+    Raises `ValidationError` naming it, or `NotFound` when there can be no such thing.
+    """
+    name = f"{what}_id"
+    return require_uuid(_given_segment(value, name), name, what)
+
+
+def given_tenant_id(value: object) -> str:
+    """The id of a tenant that is looked up by it; raises `ValidationError` naming it."""
+    return parse_id(_given_segment(value, "tenant_id"), "tenant_id")
+
+
+def _given_segment(value: object, field: str) -> str:
+    """As `given_text`. An empty id, or one of dots alone, is none: in the path of a URL it would
+    name another resource."""
     text = given_text(value, field)
     if text in {"", ".", ".."}:
         raise ValidationError(
@@ -412,11 +437,23 @@ def tenant_named(tenant: object, default: str | None) -> str | None:
     return default if tenant is None else parse_id(given_text(tenant, "tenant"), "tenant")
 
 
+def given_key(value: object) -> str:
+    """An idempotency key; raises `ValidationError`."""
+    key = given_text(value, "idempotency_key")
+    require_key(key)
+    return key
+
+
 def given_seconds(value: object, field: str) -> float:
     """A number of seconds; raises `ValidationError` naming it."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong_kind(field, "a number", value, f"Give {field} as a number of seconds.")
     return value
+
+
+def given_patience(value: object) -> float | None:
+    """How long a call may take in all, or None; raises `ValidationError`."""
+    return None if value is None else given_seconds(value, "patience_seconds")
 
 
 def given_count(value: object, field: str) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from time import monotonic
 from typing import Any, Final, TypeVar, cast
-from urllib.parse import quote
 
 import httpx
 from msgspec import Struct
@@ -28,7 +27,7 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
-from fiscus.client.fields import given_id, given_seconds, given_text
+from fiscus.client.fields import given_id, given_key, given_tenant_id
 from fiscus.client.problems import error_of, not_an_answer, unreachable
 from fiscus.client.retries import (
     NOTHING_DONE_STATUSES,
@@ -49,7 +48,6 @@ from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.health import HealthAnswer
-from fiscus.idempotency import require_key
 from fiscus.ids import uuid7
 from fiscus.paging import Page
 from fiscus.paths import BASE_PATH
@@ -186,7 +184,7 @@ class HttpBackend:
         patience_seconds: float | None = None,
     ) -> ConsumptionView:
         return await self._post(
-            f"/quotas/consumptions/{_segment(consumption_id, 'consumption_id')}/release",
+            f"/quotas/consumptions/{given_id(consumption_id, 'consumption')}/release",
             request,
             ConsumptionView,
             key=key,
@@ -297,8 +295,7 @@ class HttpBackend:
         key: str | None = None,
         patience_seconds: float | None = None,
     ) -> T:
-        key = uuid7() if key is None else given_text(key, "idempotency_key")
-        require_key(key)
+        key = uuid7() if key is None else given_key(key)
         reply = await self.call(
             "POST",
             path,
@@ -332,7 +329,6 @@ class HttpBackend:
         )
         policy = self._policy
         if patience_seconds is not None:
-            given_seconds(patience_seconds, "patience_seconds")
             policy = policy._replace(total_seconds=min(patience_seconds, policy.total_seconds))
         attempts = Attempts(policy, monotonic())
         while True:
@@ -374,24 +370,19 @@ def answer_of(reply: Reply, kind: type[T]) -> T:
 
 
 def _reservation(reservation_id: str, verb: str) -> str:
-    return f"/budgets/reservations/{_segment(reservation_id, 'reservation_id')}/{verb}"
+    return f"/budgets/reservations/{given_id(reservation_id, 'reservation')}/{verb}"
 
 
 def _budget(budget_id: str) -> str:
-    return f"/budgets/{_segment(budget_id, 'budget_id')}"
+    return f"/budgets/{given_id(budget_id, 'budget')}"
 
 
 def _quota(quota_id: str) -> str:
-    return f"/quotas/{_segment(quota_id, 'quota_id')}"
+    return f"/quotas/{given_id(quota_id, 'quota')}"
 
 
 def _tenant_path(tenant_id: str) -> str:
-    return f"/tenants/{_segment(tenant_id, 'tenant_id')}"
-
-
-def _segment(given: str, field: str) -> str:
-    """One segment of a path."""
-    return quote(given_id(given, field), safe="")
+    return f"/tenants/{given_tenant_id(tenant_id)}"
 
 
 def _tenant(tenant_id: str | None) -> list[tuple[str, str]]:

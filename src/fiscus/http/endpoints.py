@@ -21,7 +21,7 @@ from msgspec import Struct
 from fiscus.access.model import Action, Principal
 from fiscus.clock import to_us
 from fiscus.engine import Engine
-from fiscus.errors import FiscusError, NotFound, ValidationError
+from fiscus.errors import FiscusError, ValidationError
 from fiscus.http.api_limits import ApiLimit, ApiLimitExceeded, ApiLimits, headers_left
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
@@ -31,7 +31,7 @@ from fiscus.http.queries import NoQuery, read_query
 from fiscus.http.refusals import note_refusal
 from fiscus.http.sent_once import sent_twice
 from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
-from fiscus.ids import is_uuid
+from fiscus.ids import require_uuid
 from fiscus.logs import get_logger
 from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem, request_failed
 from fiscus.wire import decode, encode
@@ -97,19 +97,9 @@ class Call(Generic[Q, B]):
         """Run a store's function in a thread."""
         return await self.server.in_thread(partial(work, *args, **kwargs))
 
-    def path_id(self, name: str, what: str, shown_by: str | None = None) -> str:
-        """A UUID of the path. Raises `NotFound` for anything else: there can be no such thing.
-
-        `shown_by`, where such ids are to be seen, is by default the list of them.
-        """
-        given: str = self.request.path_params[name]
-        if not is_uuid(given):
-            raise NotFound(
-                f"No {what} {given[:64]!r} exists",
-                details={name: given[:64]},
-                suggested_action=f"Use an id that {shown_by or f'the list of {what}s'} shows.",
-            )
-        return given
+    def path_id(self, name: str, what: str) -> str:
+        """A UUID of the path. Raises `NotFound` for anything else: there can be no such thing."""
+        return require_uuid(self.request.path_params[name], name, what)
 
     def path_version(self) -> int:
         """The version of the path. Raises `ValidationError`."""

@@ -21,7 +21,6 @@ from fiscus.correlation import correlation_id_of
 from fiscus.engine import Engine
 from fiscus.errors import (
     FiscusError,
-    NotFound,
     Refused,
     ValidationError,
 )
@@ -35,7 +34,7 @@ from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
 from fiscus.http.refusals import note_refusal, note_refused_items
 from fiscus.http.sent_once import sent_twice
-from fiscus.ids import is_uuid, uuid7
+from fiscus.ids import require_uuid, uuid7
 from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
 from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.commands import RecordBatch, Unfit
@@ -319,13 +318,7 @@ def _wants_enforcement(decision: Decision, query: bytes) -> bool:
 
 def _as_id(decision: Decision, path_id: str) -> str:
     name = decision.id_name
-    if name and not is_uuid(path_id):
-        raise NotFound(
-            f"No {name.removesuffix('_id')} {path_id[:64]!r} exists",
-            details={name: path_id[:64]},
-            suggested_action=f"Use the {name} that the check answered.",
-        )
-    return path_id
+    return require_uuid(path_id, name, name.removesuffix("_id")) if name else path_id
 
 
 def _refusal(outcome: Any) -> Refused:

@@ -23,7 +23,7 @@ OF_POLICY: Final = {"policy_id": "The id of the policy."}
 
 def policy_id_of(call: Call[Any, Any]) -> str:
     """The id of the path. Raises `NotFound` when it is none."""
-    return call.path_id("policy_id", "policy", "the list of policies")
+    return call.path_id("policy_id", "policy")
 
 
 async def create_policy(call: Call[NoQuery, PolicySpec]) -> Response:
@@ -127,7 +127,7 @@ async def approve_emergency(call: Call[TenantQuery, NoBody]) -> Response:
         call.engine.policies.approve_emergency,
         tenant_id,
         policy_id_of(call),
-        call.path_id("emergency_id", "emergency", "the policy"),
+        call.path_id("emergency_id", "emergency"),
         by=call.principal.subject,
         now=call.now,
     )

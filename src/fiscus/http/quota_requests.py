@@ -62,7 +62,7 @@ async def _decide(call: Call[NoQuery, QuotaRequestDecision], *, approve: bool) -
     request = await call.run(
         call.engine.quotas.decide_request,
         call.principal.tenant_for(call.body.tenant_id),
-        call.path_id("request_id", "request", "the list of requests"),
+        call.path_id("request_id", "request"),
         approve=approve,
         comment=call.body.comment,
         by=call.principal.subject,

@@ -1,4 +1,7 @@
-"""From requests to commands: short forms resolved, amounts and scopes checked, time put in."""
+"""From requests to commands: short forms resolved, amounts and scopes checked, time put in.
+
+The idempotency key of a single call is looked at first, as a client looks at it before it sends.
+"""
 
 from __future__ import annotations
 
@@ -54,13 +57,14 @@ def check_command(
     request: CheckRequest, tenant_id: str, now: datetime, key: str | None = None
 ) -> Check:
     """A check for `tenant_id`, which is the caller's by right. `key` is the idempotency header."""
+    key = _one_key(key, request.idempotency_key)
+    once = _keep_check(tenant_id, key, request, request.ttl_seconds, now)
     if request.approval_id is not None:
         raise ValidationError(
             "approval_id names no approval: approvals are not available in this version",
             field="approval_id",
             suggested_action="Leave approval_id out.",
         )
-    key = _one_key(key, request.idempotency_key)
     return Check(  # by position: with names it takes six times as long
         _operation(
             request,
@@ -76,7 +80,7 @@ def check_command(
         request.ttl_seconds,
         uuid7(),
         now,
-        _keep_check(tenant_id, key, request, request.ttl_seconds, now),
+        once,
     )
 
 
@@ -124,6 +128,8 @@ def record_command(
     request: RecordRequest, tenant_id: str, now: datetime, key: str | None = None
 ) -> Record:
     """A cost to record. Usage without an amount needs a price, and there is no catalogue yet."""
+    key = _one_key(key, request.idempotency_key)
+    once = if_keyed(tenant_id, "record", key, request, now)
     if request.cost_amount is None:
         raise CostCalculationError(
             "No price is known for this usage",
@@ -145,7 +151,6 @@ def record_command(
     if not is_label(request.usage_unit):
         raise not_a_label("usage_unit")
     timestamp = _timestamp(request.timestamp, now)
-    key = _one_key(key, request.idempotency_key)
     return Record(  # by position, as above
         Cost(
             _operation(
@@ -169,7 +174,7 @@ def record_command(
         ),
         request.reservation_id,
         now,
-        if_keyed(tenant_id, "record", key, request, now),
+        once,
     )
 
 
@@ -259,8 +264,9 @@ def quota_check_command(
     request: QuotaCheckRequest, tenant_id: str, now: datetime, key: str | None = None
 ) -> Consume:
     """A quota check for `tenant_id`, which is the caller's by right. `key` is the header's."""
-    _require_sound(request)
     key = _one_key(key, request.idempotency_key)
+    once = if_keyed(tenant_id, "quota_check", key, request, now)
+    _require_sound(request)
     return Consume(  # by position, as above
         Operation(
             tenant_id,
@@ -274,7 +280,7 @@ def quota_check_command(
         request.consume,
         uuid7(),
         now,
-        if_keyed(tenant_id, "quota_check", key, request, now),
+        once,
     )
 
 

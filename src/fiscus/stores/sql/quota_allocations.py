@@ -166,7 +166,7 @@ class Distribution:
         request = self._request
         parts = zip(request.entities, self._shares, quotas, strict=True)
         return DistributeAnswer(
-            total_amount=request.total_amount,
+            total_amount=Decimal(request.total_amount),
             strategy=request.strategy,
             dry_run=not made,
             parts=[
