@@ -45,11 +45,13 @@ def serving(
     clock: Clock | None = None,
     send_buffer_bytes: int | None = None,
     asgi: ASGIApp | None = None,
+    grace_seconds: int = 5,
     **settings: Any,
 ) -> Iterator[LiveServer]:
     """Serve a data folder, or a `database_url`, until the block is left.
 
-    `asgi` gets what does not go straight to the lane; the application itself if None.
+    `asgi` gets what does not go straight to the lane; the application itself if None. What is
+    still in hand after `grace_seconds` of a stop is cancelled.
     """
     engine = open_engine(Settings(data_dir=folder, **settings), clock=clock)
     bound = socket.create_server(("127.0.0.1", 0))
@@ -63,7 +65,7 @@ def serving(
             http=connections_of(app),
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=grace_seconds,
         )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -130,3 +130,22 @@ def test_a_stop_answers_what_is_in_hand_and_keeps_it(data_dir: Path) -> None:
             thread.join()
     with serving(data_dir) as server:
         assert records_of(server) == statuses.count(202) == 8
+
+
+def test_a_stop_ends_a_stream_that_goes_on_without_its_summary(
+    data_dir: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(data_dir, grace_seconds=1) as server:
+        connection = open_stream(server)
+        connection.sendall(chunk(line() * 40))
+        answer = read_until(connection, b'"line":40')
+    with connection:
+        while part := connection.recv(65_536):
+            answer += part
+    assert answer.endswith(b"}\n\r\n0\r\n\r\n")
+    assert b'"summary"' not in answer
+    logged = caplog.text + "".join(capsys.readouterr())
+    assert "Traceback" not in logged
+    assert "without completing" not in logged
+    with serving(data_dir) as server:
+        assert records_of(server) == 40

@@ -35,6 +35,7 @@ MAX_LINE_BYTES: Final = 65_536
 NDJSON: Final = "application/x-ndjson"
 _IN_MEMORY_BYTES: Final = 1_000_000
 _SEND_BYTES: Final = 65_536
+_END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 
 log = get_logger(__name__)
 
@@ -94,12 +95,14 @@ class RecordStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         backlog = _Backlog()
         sending = asyncio.create_task(_send_all(backlog, send))
-        completed = False
+        completed = stopped = False
         try:
             completed = await self._record_all(receive, backlog)
             backlog.finish()
             await sending
-        except ClientGone:
+        except (ClientGone, asyncio.CancelledError) as reason:
+            # cancelled: the server stops, and has waited for this stream for as long as it does
+            stopped = isinstance(reason, asyncio.CancelledError)
             log.info("stream_cut_off", lines=self._line, recorded=self._recorded)
         finally:
             sending.cancel()
@@ -111,6 +114,9 @@ class RecordStream(Response):
                 "allowed" if completed and not self._failed else "error",
                 perf_counter() - started,
             )
+        if stopped:
+            with contextlib.suppress(asyncio.CancelledError):  # of a client that reads nothing
+                await send(_END)
 
     async def _record_all(self, receive: Callable[[], Awaitable[Any]], backlog: _Backlog) -> bool:
         """Take the lines to the ledger, a chunk at a time: reading waits for the commit.
@@ -234,7 +240,7 @@ async def _lines(
 async def _send_all(backlog: _Backlog, send: Callable[[Any], Awaitable[None]]) -> None:
     while part := await backlog.next():
         await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    await send(_END)
 
 
 class _Backlog:
