@@ -156,6 +156,16 @@ def test_report_steers_no_terminal(on_server: Run, server: FiscusProcess) -> Non
     assert r"\x1b]0;owned\x07\x1b[2J\x9b1m\u202e[red]" in done.out
 
 
+def test_report_tells_an_empty_tag_from_none(on_server: Run, server: FiscusProcess) -> None:
+    cost = {"resource_type": "llm", "cost_amount": 1, "currency": "USD", "tags": {"squad": ""}}
+    send(server, "POST", "cost-tracking/record", cost)
+    send(server, "POST", "cost-tracking/record", {**cost, "tags": {}})
+    wanted = ("report", "--type", "summary", "--group-by", "tag:squad")
+    table, csv = on_server(*wanted).out, on_server(*wanted, "--csv").out
+    assert {line.split()[0] for line in table.splitlines() if line.strip()} >= {"(none)", '""'}
+    assert {line.split(",")[0] for line in csv.splitlines()[1:]} == {"", '""'}
+
+
 @pytest.mark.parametrize(
     ("option", "text"), [("--start", "yesterday"), ("--end", "2026-01-31T09:00:00")]
 )

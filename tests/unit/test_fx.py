@@ -337,6 +337,13 @@ def test_overrides_are_read_from_text_with_all_their_digits() -> None:
     assert found == {("AED", "USD"): Decimal("0.27229408"), ("GBP", "EUR"): Decimal("1.17")}
 
 
+@pytest.mark.parametrize("rate", ["0.2723", "0.28"])
+def test_a_pair_that_is_given_twice_is_refused_by_name(rate: str) -> None:
+    with pytest.raises(ValidationError, match="AED/USD twice") as caught:
+        parse_overrides(f"AED/USD=0.2723,USD/AED=3.67, AED/USD={rate}")
+    assert caught.value.field == "overrides"
+
+
 @pytest.mark.parametrize(
     "text", ["", "AED/USD", "AED/USD=", "aed/USD=1", "AED-USD=1", "AED/USD=1e3", "AED/USD=-1", "X"]
 )

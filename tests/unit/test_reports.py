@@ -746,6 +746,18 @@ def test_csv_of_a_detailed_report_names_the_section() -> None:
     ]
 
 
+def test_csv_tells_an_empty_value_from_one_that_was_not_given() -> None:
+    found = report(
+        cost(1), cost(2, tags={"team": ""}), group_by=["tag:team"], report_type="detailed"
+    )
+    lines = report_csv(found).split("\r\n")
+    assert [line[: line.index("USD")] for line in lines[1:3]] == [
+        'tag:team,"",,,,,',
+        "tag:team,,,,,,",
+    ]
+    assert report_csv(report(cost(1), report_type="detailed")).split("\r\n")[1][0] == ","
+
+
 @pytest.mark.parametrize("value", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\n=1"])
 def test_csv_text_that_looks_like_a_formula_is_marked_as_text(value: str) -> None:
     found = report(cost("-1", service_name=value), report_type="by_service")

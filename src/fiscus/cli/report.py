@@ -109,7 +109,7 @@ def _groups(found: ReportSection, *, compared: bool) -> Table:
     numbers = ["cost", "share", "records", *(["change"] if compared else [])]
     table = new_table(*names, *numbers, right=numbers)
     for group in found.groups:
-        keys = [shown(group.key.get(name) or "(none)") for name in found.group_by]
+        keys = [_key(group.key.get(name)) for name in found.group_by]
         cells = [_rounded(group.cost), _percent(group.share), f"{group.record_count:,}"]
         if compared:
             cells.append(_percent(group.change_ratio, signed=True))
@@ -119,6 +119,11 @@ def _groups(found: ReportSection, *, compared: bool) -> Table:
         cells = [_rounded(found.other_cost), "", f"{found.other_record_count:,}"]
         table.add_row(*rest, *cells)
     return table
+
+
+def _key(value: str | None) -> str:
+    """A value that was not given, and one that is empty, are groups of their own."""
+    return "[dim](none)[/]" if value is None else shown(value) or '""'
 
 
 def _heading(name: str) -> str:

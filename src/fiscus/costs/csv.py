@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Final
@@ -17,6 +16,7 @@ OTHER: Final = "(other)"
 
 # What makes a spreadsheet read text as a formula; a line break or space may come before it.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_QUOTED: Final = re.compile(r'[",\r\n]')
 
 
 def report_csv(report: Report) -> str:
@@ -24,7 +24,7 @@ def report_csv(report: Report) -> str:
 
     Usage has a column per unit, a cost without a known rate one per currency. A detailed report's
     sections follow one another, told apart by the column `section`. Groups that the limit left out
-    are one line, `(other)`. A value that was not given is empty.
+    are one line, `(other)`. A value that was not given is empty; an empty one is quoted.
     """
     own, *others = report.all_sections()
     if not report.group_by:
@@ -37,9 +37,7 @@ def report_csv(report: Report) -> str:
         {cost.currency: cost.cost for cost in costs}
         for costs in (report.unconverted, *(group.unconverted for group in groups))
     )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(
+    lines = [
         [
             *(["section"] if report.sections else []),
             *map(_text, dimensions),
@@ -48,18 +46,18 @@ def report_csv(report: Report) -> str:
             *(_text(f"usage:{unit}") for unit in units),
             *(f"unconverted:{currency}" for currency in currencies),
         ]
-    )
+    ]
     for section in sections:
-        head = [_text(", ".join(section.group_by))] if report.sections else []
+        head = [_text(", ".join(section.group_by) or None)] if report.sections else []
         for group in section.groups:
-            keys = [_text(group.key.get(name) or "") for name in dimensions]
-            writer.writerow([*head, *keys, *_numbers(report, group, units, currencies)])
+            keys = [_text(group.key.get(name)) for name in dimensions]
+            lines.append([*head, *keys, *_numbers(report, group, units, currencies)])
         if section.truncated:
-            keys = [OTHER if name in section.group_by else "" for name in dimensions]
-            cells = [report.currency, _number(section.other_cost), section.other_record_count]
-            blank = [""] * (4 + len(units) + len(currencies))
-            writer.writerow([*head, *keys, *cells, *blank])
-    return text.getvalue()
+            keys = [OTHER if name in section.group_by else None for name in dimensions]
+            cells = [report.currency, _number(section.other_cost), str(section.other_record_count)]
+            blank = [None] * (4 + len(units) + len(currencies))
+            lines.append([*head, *keys, *cells, *blank])
+    return "".join(",".join(map(_cell, line)) + "\r\n" for line in lines)
 
 
 def _whole(report: Report) -> ReportGroup:
@@ -79,12 +77,12 @@ def _whole(report: Report) -> ReportGroup:
 
 def _numbers(
     report: Report, group: ReportGroup, units: Sequence[str], currencies: Sequence[str]
-) -> list[str | int]:
+) -> list[str | None]:
     unconverted = {cost.currency: cost.cost for cost in group.unconverted}
     return [
         report.currency,
         _number(group.cost),
-        group.record_count,
+        str(group.record_count),
         _number(group.share),
         _number(group.previous_cost),
         _number(group.change),
@@ -98,10 +96,21 @@ def _names(amounts: Iterable[dict[str, Decimal]]) -> list[str]:
     return sorted({name for one in amounts for name in one})
 
 
-def _number(value: Decimal | None) -> str:
-    return "" if value is None else format(value, "f")
+def _number(value: Decimal | None) -> str | None:
+    return None if value is None else format(value, "f")
 
 
-def _text(value: str) -> str:
+def _text(value: str | None) -> str | None:
     """`value`, marked as text where a spreadsheet would take it for a formula."""
-    return f"'{value}" if value.lstrip(" \n").startswith(_FORMULA) else value
+    is_formula = value is not None and value.lstrip(" \n").startswith(_FORMULA)
+    return f"'{value}" if is_formula else value
+
+
+def _cell(value: str | None) -> str:
+    """As RFC 4180 has it. Python's own writer makes no difference between None and nothing."""
+    if value is None:
+        return ""
+    if value and _QUOTED.search(value) is None:
+        return value
+    doubled = value.replace('"', '""')
+    return f'"{doubled}"'

@@ -240,7 +240,14 @@ def parse_overrides(text: str) -> dict[tuple[str, str], Decimal]:
                 field="overrides",
                 suggested_action="Write each as AED/USD=0.2723, with commas between them.",
             )
-        found[match["source"], match["target"]] = Decimal(match["rate"])
+        pair = match["source"], match["target"]
+        if pair in found:
+            raise ValidationError(
+                f"overrides has {'/'.join(pair)} twice",
+                field="overrides",
+                suggested_action="Leave one of the two rates out.",
+            )
+        found[pair] = Decimal(match["rate"])
     return found
 
 
