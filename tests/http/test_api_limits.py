@@ -152,6 +152,40 @@ async def test_a_check_of_rate_limits_that_is_not_allowed_counts_too(data_dir: P
     assert [one.status_code for one in replies] == [403, 403, 429]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/rate-limits/check", {}),
+        ("/rate-limits/check?no=such", {"resource_type": "llm"}),
+        ("/rate-limits/check", {"resource_type": "llm", "priority": "critical"}),
+        ("/rate-limits/check", {"resource_type": "llm", "tenant_id": "globex"}),
+        ("/rate-limits/check/batch", {"checks": [{"resource_type": "llm"}] * 501}),
+        ("/rate-limits/check/batch", {"checks": [{"resource_type": "llm", "tenant_id": "b"}]}),
+        ("/budgets/check?no=such", CHECK),
+    ],
+)
+async def test_a_decision_that_ends_in_a_problem_counts_once_and_tells_what_is_left(
+    client: AppClient, path: str, body: Any
+) -> None:
+    key = client.make_key(Role.TENANT_ADMIN)
+    for left in (999, 998):
+        reply = await client.post(path, body, key=key)
+        assert reply.status_code in {400, 403, 413}, reply.text
+        assert f'"api-tenant";r={left};' in reply.headers["RateLimit"]
+
+
+async def test_a_call_that_its_role_forbids_counts_as_any_other(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_tenant=3) as client:
+        key = client.make_key(Role.AUDITOR)
+        replies = [
+            await client.post("/budgets/check", CHECK, key=key),
+            await client.post("/rate-limits/check", {"resource_type": "llm"}, key=key),
+            await client.get("/api-keys", key=key),
+            await client.get("/budgets", key=key),
+        ]
+    assert [one.status_code for one in replies] == [403, 403, 403, 429]
+
+
 async def test_reports_are_limited_per_tenant(data_dir: Path) -> None:
     async with open_app(data_dir, api_limit_reports=1) as client:
         path = "/cost-tracking/reports?report_type=summary"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 OTHER = {"tenant_id": "globex"}
+NOBODY = "01a20dc2-6604-7c51-8289-92e520253797"
 EMERGENCY = {"additional_capacity": 5, "duration_minutes": 60, "reason": "Launch day"}
 ADJUST = {"resource_type": "llm", "request_count": 1}
 DISTRIBUTE = {
@@ -162,6 +163,62 @@ async def test_a_platform_admin_acts_for_the_tenant_it_names(client: AppClient) 
     found = (await client.get("/budgets", params=OTHER)).json()["budgets"]
     assert [one["budget_id"] for one in found] == [budget["budget_id"]]
     assert (await client.get("/budgets")).json()["budgets"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", f"/budgets/{NOBODY}?tenant_id=globex", None, 404),
+        ("DELETE", f"/quotas/{NOBODY}?tenant_id=globex", None, 404),
+        ("PUT", "/tenants/globex", {"version": 7}, 409),
+        ("POST", "/budgets", {**BUDGET, "tenant_id": "globex", "period_type": "custom"}, 400),
+        (
+            "POST",
+            f"/budgets/reservations/{NOBODY}/settle",
+            {"actual_cost": 1, "tenant_id": "globex"},
+            404,
+        ),
+        ("POST", "/budgets/reservations/x/release", {"tenant_id": "globex"}, 404),
+        (
+            "POST",
+            "/budgets/check",
+            {"resource_type": "llm", "estimated_cost": -1, "tenant_id": "globex"},
+            400,
+        ),
+        (
+            "POST",
+            "/quotas/check/batch",
+            {"checks": [{"resource_type": "a", "required_amount": -1, "tenant_id": "globex"}]},
+            400,
+        ),
+        (
+            "POST",
+            "/rate-limits/check",
+            {"resource_type": "a", "priority": "critical", "tenant_id": "globex"},
+            403,
+        ),
+        (
+            "POST",
+            "/rate-limits/check/batch",
+            {"checks": [{"resource_type": "a", "tenant_id": "globex"}] * 501},
+            413,
+        ),
+    ],
+)
+async def test_a_problem_tells_the_tenant_that_was_named(
+    client: AppClient, method: str, path: str, body: Any, status: int
+) -> None:
+    reply = await client.send(method, API + path, json=body)
+    assert (reply.status_code, reply.json()["tenant_id"]) == (status, "globex"), reply.text
+
+
+async def test_a_problem_for_naming_another_tenant_tells_the_own(client: AppClient) -> None:
+    key = client.make_key(Role.TENANT_ADMIN)
+    for reply in (
+        await client.get("/budgets?tenant_id=globex", key=key),
+        await client.post("/rate-limits/check", {"resource_type": "a", "tenant_id": "b"}, key=key),
+    ):
+        assert (reply.status_code, reply.json()["tenant_id"]) == (403, "acme")
 
 
 async def test_an_item_that_names_no_tenant_is_the_credentials_own(client: AppClient) -> None:

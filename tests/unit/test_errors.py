@@ -14,7 +14,6 @@ import pytest
 import fiscus
 from fiscus import BudgetExceeded, Fiscus, FiscusError, QuotaExhausted, Refused, ValidationError
 from fiscus.errors import KINDS, made_again
-from fiscus.http.api_limits import ApiLimitExceeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +50,6 @@ def test_every_public_error_is_among_the_kinds_or_a_base_of_them() -> None:
 def test_a_bare_error_and_a_bare_refusal_are_whole_after_a_pickle() -> None:
     for error in (FiscusError("no", details={"a": 1}), Refused("no", answer={"allowed": False})):
         assert vars(both_ways(error)) == vars(error)
-
-
-def test_an_error_with_a_constructor_of_its_own_is_whole_after_a_pickle() -> None:
-    error = ApiLimitExceeded("Too many", headers=[("X", "1")], details={}, retry_after_seconds=2)
-    again = both_ways(error)
-    assert isinstance(again, ApiLimitExceeded)
-    assert (again.headers, again.message) == (error.headers, error.message)
 
 
 def test_a_place_is_still_put_before_the_field_of_an_unpickled_error() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from fiscus.access.model import Principal, Role
 from fiscus.errors import RateLimitViolated
@@ -34,16 +36,37 @@ class ApiLimit(StrEnum):
     REPORTS = "api-reports"
 
 
-class Admitted(NamedTuple):
-    """A call that was counted, and what its limits said."""
+class Gate(Struct):
+    """The limits that hold for one call, which counts once."""
 
-    take: Take
-    taken: Taken
+    take: Take | None
+    """What it takes; None when no limit holds."""
+    limiter: LoopLimiter
     now_us: int
+    taken: Taken | None = None
+    """What its limits said; None before the call was counted."""
+
+    async def admit(self) -> None:
+        """Count the call, unless it was. Raises `RateLimitViolated` when there is no room."""
+        if self.take is None or self.taken is not None:
+            return
+        outcome = await self.limiter.decide((self.take,), self.now_us)
+        self.judge(None if outcome is None else outcome[0])
+
+    def judge(self, taken: Taken | None) -> None:
+        """As `admit`, when the counters were asked; None: they could not be reached."""
+        assert self.take is not None
+        if taken is None:
+            taken = self.limiter.decide_here(self.take, self.now_us)
+        self.taken = taken
+        if not taken.admitted:
+            raise _exceeded(self.take, taken)
 
     def headers(self) -> Headers:
-        """The header fields that tell what is left."""
-        return _headers(self.take, self.taken, self.now_us, _least(self.taken))
+        """The header fields that tell what is left; none before the call was counted."""
+        if self.take is None or self.taken is None:
+            return []
+        return _headers(self.take, self.taken, self.now_us)
 
 
 class ApiLimits:
@@ -73,8 +96,11 @@ class ApiLimits:
         }
         self._takes: dict[tuple[Principal, ApiLimit | None], Take | None] = {}
 
-    def take(self, principal: Principal, limit: ApiLimit | None) -> Take | None:
-        """What a call takes; None when no limit holds. `limit` is that of its kind, if any."""
+    def gate(self, principal: Principal, limit: ApiLimit | None, now_us: int) -> Gate:
+        """What a call has to pass. `limit` is that of its kind, if any."""
+        return Gate(self._take(principal, limit), self._limiter, now_us)
+
+    def _take(self, principal: Principal, limit: ApiLimit | None) -> Take | None:
         known = self._takes.get((principal, limit), _UNKNOWN)
         if known is not _UNKNOWN:
             return known
@@ -100,81 +126,38 @@ class ApiLimits:
         self._takes[principal, limit] = take
         return take
 
-    async def admit(
-        self, principal: Principal, limit: ApiLimit | None, now_us: int
-    ) -> Admitted | None:
-        """Count a call; None when no limit holds for it.
-
-        Raises `RateLimitViolated` when there is no room.
-        """
-        take = self.take(principal, limit)
-        if take is None:
-            return None
-        outcome = await self._limiter.decide((take,), now_us)
-        taken = None if outcome is None else outcome[0]
-        return self.judge(take, taken, now_us)
-
-    def judge(self, take: Take, taken: Taken | None, now_us: int) -> Admitted:
-        """As `admit`, when the counters were asked; None: they could not be reached."""
-        if taken is None:
-            taken = self._limiter.decide_here(take, now_us)
-        if taken.admitted:
-            return Admitted(take, taken, now_us)
-        wait_us = max(one.wait_us or 0 for one in taken.verdicts if not one.allowed)
-        index = next(
-            place
-            for place, one in enumerate(taken.verdicts)
-            if not one.allowed and one.wait_us == wait_us
-        )
-        name = _name(take.keys[index])
-        rule = take.rules[index]
-        raise ApiLimitExceeded(
-            f"More than {rule.limit} calls a minute are held up by the limit {name}",
-            headers=_headers(take, taken, now_us, index),
-            details={"limit": name, "limit_value": rule.limit, "time_window_seconds": 60},
-            retry_after_seconds=whole_seconds(wait_us),
-        )
-
-
-class ApiLimitExceeded(RateLimitViolated):
-    """One of the API's own limits has no room; `headers` tell which."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        headers: Headers,
-        details: dict[str, object],
-        retry_after_seconds: int,
-    ) -> None:
-        super().__init__(
-            message,
-            answer=None,
-            details=details,
-            suggested_action="Try again after the time in Retry-After, or send batches.",
-            retry_after_seconds=retry_after_seconds,
-        )
-        self.headers = headers
-
 
 _UNKNOWN: Final = Take("", (), (), 0, 0)
 """Told apart from None, which is known to be no limit."""
 
 
-def headers_left(admitted: Admitted | None) -> Headers:
-    """What is told of a call's limits, if any hold."""
-    return [] if admitted is None else admitted.headers()
+def _exceeded(take: Take, taken: Taken) -> RateLimitViolated:
+    deciding = _deciding(taken)
+    name, limit = _name(take.keys[deciding]), take.rules[deciding].limit
+    return RateLimitViolated(
+        f"More than {limit} calls a minute are held up by the limit {name}",
+        answer=None,
+        details={"limit": name, "limit_value": limit, "time_window_seconds": 60},
+        suggested_action="Try again after the time in Retry-After, or send batches.",
+        retry_after_seconds=whole_seconds(taken.verdicts[deciding].wait_us or 0),
+    )
 
 
-def _least(taken: Taken) -> int:
+def _deciding(taken: Taken) -> int:
+    """The place of the limit that refuses for longest, or else has the least left."""
     verdicts = taken.verdicts
     if len(verdicts) == 1:
         return 0
-    return min(range(len(verdicts)), key=lambda index: verdicts[index].remaining)
+    if taken.admitted:
+        return min(range(len(verdicts)), key=lambda index: verdicts[index].remaining)
+    return max(
+        (index for index, one in enumerate(verdicts) if not one.allowed),
+        key=lambda index: verdicts[index].wait_us or 0,
+    )
 
 
-def _headers(take: Take, taken: Taken, now_us: int, deciding: int) -> Headers:
-    verdicts, rules = taken.verdicts, take.rules
+def _headers(take: Take, taken: Taken, now_us: int) -> Headers:
+    verdicts, rules, deciding = taken.verdicts, take.rules, _deciding(taken)
     lines = [
         HeaderLine(_name(key), rule.limit, 60, one.remaining, whole_seconds(_until(one, now_us)))
         for key, rule, one in zip(take.keys, rules, verdicts, strict=True)
@@ -201,4 +184,4 @@ def _until(verdict: Verdict, now_us: int) -> int:
     return verdict.wait_us
 
 
-__all__ = ["Admitted", "ApiLimit", "ApiLimitExceeded", "ApiLimits", "headers_left"]
+__all__ = ["ApiLimit", "ApiLimits", "Gate"]

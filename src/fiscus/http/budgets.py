@@ -32,7 +32,7 @@ _RESERVATION_ID: Final = {"reservation_id": "The id of the reservation, from the
 
 
 async def create_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     budget = await call.run(
         call.engine.budgets.create,
         tenant_id,
@@ -48,7 +48,7 @@ async def list_budgets(call: Call[BudgetQuery, NoBody]) -> Response:
     query = call.query
     page = await call.run(
         call.engine.budgets.list,
-        call.principal.tenant_for(query.tenant_id),
+        call.tenant_for(query.tenant_id),
         query.wanted(),
         query.wanted_page(),
     )
@@ -60,20 +60,20 @@ async def list_budgets(call: Call[BudgetQuery, NoBody]) -> Response:
 
 
 async def get_budget(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     budget = await call.run(call.engine.budgets.get, tenant_id, call.path_id("budget_id", "budget"))
     return _budget(budget, call)
 
 
 async def get_budget_version(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     budget_id = call.path_id("budget_id", "budget")
     budget = await call.run(call.engine.budgets.get, tenant_id, budget_id, call.path_version())
     return _budget(budget, call)
 
 
 async def replace_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     budget = await call.run(
         call.engine.budgets.replace,
         tenant_id,
@@ -87,7 +87,7 @@ async def replace_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
 
 
 async def delete_budget(call: Call[DeleteBudgetQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     refuse_if_match(call)
     await call.run(
         call.engine.budgets.delete,
@@ -101,7 +101,7 @@ async def delete_budget(call: Call[DeleteBudgetQuery, NoBody]) -> Response:
 
 
 async def get_utilization(call: Call[UtilizationQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     utilization = await call.run(
         call.engine.budgets.utilization,
         tenant_id,
@@ -117,7 +117,7 @@ async def list_reservations(call: Call[ReservationQuery, NoBody]) -> Response:
     query = call.query
     page = await call.run(
         call.engine.reservations.list,
-        call.principal.tenant_for(query.tenant_id),
+        call.tenant_for(query.tenant_id),
         query.wanted(),
         query.wanted_page(),
         call.now,
@@ -132,7 +132,7 @@ async def list_reservations(call: Call[ReservationQuery, NoBody]) -> Response:
 
 
 async def get_reservation(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     reservation_id = call.path_id("reservation_id", "reservation")
     view = await call.run(call.engine.reservations.get, tenant_id, reservation_id, call.now)
     return json_reply(replace(view, correlation_id=call.correlation_id))

@@ -24,7 +24,7 @@ async def list_records(call: Call[CostQuery, NoBody]) -> Response:
     query = call.query
     page = await call.run(
         call.engine.costs.list,
-        call.principal.tenant_for(query.tenant_id),
+        call.tenant_for(query.tenant_id),
         query.wanted(),
         query.wanted_page(),
     )
@@ -36,7 +36,7 @@ async def list_records(call: Call[CostQuery, NoBody]) -> Response:
 
 
 async def get_record(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     record_id = call.path_id("record_id", "record")
     record = await call.run(call.engine.costs.get, tenant_id, record_id)
     return json_reply(CostRecordView(**asdict(record), correlation_id=call.correlation_id))
@@ -51,7 +51,7 @@ async def report_by_body(call: Call[NoQuery, ReportRequest]) -> Response:
 
 
 async def _report(call: Call[Any, Any], request: ReportRequest) -> Response:
-    tenant_id = call.principal.tenant_for(request.tenant_id)
+    tenant_id = call.tenant_for(request.tenant_id)
     as_csv = request.format is ReportFormat.CSV
     if as_csv:
         call.principal.require(Action.EXPORT_COSTS)

@@ -29,7 +29,7 @@ from fiscus.ratelimits.queries import PolicyUsageQuery
 
 async def get_policy_usage(call: Call[PolicyUsageQuery, NoBody]) -> Response:
     query = call.query
-    tenant_id = call.principal.tenant_for(query.tenant_id)
+    tenant_id = call.tenant_for(query.tenant_id)
     policy_id = policy_id_of(call)
 
     def look() -> PolicyUsage:
@@ -61,7 +61,7 @@ async def get_policy_usage(call: Call[PolicyUsageQuery, NoBody]) -> Response:
 
 async def reset_policy(call: Call[NoQuery, ResetRequest]) -> Response:
     body = call.body
-    tenant_id = call.principal.tenant_for(body.tenant_id)
+    tenant_id = call.tenant_for(body.tenant_id)
     policy_id = policy_id_of(call)
 
     def reset_one() -> None:
@@ -94,7 +94,7 @@ async def adjust_rate_limits(call: Call[NoQuery, AdjustRequest]) -> Response:
     answer = await call.run(
         call.engine.limiter.adjust,
         call.body,
-        call.principal.tenant_for(call.body.tenant_id),
+        call.tenant_for(call.body.tenant_id),
         call.now,
         key_id=call.principal.key_id,
     )

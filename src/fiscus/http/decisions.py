@@ -64,10 +64,33 @@ class Call(Struct, frozen=True):
 
     body: Any
     principal: Principal
+    tenant_id: str
+    """The tenant it is for."""
     path_id: str
     """The id in the path, a UUID; empty where there is none."""
     now: datetime
     idempotency_key: str | None
+
+
+def _tenant_named(principal: Principal, body: Any) -> str:
+    return principal.tenant_for(body.tenant_id)
+
+
+def _tenant_of_checks(principal: Principal, body: Any) -> str:
+    return tenant_of_checks(body.checks, principal.tenant_for)
+
+
+def _tenant_of_records(principal: Principal, body: Any) -> str:
+    named = body.tenant_id or tenant_of_items(body.records, principal.tenant_id)
+    return principal.tenant_for(named)
+
+
+def _tenant_of_each(principal: Principal, body: Any) -> str:
+    """The one that all checks name; of several, which only a platform_admin may name, its own."""
+    if not principal.is_platform_admin:
+        return principal.tenant_id
+    named = {principal.tenant_for(check.tenant_id) for check in body.checks}
+    return named.pop() if len(named) == 1 else principal.tenant_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +114,8 @@ class Decision:
     action: Action = Action.OPERATE
     errors: tuple[str, ...] = ()
     """Codes it may answer besides those of every decision, with those of a denial it enforces."""
+    tenant_of: Callable[[Principal, Any], str] = _tenant_named
+    """The tenant that a body is for. Raises `Forbidden` when the principal may not name it."""
 
     @property
     def id_name(self) -> str:
@@ -109,58 +134,46 @@ class Decision:
 
 
 def _check(call: Call) -> Command:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
-    return check_command(call.body, tenant_id, call.now, call.idempotency_key)
+    return check_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
 def _check_batch(call: Call) -> Command:
-    tenant_id = tenant_of_checks(call.body.checks, call.principal.tenant_for)
-    return check_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
+    return check_batch_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
 def _record(call: Call) -> Command:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
-    return record_command(call.body, tenant_id, call.now, call.idempotency_key)
+    return record_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
 def _record_batch(call: Call) -> Command:
-    principal = call.principal
-    named = call.body.tenant_id or tenant_of_items(call.body.records, principal.tenant_id)
-    tenant_id = principal.tenant_for(named)
-    return record_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
+    return record_batch_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
 def _settle(call: Call) -> Command:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
-    return settle_command(call.path_id, call.body, tenant_id, call.now, call.idempotency_key)
+    return settle_command(call.path_id, call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
 def _release(call: Call) -> Command:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
-    return release_command(call.path_id, tenant_id, call.now, call.idempotency_key)
+    return release_command(call.path_id, call.tenant_id, call.now, call.idempotency_key)
 
 
 def _extend(call: Call) -> Command:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
     return extend_command(
-        call.path_id, call.body.ttl_seconds, tenant_id, call.now, call.idempotency_key
+        call.path_id, call.body.ttl_seconds, call.tenant_id, call.now, call.idempotency_key
     )
 
 
 def _quota_check(call: Call) -> Command:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
-    return quota_check_command(call.body, tenant_id, call.now, call.idempotency_key)
+    return quota_check_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
 def _quota_check_batch(call: Call) -> Command:
-    tenant_id = tenant_of_checks(call.body.checks, call.principal.tenant_for)
-    return quota_check_batch_command(call.body, tenant_id, call.now, call.idempotency_key)
+    return quota_check_batch_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
 def _release_consumption(call: Call) -> Command:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
     return release_consumption_command(
-        call.path_id, call.body, tenant_id, call.now, call.idempotency_key
+        call.path_id, call.body, call.tenant_id, call.now, call.idempotency_key
     )
 
 
@@ -214,6 +227,7 @@ DECISIONS: Final = (
         may_enforce=True,
         limited_as=ApiLimit.BUDGET_CHECKS,
         errors=("CONFLICT", "COST_CALCULATION_ERROR", "BUDGET_EXCEEDED"),
+        tenant_of=_tenant_of_checks,
     ),
     Decision(
         "settle",
@@ -272,6 +286,7 @@ DECISIONS: Final = (
         {"records": [_RECORD_EXAMPLE, {**_RECORD_EXAMPLE, "cost_amount": 0.0042}]},
         status=202,
         limited_as=ApiLimit.COST_RECORDS,
+        tenant_of=_tenant_of_records,
     ),
     Decision(
         "rate_limit_check",
@@ -296,6 +311,7 @@ DECISIONS: Final = (
         {"checks": [_LIMIT_EXAMPLE, {**_LIMIT_EXAMPLE, "request_count": 3}]},
         may_enforce=True,
         limited_as=ApiLimit.RATE_LIMIT_CHECKS,
+        tenant_of=_tenant_of_each,
     ),
     Decision(
         "quota_check",
@@ -322,6 +338,7 @@ DECISIONS: Final = (
         may_enforce=True,
         limited_as=ApiLimit.QUOTA_CHECKS,
         errors=("CONFLICT", "QUOTA_EXHAUSTED"),
+        tenant_of=_tenant_of_checks,
     ),
     Decision(
         "release_consumption",

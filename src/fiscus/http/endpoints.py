@@ -22,7 +22,7 @@ from fiscus.access.model import Action, Principal
 from fiscus.clock import to_us
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ValidationError
-from fiscus.http.api_limits import ApiLimit, ApiLimitExceeded, ApiLimits, headers_left
+from fiscus.http.api_limits import ApiLimit, ApiLimits, Gate
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.idempotency_keys import idempotency_key_of
@@ -33,7 +33,7 @@ from fiscus.http.sent_once import sent_twice
 from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
 from fiscus.ids import require_uuid
 from fiscus.logs import get_logger
-from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem, request_failed
+from fiscus.problems import PROBLEM_JSON, raw, render_problem, request_failed
 from fiscus.wire import decode, encode
 
 log = get_logger(__name__)
@@ -96,6 +96,12 @@ class Call(Generic[Q, B]):
     async def run(self, work: Callable[..., R], *args: Any, **kwargs: Any) -> R:
         """Run a store's function in a thread."""
         return await self.server.in_thread(partial(work, *args, **kwargs))
+
+    def tenant_for(self, named: str | None) -> str:
+        """The tenant that the call is for, which a problem tells. As `Principal.tenant_for`."""
+        tenant_id = self.principal.tenant_for(named)
+        self.request.scope["state"]["tenant_id"] = tenant_id
+        return tenant_id
 
     def path_id(self, name: str, what: str) -> str:
         """A UUID of the path. Raises `NotFound` for anything else: there can be no such thing."""
@@ -172,7 +178,7 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
     correlation_id: str = request.scope["state"]["correlation_id"]
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
     principal: Principal | None = None
-    limits: Headers = []
+    gate: Gate | None = None
     try:
         if (wrong := sent_twice(request.scope["headers"], headers)) is not None:
             raise wrong
@@ -180,11 +186,11 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         principal = server.authenticator.cached(headers, now)
         if principal is None:
             principal = await server.authenticator.authenticate(headers, now)
+        request.scope["state"]["tenant_id"] = principal.tenant_id
         structlog.contextvars.bind_contextvars(tenant_id=principal.tenant_id)
+        gate = server.api_limits.gate(principal, endpoint.limited_as, to_us(now))
+        await gate.admit()
         principal.require(endpoint.action)
-        limits = headers_left(
-            await server.api_limits.admit(principal, endpoint.limited_as, to_us(now))
-        )
         query = read_query(request.scope["query_string"], endpoint.query)
         if endpoint.request is NoBody or endpoint.streams:
             body = endpoint.request()
@@ -194,12 +200,8 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         reply = await endpoint.handler(
             Call(server, principal, now, correlation_id, query, body, request)
         )
-        reply.raw_headers.extend(raw(limits))
-        return reply
     except FiscusError as error:
-        failure = error
-        if isinstance(error, ApiLimitExceeded):
-            limits = error.headers
+        reply = problem_reply(error, request)
         note_refusal(
             error,
             server.metrics,
@@ -209,22 +211,19 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         )
     except Exception:
         log.exception("request_failed", path=request.scope["path"], correlation_id=correlation_id)
-        failure = request_failed()
-    reply = problem_reply(
-        failure, request, tenant_id=None if principal is None else principal.tenant_id
-    )
-    reply.raw_headers.extend(raw(limits))
+        reply = problem_reply(request_failed(), request)
+    if gate is not None:
+        reply.raw_headers.extend(raw(gate.headers()))
     return reply
 
 
-def problem_reply(
-    error: FiscusError, request: Request, *, tenant_id: str | None = None, status: int | None = None
-) -> Response:
-    """`error` as an answer."""
+def problem_reply(error: FiscusError, request: Request, *, status: int | None = None) -> Response:
+    """`error` as an answer; the state of `request` says whose it is."""
+    state: dict[str, str] = request.scope["state"]
     code, headers, body = render_problem(
         error,
-        correlation_id=request.scope["state"]["correlation_id"],
-        tenant_id=tenant_id,
+        correlation_id=state["correlation_id"],
+        tenant_id=state.get("tenant_id"),
         instance=request.scope["path"],
         status=status,
     )

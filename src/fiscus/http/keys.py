@@ -27,7 +27,7 @@ async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
     """A new key. Repeated with the same idempotency key it answers the same key without its secret,
     which nobody has any more."""
     spec = call.body
-    tenant_id = call.principal.tenant_for(spec.tenant_id)
+    tenant_id = call.tenant_for(spec.tenant_id)
     check_grantable(call.principal, spec.roles)
     secret = new_key()
     key = made_key(secret, spec, tenant_id, by=call.principal.subject, now=call.now)
@@ -48,7 +48,7 @@ async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
 async def list_api_keys(call: Call[PageQuery, NoBody]) -> Response:
     page = await call.run(
         call.engine.api_keys.list,
-        call.principal.tenant_for(call.query.tenant_id),
+        call.tenant_for(call.query.tenant_id),
         call.query.wanted_page(),
     )
     return json_reply(
@@ -59,7 +59,7 @@ async def list_api_keys(call: Call[PageQuery, NoBody]) -> Response:
 
 
 async def revoke_api_key(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     key_id = call.path_id("key_id", "API key")
     api_keys = call.engine.api_keys
     # the roles of a key never change, so what is seen here still holds below

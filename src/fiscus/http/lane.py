@@ -24,7 +24,7 @@ from fiscus.errors import (
     Refused,
     ValidationError,
 )
-from fiscus.http.api_limits import Admitted, ApiLimitExceeded, ApiLimits, headers_left
+from fiscus.http.api_limits import ApiLimits, Gate
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.decisions import DECISIONS, Call, Decision
@@ -91,7 +91,7 @@ class DecisionLane:
         self.max_body_bytes: Final = engine.settings.max_body_bytes
         self._clock = engine.clock
         self._ledger = engine.ledger
-        self._limit_checks = LimitChecks(engine.limiter, limiter, api_limits)
+        self._limit_checks = LimitChecks(engine.limiter, limiter)
         self._authenticator = authenticator
         self._api_limits = api_limits
         self._metrics = metrics
@@ -146,7 +146,7 @@ class DecisionLane:
         correlation_id = correlation_id_of(headers)
         principal: Principal | None = None
         tenant_id: str | None = None
-        admitted: Admitted | None = None
+        gate: Gate | None = None
         told: Headers = []
         try:
             if wrong is not None:
@@ -156,45 +156,52 @@ class DecisionLane:
             if principal is None:
                 principal = await self._authenticator.authenticate(headers, now)
             tenant_id = principal.tenant_id
-            principal.require(decision.action)
-            enforce = _wants_enforcement(decision, query)
-            now_us = to_us(now)
-            # a check of rate limits is decided at once with the API's own limit, below
+            gate = self._api_limits.gate(principal, decision.limited_as, to_us(now))
+            # a check of rate limits is decided at once with the API's own limits
             at_once = decision.command is None
             if not at_once:
-                admitted = await self._api_limits.admit(principal, decision.limited_as, now_us)
-            request = await self._request(decision, principal, now_us, read)
-            key = None if at_once else idempotency_key_of(headers)
-            call = Call(request, principal, _as_id(decision, path_id), now, key)
-            if at_once:
-                gate = self._api_limits.take(principal, decision.limited_as)
-                outcome, told = await self._limit_checks.answer(call, now_us, gate)
-                self._metrics.limited(outcome)
-            else:
-                tenant_id, outcome = await self._committed(decision, call, path, correlation_id)
+                await gate.admit()
+            try:
+                principal.require(decision.action)
+                enforce = _wants_enforcement(decision, query)
+                body = await self._body(decision, read)
+                tenant_id = decision.tenant_of(principal, body)
+                call = Call(
+                    body,
+                    principal,
+                    tenant_id,
+                    _as_id(decision, path_id),
+                    now,
+                    None if at_once else idempotency_key_of(headers),
+                )
+                if at_once:
+                    outcome, told = await self._limit_checks.answer(call, gate)
+                    self._metrics.limited(outcome)
+                else:
+                    outcome = await self._committed(decision, call, path, correlation_id)
+            except FiscusError:
+                await gate.admit()  # what cannot be decided counts too
+                raise
             allowed = getattr(outcome, "allowed", True)
             if enforce and not allowed:
                 raise _refusal(outcome)
-            status = decision.status
-            extra = told or headers_left(admitted)
+            status, content_type = decision.status, "application/json"
+            extra = told or gate.headers()
             payload = (
                 outcome.with_correlation_id(correlation_id)
                 if type(outcome) is Answered
                 else encode(replace(outcome, correlation_id=correlation_id))
             )
-            content_type = "application/json"
             word = "allowed" if allowed else "denied"
         except FiscusError as error:
-            content_type, extra = PROBLEM_JSON, told or headers_left(admitted)
-            status, extra, payload = self._failed(
-                error, principal, tenant_id, path, correlation_id, extra
+            content_type, status, extra, payload = self._failed(
+                error, principal, tenant_id, path, correlation_id, told or _left(gate)
             )
             word = "denied" if isinstance(error, Refused) else "error"
         except Exception:
             log.exception("request_failed", path=path, correlation_id=correlation_id)
-            content_type, error = PROBLEM_JSON, request_failed()
-            status, extra, payload = self._failed(
-                error, principal, tenant_id, path, correlation_id, []
+            content_type, status, extra, payload = self._failed(
+                request_failed(), principal, tenant_id, path, correlation_id, _left(gate)
             )
             word = "error"
         self._metrics.decided(decision.operation, word, perf_counter() - started)
@@ -217,23 +224,12 @@ class DecisionLane:
         self._metrics.requested("none", "none", status)
         return Reply(status, _heads(PROBLEM_JSON, payload, correlation_id, extra), payload)
 
-    async def _request(
-        self,
-        decision: Decision,
-        principal: Principal,
-        now_us: int,
-        read: Callable[[], Awaitable[bytes]],
-    ) -> Any:
-        """What is asked. A call that asks nothing sensible counts against the API's limits too."""
-        try:
-            body = await read()
-            if not body and decision.request in _MAY_BE_LEFT_OUT:
-                body = b"{}"
-            return decode(body, decision.request)
-        except FiscusError:
-            if decision.command is None:
-                await self._api_limits.admit(principal, decision.limited_as, now_us)
-            raise
+    async def _body(self, decision: Decision, read: Callable[[], Awaitable[bytes]]) -> Any:
+        """What is asked."""
+        body = await read()
+        if not body and decision.request in _MAY_BE_LEFT_OUT:
+            body = b"{}"
+        return decode(body, decision.request)
 
     def _failed(
         self,
@@ -243,22 +239,21 @@ class DecisionLane:
         path: str,
         correlation_id: str,
         told: Headers,
-    ) -> tuple[int, Headers, bytes]:
-        """Status, further headers and body of the answer to `error`."""
+    ) -> tuple[str, int, Headers, bytes]:
+        """Content type, status, further headers and body of the answer to `error`."""
         note_refusal(
             error, self._metrics, principal=principal, path=path, correlation_id=correlation_id
         )
         status, more, payload = render_problem(
             error, correlation_id=correlation_id, tenant_id=tenant_id, instance=path
         )
-        if isinstance(error, ApiLimitExceeded):
-            told = error.headers
-        return status, [one for one in told if one[0] != "Retry-After"] + more, payload
+        extra = [one for one in told if one[0] != "Retry-After"] + more
+        return PROBLEM_JSON, status, extra, payload
 
     async def _committed(
         self, decision: Decision, call: Call, path: str, correlation_id: str
-    ) -> tuple[str, Any]:
-        """The tenant that a call was for, and the ledger's answer."""
+    ) -> Any:
+        """The ledger's answer."""
         assert decision.command is not None
         command = decision.command(call)
         if type(command) is RecordBatch:
@@ -274,17 +269,17 @@ class DecisionLane:
             raise outcome
         if isinstance(outcome, Answered):
             if outcome.allowed:
-                return command.tenant_id, outcome
+                return outcome
             answer = decode(outcome.answer, decision.answer)
         elif isinstance(outcome, BudgetBatchDecided) and outcome.allowed:
-            return command.tenant_id, Answered(in_json(command, outcome), True)
+            return Answered(in_json(command, outcome), True)
         else:
             answer = in_words(command, outcome)
         if isinstance(answer, CheckAnswer | CheckBatchAnswer):
             self._metrics.checked(answer)
         elif isinstance(answer, QuotaCheckAnswer | QuotaCheckBatchAnswer):
             self._metrics.quotas_checked(answer)
-        return command.tenant_id, answer
+        return answer
 
     def _ledger_here(self) -> LedgerHere:
         if self._here is None:
@@ -299,6 +294,11 @@ def _heads(content_type: str, payload: bytes, correlation_id: str, extra: Header
         ("X-Correlation-ID", correlation_id),
         *extra,
     ]
+
+
+def _left(gate: Gate | None) -> Headers:
+    """What is told of the API's own limits; nothing of a call that did not come as far."""
+    return [] if gate is None else gate.headers()
 
 
 def _wants_enforcement(decision: Decision, query: bytes) -> bool:

@@ -27,7 +27,7 @@ def policy_id_of(call: Call[Any, Any]) -> str:
 
 
 async def create_policy(call: Call[NoQuery, PolicySpec]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     state = await call.run(
         call.engine.policies.create,
         tenant_id,
@@ -44,7 +44,7 @@ async def list_policies(call: Call[PolicyListQuery, NoBody]) -> Response:
     query = call.query
     page = await call.run(
         call.engine.policies.list,
-        call.principal.tenant_for(query.tenant_id),
+        call.tenant_for(query.tenant_id),
         query.wanted(),
         query.wanted_page(),
     )
@@ -58,18 +58,18 @@ async def list_policies(call: Call[PolicyListQuery, NoBody]) -> Response:
 
 
 async def get_policy(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     return _policy(await call.run(call.engine.policies.get, tenant_id, policy_id_of(call)), call)
 
 
 async def get_policy_version(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     version, policy_id = call.path_version(), policy_id_of(call)
     return _policy(await call.run(call.engine.policies.get, tenant_id, policy_id, version), call)
 
 
 async def replace_policy(call: Call[NoQuery, PolicySpec]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     state = await call.run(
         call.engine.policies.replace,
         tenant_id,
@@ -84,7 +84,7 @@ async def replace_policy(call: Call[NoQuery, PolicySpec]) -> Response:
 
 
 async def delete_policy(call: Call[DeletePolicyQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     policy_id = policy_id_of(call)
     refuse_if_match(call)
 
@@ -106,7 +106,7 @@ async def delete_policy(call: Call[DeletePolicyQuery, NoBody]) -> Response:
 
 
 async def add_emergency(call: Call[NoQuery, EmergencySpec]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     policy_id = policy_id_of(call)
     emergency = await call.run(
         call.engine.policies.add_emergency,
@@ -122,7 +122,7 @@ async def add_emergency(call: Call[NoQuery, EmergencySpec]) -> Response:
 
 
 async def approve_emergency(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     emergency = await call.run(
         call.engine.policies.approve_emergency,
         tenant_id,

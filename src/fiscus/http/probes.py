@@ -63,6 +63,7 @@ def probes_router(server: Server, prefix: str = "") -> APIRouter:
             if twice is not None:
                 raise twice
             principal = await server.authenticator.authenticate(headers, server.engine.clock.now())
+            request.scope["state"]["tenant_id"] = principal.tenant_id
             if not principal.roles & MAY_SEE_METRICS:
                 wanted = sorted(str(role) for role in MAY_SEE_METRICS)
                 raise Forbidden(
@@ -78,9 +79,7 @@ def probes_router(server: Server, prefix: str = "") -> APIRouter:
                 path=request.scope["path"],
                 correlation_id=_correlation_id(request),
             )
-            return problem_reply(
-                error, request, tenant_id=None if principal is None else principal.tenant_id
-            )
+            return problem_reply(error, request)
         return Response(server.metrics.render(), media_type=CONTENT_TYPE)
 
     _ = (health_, live, ready, metrics)

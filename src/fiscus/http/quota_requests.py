@@ -23,7 +23,7 @@ _OF_REQUEST: Final = {"request_id": "The id of the request."}
 
 
 async def ask_for_quota(call: Call[NoQuery, QuotaRequestSpec]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     request = await call.run(
         call.engine.quotas.ask,
         tenant_id,
@@ -39,7 +39,7 @@ async def list_quota_requests(call: Call[QuotaRequestQuery, NoBody]) -> Response
     query = call.query
     page = await call.run(
         call.engine.quotas.requests,
-        call.principal.tenant_for(query.tenant_id),
+        call.tenant_for(query.tenant_id),
         query.wanted(),
         query.wanted_page(),
     )
@@ -61,7 +61,7 @@ async def reject_quota_request(call: Call[NoQuery, QuotaRequestDecision]) -> Res
 async def _decide(call: Call[NoQuery, QuotaRequestDecision], *, approve: bool) -> Response:
     request = await call.run(
         call.engine.quotas.decide_request,
-        call.principal.tenant_for(call.body.tenant_id),
+        call.tenant_for(call.body.tenant_id),
         call.path_id("request_id", "request"),
         approve=approve,
         comment=call.body.comment,

@@ -45,7 +45,7 @@ OF_QUOTA: Final = {"quota_id": "The id of the quota."}
 
 
 async def allocate(call: Call[NoQuery, QuotaSpec]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     once = call.idempotency(tenant_id, "allocate_quota", keep=KEEP_ALLOCATIONS)
 
     def work() -> Quota:
@@ -58,7 +58,7 @@ async def allocate(call: Call[NoQuery, QuotaSpec]) -> Response:
 
 async def allocate_batch(call: Call[NoQuery, AllocateBatchRequest]) -> Response:
     named = call.body.tenant_id or tenant_of_items(call.body.allocations, call.principal.tenant_id)
-    tenant_id = call.principal.tenant_for(named)
+    tenant_id = call.tenant_for(named)
     once = call.idempotency(tenant_id, "allocate_quota", keep=KEEP_ALLOCATIONS)
 
     def allocate_all(specs: Sequence[QuotaSpec]) -> list[Quota | FiscusError]:
@@ -78,7 +78,7 @@ async def allocate_batch(call: Call[NoQuery, AllocateBatchRequest]) -> Response:
 
 
 async def distribute(call: Call[NoQuery, DistributeRequest]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     answer = await call.run(
         call.engine.quotas.distribute,
         tenant_id,
@@ -92,7 +92,7 @@ async def distribute(call: Call[NoQuery, DistributeRequest]) -> Response:
 
 async def list_quotas(call: Call[QuotaListQuery, NoBody]) -> Response:
     query = call.query
-    tenant_id = call.principal.tenant_for(query.tenant_id)
+    tenant_id = call.tenant_for(query.tenant_id)
     wanted, wanted_page = query.wanted(call.now), query.wanted_page()
 
     def look() -> QuotaPage:
@@ -107,13 +107,13 @@ async def list_quotas(call: Call[QuotaListQuery, NoBody]) -> Response:
 
 
 async def get_quota(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     quota_id = call.path_id("quota_id", "quota")
     return await _quota(call, tenant_id, lambda: call.engine.quotas.get(tenant_id, quota_id))
 
 
 async def get_quota_version(call: Call[TenantQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     quota_id, version = call.path_id("quota_id", "quota"), call.path_version()
     quota = await call.run(call.engine.quotas.get, tenant_id, quota_id, version)
     answer = replace(view(quota), correlation_id=call.correlation_id)
@@ -121,7 +121,7 @@ async def get_quota_version(call: Call[TenantQuery, NoBody]) -> Response:
 
 
 async def replace_quota(call: Call[ReplaceQuotaQuery, QuotaSpec]) -> Response:
-    tenant_id = call.principal.tenant_for(call.body.tenant_id)
+    tenant_id = call.tenant_for(call.body.tenant_id)
     quota_id = call.path_id("quota_id", "quota")
     version = expected_version(call, call.body.version)
 
@@ -140,7 +140,7 @@ async def replace_quota(call: Call[ReplaceQuotaQuery, QuotaSpec]) -> Response:
 
 
 async def delete_quota(call: Call[DeleteQuotaQuery, NoBody]) -> Response:
-    tenant_id = call.principal.tenant_for(call.query.tenant_id)
+    tenant_id = call.tenant_for(call.query.tenant_id)
     refuse_if_match(call)
     await call.run(
         call.engine.quotas.delete,
@@ -158,7 +158,7 @@ async def get_quota_history(call: Call[QuotaHistoryQuery, NoBody]) -> Response:
     query.check()
     history = await call.run(
         call.engine.quotas.history,
-        call.principal.tenant_for(query.tenant_id),
+        call.tenant_for(query.tenant_id),
         call.path_id("quota_id", "quota"),
         query.wanted_page(),
         scope_id=query.scope_id,

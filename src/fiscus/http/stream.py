@@ -73,7 +73,7 @@ async def stream_records(call: Call[TenantQuery, NoBody]) -> Response:
             suggested_action="Give each line an idempotency_key or operation_id.",
         )
     require_plain(dict(call.request.scope["headers"]))
-    return RecordStream(call, call.principal.tenant_for(call.query.tenant_id))
+    return RecordStream(call, call.tenant_for(call.query.tenant_id))
 
 
 class RecordStream(Response):

@@ -33,7 +33,7 @@ async def put_tenant(call: Call[NoQuery, TenantSpec]) -> Response:
 
 def _tenant_id(call: Call[Any, Any]) -> str:
     given: str = call.request.path_params["tenant_id"]
-    return call.principal.tenant_for(parse_id(given, "tenant_id"))
+    return call.tenant_for(parse_id(given, "tenant_id"))
 
 
 def _answer(tenant: Tenant, call: Call[Any, Any]) -> Response:
