@@ -12,6 +12,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import DECISIONS
+from fiscus.http.descriptions import ABOUT
 from fiscus.http.examples import ANSWERS, ERRORS
 from fiscus.http.openapi import EVERYWHERE, build_document
 from fiscus.paths import BASE_PATH
@@ -110,6 +111,12 @@ def test_every_error_is_listed_with_its_status() -> None:
         # metrics take no input and are not limited
         spared = {"VALIDATION_ERROR", "RATE_LIMIT_VIOLATED"} if path.endswith("/metrics") else set()
         assert missing == spared, (method, path)
+
+
+def test_statuses_that_no_operation_lists_are_named_at_the_top() -> None:
+    assert [one for one in (400, 405, 408, 413, 431) if f"{one}" not in ABOUT] == []
+    listed = {status for _, _, operation in operations() for status in operation["responses"]}
+    assert listed.isdisjoint({"405", "408", "431"})
 
 
 def test_everything_but_the_probes_needs_a_credential() -> None:

@@ -284,6 +284,16 @@ async def test_a_second_persons_approval_makes_it_last(client: AppClient) -> Non
     assert (await client.get(path_of(policy))).json()["emergencies"] == []
 
 
+async def test_an_approval_takes_no_body(client: AppClient) -> None:
+    policy = await client.make_policy()
+    emergency = (await client.post(path_of(policy, "/emergency"), EMERGENCY)).json()
+    path = path_of(policy, f"/emergency/{emergency['emergency_id']}/approve")
+    other = client.make_key(Role.SYSTEM_ARCHITECT)
+    reply = await client.post(path, {"tenant_id": "globex"}, key=other)
+    assert (reply.status_code, reply.json()["details"]["field"]) == (400, "tenant_id")
+    assert (await client.post(path, {}, key=other)).status_code == 200
+
+
 async def test_one_emergency_at_a_time_and_never_over_a_day(client: AppClient) -> None:
     policy = await client.make_policy()
     path = path_of(policy, "/emergency")

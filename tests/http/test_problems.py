@@ -10,7 +10,9 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.errors import FiscusError
+from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import DECISIONS
+from fiscus.http.endpoints import Endpoint, NoBody
 from fiscus.problems import STATUS_OF, TITLE_OF, Problem
 from fiscus.wire import decode
 from tests.http.app_client import API, BUDGET, QUOTA, open_app
@@ -101,6 +103,19 @@ async def test_broken_bodies_are_a_400_everywhere(client: AppClient, body: bytes
         ("POST", "/cost-tracking/reports"),
     ):
         problem_of(await client.send(method, API + path, content=body), 400, "VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize(
+    "endpoint", [one for one in ENDPOINTS if one.request is NoBody and not one.streams]
+)
+async def test_a_body_that_is_not_taken_is_refused_and_not_ignored(
+    client: AppClient, endpoint: Endpoint[Any, Any]
+) -> None:
+    path = API + re.sub(r"{\w+}", "01a20dc2-6604-7c51-8289-92e520253797", endpoint.path)
+    reply = await client.send(endpoint.method, path, json={"force": True})
+    assert problem_of(reply, 400, "VALIDATION_ERROR")["details"]["field"] == "force"
+    reply = await client.send(endpoint.method, path, content=b"force")
+    problem_of(reply, 400, "VALIDATION_ERROR")
 
 
 @pytest.mark.parametrize(

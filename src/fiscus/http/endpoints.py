@@ -43,8 +43,8 @@ B = TypeVar("B", bound=Struct)
 R = TypeVar("R")
 
 
-class NoBody(Struct, frozen=True):
-    """An endpoint without a request body."""
+class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """An endpoint without a request body: what is sent all the same is refused, not ignored."""
 
 
 class Server:
@@ -192,11 +192,14 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         await gate.admit()
         principal.require(endpoint.action)
         query = read_query(request.scope["query_string"], endpoint.query)
-        if endpoint.request is NoBody or endpoint.streams:
+        if endpoint.streams:
             body = endpoint.request()
         else:
             limit = server.engine.settings.max_body_bytes
-            body = decode(await read_body(headers, request.receive, limit), endpoint.request)
+            sent = await read_body(headers, request.receive, limit)
+            if not sent and endpoint.request is NoBody:
+                sent = b"{}"
+            body = decode(sent, endpoint.request)
         reply = await endpoint.handler(
             Call(server, principal, now, correlation_id, query, body, request)
         )
