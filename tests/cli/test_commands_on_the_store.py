@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from fiscus.stores.sql.diagnosis import rights_of_the_application
+from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.fiscus_process import run_fiscus
 from tests.ports import free_port
-from tests.servers import drop_database, fresh_database
+from tests.servers import add_login, drop_database, fresh_database
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,10 +124,42 @@ def test_migrating_down_asks_first(run: Run) -> None:
     assert run("migrate", "status", "--json").json()["pending"] == 0
 
 
-def test_unknown_revision_is_one_line(run: Run) -> None:
-    done = run("migrate", "up", "no-such-revision")
-    assert done.status == 1
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_unknown_revision_is_wrong_use(run: Run, tmp_path: Path, direction: str) -> None:
+    done = run("migrate", direction, "no-such-revision")
+    assert done.status == 2
     assert "no-such-revision" in done.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_migrating_down_makes_no_database(run: Run, tmp_path: Path) -> None:
+    done = run("migrate", "down", "base", "--yes", "--json")
+    assert done.status == 0
+    assert done.json()["pending"] == len(done.json()["revisions"])
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.postgres
+def test_the_owner_migrates_before_the_login_that_serves_may_see_anything(
+    run: Run, postgres_server: PostgresServer
+) -> None:
+    owner = fresh_database(postgres_server)
+    try:
+        urls = {
+            "FISCUS_DATABASE_URL": add_login(postgres_server, owner),
+            "FISCUS_MIGRATION_DATABASE_URL": owner,
+        }
+        up = run("migrate", "up", "--json", **urls)
+        status = run("migrate", "status", "--json")
+        down = run("migrate", "down", "base", "--yes", FISCUS_MIGRATION_DATABASE_URL="")
+        assert run("migrate", "down", "base", "--yes", **urls).status == 0
+    finally:
+        drop_database(postgres_server, owner)
+    assert (up.status, up.json()["pending"]) == (0, 0), up.err
+    assert status.json() == up.json()
+    assert down.status == 1
+    assert "may not take down" in down.err
+    assert "migrate up" not in down.err
 
 
 def test_wrong_setting_is_named(run: Run) -> None:
@@ -183,6 +216,27 @@ def test_doctor_sees_a_database_that_everybody_can_read(run: Run, tmp_path: Path
     (tmp_path / "data").chmod(0o755)
     (tmp_path / "data" / "fiscus.db").chmod(0o644)
     assert "chmod 700" in run("doctor").out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+@pytest.mark.parametrize(("name", "mode"), [("fiscus.db", 0o400), ("fiscus.db-turn", 0o400)])
+def test_a_file_that_may_not_be_written_is_named_and_not_tried_again(
+    run: Run, name: str, mode: int
+) -> None:
+    run("doctor")  # what it imports may be out of another user's reach
+    with folder_for_anybody() as folder:
+        here = {"FISCUS_DATA_DIR": str(folder)}
+        assert run("keys", "create", **here).status == 0
+        (folder / name).chmod(mode)
+        with bound_by_modes(folder):
+            refused = run("keys", "create", **here)
+            found = run("doctor", "--json", **here)
+    assert refused.status == 1
+    assert f"{name} is not writable" in refused.err
+    assert "Retry-After" not in refused.err
+    database = next(one for one in found.json()["checks"] if one["check"] == "database")
+    assert (found.status, database["verdict"]) == (1, "wrong")
+    assert str(folder / name) in database["seen"]
 
 
 @pytest.mark.postgres

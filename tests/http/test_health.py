@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,12 @@ from fiscus.http.limiting import LoopLimiter
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
 from fiscus.worker import Worker
-from tests.http.app_client import API
+from tests.file_modes import bound_by_modes, folder_for_anybody
+from tests.http.app_client import API, open_app
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.http.app_client import AppClient
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +74,26 @@ async def test_a_store_that_does_not_answer_is_down_and_not_ready(
     ready = await client.send("GET", "/health/ready", key=None)
     assert (ready.status_code, ready.json()["reasons"]) == (503, ["The database cannot be reached"])
     assert (await client.send("GET", "/health/live", key=None)).status_code == 200
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+@pytest.mark.parametrize("name", ["fiscus.db", "fiscus.db-wal", "fiscus.db-turn"])
+async def test_a_file_that_may_not_be_written_is_down_and_not_ready(
+    migrated: Path, name: str
+) -> None:
+    with folder_for_anybody() as folder:
+        shutil.copytree(migrated, folder, dirs_exist_ok=True)
+        async with open_app(folder) as client:
+            await client.make_budget()
+            await health(client)  # what it reads may be out of another user's reach
+            (folder / name).chmod(0o444)
+            with bound_by_modes(folder):
+                ready = await client.send("GET", "/health/ready", key=None)
+                status, _, dependencies = await health(client)
+            assert (status, dependencies["store"]["status"]) == (503, "DOWN")
+            assert ready.status_code == 503
+            assert f"{name} is not writable" in ready.json()["reasons"][0]
+            assert str(folder) not in ready.text
 
 
 async def test_pending_migrations_make_it_not_ready(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,10 @@ from fiscus.paging import PageRequest
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.diagnosis import diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance
 from fiscus.wiring.engine import ensure_admin_key, open_engine
+from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import Tenant
 
@@ -288,6 +291,59 @@ def test_a_damaged_file_is_told_by_whoever_opens_it(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="file is not a database"), database.read():
         raise AssertionError("it was read")
     database.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+@pytest.mark.parametrize(
+    ("name", "mode", "said"),
+    [
+        ("fiscus.db", 0o444, "fiscus.db is not writable"),
+        ("fiscus.db-turn", 0o444, "fiscus.db-turn is not writable"),
+        ("fiscus.db-counters", 0o444, "fiscus.db-counters is not writable"),
+        ("", 0o555, "their folder is not writable"),
+    ],
+)
+def test_files_that_may_not_be_written_are_told_before_anything_is_opened(
+    name: str, mode: int, said: str
+) -> None:
+    with folder_for_anybody() as folder:
+        Fiscus.open(data_dir=folder).close()
+        url = f"sqlite:///{folder / 'fiscus.db'}"
+        migrate.downgrade(url, "0003")
+        (folder / name).touch()
+        (folder / name).chmod(mode)
+        with bound_by_modes(folder):
+            with pytest.raises(ServiceUnavailable, match=said) as told:
+                Fiscus.open(data_dir=folder)
+            if name in {"fiscus.db", ""}:
+                with pytest.raises(ServiceUnavailable, match=said):
+                    migrate.upgrade(url)
+            assert diagnose(url).not_writable == folder / name
+    assert not told.value.retriable
+    assert told.value.retry_after_seconds is None
+    assert "fiscus doctor" in (told.value.suggested_action or "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+@pytest.mark.parametrize("name", ["fiscus.db", "fiscus.db-turn"])
+def test_all_goes_on_once_the_file_may_be_written_again(
+    open_on: Callable[..., Engine], name: str
+) -> None:
+    with folder_for_anybody() as folder:
+        url = f"sqlite:///{folder / 'fiscus.db'}"
+        open_on(url, data_dir=folder).close()
+        acme = Tenant(open_on(url, data_dir=folder), "acme")
+        (folder / name).touch()
+        (folder / name).chmod(0o444)
+        with bound_by_modes(folder):
+            with pytest.raises(ServiceUnavailable, match=f"{name} is not writable"):
+                acme.budget(budget_amount="1")
+            with pytest.raises(ServiceUnavailable):
+                acme.check("1")
+            (folder / name).chmod(0o600)
+            acme.budget(budget_amount="1")
+            assert acme.check("1").allowed
+        acme.engine.close()
 
 
 @pytest.mark.parametrize("below", ["file", "file/below"])

@@ -205,9 +205,17 @@ def _database(settings: Settings) -> Iterator[Finding]:
     from fiscus.wiring.engine import diagnose_database, migration_status
 
     try:
-        pending = [one.revision for one in migration_status(settings) if not one.applied]
         facts = diagnose_database(settings)
         after = datetime.now(UTC)
+        if facts.not_writable is not None:
+            yield Finding(
+                "database",
+                Verdict.WRONG,
+                f"{facts.not_writable} cannot be written",
+                "give Fiscus's user the right to write to it, or set FISCUS_DATA_DIR.",
+            )
+            return
+        pending = [one.revision for one in migration_status(settings) if not one.applied]
     except FiscusError as error:
         yield Finding("database", Verdict.WRONG, error.message, error.suggested_action)
         return

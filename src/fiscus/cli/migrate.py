@@ -8,7 +8,19 @@ import typer
 
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import JsonFlag, UsageError, new_table, notes, out, print_json
+from fiscus.errors import ValidationError
 from fiscus.settings import Settings
+
+
+def _revision(given: str) -> str:
+    from fiscus.wiring.engine import require_revision
+
+    try:
+        require_revision(given)
+    except ValidationError as error:
+        raise UsageError(error.message, suggested_action=error.suggested_action) from None
+    return given
+
 
 app = typer.Typer(
     help="Bring the database's tables up to date, take them down, or look at them.",
@@ -19,7 +31,7 @@ app = typer.Typer(
 @app.command()
 def up(
     revision: Annotated[
-        str, typer.Argument(help="Revision to reach; default the newest.")
+        str, typer.Argument(callback=_revision, help="Revision to reach; default the newest.")
     ] = "head",
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
@@ -35,7 +47,10 @@ def up(
 @app.command()
 def down(
     revision: Annotated[
-        str, typer.Argument(help="Revision to go back to; `base` removes every table.")
+        str,
+        typer.Argument(
+            callback=_revision, help="Revision to go back to; `base` removes every table."
+        ),
     ],
     data_dir: DataDir = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; data will be lost.")] = False,
@@ -62,7 +77,7 @@ def status(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
 def _show(settings: Settings, *, as_json: bool) -> None:
     from fiscus.wiring.engine import migration_status
 
-    revisions = migration_status(settings)
+    revisions = migration_status(settings, as_owner=True)
     missing = sum(not one.applied for one in revisions)
     if as_json:
         print_json(

@@ -36,7 +36,7 @@ from fiscus.stores.sql import migrate
 from fiscus.stores.sql.api_keys import SqlApiKeys
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.costs import SqlCosts
-from fiscus.stores.sql.database import Database, database_is_there
+from fiscus.stores.sql.database import Database, database_is_there, require_writable
 from fiscus.stores.sql.diagnosis import DatabaseFacts, diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
 from fiscus.stores.sql.migrate import Revision
@@ -67,12 +67,13 @@ def open_engine(
     `ledger_apart`: the ledger is in a process of its own, which ends with the engine. `migrates`:
     the tables are brought up to date first; otherwise they have to be.
 
-    Raises `ServiceUnavailable` when the database cannot be reached, or when the tables are not up
-    to date and are not to be or cannot be changed, and `ValidationError` for a setting that is
-    wrong.
+    Raises `ServiceUnavailable` when the database cannot be reached or written to, or when the
+    tables are not up to date and are not to be or cannot be changed, and `ValidationError` for a
+    setting that is wrong.
     """
     clock = clock or SystemClock()
     url = settings.resolved_database_url
+    require_writable(url)
     pending = sum(not one.applied for one in migrate.status(url))
     if pending and not migrates:
         raise ServiceUnavailable(
@@ -157,9 +158,18 @@ def is_new(settings: Settings) -> bool:
     return not database_is_there(settings.resolved_database_url)
 
 
-def migration_status(settings: Settings) -> list[Revision]:
-    """Every revision of the tables, oldest first, and whether the database has it."""
-    return migrate.status(settings.resolved_database_url)
+def migration_status(settings: Settings, *, as_owner: bool = False) -> list[Revision]:
+    """Every revision of the tables, oldest first, and whether the database has it.
+
+    `as_owner`: asked by the login that migrates, as the one that serves may see nothing yet.
+    """
+    url = settings.resolved_database_url
+    return migrate.status(settings.migration_database_url or url if as_owner else url)
+
+
+def require_revision(name: str) -> None:
+    """Raises `ValidationError` unless the tables have such a revision."""
+    migrate.require_known(name)
 
 
 def migrate_up(settings: Settings, to: str = migrate.HEAD) -> None:

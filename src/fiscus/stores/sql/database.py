@@ -95,7 +95,7 @@ class Database:
         except exc.TimeoutError as error:
             raise unavailable() from error
         except exc.DBAPIError as error:
-            if (failure := _failure(error)) is None:
+            if (failure := self._failure(error)) is None:
                 raise
             raise failure from error
 
@@ -113,11 +113,13 @@ class Database:
                 if _may_try_again(error) and attempt < _WRITE_ATTEMPTS - 1:
                     time.sleep(uniform(0.001, 0.01) * 2**attempt)  # noqa: S311 - not a secret
                     continue
-                if (failure := _failure(error)) is None:
+                if (failure := self._failure(error)) is None:
                     raise
                 raise failure from error
-            except (exc.TimeoutError, OSError) as error:
+            except exc.TimeoutError as error:
                 raise unavailable() from error
+            except OSError as error:
+                raise self._unavailable() from error
         raise AssertionError("the last attempt returns or raises")
 
     def drop_in_portions(self, delete: sa.Delete) -> int:
@@ -168,6 +170,19 @@ class Database:
                 sa.text("SELECT set_config('fiscus.tenants', :tenants, true)"),
                 {"tenants": ",".join(tenants)},
             )
+
+    def _failure(self, error: exc.DBAPIError) -> FiscusError | None:
+        """What to raise when the store is to blame; None when what was asked of it is.
+
+        Internal errors of PostgreSQL tell of a server that may only be read or of damaged files.
+        """
+        if isinstance(error, exc.OperationalError | exc.InternalError):
+            return self._unavailable()
+        return unusable(error)
+
+    def _unavailable(self) -> ServiceUnavailable:
+        refused = sqlite.unwritable(self.sqlite_path) if self.is_sqlite else None
+        return unavailable() if refused is None else not_writable(refused)
 
     def _make_engine(self, pool_size: int) -> sa.Engine:
         if self.is_sqlite:
@@ -228,11 +243,11 @@ def _connect_answering(
 
 
 def _leave_bad_store(context: sa.ExceptionContext) -> None:
-    """Have connections made anew, which after a failover lead to the wrong server, and of a damaged
-    file remember what was in it."""
+    """Have connections made anew, which after a failover lead to the wrong server, and of SQLite's
+    file remember what it was."""
     error = context.original_exception
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or (
-        isinstance(error, sqlite3.Error) and sqlite.is_damage(error)
+        isinstance(error, sqlite3.Error) and sqlite.must_reopen(error)
     ):
         context.is_disconnect = True
 
@@ -287,22 +302,26 @@ def database_is_there(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database).exists()
 
 
+def unwritable_file(url: str) -> Path | None:
+    """As `sqlite.unwritable`; None for PostgreSQL, which is asked itself."""
+    parsed = parse_url(url)
+    assert parsed.database is not None
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    return sqlite.unwritable(Path(parsed.database)) if is_sqlite else None
+
+
+def require_writable(url: str) -> None:
+    """Raises `ServiceUnavailable` when SQLite's files may not be written to."""
+    if (refused := unwritable_file(url)) is not None:
+        raise not_writable(refused)
+
+
 def _bad_url() -> ValidationError:
     return ValidationError(
         f"{DATABASE_SETTING} is not the URL of a database Fiscus can use",
         field=DATABASE_SETTING,
         suggested_action="Use sqlite:///path/to/file.db or postgresql://user:password@host/name.",
     )
-
-
-def _failure(error: exc.DBAPIError) -> FiscusError | None:
-    """What to raise when the store is to blame; None when what was asked of it is.
-
-    Internal errors of PostgreSQL tell of a server that may only be read or of damaged files.
-    """
-    if isinstance(error, exc.OperationalError | exc.InternalError):
-        return unavailable()
-    return unusable(error)
 
 
 def _may_try_again(error: exc.DBAPIError) -> bool:
@@ -339,6 +358,21 @@ def unusable(error: exc.DBAPIError) -> FiscusError | None:
 def first_line(error: exc.DBAPIError) -> str:
     """The database's own words, without the statement."""
     return str(error.orig).strip().partition("\n")[0]
+
+
+def not_writable(refused: Path) -> ServiceUnavailable:
+    """Fiscus may not write to `refused`, SQLite's file, one beside it or their folder.
+
+    Where that is says `fiscus doctor`: anybody who asks a probe is told this.
+    """
+    what = "their folder" if refused.is_dir() else refused.name
+    error = ServiceUnavailable(
+        f"SQLite's files of Fiscus's data cannot be written: {what} is not writable",
+        suggested_action="Give the user that runs Fiscus the right to write to it; `fiscus doctor` "
+        "says where it is.",
+    )
+    error.retriable = False
+    return error
 
 
 def _damaged(words: str) -> ServiceUnavailable:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fiscus.stores.sql.database import Database, database_is_there
+from fiscus.stores.sql.database import Database, database_is_there, unwritable_file
 from fiscus.stores.sql.quota_tables import metadata
 
 
@@ -33,6 +34,8 @@ class DatabaseFacts(NamedTuple):
     """The database's clock; None where it is this machine's."""
     role: str | None = None
     may_only_be_read: bool = False
+    not_writable: Path | None = None
+    """Of SQLite's files and their folder, the one that this process may not write to."""
     bypasses_row_security: bool = False
     """Whether the role the application works as is bound by no row-level security."""
     owns_tables: bool = False
@@ -70,6 +73,8 @@ def rights_of_the_application() -> list[Right]:
 
 def diagnose(url: str) -> DatabaseFacts:
     """Look at a database, and make none. Raises `ServiceUnavailable` when it cannot be reached."""
+    if (refused := unwritable_file(url)) is not None:
+        return DatabaseFacts("sqlite", sqlite3.sqlite_version, not_writable=refused)
     if not database_is_there(url):
         return DatabaseFacts("sqlite", sqlite3.sqlite_version)
     database = Database(url, pool_size=1)

@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
-from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database
+from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database, not_writable
 from fiscus.stores.sql.migrate import revisions_of
-from fiscus.stores.sql.sqlite import lock_file, read_some
+from fiscus.stores.sql.sqlite import lock_file, read_some, unwritable
 from fiscus.stores.sql.tables import idempotency_keys
 
 MONTHS_AHEAD: Final = 3
@@ -46,6 +46,8 @@ class SqlProbe:
                 suggested_action="Stop Fiscus, put the right file in its place and start again.",
                 retry_after_seconds=1,
             )
+        if (refused := unwritable(self._database.sqlite_path)) is not None:
+            raise not_writable(refused)
         try:
             read_some(self._database.sqlite_path)
         except sqlite3.Error as error:

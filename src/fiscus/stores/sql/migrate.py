@@ -7,7 +7,7 @@ migration that fails leaves nothing behind.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,6 +30,7 @@ from fiscus.stores.sql.database import (
     database_is_there,
     first_line,
     parse_url,
+    require_writable,
     unusable,
 )
 from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS, make_folder
@@ -37,6 +38,8 @@ from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS, make_folder
 HEAD: Final = "head"
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x6669736375730001
+MayNot = Callable[[str], ServiceUnavailable]
+"""The error that says what a login may not do, from the database's words."""
 _VERSION_TABLE: Final = sa.table("alembic_version", sa.column("version_num"))
 
 
@@ -55,15 +58,18 @@ def upgrade(url: str, to: str = HEAD) -> None:
     Fiscus migrated it or its tables are not those of its revision, and `ValidationError` for an
     unknown revision.
     """
-    _run(url, command.upgrade, to)
+    require_known(to)
+    _run(url, command.upgrade, to, needs_owner)
 
 
 def downgrade(url: str, to: str) -> None:
     """Take the database at `url` down to revision `to`, or to `base`: nothing. Data is lost.
 
-    Raises as `upgrade`.
+    Makes nothing where there is no database. Raises as `upgrade`.
     """
-    _run(url, command.downgrade, to)
+    require_known(to)
+    if database_is_there(url):
+        _run(url, command.downgrade, to, _may_not_take_down)
 
 
 def status(url: str) -> list[Revision]:
@@ -77,7 +83,7 @@ def status(url: str) -> list[Revision]:
     if not _is_sqlite(engine):
         event.listen(engine, "connect", become_app_role)
     try:
-        with _explained(), engine.connect() as connection:
+        with _explained(url, needs_owner), engine.connect() as connection:
             return revisions_of(connection)
     finally:
         engine.dispose()
@@ -108,21 +114,25 @@ def _current(connection: Connection) -> str | None:
     return connection.execute(sa.select(_VERSION_TABLE.c.version_num)).scalar()
 
 
-def _run(url: str, step: Any, to: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    if to not in {"base", HEAD} and to not in _revisions(config):
+def require_known(revision: str) -> None:
+    """Raises `ValidationError` unless there is such a revision."""
+    if revision not in {"base", HEAD, *_revisions()}:
         raise ValidationError(
-            f"{to} is not a revision of this version",
+            f"{revision} is not a revision of this version",
             field="revision",
             suggested_action="List the revisions with `fiscus migrate status`.",
         )
+
+
+def _run(url: str, step: Any, to: str, refused: MayNot) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
     engine = _engine(url)
     try:
-        with _explained(), _locked(engine) as connection:
+        with _explained(url, refused), _locked(engine) as connection:
             current = _current(connection)
-            if current is not None and current not in _revisions(config):
+            if current is not None and current not in _revisions():
                 raise _newer(current)
             config.attributes["connection"] = connection
             try:
@@ -135,8 +145,8 @@ def _run(url: str, step: Any, to: str) -> None:
         engine.dispose()
 
 
-def _revisions(config: Config) -> list[str]:
-    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+def _revisions() -> list[str]:
+    return [script.revision for script in _scripts()]
 
 
 def _engine(url: str) -> sa.Engine:
@@ -179,11 +189,12 @@ def _locked(engine: sa.Engine) -> Generator[Connection]:
 
 
 @contextmanager
-def _explained() -> Generator[None]:
-    """The errors of the database and of Alembic as ours."""
+def _explained(url: str, refused: MayNot) -> Generator[None]:
+    """The errors of the database and of Alembic as ours; `refused`: what the login may not do."""
     try:
         yield
     except exc.OperationalError as error:
+        require_writable(url)
         raise ServiceUnavailable(
             f"The database cannot be reached: {first_line(error)}",
             suggested_action="See that it runs and that FISCUS_DATABASE_URL is right, user and "
@@ -192,7 +203,7 @@ def _explained() -> Generator[None]:
         ) from error
     except exc.DatabaseError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
-            raise needs_owner(first_line(error)) from error
+            raise refused(first_line(error)) from error
         if (reason := unusable(error)) is None:
             raise
         raise reason from error
@@ -219,6 +230,14 @@ def needs_owner(reason: str) -> ServiceUnavailable:
         f"The database's tables are not ready for this version of Fiscus ({reason})",
         suggested_action="Run `fiscus migrate up` with FISCUS_MIGRATION_DATABASE_URL set to a "
         "login that owns the database and may create roles.",
+    )
+
+
+def _may_not_take_down(reason: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"This login may not take down the database's tables ({reason})",
+        suggested_action="Run it with FISCUS_MIGRATION_DATABASE_URL set to the login that owns "
+        "them.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import sys
@@ -34,6 +35,9 @@ _CHANGE: Final = re.compile(r"^\s*(INSERT|UPDATE)\b")
 _LOCK: Final = re.compile(r"\{lock_\w\}")
 _TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
 
+
+_BESIDE: Final = ("-wal", "-shm", "-turn", "-counters")
+"""How the names go on of the files that stand beside a database's own."""
 
 FileId = tuple[int, int]
 """A file's device and number."""
@@ -127,6 +131,30 @@ def file_at(path: Path) -> FileId | None:
     return found.st_dev, found.st_ino
 
 
+def unwritable(path: Path) -> Path | None:
+    """Which of a database's folder, its file and those beside it this process may not write to.
+
+    The first that is there; the folder, because files come and go in it. Asked of the system: to
+    open a file of SQLite's beside SQLite would, on closing it, let go of all locks on it.
+    """
+    folder = path.parent
+    if folder.is_dir() and not _may(folder, os.W_OK | os.X_OK):
+        return folder
+    files = (path, *(path.with_name(path.name + end) for end in _BESIDE))
+    return next((one for one in files if _may(one, os.F_OK) and not _may(one, os.W_OK)), None)
+
+
+def _may(path: Path, how: int) -> bool:
+    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
+
+
+def must_reopen(error: sqlite3.Error) -> bool:
+    """Whether only a new connection may find things mended: what it knows of a damaged file may be
+    wrong, and where it could not write when it was opened it never will."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return is_damage(error) or code & 0xFF == sqlite3.SQLITE_READONLY
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file is damaged, or none of SQLite's, which no statement is to blame for."""
     # made by the module itself, an error has no code
@@ -206,7 +234,7 @@ class SqliteDriver:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self.rollback()
-            if is_damage(error):
+            if must_reopen(error):
                 self.close()
             raise StoreUnavailable(f"SQLite: {error}") from error
 
