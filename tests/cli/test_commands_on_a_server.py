@@ -24,7 +24,7 @@ from fiscus.cli.terminal import CommandError
 from fiscus.cli.trace import read_azure_llm
 from fiscus.client.transports import BlockingTransport
 from fiscus.clock import SystemClock
-from tests.client.faulty import faulty_server, problem
+from tests.client.faulty import Answer, faulty_server, problem
 from tests.fiscus_process import ADMIN_KEY, fiscus_server
 from tests.valkey import wait_until
 
@@ -135,6 +135,16 @@ def test_demo_with_a_key_that_was_revoked_says_so(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def test_demo_names_the_file_whose_key_is_none(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo-admin-key").touch()
+    done = run("demo", "--serve")
+    assert done.status == 1
+    assert f"{tmp_path / 'data' / 'demo-admin-key'} is shorter" in done.err
+    assert "remove" in done.err
+    assert "FISCUS_BOOTSTRAP_ADMIN_KEY" not in done.err
+
+
 def test_report_is_a_table_and_csv(on_server: Run) -> None:
     on_server("demo")
     wanted = ("report", "--tenant", "demo", "--start", LONG_AGO, "--group-by", "project")
@@ -144,6 +154,18 @@ def test_report_is_a_table_and_csv(on_server: Run) -> None:
     assert "USD" in table.out
     csv = on_server(*wanted, "--csv").out.splitlines()
     assert csv[0].startswith("service_name,project,currency,cost")
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_report_takes_no_page_of_a_proxy_for_its_answer(
+    on_server: Run, server: FiscusProcess, form: str
+) -> None:
+    page = Answer(200, {"Content-Type": "text/html"}, b"<html>Please sign in</html>")
+    with faulty_server(server.url) as faulty:
+        faulty.steps.append(page)
+        done = on_server("report", form, FISCUS_URL=faulty.url)
+    assert (done.status, done.out) == (1, "")
+    assert "The answer is not one of Fiscus" in done.err
 
 
 def test_report_steers_no_terminal(on_server: Run, server: FiscusProcess) -> None:

@@ -11,6 +11,7 @@ from fiscus.cli.terminal import CommandError, UsageError
 from fiscus.client.backend import run_blocking
 from fiscus.client.clients import blocking_backend
 from fiscus.client.http_backend import answer_of
+from fiscus.client.problems import not_an_answer
 from fiscus.client.retries import RetryPolicy
 from fiscus.client.transports import Reply
 from fiscus.errors import ServiceUnavailable, ValidationError
@@ -55,9 +56,14 @@ class Api:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return answer_of(self._call("POST", path, body=body, headers=headers), kind)
 
-    def post_text(self, path: str, body: object) -> str:
-        """What a call that changes nothing answers, as it came: for CSV and for `--json`."""
-        return self._call("POST", path, body=body).body.decode()
+    def post_for_csv(self, path: str, body: object) -> str:
+        """What a call that changes nothing answers as CSV."""
+        reply = self._call("POST", path, body=body)
+        content_type = reply.headers.get("Content-Type", "none")
+        if content_type.partition(";")[0].strip().lower() != "text/csv":
+            what = ValidationError(f"its type is {content_type}", field="Content-Type")
+            raise not_an_answer(what)
+        return reply.body.decode()
 
     def put(self, path: str, body: object, kind: type[T]) -> T:
         return answer_of(self._call("PUT", path, body=body), kind)

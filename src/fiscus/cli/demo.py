@@ -17,7 +17,7 @@ from msgspec import Struct
 from pydantic import SecretStr
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-from fiscus.access.model import new_key
+from fiscus.access.model import check_given_key, new_key
 from fiscus.cli import demo_data
 from fiscus.cli.api import Api
 from fiscus.cli.configuration import DataDir, read_settings
@@ -36,7 +36,7 @@ from fiscus.cli.terminal import (
 )
 from fiscus.costs.calls import RecordBatchAnswer
 from fiscus.engine import Engine
-from fiscus.errors import FiscusError
+from fiscus.errors import FiscusError, ValidationError
 from fiscus.money import parse_amount
 from fiscus.paths import BASE_PATH
 from fiscus.settings import Settings
@@ -128,18 +128,33 @@ def _demo_key(settings: Settings) -> str:
         return settings.bootstrap_admin_key.get_secret_value()
     path = settings.data_dir / KEY_FILE
     with suppress(FileNotFoundError):
-        return path.read_text().strip()
+        return _kept_key(path)
     key = new_key()
     _write_private(path, key)
     return key
 
 
+def _kept_key(path: Path) -> str:
+    try:
+        return check_given_key(path.read_text().strip(), str(path))
+    except ValidationError as error:
+        raise CommandError(
+            error.message,
+            suggested_action=f"remove {path}: the next start makes another key.",
+        ) from None
+
+
 def _write_private(path: Path, text: str) -> None:
+    """Write a file whole or not at all, for its owner alone."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - of a descriptor
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123 - of a descriptor
             file.write(text + "\n")
+        aside.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
         raise CommandError(
             f"{path} cannot be written: {error.strerror}",
             suggested_action="choose another folder with --data-dir.",

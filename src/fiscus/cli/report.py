@@ -20,11 +20,11 @@ from fiscus.cli.terminal import (
     new_table,
     notes,
     out,
+    print_json,
     print_raw,
     shown,
 )
 from fiscus.costs.report_model import Granularity, Report, ReportSection, ReportType
-from fiscus.wire import decode
 
 PATH = "/cost-tracking/reports"
 
@@ -71,12 +71,16 @@ def report(
         "limit": limit,
         "format": "csv" if as_csv else "json",
     }
+    body = {name: value for name, value in wanted.items() if value is not None}
     with Api(url, key) as api:
-        answer = api.post_text(PATH, {name: v for name, v in wanted.items() if v is not None})
-    if as_json or as_csv:
-        print_raw(answer)
-        return
-    _show(decode(answer, Report))
+        if as_csv:
+            print_raw(api.post_for_csv(PATH, body))
+            return
+        found = api.post(PATH, body, Report)
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
 
 
 def _show(found: Report) -> None:
