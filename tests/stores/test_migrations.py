@@ -172,6 +172,59 @@ def test_what_was_consumed_is_kept_when_its_lines_move_into_its_row(empty_url: s
     migrate.upgrade(empty_url)
 
 
+A_COST = """
+    INSERT INTO cost_records (record_id, timestamp, tenant_id, recorded_at, resource_type,
+        cost_amount, currency, charge_category, attributed_to_type, attributed_to_id)
+    VALUES (gen_random_uuid(), now() - interval '{days} days', 'a', now(), 'llm', 1, 'USD',
+        'usage', 'tenant', 'a')
+"""
+A_USE = """
+    INSERT INTO quota_usage (usage_id, at, tenant_id, quota_id, scope_id, kind, amount, burst,
+        used_after, consumption_id)
+    VALUES (1, now() - interval '{days} days', 'a', gen_random_uuid(), 'a', 'consume', 1, 0, 1,
+        gen_random_uuid())
+"""
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("table", "time", "row"), [("cost_records", "timestamp", A_COST), ("quota_usage", "at", A_USE)]
+)
+def test_old_rows_leave_the_partition_that_is_looked_through_for_each_new_month(
+    postgres_server: PostgresServer, table: str, time: str, row: str
+) -> None:
+    url = fresh_database(postgres_server)
+    partitions = sa.text(
+        f"SELECT replace(CAST(CAST(tableoid AS regclass) AS text), '{table}_', '') "
+        f"FROM {table} ORDER BY {time}"
+    )
+
+    def rows_lie_in() -> list[str]:
+        with connected(url) as connection:
+            _see_all(connection)
+            return list(connection.execute(partitions).scalars())
+
+    try:
+        migrate.upgrade(url, "0004")
+        with connected(url) as connection:
+            _see_all(connection)
+            month = sa.text("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')")
+            this_month = connection.execute(month).scalar_one()
+            connection.execute(sa.text(f"DROP TABLE {table}_{this_month}"))
+            for days in (0, 1000, 2000):
+                connection.execute(sa.text(row.format(days=days)))
+            connection.commit()
+        assert rows_lie_in() == ["default", "default", "default"]
+        migrate.upgrade(url)
+        assert rows_lie_in() == ["before", "before", this_month]
+        migrate.downgrade(url, "0004")
+        assert rows_lie_in() == ["default", "default", this_month]
+        migrate.upgrade(url)
+        assert rows_lie_in() == ["before", "before", this_month]
+    finally:
+        drop_database(postgres_server, url)
+
+
 ID = "01900000-0000-7000-8000-{:012}"
 A_CONSUMPTION = (
     f"""
@@ -374,7 +427,7 @@ def test_tables_that_are_gone_are_told_when_going_down(empty_url: str) -> None:
     with connected(empty_url) as connection:
         connection.execute(sa.text("DROP TABLE quota_requests"))
         connection.commit()
-    with pytest.raises(ServiceUnavailable, match="not those of revision 0004") as told:
+    with pytest.raises(ServiceUnavailable, match="not those of revision 0005") as told:
         migrate.downgrade(empty_url, "base")
     assert not told.value.retriable
     assert "backup" in (told.value.suggested_action or "")

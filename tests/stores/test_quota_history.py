@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -273,6 +273,24 @@ def test_a_month_that_would_wait_for_a_long_reader_is_made_later(desk: QuotaDesk
         with pytest.raises(ServiceUnavailable):
             making.result()
     assert maintenance.prepare_partitions() == [last]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_month_that_has_rows_already_is_left_without_a_lock(desk: QuotaDesk) -> None:
+    """To try it every hour would hold up everybody every hour."""
+    clear(desk)
+    maintenance = SqlMaintenance(desk.database, ManualClock(NOW))
+    now = datetime.now(tz=UTC)
+    this_month = f"quota_usage_{now:%Y_%m}"
+    desk.usage(desk.allocate(), "1", now.replace(tzinfo=None).isoformat())
+    assert maintenance.prepare_partitions()
+    assert this_month not in partitions(desk.database)
+    with desk.database.read(desk.tenant_id) as reader:
+        reader.execute(sa.select(sa.func.count()).select_from(quota_usage))
+        assert maintenance.prepare_partitions() == []
+    desk.quotas.drop_history_before(now + timedelta(seconds=1))
+    assert this_month in maintenance.prepare_partitions()
 
 
 def partitions(database: Database) -> list[str]:

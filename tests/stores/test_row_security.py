@@ -241,6 +241,7 @@ def test_partitions_are_out_of_reach_by_name(app: psycopg.Connection[Any]) -> No
 def test_the_months_ahead_are_made_by_the_applications_role(
     app: psycopg.Connection[Any], kind: str
 ) -> None:
+    _see(app, "*")
     make = sql.SQL("SELECT {}(5)").format(sql.Identifier(f"fiscus_make_{kind}_partitions"))
     made = app.execute(make).fetchall()
     assert len(made) == 2
@@ -249,12 +250,20 @@ def test_the_months_ahead_are_made_by_the_applications_role(
 
 
 @pytest.mark.parametrize("tenants", ["", "a", "a,b"])
-def test_months_of_all_tenants_are_not_dropped_by_who_sees_a_few(
-    app: psycopg.Connection[Any], tenants: str
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fiscus_make_cost_partitions(5)",
+        "fiscus_make_quota_partitions(5)",
+        "fiscus_drop_quota_partitions(now() + interval '9 years')",
+    ],
+)
+def test_months_of_all_tenants_are_not_made_or_dropped_by_who_sees_a_few(
+    app: psycopg.Connection[Any], tenants: str, call: LiteralString
 ) -> None:
     _see(app, tenants)
     with pytest.raises(errors.InsufficientPrivilege, match="all tenants"):
-        app.execute("SELECT fiscus_drop_quota_partitions(now() + interval '9 years')")
+        app.execute(f"SELECT {call}")
 
 
 def test_only_months_that_ended_are_dropped(app: psycopg.Connection[Any]) -> None:
@@ -274,7 +283,7 @@ def test_only_months_that_ended_are_dropped(app: psycopg.Connection[Any]) -> Non
 def test_a_month_whose_rows_sit_in_the_default_partition_is_left_there(
     app: psycopg.Connection[Any],
 ) -> None:
-    _see(app, "a")
+    _see(app, "*")
     app.execute(
         """
         INSERT INTO cost_records (record_id, timestamp, tenant_id, recorded_at, resource_type,

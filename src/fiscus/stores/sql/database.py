@@ -35,9 +35,11 @@ Synchronous = Literal["FULL", "NORMAL", "OFF"]
 ALL_TENANTS: Final = "*"
 """For the few statements that are no tenant's: finding an API key, the worker's rounds."""
 
-HARDLY_WAIT: Final = sa.text("SET LOCAL lock_timeout = '100ms'")
+HARDLY_WAIT: Final = sa.text(
+    "SELECT set_config('lock_timeout', '100ms', true), set_config('statement_timeout', '1s', true)"
+)
 """For changes of tables on PostgreSQL, which can be made later: whoever comes after one that waits
-waits too."""
+waits too, and then until it is made."""
 
 DATABASE_SETTING: Final = "FISCUS_DATABASE_URL"
 

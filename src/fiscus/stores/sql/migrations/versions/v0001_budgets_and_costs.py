@@ -45,7 +45,7 @@ def upgrade() -> None:
         op.create_index(
             "ix_cost_records_timestamp", "cost_records", ["timestamp"], postgresql_using="brin"
         )
-        partition("cost_records", "fiscus_make_cost_partitions")
+        partition("cost_records", "timestamp", "fiscus_make_cost_partitions")
 
 
 def downgrade() -> None:

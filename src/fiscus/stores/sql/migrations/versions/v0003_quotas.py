@@ -38,7 +38,7 @@ def upgrade() -> None:
     )
     if op.get_bind().dialect.name == "postgresql":
         protect(_TABLES)
-        partition("quota_usage", "fiscus_make_quota_partitions")
+        partition("quota_usage", "at", "fiscus_make_quota_partitions")
         dropping("quota_usage", "fiscus_drop_quota_partitions")
 
 
