@@ -7,7 +7,8 @@ import pytest
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordBatchAnswer, RecordBatchRequest
 from fiscus.errors import Conflict, IdempotencyConflict, ValidationError
-from fiscus.ledger.requests import record_batch_command
+from fiscus.ledger.requests import quota_check_batch_command, record_batch_command
+from fiscus.quotas.calls import QuotaCheckBatchRequest
 from fiscus.wire import decode
 from tests.ledger.desk import Desk, check_request
 
@@ -78,6 +79,30 @@ def test_the_header_and_the_key_of_an_item_share_one_namespace(desk: Desk) -> No
     assert batch.results[0].record is not None
     assert batch.results[0].record.record_id == first.record_id
     assert desk.used(budget) == ("5", "0")
+
+
+def test_an_item_with_the_key_of_its_batch_is_a_conflict(desk: Desk) -> None:
+    budget = desk.budget("10")
+    with pytest.raises(IdempotencyConflict) as caught:
+        desk.check_batch([check_request("1"), check_request("1", idempotency_key="key")], "key")
+    assert caught.value.details["field"] == "checks[1].idempotency_key"
+    assert desk.used(budget) == ("0", "0")
+    quotas = decode(
+        b'{"checks": [{"resource_type": "gpu", "required_amount": 1, "idempotency_key": "key"}]}',
+        QuotaCheckBatchRequest,
+    )
+    with pytest.raises(IdempotencyConflict, match=r"checks\[0\].idempotency_key"):
+        quota_check_batch_command(quotas, desk.tenant_id, desk.engine.clock.now(), "key")
+    item = {"resource_type": "llm", "cost_amount": 1, "project_id": "p"}
+    records = [{**item, "idempotency_key": "key"}, {**item, "idempotency_key": "another"}]
+    for _ in range(2):
+        refused, recorded = desk.record_batch(records, "key").results
+        assert refused.error is not None
+        assert refused.error.error_code == "IDEMPOTENCY_CONFLICT"
+        assert refused.error.details["field"] == "idempotency_key"
+        assert recorded.record is not None
+    assert desk.record("1", "another").record_id == recorded.record.record_id
+    assert desk.used(budget) == ("1", "0")
 
 
 def test_a_key_means_the_same_in_a_header_beside_the_request_and_in_a_batch(desk: Desk) -> None:

@@ -18,6 +18,7 @@ from fiscus.errors import (
     CostCalculationError,
     FiscusError,
     Forbidden,
+    IdempotencyConflict,
     ValidationError,
     too_many,
 )
@@ -113,6 +114,7 @@ def check_batch_command(
         _item(check_command, index, item, tenant_id, now)
         for index, item in enumerate(request.checks)
     ]
+    _require_other_keys(key, checks)
     asked = [*request.checks, request.all_or_nothing]
     longest = max(item.ttl_seconds for item in request.checks)
     return CheckBatch(
@@ -187,7 +189,10 @@ def record_batch_command(
     records: list[Record | Unfit] = []
     for raw in request.records:
         try:
-            records.append(record_item(bytes(raw), tenant_id, now))
+            record = record_item(bytes(raw), tenant_id, now)
+            if _has_key(record, key):
+                raise _key_of_batch(key, "idempotency_key")
+            records.append(record)
         except FiscusError as error:
             records.append(Unfit(item_error(error)))
     asked = [] if key is None else [_as_sent(bytes(raw)) for raw in request.records]
@@ -290,12 +295,14 @@ def quota_check_batch_command(
     """Quota checks of one tenant in one transaction; an invalid one, named, rejects all."""
     if len(request.checks) > MAX_CHECKS:
         raise too_many("checks", len(request.checks), MAX_CHECKS)
+    checks = [
+        _item(quota_check_command, index, item, tenant_id, now)
+        for index, item in enumerate(request.checks)
+    ]
+    _require_other_keys(key, checks)
     return ConsumeBatch(
         tenant_id=tenant_id,
-        checks=[
-            _item(quota_check_command, index, item, tenant_id, now)
-            for index, item in enumerate(request.checks)
-        ],
+        checks=checks,
         now=now,
         idempotency=if_keyed(tenant_id, "quota_check", key, request.checks, now),
     )
@@ -368,6 +375,25 @@ def _one_key(header: str | None, item: str | None) -> str | None:
             suggested_action="Send the key once.",
         )
     return header if header is not None else item
+
+
+def _require_other_keys(key: str | None, checks: Sequence[Check | Consume]) -> None:
+    """Raises `IdempotencyConflict` for a check that has the key of its batch."""
+    for index, check in enumerate(checks):
+        if _has_key(check, key):
+            raise _key_of_batch(key, f"checks[{index}].idempotency_key")
+
+
+def _has_key(item: Check | Consume | Record, key: str | None) -> bool:
+    return item.idempotency is not None and item.idempotency.at.key == key
+
+
+def _key_of_batch(key: str | None, field: str) -> IdempotencyConflict:
+    return IdempotencyConflict(
+        f"{field} is the idempotency key of its batch, which asks for something else",
+        details={"field": field, "idempotency_key": key},
+        suggested_action="Give the batch and each item a key of its own.",
+    )
 
 
 def _operation(
