@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ from fiscus.clock import ManualClock
 from fiscus.costs.model import CostFlag
 from fiscus.errors import PayloadTooLarge, ValidationError
 from tests.ledger.books import read_books
-from tests.ledger.desk import Desk, check_request
+from tests.ledger.desk import Desk, check_request, open_at
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +183,54 @@ def test_a_tenant_that_requires_a_budget_waits_for_one_to_begin(desk: Desk) -> N
     desk.budget("5", start_date="2026-03-15", end_date="2026-03-20", period_type="custom")
     assert desk.check("1").fits_at == datetime(2026, 3, 15, tzinfo=UTC)
     assert desk.check("6").fits_at is None
+
+
+def test_a_budget_that_cannot_be_asked_is_none_where_one_is_required(
+    desk: Desk, clock: ManualClock
+) -> None:
+    desk.settings(require_budget=True)
+    desk.budget("4", shadow=True, currency="XXX")
+    assert desk.check("1").fits_at is None
+    desk.budget("4", start_date="2026-03-12", currency="XXX", enforcement_action="soft_limit")
+    assert desk.check("1").fits_at is None
+    desk.budget("4", start_date="2026-03-11")
+    assert desk.check("1").fits_at == datetime(2026, 3, 11, tzinfo=UTC)
+
+
+def test_budgets_that_overlap_or_follow_one_another_are_one_where_one_is_required(
+    desk: Desk,
+) -> None:
+    desk.settings(require_budget=True)
+    custom = {"period_type": "custom", "shadow": True}
+    desk.budget("9", start_date="2026-03-11", end_date="2026-03-13", **custom)
+    desk.budget("9", start_date="2026-03-12", end_date="2026-03-14", **custom)
+    desk.budget("1", start_date="2026-03-09", end_date="2026-03-10", **custom)
+    desk.budget("2", start_date="2026-03-11", end_date="2026-03-13", period_type="custom")
+    assert desk.check("1").fits_at == datetime(2026, 3, 11, tzinfo=UTC)
+    assert desk.check("3").fits_at == datetime(2026, 3, 13, tzinfo=UTC)
+
+
+def test_looking_at_a_throttle_tells_the_wait_after_that_look(
+    desk: Desk, clock: ManualClock
+) -> None:
+    throttle = {"start_ratio": "0.5", "floor": "0.25", "retry_after_ms": 1000}
+    desk.budget("10", enforcement_action="throttle", throttle=throttle)
+    desk.record("10")
+    looked = desk.check("1", reserve=False)
+    assert looked.throttle is not None
+    wait = timedelta(milliseconds=looked.throttle.retry_after_ms)
+    assert looked.fits_at == clock.now() + wait
+    assert desk.check("1").fits_at == looked.fits_at
+
+
+def test_what_is_over_costs_a_denial_nothing(
+    store_url: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    with closing(open_at(store_url, tmp_path, clock, ledger_deadline_seconds=2)) as engine:
+        desk = Desk(engine, "over")
+        desk.budget("1", start_date="1000-01-01", end_date="2026-03-01", period_type="daily")
+        desk.budget("1", period_type="project")
+        assert desk.check("2").fits_at is None
 
 
 def test_a_throttle_counts_although_another_budget_denies(desk: Desk, clock: ManualClock) -> None:

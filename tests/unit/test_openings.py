@@ -16,12 +16,14 @@ from fiscus.budgets.openings import (
     Hold,
     Opening,
     Stretch,
+    any_of,
+    common,
     first_common,
     freed_by,
     openings,
     waits_for_holds,
 )
-from fiscus.budgets.rules import Demand, decide, free
+from fiscus.budgets.rules import Demand, decide, free, throttle_wait_ms
 from fiscus.zones import FAR_FUTURE
 from tests.unit.budgets_for_rules import NOW, amounts, make_budget, make_demand
 
@@ -124,7 +126,9 @@ def used_now(draw: st.DrawFn, budget: Budget, stretch: Stretch) -> Stretch:
 
 @given(st.lists(courses(), min_size=1, max_size=3), amounts(14))
 def test_it_passes_when_waiting_shows_it_does(given: list[Course], estimate: Decimal) -> None:
-    found = first_common([openings(one.budget, estimate, one.stretches) for one in given], NOW)
+    each = [openings(one.budget, estimate, one.stretches) for one in given]
+    found = first_common(each, NOW)
+    assert first_common([common(each)], NOW) == found
     passing = [
         after(minutes)
         for minutes in range(MINUTES)
@@ -154,9 +158,32 @@ def test_without_a_rate_there_is_room_only_when_a_budget_counts_nothing() -> Non
     assert (before.end, following.start) == (after(1), after(2))
 
 
+def test_a_throttle_waits_for_as_many_as_are_to_pass_in_a_row() -> None:
+    throttle = {"start_ratio": "0.5", "floor": "0.6", "retry_after_ms": 1000}
+    budget = make_budget(enforcement_action="throttle", throttle=throttle)
+    used_up = make_demand(budget, "0", spent=budget.budget_amount).balance
+
+    def wait_ms(ahead: int, credit: str) -> int | None:
+        balance = replace(used_up, throttle_credit=Decimal(credit))
+        return throttle_wait_ms(budget, balance, ahead)
+
+    assert [wait_ms(0, "0"), wait_ms(0, "0.9")] == [2000, 1000]
+    assert [wait_ms(1, "0"), wait_ms(1, "0.9")] == [3000, 1000]
+    assert [wait_ms(2, "0"), wait_ms(2, "0.9")] == [None, None]  # 3 of 5 pass
+
+
 def test_what_is_open_in_turns_is_never_open_together() -> None:
     first = [Opening(after(0), after(5)), Opening(after(10), after(15))]
     second = [Opening(after(5), after(10)), Opening(after(15), after(20))]
     assert first_common([first, second], NOW) is None
-    assert first_common([first, [*second, Opening(after(12), after(13))]], NOW) == after(12)
+    assert common([first, second]) == []
+    third = [*second, Opening(after(12), after(13))]
+    assert first_common([first, third], NOW) == after(12)
+    assert common([first, third]) == [Opening(after(12), after(13))]
     assert first_common([], NOW) == NOW
+
+
+def test_stretches_that_meet_or_overlap_are_one() -> None:
+    hours = [(6, 9), (0, 2), (2, 3), (8, 12), (10, 11)]
+    found = any_of(Opening(after(start), after(end)) for start, end in hours)
+    assert found == [Opening(after(0), after(3)), Opening(after(6), after(12))]

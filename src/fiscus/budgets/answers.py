@@ -77,6 +77,8 @@ class CheckAsked(Protocol):
 def answer(decided: BudgetsDecided, asked: CheckAsked) -> CheckAnswer:
     """The answer to a check."""
     allowed, deciding, throttle = decided.allowed, decided.deciding, decided.throttle
+    if throttle is not None and decided.fits_at is not None:
+        throttle = throttle.no_later_than(decided.fits_at - asked.now)
     held = allowed and asked.reserve and not decided.held_back
     matched, standings = decided.matched, decided.standings
     estimate, day = asked.estimate, asked.now.date()

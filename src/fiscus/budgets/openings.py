@@ -49,6 +49,8 @@ class Stretch(NamedTuple):
     freed: Freed = NOTHING_FREED
     throttled: bool = False
     """The budget throttled the operation at the start, by which its accumulator advanced."""
+    ahead: int = 0
+    """How many other operations are to pass first, at the same moment."""
 
 
 class Opening(NamedTuple):
@@ -95,6 +97,30 @@ def first_common(budgets: Sequence[Sequence[Opening]], now: datetime) -> datetim
     return moment
 
 
+def common(budgets: Iterable[Sequence[Opening]]) -> list[Opening]:
+    """The openings that they have in common; those of each lie apart."""
+    found = [Opening(DAWN, FAR_FUTURE)]
+    for each in budgets:
+        found = [
+            Opening(start, end)
+            for one in found
+            for other in each
+            if (start := max(one.start, other.start)) < (end := min(one.end, other.end))
+        ]
+    return found
+
+
+def any_of(stretches: Iterable[Opening]) -> list[Opening]:
+    """The time in any of `stretches`, as openings that lie apart."""
+    found: list[Opening] = []
+    for start, end in sorted(stretches):
+        if found and start <= found[-1].end:
+            found[-1] = Opening(found[-1].start, max(found[-1].end, end))
+        else:
+            found.append(Opening(start, end))
+    return found
+
+
 def freed_by(holds: Iterable[Hold]) -> Freed:
     """What comes free as `holds` expire."""
     in_order = sorted(holds)
@@ -109,28 +135,30 @@ def waits_for_holds(budget: Budget, estimate: Decimal, stretch: Stretch) -> bool
     balance = stretch.balance
     if budget.frozen or not balance.reserved:
         return False
-    if _passes(budget, estimate, balance) and not stretch.throttled:
+    if _passes(budget, estimate, balance, stretch.ahead) and not stretch.throttled:
         return False
-    return _passes(budget, estimate, free(balance, balance.reserved))
+    return _passes(budget, estimate, free(balance, balance.reserved), stretch.ahead)
 
 
 def _opens_at(budget: Budget, estimate: Decimal, stretch: Stretch) -> datetime | None:
-    balance, freed = stretch.balance, stretch.freed
-    if _passes(budget, estimate, balance) and not stretch.throttled:
+    balance, freed, ahead = stretch.balance, stretch.freed, stretch.ahead
+    if _passes(budget, estimate, balance, ahead) and not stretch.throttled:
         return stretch.start
     enough = bisect_left(
-        freed.amounts, True, key=lambda amount: _passes(budget, estimate, free(balance, amount))
+        freed.amounts,
+        True,
+        key=lambda amount: _passes(budget, estimate, free(balance, amount), ahead),
     )
     moments = list(freed.moments[enough : enough + 1])
     if budget.enforcement_action is EnforcementAction.THROTTLE:
-        wait_ms = throttle_wait_ms(budget, balance)
+        wait_ms = throttle_wait_ms(budget, balance, ahead)
         if wait_ms is not None:
             moments.append(stretch.start + timedelta(milliseconds=wait_ms))
     return min(moments, default=None)
 
 
-def _passes(budget: Budget, estimate: Decimal, balance: BudgetBalance) -> bool:
+def _passes(budget: Budget, estimate: Decimal, balance: BudgetBalance, ahead: int) -> bool:
     """Whether a budget that is not frozen lets an operation pass with such a balance."""
     if budget.enforcement_action is EnforcementAction.THROTTLE:
-        return throttle_passes(budget, balance)
+        return throttle_passes(budget, balance, ahead)
     return add(add(balance.spent, balance.reserved), estimate) <= budget.budget_amount

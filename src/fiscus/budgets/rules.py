@@ -175,9 +175,10 @@ def throttle_share(budget: Budget, balance: BudgetBalance) -> Decimal:
     return round_half_even(subtract(ONE, multiply(fallen, subtract(ONE, floor))))
 
 
-def throttle_passes(budget: Budget, balance: BudgetBalance) -> bool:
-    """Whether a throttle budget lets the next operation pass."""
-    return add(balance.throttle_credit, throttle_share(budget, balance)) >= ONE
+def throttle_passes(budget: Budget, balance: BudgetBalance, ahead: int = 0) -> bool:
+    """Whether a throttle budget lets the next operation pass, and `ahead` ones before it."""
+    in_all = multiply(throttle_share(budget, balance), Decimal(ahead + 1))
+    return add(balance.throttle_credit, in_all) >= ahead + 1
 
 
 def advanced(budget: Budget, balance: BudgetBalance) -> BudgetBalance:
@@ -186,10 +187,13 @@ def advanced(budget: Budget, balance: BudgetBalance) -> BudgetBalance:
     return replace(balance, throttle_credit=add(balance.throttle_credit, share))
 
 
-def throttle_wait_ms(budget: Budget, balance: BudgetBalance) -> int | None:
-    """How long until so many operations have gone first that one passes; None when none ever do."""
+def throttle_wait_ms(budget: Budget, balance: BudgetBalance, ahead: int = 0) -> int | None:
+    """How long until so many operations have gone first that one passes, and `ahead` ones before
+    it; None when so many never pass in a row."""
     share = throttle_share(budget, balance)
-    return _wait_ms(budget, balance.throttle_credit, share) if share else None
+    if multiply(share, Decimal(ahead + 1)) <= ahead:  # credit is always less than 1
+        return None
+    return _wait_ms(budget, balance.throttle_credit, share, ahead)
 
 
 def _would_throttle(budget: Budget, balance: BudgetBalance) -> bool:
@@ -229,11 +233,12 @@ def _throttle(
     return True, tightest
 
 
-def _wait_ms(budget: Budget, credit: Decimal, share: Decimal) -> int:
+def _wait_ms(budget: Budget, credit: Decimal, share: Decimal, ahead: int = 0) -> int:
     """The operations that must go first, each taken as `retry_after_ms` long; at most an hour."""
     if not share:
         return 3_600_000
-    first = EXACT.divide(subtract(ONE, credit), share).to_integral_value(ROUND_CEILING)
+    missing = subtract(Decimal(ahead + 1), credit)
+    first = EXACT.divide(missing, share).to_integral_value(ROUND_CEILING) - ahead
     return min(int(first) * budget.throttle.retry_after_ms, 3_600_000)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from decimal import Decimal
 from typing import Final
 
 from msgspec.structs import replace
@@ -25,11 +24,11 @@ from fiscus.budgets.rules import THROTTLE, Demand, decide
 from fiscus.costs.fx import Rate, convert
 from fiscus.errors import ValidationError
 from fiscus.ledger.commands import Check, CheckBatch
-from fiscus.ledger.fits import fits_at
+from fiscus.ledger.fits import Asked, fit_in_turn, fits_at
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
-from fiscus.money import ONE, ZERO, add
+from fiscus.money import ONE
 
 _PENDING: Final = ReservationStatus.PENDING
 
@@ -77,15 +76,12 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
     throttle = decision.throttle
     if allowed:
         return BudgetsDecided(matched, True, decision.deciding, throttle, None, standings)
-    fits = fits_at(workspace, command, matched, verdicts)
-    if throttle is not None and fits is not None:
-        throttle = throttle.no_later_than(fits - now)
     return BudgetsDecided(
         matched,
         False,
         decision.deciding,
         throttle,
-        fits,
+        fits_at(workspace, Asked(command, matched, verdicts)),
         standings,
         throttled=decision.throttled,
     )
@@ -94,7 +90,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
 def _without_budgets(workspace: Workspace, command: Check, currency: str) -> BudgetsDecided:
     """Decide a check that no budget counts."""
     if workspace.tenant(command.tenant_id).settings.require_budget:
-        return BudgetsDecided((), False, 0, None, fits_at(workspace, command), [])
+        return BudgetsDecided((), False, 0, None, fits_at(workspace, Asked(command)), [])
     if command.reserve:
         _reserve(workspace, command, currency, ())
     return BudgetsDecided((), True, 0, None, None, [])
@@ -188,34 +184,36 @@ def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
         plan_matches(workspace, check.operation, check.now)
 
 
-def look_again(
-    workspace: Workspace, check: Check, before: dict[BalanceKey, Decimal]
-) -> BudgetsDecided:
-    """What becomes of an allowed check of a batch that reserves nothing after all.
+def with_nothing_held(
+    workspace: Workspace, batch: Sequence[tuple[Check, BudgetsDecided]]
+) -> list[BudgetsDecided]:
+    """What becomes of a batch's checks that were undone, since one is denied.
 
-    `before` is what the batch's allowed checks would have held; this one's estimates are added.
+    A denied one fits when those before it would pass, too.
     """
-    decided = apply_check(workspace, replace(check, reserve=False))
-    if not decided.allowed:
-        return decided  # then it only was allowed because a throttled check went before it
-    if not check.reserve:
-        return replace(decided, held_back=True)
-    for one, standing in zip(decided.matched, decided.standings, strict=True):
-        converted = standing.converted
-        estimate = check.estimate if converted is None else converted.amount
-        before[one.blank.key] = add(before.get(one.blank.key, ZERO), estimate)
-    return replace(decided, held_back=True)
+    held: set[BalanceKey] = set()
+    results: list[BudgetsDecided] = []
+    for check, decided in batch:
+        keys = [one.blank.key for one in decided.matched]
+        if decided.allowed:
+            again = apply_check(workspace, replace(check, reserve=False))
+            # it may only have been allowed because a throttled check went before it
+            results.append(replace(again, held_back=again.allowed))
+            if again.allowed and check.reserve:
+                held.update(keys)
+        else:
+            results.append(replace(decided, held_back=not held.isdisjoint(keys)))
+    denied = [place for place, one in enumerate(results) if not one.allowed]
+    if denied:
+        asked = [_asked(check, one) for (check, _), one in zip(batch, results, strict=True)]
+        fits = fit_in_turn(workspace, asked[: denied[-1] + 1])
+        for place in denied:
+            results[place] = replace(results[place], fits_at=fits[place])
+    return results
 
 
-def denied_after(
-    workspace: Workspace, check: Check, decided: BudgetsDecided, before: dict[BalanceKey, Decimal]
-) -> BudgetsDecided:
-    """What becomes of a denied check of such a batch: it fits when those before it would, too."""
-    if not any(one.blank.key in before for one in decided.matched):
-        return decided
-    verdicts = [standing.decision for standing in decided.standings]
-    fits = fits_at(workspace, check, decided.matched, verdicts, before)
-    return replace(decided, fits_at=fits, held_back=True)
+def _asked(check: Check, decided: BudgetsDecided) -> Asked:
+    return Asked(check, decided.matched, [standing.decision for standing in decided.standings])
 
 
 def throttled_balances(

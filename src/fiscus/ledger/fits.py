@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from types import MappingProxyType
+from itertools import islice
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from fiscus.budgets.matching import Matched, PreparedBudget
-from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance
+from fiscus.budgets.model import Budget, BudgetBalance
 from fiscus.budgets.openings import (
     Opening,
     Stretch,
+    any_of,
+    common,
     first_common,
     may_deny,
     openings,
@@ -28,7 +30,24 @@ from fiscus.ledger.workspace import Workspace
 from fiscus.money import ZERO, add
 from fiscus.periods import Period
 
-_NOTHING: Final[Mapping[BalanceKey, Decimal]] = MappingProxyType({})
+
+class Asked(NamedTuple):
+    """A check with the budgets it met, and what each said."""
+
+    check: Check
+    matched: Sequence[Matched] = ()
+    verdicts: Sequence[str] = ()
+
+
+class _Ahead(NamedTuple):
+    """What checks want of a budget that are to pass at the same moment, but first."""
+
+    amount: Decimal
+    """To hold, in each of its periods."""
+    checks: int
+
+
+_NONE_AHEAD: Final = _Ahead(ZERO, 0)
 
 
 class _Course(NamedTuple):
@@ -36,8 +55,7 @@ class _Course(NamedTuple):
 
     budget: Budget
     estimate: Decimal | None
-    before: Decimal
-    """What others want to hold of it at the same moment, in each of its periods."""
+    ahead: _Ahead
     current: Stretch | None
     """What is left of its period, unless it has yet to begin."""
     later: list[BudgetBalance]
@@ -46,31 +64,63 @@ class _Course(NamedTuple):
     ends_at: datetime
 
 
-def fits_at(
-    workspace: Workspace,
-    check: Check,
-    matched: Sequence[Matched] = (),
-    verdicts: Sequence[str] = (),
-    before: Mapping[BalanceKey, Decimal] = _NOTHING,
-) -> datetime | None:
-    """The first moment at which no budget would deny a check; None when there is none.
+class _Outlook(NamedTuple):
+    """What a check is going to meet."""
 
-    `matched` and `verdicts` are the budgets it met, and what each said. `before` is what others
-    want to hold of their balances at the same moment.
-    """
-    now, tenant = check.now, workspace.tenant(check.tenant_id)
+    courses: list[_Course]
+    in_force: list[Opening]
+    """When any budget counts it."""
+
+
+def fits_at(workspace: Workspace, asked: Asked) -> datetime | None:
+    """The first moment at which no budget would deny a check; None when there is none."""
+    (moment,) = fit_in_turn(workspace, [asked])
+    return moment
+
+
+def fit_in_turn(workspace: Workspace, batch: Sequence[Asked]) -> list[datetime | None]:
+    """For each check of a tenant's batch the first moment at which it would pass, and those before
+    it too."""
+    ahead: dict[tuple[str, str], _Ahead] = {}
+    outlooks = [_outlook(workspace, asked, ahead) for asked in batch]
+    first = batch[0].check
+    tenant_id, now = first.tenant_id, first.now
+    courses = [course for one in outlooks for course in one.courses]
+    each = iter(_openings(workspace, tenant_id, courses, now))
+    require_budget = workspace.tenant(tenant_id).settings.require_budget
+    moments: list[datetime | None] = []
+    before: list[list[Opening]] = []
+    for one in outlooks:
+        passing = [*before, *islice(each, len(one.courses))]
+        if require_budget:
+            passing.append(any_of(one.in_force))
+        moments.append(first_common(passing, now))
+        if one is not outlooks[-1]:
+            before = [common(passing)]
+    return moments
+
+
+def _outlook(workspace: Workspace, asked: Asked, ahead: dict[tuple[str, str], _Ahead]) -> _Outlook:
+    """What a check is going to meet; adds what it wants to what those before it want."""
+    check, matched, verdicts = asked
+    now = check.now
     met = {one.budget.budget_id: index for index, one in enumerate(matched)}
     in_force: list[Opening] = []
     courses: list[_Course] = []
-    for prepared, scope_id in tenant.budgets.matches(check.operation):
+    for prepared, scope_id in workspace.tenant(check.tenant_id).budgets.matches(check.operation):
         budget = prepared.budget
         begins_at, ends_at = prepared.bounds()
         if ends_at <= now:
             continue
+        estimate = _estimate(workspace, check, budget)
+        if estimate is None and budget.shadow:
+            continue  # such a budget is left out, as of a cost
         in_force.append(Opening(begins_at, ends_at))
-        if not may_deny(budget):
+        if estimate is not None and not may_deny(budget):
             continue
-        current, others = None, ZERO
+        place = (budget.budget_id, scope_id)
+        first = ahead.get(place, _NONE_AHEAD)
+        current = None
         index = met.get(budget.budget_id)
         if index is None:
             following = prepared.period_at(begins_at)
@@ -80,17 +130,16 @@ def fits_at(
             is_throttled = verdicts[index] == THROTTLE
             if is_throttled and not check.reserve:
                 balance = advanced(budget, balance)
-            others = before.get(balance.key, ZERO)
-            balance = replace(balance, reserved=add(balance.reserved, others))
-            current = Stretch(now, one.period.end, balance, throttled=is_throttled)
+            balance = replace(balance, reserved=add(balance.reserved, first.amount))
+            current = Stretch(
+                now, one.period.end, balance, throttled=is_throttled, ahead=first.checks
+            )
             following = prepared.period_after(one.period, prepared.anchors.get(scope_id))
         later = _later(prepared, scope_id, following, now)
-        estimate = _estimate(workspace, check, budget)
-        courses.append(_Course(budget, estimate, others, current, later, ends_at))
-    each = _openings(workspace, check.tenant_id, courses, now)
-    if tenant.settings.require_budget:
-        each.append(in_force)
-    return first_common(each, now)
+        courses.append(_Course(budget, estimate, first, current, later, ends_at))
+        if check.reserve and estimate is not None:
+            ahead[place] = _Ahead(add(first.amount, estimate), first.checks + 1)
+    return _Outlook(courses, in_force)
 
 
 def _later(
@@ -149,7 +198,8 @@ def _openings(
             start = blank.key.period_start
             is_used = _may_be_used(start, now)
             spent = workspace.spent_of(blank.key) if is_used else ZERO
-            balance = replace(blank, spent=spent, reserved=one.before)
-            stretches.append(Stretch(start, blank.period_end if is_used else one.ends_at, balance))
+            balance = replace(blank, spent=spent, reserved=one.ahead.amount)
+            end = blank.period_end if is_used else one.ends_at
+            stretches.append(Stretch(start, end, balance, ahead=one.ahead.checks))
         found.append(openings(one.budget, one.estimate, stretches))
     return found

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
-from fiscus.budgets.model import BalanceKey, status_at
+from fiscus.budgets.model import status_at
 from fiscus.costs.calls import RecordAnswer
 from fiscus.errors import FiscusError, InternalError, ValidationError
 from fiscus.idempotency import Idempotency, IdempotencyKey, require_same_body
@@ -30,12 +29,11 @@ from fiscus.ledger.charges import (
 )
 from fiscus.ledger.checks import (
     apply_check,
-    denied_after,
     keep_throttle_credits,
-    look_again,
     plan_check,
     plan_check_batch,
     throttled_balances,
+    with_nothing_held,
 )
 from fiscus.ledger.commands import (
     ANSWERS,
@@ -162,17 +160,14 @@ def _with_nothing_held(
     throttled = throttled_balances(workspace, results)
     workspace.undo(mark)
     keep_throttle_credits(workspace, throttled)
-    before: dict[BalanceKey, Decimal] = {}
-    again: dict[int, BudgetsDecided | CheckAnswer] = {}
+    undone: dict[int, tuple[Check, BudgetsDecided]] = {}
     """By the `id` of the result, as a key that comes twice has but one."""
     for check, result in zip(checks, results, strict=True):
-        if id(result) in again or isinstance(result, CheckAnswer):
-            again[id(result)] = again.get(id(result), result)
-        elif result.allowed:
-            again[id(result)] = look_again(workspace, check, before)
-        else:
-            again[id(result)] = denied_after(workspace, check, result, before)
-    return [again[id(one)] for one in results]
+        if isinstance(result, BudgetsDecided):
+            undone.setdefault(id(result), (check, result))
+    again = with_nothing_held(workspace, list(undone.values()))
+    now = dict(zip(undone, again, strict=True))
+    return [now.get(id(one), one) for one in results]
 
 
 def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBatchDecided:
