@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -391,8 +391,8 @@ class _EngineBackend:
     async def health(self) -> HealthAnswer:
         return health_of(self._engine, uuid7())
 
-    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
-        return await call
+    async def uninterrupted(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await call()
 
     async def close(self) -> None:
         # What is open in the process that this one was forked from is that one's to close.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 from decimal import Decimal
@@ -12,9 +13,9 @@ import anyio
 import pytest
 
 from fiscus import AsyncClient, Client
-from fiscus.client import holds, transports
+from fiscus.client import holds, retries, transports
 from tests.client.apis import BUDGET, OPERATION, Bench, RunningServer, open_async
-from tests.client.faulty import DROP, Faulty, Seen, faulty_server
+from tests.client.faulty import DROP, Faulty, Seen, faulty_server, problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -60,6 +61,12 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+
+async def reached(faulty: Faulty, ending: str) -> None:
+    """Wait until a path that ends so was asked."""
+    while not faulty.of(ending):  # noqa: ASYNC110 - a server in a thread sets no event
+        await asyncio.sleep(0.01)
 
 
 async def test_a_cancelled_task_gives_the_money_back(slow: Bench) -> None:
@@ -246,6 +253,100 @@ def test_ending_a_program_gives_the_money_back(server: RunningServer, tenant: st
         budget = client.create_budget(**BUDGET)
         asyncio.run(main())
         assert client.utilization(budget.budget_id).periods[0].reserved == 0
+
+
+@pytest.mark.parametrize(("ending", "spent"), [("settle", "0.5"), ("nested", "0.25"), ("", "0")])
+def test_ending_a_program_between_two_tries_loses_no_cost_and_leaves_nothing_held(
+    server: RunningServer,
+    faulty: Faulty,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    spent: str,
+) -> None:
+    """`asyncio.run` cancels all tasks, so those that must not be interrupted, too."""
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.5)
+    faulty.steps.clear()
+    faulty.seen.clear()
+
+    async def background() -> None:
+        client = AsyncClient(faulty.url, server.key, tenant=tenant)
+        async with client.reserve(**OPERATION, estimate=1) as r:
+            if ending == "nested":
+                async with client.reserve(**OPERATION, estimate="0.5") as inner:
+                    await inner.settle("0.25")
+            faulty.steps.append(problem(503, "SERVICE_UNAVAILABLE"))
+            if ending == "settle":
+                await r.settle("0.5")
+
+    async def main() -> None:
+        left_behind.append(asyncio.create_task(background()))
+        await reached(faulty, "/release" if not ending else "/settle")
+
+    left_behind: list[asyncio.Task[None]] = []
+    with Client(server.url, server.key, tenant=tenant) as client:
+        budget = client.create_budget(**BUDGET)
+        asyncio.run(main())
+        period = client.utilization(budget.budget_id).periods[0]
+        assert (period.spent, period.reserved) == (Decimal(spent), 0)
+
+
+# the tries that are cut off leave their connections behind
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_cost_that_a_program_ends_without_is_told_of(
+    server: RunningServer,
+    faulty: Faulty,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(transports, "GRACE_SECONDS", 0.2)
+    faulty.steps.clear()
+    left_behind: list[asyncio.Task[None]] = []
+
+    async def background() -> None:
+        client = AsyncClient(faulty.url, server.key, tenant=tenant)
+        async with client.reserve(**OPERATION, estimate=1) as r:
+            await r.settle("0.5")
+
+    async def main() -> Gate:
+        gate = Gate(faulty, "/settle")
+        left_behind.append(asyncio.create_task(background()))
+        await gate.reached.wait()
+        return gate
+
+    gate = asyncio.run(main())
+    gate.open()
+    faulty.before_answering = _nothing
+    gc.collect()
+    assert "the event loop ended first: a cost may not be recorded" in caplog.text
+
+
+async def test_closing_a_client_waits_for_what_cancelled_tasks_have_begun(
+    server: RunningServer, faulty: Faulty, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty.steps.clear()
+    faulty.seen.clear()
+    client = AsyncClient(faulty.url, server.key, tenant=tenant)
+    budget = await client.create_budget(**BUDGET)
+    monkeypatch.setattr(transports, "GRACE_SECONDS", 0.1)
+
+    async def work() -> None:
+        async with client.reserve(**OPERATION, estimate=1) as r:
+            faulty.steps.append(problem(503, "SERVICE_UNAVAILABLE"))
+            await r.settle("0.5")
+
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.5)
+    task = asyncio.create_task(work())
+    await reached(faulty, "/settle")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.setattr(transports, "GRACE_SECONDS", 5.0)
+    await client.close()
+    with Client(server.url, server.key, tenant=tenant) as looking:
+        period = looking.utilization(budget.budget_id).periods[0]
+    assert (period.spent, period.reserved) == (Decimal("0.5"), 0)
 
 
 # -- Ctrl-C in a blocking program

@@ -6,7 +6,7 @@ never suspends in them, so `run_blocking` can run them outside an event loop.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from fiscus.budgets.calls import (
@@ -100,8 +100,11 @@ class Operations(Protocol):
         patience_seconds: float | None = None,
     ) -> ConsumptionView: ...
 
-    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
-        """Run `call` to its end, within bounds, also when the caller's task is cancelled."""
+    async def uninterrupted(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `call` to its end, within bounds, also when the caller's task is cancelled.
+
+        It may be called again, so twice must be as once.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ back when that was asked for. Blocks inside one another each take their own amou
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import logging
@@ -79,7 +80,7 @@ class Taking:
             raise
         except BaseException:
             # interrupted on the way: the block will not run, so it must not have used anything
-            await self.operations.uninterrupted(self.undo())
+            await self.operations.uninterrupted(self.undo)
             raise
         if not answer.allowed:
             raise refusal(answer)
@@ -261,7 +262,7 @@ class AsyncConsumption(_Block):
         trace: TracebackType | None,
     ) -> None:
         taking = self._inside()
-        await taking.operations.uninterrupted(taking.close(error))
+        await taking.operations.uninterrupted(lambda: taking.close(error))
 
     async def release(self, amount: AmountLike | float | None = None) -> None:
         """As `Consumption.release`."""
@@ -283,13 +284,14 @@ class AsyncConsumption(_Block):
             try:
                 return await function(*args, **kwargs)
             except BaseException as error:
-                await taking.operations.uninterrupted(taking.close(error))
+                closing = functools.partial(taking.close, error)
+                await taking.operations.uninterrupted(closing)
                 raise
 
         return cast("Callable[P, R]", taking_async)
 
 
-_unfinished: Final[set[asyncio.Task[Any]]] = set()
+_unfinished: Final[set[asyncio.Future[Any]]] = set()
 """What goes on in threads for tasks that were cancelled meanwhile."""
 
 
@@ -313,7 +315,9 @@ async def _enter_in_thread(taking: Taking) -> None:
 
 async def _in_thread(work: Callable[[], None]) -> None:
     """What blocks, in a thread; a cancelled task waits for it, within bounds."""
-    await uninterrupted(asyncio.to_thread(work), _unfinished)
+    run, loop = contextvars.copy_context().run, asyncio.get_running_loop()
+    # no task, which the end of the loop would cancel: a thread runs to its end, and once
+    await uninterrupted(lambda: loop.run_in_executor(None, run, work), _unfinished)
 
 
 def _require_function(function: Any) -> None:

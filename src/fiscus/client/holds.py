@@ -217,7 +217,7 @@ class Hold:
             raise
         except BaseException:
             # interrupted on the way: what was held must not stay held until it expires
-            await self._operations.uninterrupted(self._undo(request))
+            await self._operations.uninterrupted(lambda: self._undo(request))
             raise
         if not answer.allowed:
             raise refusal(answer)
@@ -251,7 +251,9 @@ class Hold:
             self._accepts = False
             total = add(self._used, own)
             merged = merge_details(self._used_details, details)
-        return await self._operations.uninterrupted(self._settle(own, total, merged, accepted))
+        return await self._operations.uninterrupted(
+            lambda: self._settle(own, total, merged, accepted)
+        )
 
     async def settle_after_all(self, actual_cost: object, details: Mapping[str, Any]) -> None:
         """Settle what an interruption came in the way of: again is the same, and spent is spent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from time import monotonic
 from typing import Any, Final, TypeVar, cast
@@ -275,7 +275,7 @@ class HttpBackend:
                 pass  # something in between answered
         raise error_of(reply.status, reply.headers, reply.body)
 
-    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
+    async def uninterrupted(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await self._transport.uninterrupted(call)
 
     async def close(self) -> None:

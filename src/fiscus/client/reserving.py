@@ -140,7 +140,7 @@ class AsyncReservation(_Block):
         trace: TracebackType | None,
     ) -> None:
         self._hold.leave()
-        await self._operations.uninterrupted(self._hold.close(error))
+        await self._operations.uninterrupted(lambda: self._hold.close(error))
 
     async def settle(self, actual_cost: AmountLike, **details: Unpack[SettleFields]) -> Settlement:
         """As `Reservation.settle`. A cancelled task still settles, then is cancelled."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import anyio
@@ -15,6 +16,8 @@ import httpx
 from fiscus.client.problems import closed, of_another_loop, of_another_process
 
 T = TypeVar("T")
+
+log = logging.getLogger("fiscus")
 
 GRACE_SECONDS: Final = 5.0
 """How long a cancelled task may be held up by what must not be interrupted."""
@@ -63,7 +66,7 @@ class Transport(Protocol):
 
     async def pause(self, seconds: float) -> None: ...
 
-    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T: ...
+    async def uninterrupted(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T: ...
 
     async def close(self) -> None: ...
 
@@ -99,8 +102,8 @@ class BlockingTransport:
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - never runs in an event loop
 
-    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
-        return await call
+    async def uninterrupted(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await call()
 
     async def close(self) -> None:
         self._closed = True
@@ -153,7 +156,7 @@ class AsyncTransport:
         self._client = client
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
-        self._unfinished: set[asyncio.Task[Any]] = set()
+        self._unfinished: set[asyncio.Future[Any]] = set()
 
     async def send(self, request: Request, timeout_seconds: float) -> Reply:
         if self._client.is_closed:
@@ -179,7 +182,7 @@ class AsyncTransport:
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def uninterrupted(self, call: Coroutine[Any, Any, T]) -> T:
+    async def uninterrupted(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await uninterrupted(call, self._unfinished)
 
     async def close(self) -> None:
@@ -195,36 +198,67 @@ class AsyncTransport:
         return self._pid == os.getpid() and self._loop is asyncio.get_running_loop()
 
 
-async def uninterrupted(call: Coroutine[Any, Any, T], unfinished: set[asyncio.Task[Any]]) -> T:
+async def uninterrupted(
+    call: Callable[[], Awaitable[T]], unfinished: set[asyncio.Future[Any]]
+) -> T:
     """Run `call` in a task of its own, which a cancellation of the caller does not reach.
 
-    A cancelled caller waits for it for up to `GRACE_SECONDS`; then it goes on alone. It is among
-    the `unfinished` while it runs.
+    A cancelled caller waits for it for up to `GRACE_SECONDS`; then it goes on alone. The end of
+    `asyncio.run` cancels that task, too: then the caller calls again meanwhile. It is among the
+    `unfinished` while it runs.
     """
-    task = asyncio.create_task(call)
-    unfinished.add(task)
-
-    def finished(_task: asyncio.Task[T]) -> None:
-        unfinished.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen, also when the caller was cancelled and is gone
-
-    task.add_done_callback(finished)
+    running = _start(call, unfinished)
     try:
-        await asyncio.wait({task})
+        await asyncio.wait({running})
     except asyncio.CancelledError:
         # the shield is for cancel scopes, which cancel again and again until they are left
         with anyio.CancelScope(shield=True):
-            await _wait_on(task)
+            await _see_through(running, call, unfinished)
         raise
-    return task.result()
+    return running.result()
 
 
-async def _wait_on(task: asyncio.Task[Any]) -> None:
+def _start(
+    call: Callable[[], Awaitable[T]], unfinished: set[asyncio.Future[Any]]
+) -> asyncio.Future[T]:
+    running = asyncio.ensure_future(call())
+    unfinished.add(running)
+
+    def finished(_running: asyncio.Future[T]) -> None:
+        unfinished.discard(running)
+        if not running.cancelled():
+            running.exception()  # seen, also when the caller was cancelled and is gone
+
+    running.add_done_callback(finished)
+    return running
+
+
+async def _see_through(
+    running: asyncio.Future[T],
+    call: Callable[[], Awaitable[T]],
+    unfinished: set[asyncio.Future[Any]],
+) -> None:
     loop = asyncio.get_running_loop()
     ends = loop.time() + GRACE_SECONDS
-    while not task.done() and loop.time() < ends:
+    loop_ends = False
+    while loop.time() < ends:
+        if running.cancelled():
+            loop_ends = True
+            running = _start(call, unfinished)
+        if running.done():
+            return
         try:
-            await asyncio.wait({task}, timeout=ends - loop.time())
+            await asyncio.wait({running}, timeout=ends - loop.time())
         except asyncio.CancelledError:
             continue  # a second one changes nothing: the first is raised when this is over
+    running.add_done_callback(_tell_if_cut_off)
+    if loop_ends:
+        running.cancel()
+
+
+def _tell_if_cut_off(running: asyncio.Future[Any]) -> None:
+    if running.cancelled():
+        log.error(
+            "the event loop ended first: a cost may not be recorded, or money be held until it"
+            " expires"
+        )
