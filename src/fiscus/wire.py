@@ -62,8 +62,10 @@ Currency = Annotated[
 ]
 TagKey = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=NO_NUL)]
 TagValue = Annotated[str, msgspec.Meta(max_length=256, pattern=NO_NUL)]
+MAX_TAGS: Final = 50
 Tags = Annotated[
-    dict[TagKey, TagValue], msgspec.Meta(max_length=50, description="Free labels, at most 50.")
+    dict[TagKey, TagValue],
+    msgspec.Meta(max_length=MAX_TAGS, description=f"Free labels, at most {MAX_TAGS}."),
 ]
 
 
@@ -418,6 +420,7 @@ def not_json(error: Exception) -> ValidationError:
 
 __all__ = [
     "KEY_PATTERN",
+    "MAX_TAGS",
     "Currency",
     "Id",
     "IdOrEvery",

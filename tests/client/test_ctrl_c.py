@@ -54,7 +54,8 @@ class CtrlC:
             return
         if not code.co_filename.startswith((OURS, EMBEDDED)):
             return
-        if event == "call" and (frame.f_back is None or frame.f_back.f_code.co_name == "run"):
+        caller = None if frame.f_back is None else frame.f_back.f_code.co_name
+        if event == "call" and caller in {None, "run", "watched"}:
             return  # before its first line, what was called can do nothing about it
         self.left -= 1
         if self.left < 0:
@@ -91,7 +92,7 @@ def api(
 
 @pytest.fixture
 def budget_id(api: BlockingApi) -> str:
-    return api.create_budget(**BUDGET | {"budget_amount": 1_000}).budget_id
+    return api.create_budget(**BUDGET | {"budget_amount": 10_000}).budget_id
 
 
 def use(api: BlockingApi, budget_id: str) -> tuple[Decimal, Decimal]:
@@ -152,6 +153,113 @@ def test_ctrl_c_while_a_nested_block_is_left_settles_what_the_blocks_did_cost(
             assert use(api, budget_id) == (runs * Decimal("0.25"), 0)
 
     assert at_every_place(run) > 5
+
+
+def nest(api: BlockingApi, budget_id: str, watched: Callable[[Any, CtrlC], None]) -> None:
+    """Run `watched` at every place in an enclosing block that has used 1: each time 2 is spent."""
+    runs = 0
+
+    def run(ctrl_c: CtrlC) -> None:
+        nonlocal runs
+        runs += 1
+        try:
+            with api.reserve(**OPERATION, estimate=4) as outer:
+                with api.reserve(**OPERATION, estimate=1) as inner:
+                    inner.settle(1, usage={"tokens": 1}, usage_quantity=1, usage_unit="pages")
+                watched(outer, ctrl_c)
+        finally:
+            assert use(api, budget_id) == (runs * 2, 0)
+
+    assert at_every_place(run) > 5
+
+
+DETAILS: Final = {"usage": {"tokens": 2}, "usage_quantity": 3, "usage_unit": "tokens"}
+
+
+@pytest.mark.parametrize("estimate", [2, 5])
+def test_ctrl_c_while_a_nested_cost_is_joined_charges_it_once(
+    api: BlockingApi, budget_id: str, estimate: int
+) -> None:
+    def watched(_outer: Any, ctrl_c: CtrlC) -> None:
+        with api.reserve(**OPERATION, estimate=estimate) as block, ctrl_c.watching():
+            block.settle(1, **DETAILS)
+
+    nest(api, budget_id, watched)
+
+
+def test_ctrl_c_while_the_enclosing_block_settles_loses_no_nested_cost(
+    api: BlockingApi, budget_id: str
+) -> None:
+    def watched(outer: Any, ctrl_c: CtrlC) -> None:
+        with ctrl_c.watching():
+            outer.settle(1, **DETAILS)
+
+    nest(api, budget_id, watched)
+
+
+def test_ctrl_c_while_the_enclosing_block_is_released_loses_no_nested_cost(
+    api: BlockingApi, budget_id: str
+) -> None:
+    def watched(outer: Any, ctrl_c: CtrlC) -> None:
+        with api.reserve(**OPERATION, estimate=1) as inner:
+            inner.settle(1)
+        with ctrl_c.watching():
+            outer.release()
+
+    nest(api, budget_id, watched)
+
+
+def test_ctrl_c_while_a_block_in_a_block_is_left_loses_no_nested_cost(
+    api: BlockingApi, budget_id: str
+) -> None:
+    def watched(_outer: Any, ctrl_c: CtrlC) -> None:
+        middle = api.reserve(**OPERATION, estimate=2)
+        middle.__enter__()
+        with api.reserve(**OPERATION, estimate=1) as inner:
+            inner.settle(1, **DETAILS)
+        with ctrl_c.watching():
+            middle.__exit__(None, None, None)
+
+    nest(api, budget_id, watched)
+
+
+def test_ctrl_c_while_the_enclosing_block_is_left_loses_no_nested_cost(
+    api: BlockingApi, budget_id: str
+) -> None:
+    runs = 0
+
+    def run(ctrl_c: CtrlC) -> None:
+        nonlocal runs
+        runs += 1
+        outer = api.reserve(**OPERATION, estimate=2)
+        outer.__enter__()
+        with api.reserve(**OPERATION, estimate=1) as inner:
+            inner.settle(1)
+        try:
+            with ctrl_c.watching():
+                outer.__exit__(None, None, None)
+        finally:
+            assert use(api, budget_id) == (runs, 0)
+
+    assert at_every_place(run) > 5
+
+
+def test_ctrl_c_while_a_nested_block_is_entered_leaves_nothing_drawn(
+    api: BlockingApi, budget_id: str
+) -> None:
+    def run(ctrl_c: CtrlC) -> None:
+        with api.reserve(**OPERATION, estimate=2):
+            block = api.reserve(**OPERATION, estimate=2)
+            try:
+                with ctrl_c.watching():
+                    block.__enter__()
+                block.__exit__(None, None, None)
+            finally:
+                with api.reserve(**OPERATION, estimate=2) as all_of_it:
+                    assert all_of_it.reservation_id is None
+
+    assert at_every_place(run) > 5
+    assert use(api, budget_id) == (0, 0)
 
 
 def test_ctrl_c_while_it_is_settled_does_not_lose_the_cost(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fiscus import BudgetExceeded, Conflict, ValidationError
+from fiscus import BudgetExceeded, Client, Conflict, ValidationError
+from fiscus.client import holds
 from fiscus.costs.model import CostFlag
 from tests.client.apis import OPERATION
 
 if TYPE_CHECKING:
-    from tests.client.apis import Bench
+    from tests.client.apis import Bench, RunningServer
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +134,16 @@ async def test_a_missing_part_that_does_not_fit_refuses_the_nested_block(bench: 
         async with bench.api.reserve(**OPERATION, estimate="0.9") as inner:
             assert inner.reservation_id is None
     assert await bench.use(budget) == (0, 0)
+
+
+async def test_what_a_settled_block_did_not_need_is_there_at_once(bench: Bench) -> None:
+    async with (
+        bench.api.reserve(**OPERATION, estimate=1),
+        bench.api.reserve(**OPERATION, estimate=1) as first,
+    ):
+        await first.settle("0.25")
+        async with bench.api.reserve(**OPERATION, estimate="0.75") as second:
+            assert second.reservation_id is None
 
 
 async def test_siblings_share_what_is_left(bench: Bench) -> None:
@@ -262,6 +274,145 @@ async def test_usage_of_nested_blocks_adds_up(bench: Bench) -> None:
     assert (record.usage_quantity, record.usage_unit) == (121, "tokens")
     assert record.tags == {"step": "retrieve", "model": "m"}
     assert record.region == "eu"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"usage_quantity": -5, "usage_unit": "tokens"},
+        {"timestamp": datetime.now(UTC) + timedelta(days=4000)},
+        {"timestamp": datetime.now(UTC) - timedelta(days=366 * 31)},
+    ],
+    ids=["negative", "ahead", "long ago"],
+)
+async def test_a_nested_settle_refuses_what_no_record_can_hold(
+    bench: Bench, wrong: dict[str, Any]
+) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.5") as inner:
+            with pytest.raises(ValidationError) as raised:
+                await inner.settle("0.25", **wrong)
+            assert raised.value.field in wrong
+            await inner.settle("0.25")
+        await outer.settle("0.5")
+    assert await bench.costs() == [D("0.75")]
+
+
+async def test_of_more_tags_than_a_record_has_the_enclosing_blocks_own_are_kept(
+    bench: Bench,
+) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        for number in range(60):
+            async with bench.api.reserve(**OPERATION, estimate="0.01") as inner:
+                await inner.settle("0.01", tags={f"step-{number}": "x", "model": "small"})
+        await outer.settle("0.125", tags={"model": "large"})
+    [record] = (await bench.api.records()).items
+    assert record.tags["model"] == "large"
+    assert len(record.tags) == 50
+    assert await bench.use(budget) == (D("0.725"), 0)
+
+
+async def test_sums_that_are_too_large_lose_no_cost(bench: Bench) -> None:
+    huge = {"usage": {"n": D("9e999999")}, "usage_quantity": D("9e25"), "usage_unit": "bytes"}
+    async with bench.api.reserve(**OPERATION, estimate=1):
+        for _ in range(2):
+            async with bench.api.reserve(**OPERATION, estimate="0.25") as inner:
+                await inner.settle("0.25", **huge)
+    [record] = (await bench.api.records()).items
+    assert (record.cost_amount, record.usage_quantity) == (D("0.5"), D("9e25"))
+    assert record.usage["bytes"] == D("9e25")
+
+
+async def test_nested_costs_whose_sum_is_no_amount_are_recorded_one_by_one(bench: Bench) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1):
+        for _ in range(2):
+            async with bench.api.reserve(**OPERATION, estimate=0) as inner:
+                await inner.settle(D("9e25"))
+    assert await bench.costs() == [D("9e25"), D("9e25")]
+
+
+async def test_nested_details_that_cannot_be_recorded_are_left_out_and_said_and_the_cost_is_not(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.5") as inner:
+            # by the clock here it is true, but that of the engine stands in the past
+            await inner.settle("0.25", timestamp=datetime.now(UTC), region="eu")
+        settled = await outer.settle("0.5", usage={"tokens": 3})
+        assert settled.charged == D("0.75")
+    assert await bench.use(budget) == (D("0.75"), 0)
+    [record] = (await bench.api.records()).items
+    assert (record.usage, record.region) == ({"tokens": 3}, None)
+    assert "details of nested operations are not recorded: timestamp" in caplog.text
+
+
+async def test_a_refused_settle_leaves_the_block_open(bench: Bench) -> None:
+    ahead = bench.clock.now() + timedelta(days=3)
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        with pytest.raises(ValidationError, match="timestamp"):
+            await outer.settle("0.25", timestamp=ahead)
+        async with bench.api.reserve(**OPERATION, estimate="0.5") as inner:
+            assert inner.reservation_id is None
+            await inner.settle("0.25")
+        assert (await outer.settle("0.5")).charged == D("0.75")
+    assert await bench.costs() == [D("0.75")]
+
+
+async def test_a_refused_settle_is_not_made_again_when_the_block_is_left(bench: Bench) -> None:
+    budget = await bench.budget()
+    ahead = bench.clock.now() + timedelta(days=3)
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        with pytest.raises(ValidationError, match="timestamp"):
+            await outer.settle("0.25", timestamp=ahead)
+    assert await bench.use(budget) == (0, 0)
+    assert await bench.costs() == []
+
+
+async def test_a_cost_in_two_records_is_charged_as_their_sum(bench: Bench) -> None:
+    outer = bench.api.reserve(**OPERATION, estimate="0.5")
+    async with outer as entered:
+        inner = bench.api.reserve(**OPERATION, estimate="0.75")
+        nested = await inner.__aenter__()
+        await entered.settle(0)
+        assert (await nested.settle("0.625")).charged == D("0.625")
+        await inner.__aexit__(None, None, None)
+    assert sorted(await bench.costs()) == [0, D("0.25"), D("0.375")]
+
+
+async def test_a_hold_that_has_expired_lends_nothing_until_it_is_extended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 0.0
+    monkeypatch.setattr(holds, "monotonic", lambda: seconds)
+    async with bench.api.reserve(**OPERATION, estimate=1, ttl_seconds=60) as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.5") as middle:
+            seconds = 59.0
+            async with bench.api.reserve(**OPERATION, estimate="0.25") as inner:
+                assert inner.reservation_id is None
+            seconds = 60.0
+            async with bench.api.reserve(**OPERATION, estimate="0.25") as inner:
+                assert inner.reservation_id is not None  # the middle one holds nothing itself
+                await inner.settle("0.25")
+            await middle.extend(30)
+            seconds = 89.0
+            async with bench.api.reserve(**OPERATION, estimate="0.25") as inner:
+                assert inner.reservation_id is None
+        await outer.settle("0.5")
+    assert sorted(await bench.costs()) == [D("0.25"), D("0.5")]
+
+
+def test_a_block_of_another_client_holds_for_itself(server: RunningServer, tenant: str) -> None:
+    with (
+        Client(server.url, server.key, tenant=tenant) as one,
+        Client(server.url, server.key, tenant=tenant) as other,
+        one.reserve(**OPERATION, estimate=1) as outer,
+    ):
+        with other.reserve(**OPERATION, estimate="0.5") as inner:
+            assert inner.reservation_id is not None
+            inner.settle("0.25")
+        assert outer.settle("0.5").charged == D("0.5")
 
 
 async def test_nested_blocks_settle_in_one_currency(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import fiscus
 from fiscus import AsyncClient, Client, RateLimitViolated, ServiceUnavailable, ValidationError
 from fiscus.client.problems import error_of
 from fiscus.client.retries import Attempts, RetryPolicy
-from tests.client.apis import OPERATION, Awaited, Bench, RunningServer, open_async
+from tests.client.apis import BUDGET, OPERATION, Awaited, Bench, RunningServer, open_async
 from tests.client.faulty import (
     CUT,
     CUT_HALF_WAY,
@@ -264,13 +264,44 @@ def test_an_unreachable_server_can_be_told_to_allow(
             assert r.degraded
             assert r.reservation_id is None
             with client.reserve(**OPERATION, estimate="0.5") as inner:
+                assert inner.reservation_id is not None  # nothing is held that it could draw from
                 inner.settle("0.25")
             first = r.settle("0.25", usage={"tokens": 3}, tags={"a": "b"}, service_name="s")
             assert r.settle("0.25") == first
-        [record] = client.records().items
-    assert record.cost_amount == Decimal("0.5")
+        record, nested = client.records().items
+    assert (record.cost_amount, nested.cost_amount) == (Decimal("0.25"), Decimal("0.25"))
     assert (record.project_id, record.usage, record.tags) == ("search", {"tokens": 3}, {"a": "b"})
     assert record.service_name == "s"
+
+
+def test_a_block_allowed_without_a_decision_lends_nothing(
+    server: RunningServer, faulty: Faulty, tenant: str
+) -> None:
+    faulty.steps.clear()
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+        client.create_budget(**BUDGET)
+        faulty.steps.append(DROP)
+        with (
+            client.reserve(**OPERATION, estimate=100, on_unreachable="allow"),
+            pytest.raises(fiscus.BudgetExceeded),
+            client.reserve(**OPERATION, estimate=50),
+        ):
+            raise AssertionError("the block ran")
+
+
+def test_a_cost_of_unknown_outcome_is_recorded_again_as_it_was_at_first(
+    server: RunningServer, faulty: Faulty, tenant: str
+) -> None:
+    faulty.steps.clear()
+    faulty.steps.append(DROP)
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+        with client.reserve(**OPERATION, estimate=1, on_unreachable="allow") as r:
+            faulty.steps.append(CUT)
+            with pytest.raises(ServiceUnavailable):
+                r.settle("0.25", usage={"tokens": 3})
+            assert r.settle("0.25").charged == Decimal("0.25")
+        [record] = client.records().items
+    assert record.usage == {"tokens": 3}
 
 
 def test_allowing_when_unreachable_is_no_way_around_a_refusal(
@@ -301,8 +332,31 @@ def test_a_settle_of_unknown_outcome_is_not_undone_and_can_be_repeated(
         with pytest.raises(ServiceUnavailable):
             lose_the_answer()
         assert not faulty.of("/release")
+        assert len(faulty.of("/settle")) == 1
         answer = reservation.settle("0.5")
         assert [one.record_id for one in client.records().items] == [answer.record_id]
+
+
+def test_a_nested_cost_that_may_be_recorded_by_itself_is_in_no_other_record(
+    server: RunningServer, faulty: Faulty, tenant: str
+) -> None:
+    faulty.steps.clear()
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+        with (
+            client.reserve(**OPERATION, estimate=1) as outer,
+            client.reserve(**OPERATION, estimate="0.5") as inner,
+        ):
+            faulty.steps.extend([DROP, CUT, problem(400, "VALIDATION_ERROR")])
+            with pytest.raises(ServiceUnavailable):
+                outer.settle("0.25")
+            with pytest.raises(ServiceUnavailable):
+                inner.settle("0.5")  # it was recorded: the enclosing one was being settled
+            with pytest.raises(ValidationError):
+                outer.settle("0.25")
+            inner.settle("0.5")
+            outer.settle("0.25")
+        costs = [one.cost_amount for one in client.records().items]
+    assert costs == [Decimal("0.25"), Decimal("0.5")]
 
 
 def test_a_hold_that_cannot_be_given_back_expires_and_the_block_is_left_in_peace(
@@ -335,7 +389,7 @@ def test_nested_costs_that_cannot_be_recorded_are_not_lost_in_silence(
             leave_with_a_nested_cost(None)
         with pytest.raises(LookupError):
             leave_with_a_nested_cost(LookupError())
-    assert "cost 0.25 of nested operations" in caplog.text
+    assert "with 0.25 of nested operations" in caplog.text
 
 
 @pytest.mark.parametrize("url", ["", "nowhere", "ftp://x", "http://", "//host", "http://[::1"])

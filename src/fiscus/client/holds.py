@@ -12,6 +12,8 @@ A block inside another one for the same operation draws from it instead of holdi
   record. The nested cost goes to that one first: what it does not need of the enclosing hold is
   there for the enclosing block.
 - What a nested block settles after the enclosing one was settled or left is recorded by itself.
+- A block that holds nothing lends nothing: one that was allowed without a decision, or whose hold
+  has expired.
 
 Blocks find each other through a context variable, so tasks and `asyncio.to_thread` inherit the
 enclosing one; a bare thread and a forked process do not. A generator has no context of its own: its
@@ -20,33 +22,49 @@ block encloses all that runs in the caller's context until it is left.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from decimal import Decimal
+from math import inf
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from fiscus.budgets.calls import (
     CheckAnswer,
     CheckRequest,
     ExtendRequest,
     ReleaseRequest,
-    SettleAnswer,
-    SettleRequest,
     allowed_without_store,
 )
 from fiscus.budgets.refusals import refusal
 from fiscus.client.backend import Operations
-from fiscus.client.same_operation import covers, scope_ids
-from fiscus.client.settlements import LEFT_TO_PARENT, Settlement, recorded_by, settled_by
+from fiscus.client.lending import Lending, Used
+from fiscus.client.same_operation import covers
+from fiscus.client.settlements import (
+    LEFT_TO_PARENT,
+    Settlement,
+    checked,
+    record_request,
+    recorded_by,
+    settle_request,
+    settled_by,
+)
 from fiscus.client.usage import merge_details
-from fiscus.costs.calls import RecordAnswer, RecordRequest
-from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError
+from fiscus.errors import (
+    Conflict,
+    FiscusError,
+    PayloadTooLarge,
+    ServiceUnavailable,
+    ValidationError,
+)
 from fiscus.ids import uuid7
 from fiscus.money import ZERO, Amount, add, parse_not_negative, plain, subtract
 from fiscus.wire import convert
@@ -64,6 +82,13 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=lambda: _innermost.set(None))
 
 
+class _Begun(NamedTuple):
+    """What is settled: this block's own part, and that with what nested blocks have used."""
+
+    own: Used
+    whole: Used
+
+
 class _Settled(NamedTuple):
     """This block's own part, and what came of settling it."""
 
@@ -72,9 +97,9 @@ class _Settled(NamedTuple):
 
 
 class Hold:
-    """One block: what it holds, and what the blocks in it hold and have used of that.
+    """One block: what it holds, and what it lends to those in it.
 
-    Locks are held for arithmetic only, and taken from the nested block to the enclosing one.
+    Its lock is held for arithmetic only, and taken before that of what it lends.
     """
 
     def __init__(
@@ -101,20 +126,16 @@ class Hold:
         self._outer: Hold | None = None
         self._parent: Hold | None = None
         self._drawn = ZERO
-        self._returned = False
-        self._credited: Decimal | None = None
+        self._alone = False
+        self._held_until = inf
         self._lock = threading.Lock()
-        # what nested blocks hold of this one, what they have used of it, and how
-        self._lent = ZERO
-        self._used = ZERO
-        self._used_details: Mapping[str, Any] = {}
+        self._lending = Lending()
         self._entered = False
-        self._accepts = False
-        self._uncertain = False
         self._released = False
-        self._settling: Decimal | None = None
+        self._begun: _Begun | None = None
+        self._uncertain = False
         self._settled: _Settled | None = None
-        self._record_key = uuid7()
+        self._key = uuid7()
 
     @property
     def answer(self) -> CheckAnswer:
@@ -139,7 +160,7 @@ class Hold:
         """Draw from an enclosing block or reserve; raises the refusal as an error."""
         self._parent = self._same_operation_outside()
         if self._parent is not None:
-            self._drawn = self._parent.lend(self._estimate)
+            self._drawn = self._parent.lend(self._key, self._estimate)
         missing = subtract(self._estimate, self._drawn)
         if self._parent is None or missing > 0:
             try:
@@ -147,48 +168,38 @@ class Hold:
             except BaseException:
                 self._give_back_drawn()
                 raise
-        self._accepts = True
+        self._lending.begin()
         _innermost.set(self)
 
     def open_or_outer(self) -> Hold | None:
         """This block, or the nearest around it that is neither settled nor left."""
         one: Hold | None = self
-        while one is not None and not one._accepts:
+        while one is not None and not one._lending.open:
             one = one._outer
         return one
 
     def leave(self) -> None:
         """What follows in this context is no longer inside the block, and nothing draws from it."""
-        with self._lock:
-            self._accepts = False
+        self._lending.end()
         _innermost.set(self._outer)
 
-    def lend(self, wanted: Decimal) -> Decimal:
-        """As much of `wanted` as is left; it counts as held until it is received back."""
-        with self._lock:
-            if not self._accepts:
-                return ZERO
-            left = subtract(subtract(self._estimate, self._lent), self._used)
-            lent = max(ZERO, min(wanted, left))
-            self._lent = add(self._lent, lent)
-            return lent
+    def lend(self, key: str, wanted: Decimal) -> Decimal:
+        """As much of `wanted` as is left of what is held; it is held for `key` from then on."""
+        return self._lending.lend(key, wanted, self._estimate if self._holds() else ZERO)
 
-    def receive(self, lent: Decimal, used: Decimal, details: Mapping[str, Any]) -> bool:
-        """Take back what was lent; whether what was used of it will be settled here."""
-        with self._lock:
-            self._lent = subtract(self._lent, lent)
-            if not self._accepts:
-                return False
-            if details:  # first, as it may raise: then nothing is settled here
-                self._used_details = merge_details(self._used_details, details)
-            self._used = add(self._used, used)
-            return True
+    def _holds(self) -> bool:
+        """Whether the estimate is held now, as far as can be told without asking."""
+        if self._answer is not None and self.reservation_id is None:
+            return False  # allowed without a decision
+        if monotonic() >= self._held_until:
+            return False
+        return self._parent is None or self._drawn == 0 or self._parent._holds()
 
     def _same_operation_outside(self) -> Hold | None:
         one = self._outer
         while one is not None:
             if (
-                one._accepts
+                one._lending.open
                 and one._operations is self._operations
                 and covers(one.request, self.request)
             ):
@@ -204,6 +215,7 @@ class Hold:
             operation_id=None if self._parent is not None else self.request.operation_id,
             idempotency_key=uuid7(),
         )
+        sent = monotonic()
         try:
             answer = await self._operations.check(request)
         except ServiceUnavailable as error:
@@ -221,6 +233,7 @@ class Hold:
             raise
         if not answer.allowed:
             raise refusal(answer)
+        self._held_until = sent + request.ttl_seconds
         self._answer = answer
         self.reservation_id = answer.reservation_id
 
@@ -237,131 +250,128 @@ class Hold:
 
     async def settle(self, actual_cost: object, details: Mapping[str, Any]) -> Settlement:
         """Settle this block's own part and the nested ones'; again with the same amount is fine."""
-        own = plain(parse_not_negative(actual_cost, "actual_cost"))
-        details = _checked(details)
+        cost = plain(parse_not_negative(actual_cost, "actual_cost"))
+        own = Used(cost, checked(details, self._now_there() if self._parent is not None else None))
         with self._lock:
             if self._settled is not None:
-                return _again(self._settled, own)
-            if self._settling is not None and self._settling != own:
-                raise _another_amount(self._settling)
-            self._require_currency(details)
-            self._settling = own
-            accepted = self._accepts
+                return _again(self._settled, cost)
+            begun = self._begin_to_settle(own)
+        try:
+            return await self._operations.uninterrupted(lambda: self._settle(begun))
+        except asyncio.CancelledError:
+            # it has had its time, and may go on alone: leaving the block does not wait for it again
+            self._uncertain = True
+            raise
+
+    def _begin_to_settle(self, own: Used) -> _Begun:
+        """What to settle: again with the same amount is what it was at first."""
+        begun = self._begun
+        if begun is not None and begun.own.cost != own.cost and not self._uncertain:
+            raise _another_amount(begun.own.cost)
+        if begun is None or begun.own.cost != own.cost:
             # from here on, nested costs are in no sum of this block
-            self._accepts = False
-            total = add(self._used, own)
-            merged = merge_details(self._used_details, details)
-        return await self._operations.uninterrupted(
-            lambda: self._settle(own, total, merged, accepted)
-        )
+            nested = self._lending.sum_up()
+            details = merge_details(nested.details, own.details)
+            begun = _Begun(own, Used(add(nested.cost, own.cost), details))
+        self._begun = begun
+        self._uncertain = False
+        return begun
 
     async def settle_after_all(self, actual_cost: object, details: Mapping[str, Any]) -> None:
-        """Settle what an interruption came in the way of: again is the same, and spent is spent."""
+        """Settle what something came in the way of: again is the same, and spent is spent."""
         if self._answer is None and self._parent is None:
             return
         try:
             await self.settle(actual_cost, details)
         except FiscusError as failure:
             log.error(
-                "cost %s of an interrupted operation of tenant %s may not be recorded: %s",
+                "cost %s, with %s of nested operations, of tenant %s may not be recorded: %s",
                 actual_cost,
+                plain(self._lending.used.cost),
                 self.request.tenant_id,
                 failure.message,
             )
+
+    def _now_there(self) -> datetime:
+        """The latest it can be where a cost is recorded: that clock has shown when a hold ends."""
+        now = datetime.now(UTC)
+        return max(now, self.answer.expires_at or now)
 
     def require_entered(self) -> None:
         """Raises `RuntimeError` for a block that holds nothing yet, or was refused."""
         _ = self.answer
 
-    def _require_currency(self, details: Mapping[str, Any]) -> None:
+    def _require_currency(self, begun: _Begun) -> None:
         """Costs of several blocks add up in one currency only."""
-        given = details.get("currency")
+        given = begun.own.details.get("currency")
         if given is None or given == self.request.currency:
             return
-        if self._parent is not None or self._used > 0:
+        if self._parent is not None or begun.whole.cost > begun.own.cost:
             raise ValidationError(
                 "Nested reservations settle in the currency of their estimate",
                 field="currency",
                 suggested_action="Leave currency out, and settle in the estimate's currency.",
             )
 
-    async def _settle(
-        self, own: Decimal, total: Decimal, details: Mapping[str, Any], accepted: bool
-    ) -> Settlement:
-        self._uncertain = True
+    async def _settle(self, begun: _Begun) -> Settlement:
         try:
-            answer = await self._charge(total, details)
-        except FiscusError as error:
-            self._settling = None
-            if not isinstance(error, ServiceUnavailable):
-                self._uncertain = False
-                self._accepts = accepted
+            self._require_currency(begun)
+            answer = await self._charge_all(begun)
+        except ServiceUnavailable:
+            self._uncertain = True
             raise
-        self._settled = _Settled(own, answer)
-        self._uncertain = False
+        except FiscusError:
+            if self._settled is None:  # by another task, meanwhile
+                self._begun = None
+                self._lending.refused()
+            raise
+        self._settled = _Settled(begun.own.cost, answer)
         return answer
 
-    async def _charge(self, total: Decimal, details: Mapping[str, Any]) -> Settlement:
+    async def _charge_all(self, begun: _Begun) -> Settlement:
+        """Charge all of it; without the details of nested costs where these cannot be recorded."""
+        try:
+            return await self._charge(begun.whole)
+        except (ValidationError, PayloadTooLarge) as error:
+            if begun.whole.details == begun.own.details:
+                raise
+            log.warning("details of nested operations are not recorded: %s", error.message)
+            return await self._charge(Used(begun.whole.cost, begun.own.details))
+
+    async def _charge(self, used: Used) -> Settlement:
         if self._parent is None:
             if self.reservation_id is None:
-                return recorded_by(await self._record(total, details, self.request.operation_id))
-            return settled_by(await self._settle_own(total, details))
+                return await self._record(used, self.request.operation_id)
+            return await self._settle_own(used)
+        total, details = used
         rest = ZERO
         if self.reservation_id is not None:
             own_hold = subtract(self._estimate, self._drawn)
             # a surplus over both holds is charged here too, where it is flagged
             rest = max(min(total, own_hold), subtract(total, self._drawn))
-        through_parent = subtract(total, rest)
         answer = LEFT_TO_PARENT
         if rest > 0:
-            answer = settled_by(await self._settle_own(rest, details))
+            answer = await self._settle_own(Used(rest, details))
             details = {}
-        if not self._give_back_drawn(through_parent, details) and through_parent > 0:
-            alone = recorded_by(await self._record(through_parent, details, None))
+        through_parent = Used(subtract(total, rest), details)
+        # once for all: it may be recorded by itself already
+        self._alone = self._alone or not self._parent._lending.take_over(self._key, through_parent)
+        if self._alone and through_parent.cost > 0:
+            alone = await self._record(through_parent, None)
             answer = replace(alone, charged=add(alone.charged, answer.charged))
         if rest == 0 and self.reservation_id is not None:
             await self._release_quietly(self.reservation_id)
         return answer
 
-    async def _settle_own(self, cost: Decimal, details: Mapping[str, Any]) -> SettleAnswer:
+    async def _settle_own(self, used: Used) -> Settlement:
         assert self.reservation_id is not None
-        values = {**details, "actual_cost": cost, "tenant_id": self.request.tenant_id}
-        return await self._operations.settle(self.reservation_id, convert(values, SettleRequest))
+        asked = settle_request(self.request, used)
+        return settled_by(await self._operations.settle(self.reservation_id, asked))
 
-    async def _record(
-        self, cost: Decimal, details: Mapping[str, Any], operation_id: str | None
-    ) -> RecordAnswer:
+    async def _record(self, used: Used, operation_id: str | None) -> Settlement:
         """Record a cost that no reservation stands for."""
-        request = self.request
-        project_id, user_id, feature_id = scope_ids(request)
-        values = {
-            **details,
-            "service_name": request.service_name or details.get("service_name"),
-            "tenant_id": request.tenant_id,
-            "resource_type": request.resource_type,
-            "cost_amount": cost,
-            "currency": details.get("currency") or request.currency,
-            "project_id": project_id,
-            "user_id": user_id,
-            "feature_id": feature_id,
-            "tags": {**request.tags, **details.get("tags", {})},
-            "operation_id": operation_id,
-            "idempotency_key": self._record_key,
-        }
-        return await self._operations.record(convert(values, RecordRequest))
-
-    def _give_back_drawn(
-        self, used: Decimal = ZERO, details: Mapping[str, Any] | None = None
-    ) -> bool:
-        """Give the parent back what was drawn, once; whether it settles what was used."""
-        if self._parent is None:
-            return False
-        with self._lock:
-            if not self._returned:
-                self._returned = True
-                if self._parent.receive(self._drawn, used, details or {}):
-                    self._credited = used
-            return self._credited == used
+        asked = record_request(self.request, used, operation_id=operation_id, key=self._key)
+        return recorded_by(await self._operations.record(asked))
 
     # -- giving back, holding longer, leaving
 
@@ -372,9 +382,8 @@ class Hold:
                 "The reservation is settled and cannot be released",
                 suggested_action="Record a cost of category adjustment to correct it.",
             )
-        with self._lock:
-            self._accepts = False
-        if self._used > 0:
+        self._lending.end()  # from here on, nested costs are in no sum of this block
+        if self._lending.used.cost > 0:
             await self.settle(ZERO, {})
             return
         self._give_back_drawn()
@@ -386,7 +395,9 @@ class Hold:
         """Hold what this block and the one it draws from hold until `ttl_seconds` from now."""
         if self.reservation_id is not None:
             values = {"ttl_seconds": ttl_seconds, "tenant_id": self.request.tenant_id}
+            sent = monotonic()
             await self._operations.extend(self.reservation_id, convert(values, ExtendRequest))
+            self._held_until = sent + ttl_seconds
         if self._parent is not None:
             await self._parent.extend(ttl_seconds)
 
@@ -395,27 +406,27 @@ class Hold:
 
         `error` is what the block was left with; a failure here never hides it.
         """
+        due = self._due()
+        try:
+            if due is not None:
+                await (self.settle(due, {}) if error is None else self.settle_after_all(due, {}))
+            elif self._begun is None and not self._released and self.reservation_id is not None:
+                await self._release_quietly(self.reservation_id)
+        finally:
+            self._give_back_drawn()
+
+    def _due(self) -> Decimal | None:
+        """The own part to settle when the block is left; None: nothing is to be settled."""
         if self._settled is not None or self._uncertain:
             # an uncertain one may be settled already; if not, it can still be, until it expires
-            self._give_back_drawn()
-        elif self._released:
-            pass
-        elif self._used > 0:
-            try:
-                await self.settle(ZERO, {})
-            except FiscusError as failure:
-                if error is None:
-                    raise
-                log.error(
-                    "cost %s of nested operations of tenant %s is not recorded: %s",
-                    plain(self._used),
-                    self.request.tenant_id,
-                    failure.message,
-                )
-        else:
-            self._give_back_drawn()
-            if self.reservation_id is not None:
-                await self._release_quietly(self.reservation_id)
+            return None
+        if self._begun is not None:
+            return self._begun.own.cost  # Ctrl-C came in the way
+        return ZERO if self._lending.used.cost > 0 else None
+
+    def _give_back_drawn(self) -> None:
+        if self._parent is not None:
+            self._parent._lending.give_back(self._key)
 
     async def _release(self, reservation_id: str) -> None:
         await self._operations.release(
@@ -433,14 +444,6 @@ class Hold:
             log.warning(
                 "reservation %s is held until it expires: %s", reservation_id, error.message
             )
-
-
-def _checked(details: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a cost, checked before anything is settled of it."""
-    request = convert({**details, "actual_cost": ZERO}, SettleRequest)
-    known = asdict(request)
-    del known["actual_cost"], known["tenant_id"]
-    return known
 
 
 def _again(settled: _Settled, own: Decimal) -> Settlement:

@@ -1,16 +1,23 @@
-"""What settling a block answers."""
+"""What settling a block asks and answers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
-from fiscus.budgets.calls import SettleAnswer
-from fiscus.costs.calls import ChargedLine, RecordAnswer
+from fiscus.budgets.calls import CheckRequest, SettleAnswer, SettleRequest
+from fiscus.client.lending import Used
+from fiscus.client.same_operation import scope_ids
+from fiscus.client.usage import first_tags
+from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordRequest, arose_at
 from fiscus.costs.model import CostFlag
-from fiscus.money import ZERO
+from fiscus.money import ZERO, parse_not_negative
+from fiscus.wire import convert
 
 
 class Settlement(Struct, frozen=True, kw_only=True):
@@ -49,3 +56,48 @@ def recorded_by(answer: RecordAnswer) -> Settlement:
         flags=answer.flags,
         budgets=answer.budgets,
     )
+
+
+def checked(details: Mapping[str, Any], now: datetime | None) -> dict[str, Any]:
+    """What is known of a cost, of that what was given, checked before anything is settled of it.
+
+    With `now`, also what else is looked at where it is recorded: another block may do that.
+    """
+    request = convert({**details, "actual_cost": ZERO}, SettleRequest)
+    if request.usage_quantity is not None:
+        parse_not_negative(request.usage_quantity, "usage_quantity")
+    if now is not None:
+        arose_at(request.timestamp, now)
+    return {
+        name: value
+        for name, value in asdict(request).items()
+        if value is not None and name not in {"actual_cost", "tenant_id"}
+    }
+
+
+def settle_request(operation: CheckRequest, used: Used) -> SettleRequest:
+    values = {**used.details, "actual_cost": used.cost, "tenant_id": operation.tenant_id}
+    return convert(values, SettleRequest)
+
+
+def record_request(
+    operation: CheckRequest, used: Used, *, operation_id: str | None, key: str
+) -> RecordRequest:
+    """A cost of `operation` that no reservation stands for."""
+    project_id, user_id, feature_id = scope_ids(operation)
+    details = used.details
+    values = {
+        **details,
+        "service_name": operation.service_name or details.get("service_name"),
+        "tenant_id": operation.tenant_id,
+        "resource_type": operation.resource_type,
+        "cost_amount": used.cost,
+        "currency": details.get("currency") or operation.currency,
+        "project_id": project_id,
+        "user_id": user_id,
+        "feature_id": feature_id,
+        "tags": first_tags({**operation.tags, **details.get("tags", {})}),
+        "operation_id": operation_id,
+        "idempotency_key": key,
+    }
+    return convert(values, RecordRequest)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, Overflow
+from itertools import islice
 from typing import Any, cast
 
-from fiscus.money import add, parse_not_negative
+from fiscus.money import LIMIT, add
+from fiscus.wire import MAX_TAGS
 
 _Usage = Mapping[str, Any]
 
@@ -14,26 +16,32 @@ _Usage = Mapping[str, Any]
 def merge_details(parts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The details of nested parts and of the reservation itself, as those of one cost record.
 
-    Usage adds up by name, tags are joined, and of anything else the reservation's own value wins.
-    A quantity in another unit than the reservation's own becomes usage under its unit's name.
+    All of them are checked. Usage adds up by name, tags are joined, the reservation's own first,
+    and of anything else its own value wins. A quantity in another unit than the reservation's own,
+    or too much to be one, becomes usage under its unit's name.
     """
     merged = {**parts, **{name: value for name, value in own.items() if value is not None}}
     usage = merge_usage(parts.get("usage") or {}, own.get("usage") or {})
-    tags: dict[str, str] = {**(parts.get("tags") or {}), **(own.get("tags") or {})}
+    own_tags: dict[str, str] = own.get("tags") or {}
+    tags = first_tags({**own_tags, **(parts.get("tags") or {}), **own_tags})
     first, second = parts.get("usage_quantity"), own.get("usage_quantity")
     if first is not None and second is not None:
-        quantity = parse_not_negative(first, "usage_quantity")
-        if parts.get("usage_unit") == own.get("usage_unit"):
-            more = parse_not_negative(second, "usage_quantity")
-            merged["usage_quantity"] = add(quantity, more)
+        unit = parts.get("usage_unit")
+        quantity = add(first, second)
+        if unit == own.get("usage_unit") and quantity < LIMIT:
+            merged["usage_quantity"] = quantity
         else:
-            unit = parts.get("usage_unit") or "unspecified"
-            usage = merge_usage({unit: quantity}, usage)
+            usage = merge_usage({unit or "unspecified": Decimal(first)}, usage)
     if usage:
         merged["usage"] = usage
     if tags:
         merged["tags"] = tags
     return merged
+
+
+def first_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The first of them, as many as a cost record has."""
+    return dict(islice(tags.items(), MAX_TAGS))
 
 
 def merge_usage(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +60,9 @@ def _joined(one: object, other: object) -> object:
     if isinstance(one, int) and isinstance(other, int):
         return one + other
     if isinstance(one, int | float | Decimal) and isinstance(other, int | float | Decimal):
-        # by its shortest digits: 0.1 and 0.2 seconds are 0.3, not 0.30000000000000004
-        return add(Decimal(str(one)), Decimal(str(other)))
+        try:
+            # by its shortest digits: 0.1 and 0.2 seconds are 0.3, not 0.30000000000000004
+            return add(Decimal(str(one)), Decimal(str(other)))
+        except Overflow:
+            return other  # no number is so large
     return other

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
+from fiscus.clock import require_aware
 from fiscus.costs.model import ChargeCategory, CostFlag, CostRecord
+from fiscus.errors import ValidationError
 from fiscus.money import Amount
 from fiscus.nesting import FreeForm
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
 from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseKey, LooseLabel, Tags
+
+MAX_CLOCK_SKEW: Final = timedelta(days=1)
+OLDEST: Final = timedelta(days=366 * 30)
+
+
+def arose_at(given: datetime | None, now: datetime) -> datetime:
+    """When a cost arose, by default `now`. Raises `ValidationError` for what cannot be true."""
+    if given is None:
+        return now
+    moment = require_aware(given, "timestamp")
+    if not now - OLDEST <= moment <= now + MAX_CLOCK_SKEW:
+        raise ValidationError(
+            "timestamp is in the future or more than 30 years ago",
+            field="timestamp",
+            suggested_action="Send when the cost arose.",
+        )
+    return moment.astimezone(now.tzinfo)  # only now: at the ends of time it has no UTC
 
 
 class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):

@@ -23,9 +23,9 @@ from fiscus.budgets.openings import (
     waits_for_holds,
 )
 from fiscus.budgets.rules import THROTTLE, advanced
+from fiscus.costs.calls import MAX_CLOCK_SKEW
 from fiscus.costs.fx import convert
 from fiscus.ledger.commands import Check
-from fiscus.ledger.requests import MAX_CLOCK_SKEW
 from fiscus.ledger.workspace import Workspace
 from fiscus.money import ZERO, add
 from fiscus.periods import Period

@@ -11,8 +11,7 @@ from decimal import Decimal
 from typing import Final, TypeVar
 
 from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
-from fiscus.clock import require_aware
-from fiscus.costs.calls import RecordBatchRequest, RecordRequest
+from fiscus.costs.calls import RecordBatchRequest, RecordRequest, arose_at
 from fiscus.costs.model import MAY_BE_NEGATIVE
 from fiscus.errors import (
     CostCalculationError,
@@ -50,8 +49,6 @@ from fiscus.wire import decode, is_id, is_label, item_error, not_a_label, not_an
 
 MAX_CHECKS: Final = 500
 MAX_RECORDS: Final = 1000
-MAX_CLOCK_SKEW: Final = timedelta(days=1)
-OLDEST: Final = timedelta(days=366 * 30)
 
 
 def check_command(
@@ -152,7 +149,7 @@ def record_command(
         )
     if not is_label(request.usage_unit):
         raise not_a_label("usage_unit")
-    timestamp = _timestamp(request.timestamp, now)
+    timestamp = arose_at(request.timestamp, now)
     return Record(  # by position, as above
         Cost(
             _operation(
@@ -230,7 +227,7 @@ def settle_command(
         actual_cost=_not_negative(request.actual_cost, "actual_cost"),
         now=now,
         currency=request.currency,
-        timestamp=None if request.timestamp is None else _timestamp(request.timestamp, now),
+        timestamp=None if request.timestamp is None else arose_at(request.timestamp, now),
         usage_quantity=_quantity(request.usage_quantity),
         usage_unit=request.usage_unit,
         usage=request.usage,
@@ -459,16 +456,3 @@ def _require_sound(request: CheckRequest | RecordRequest | QuotaCheckRequest) ->
 
 def _quantity(given: Decimal | None) -> Decimal | None:
     return None if given is None else _not_negative(given, "usage_quantity")
-
-
-def _timestamp(given: datetime | None, now: datetime) -> datetime:
-    if given is None:
-        return now
-    moment = require_aware(given, "timestamp")
-    if not now - OLDEST <= moment <= now + MAX_CLOCK_SKEW:
-        raise ValidationError(
-            "timestamp is in the future or more than 30 years ago",
-            field="timestamp",
-            suggested_action="Send when the cost arose.",
-        )
-    return moment.astimezone(now.tzinfo)  # only now: at the ends of time it has no UTC
