@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from datetime import timedelta
 from decimal import Decimal
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -126,6 +127,29 @@ async def test_a_task_cancelled_while_it_settles_still_settles(slow: Bench, faul
         await task
     assert await slow.use(budget) == (Decimal("0.25"), 0)
     assert not faulty.of("/release")
+
+
+async def test_a_task_cancelled_while_its_settle_is_refused_loses_no_nested_cost(
+    slow: Bench, faulty: Faulty
+) -> None:
+    budget = await slow.budget()
+    gate = Gate(faulty, "/settle")
+    ahead = slow.clock.now() + timedelta(days=3)
+
+    async def work() -> None:
+        async with slow.api.reserve(**OPERATION, estimate=1) as r:
+            async with slow.api.reserve(**OPERATION, estimate="0.5") as inner:
+                await inner.settle("0.25")
+            await r.settle("0.5", timestamp=ahead)
+
+    task = asyncio.create_task(work())
+    await gate.reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await slow.use(budget) == (Decimal("0.25"), 0)
 
 
 async def test_a_task_cancelled_while_it_reserves_leaves_nothing_held(

@@ -259,8 +259,9 @@ class Hold:
         try:
             return await self._operations.uninterrupted(lambda: self._settle(begun))
         except asyncio.CancelledError:
-            # it has had its time, and may go on alone: leaving the block does not wait for it again
-            self._uncertain = True
+            # it has had its time, and may go on alone: unless it was refused, leaving the block
+            # does not wait for it again
+            self._uncertain = self._begun is not None
             raise
 
     def _begin_to_settle(self, own: Used) -> _Begun:
