@@ -35,7 +35,6 @@ _CHANGE: Final = re.compile(r"^\s*(INSERT|UPDATE)\b")
 _LOCK: Final = re.compile(r"\{lock_\w\}")
 _TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
 
-
 _BESIDE: Final = ("-wal", "-shm", "-turn", "-counters")
 """How the names go on of the files that stand beside a database's own."""
 
@@ -145,7 +144,10 @@ def unwritable(path: Path) -> Path | None:
 
 
 def _may(path: Path, how: int) -> bool:
-    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
+    try:
+        return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
+    except ValueError:  # no name of the system's, so there is nothing there
+        return False
 
 
 def must_reopen(error: sqlite3.Error) -> bool:
