@@ -250,6 +250,14 @@ def test_a_compressed_body_is_refused(server: LiveServer, path: str, line: str) 
         assert answer.json()["details"] == {"field": line.partition(":")[0]}
 
 
+@pytest.mark.parametrize("line", ["Via: a", "Content-Length: 0"])
+def test_a_coding_without_a_body_refuses_nothing(server: LiveServer, line: str) -> None:
+    coding = f"\r\n{line}\r\nContent-Encoding: gzip\r\n\r\n".encode()
+    with Wire(server) as wire:
+        wire.send(wire.get(f"{API}/budgets").replace(b"\r\n\r\n", coding))
+        assert wire.answer().status == 200
+
+
 @pytest.mark.parametrize("path", ["/budgets/check", "/budgets"])
 def test_a_length_may_begin_with_any_zeros(server: LiveServer, path: str) -> None:
     body = json.dumps({**CHECK, "budget_name": ""}).encode()

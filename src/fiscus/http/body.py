@@ -22,12 +22,14 @@ async def read_body(
     """The whole body.
 
     Raises `PayloadTooLarge` beyond `max_bytes`, before reading it when the request says its length,
-    `ValidationError` when it is compressed, and `ClientGone`.
+    `ValidationError` when it is compressed, and `ClientGone`. Codings of no body are ignored: some
+    clients name one with every request.
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and length_of(declared) > max_bytes:
         raise _too_large(max_bytes)
-    require_plain(headers)
+    if declared.strip(b"0") or b"transfer-encoding" in headers:
+        require_plain(headers)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
