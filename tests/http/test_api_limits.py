@@ -201,7 +201,11 @@ async def test_a_limit_of_0_is_no_limit(data_dir: Path) -> None:
     assert "RateLimit" not in reply.headers
 
 
-async def test_probes_are_not_limited(data_dir: Path) -> None:
+async def test_probes_and_metrics_are_not_limited(data_dir: Path) -> None:
     async with open_app(data_dir, api_limit_tenant=1) as client:
+        key = client.make_key(Role.SYSTEM_ARCHITECT)
         for _ in range(3):
             assert (await client.send("GET", "/health/live", key=None)).status_code == 200
+            reply = await client.send("GET", "/metrics", key=key)
+            assert (reply.status_code, reply.headers.get("RateLimit")) == (200, None)
+        assert (await client.get("/rate-limits", key=key)).status_code == 200

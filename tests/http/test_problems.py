@@ -118,6 +118,12 @@ async def test_a_body_that_is_not_taken_is_refused_and_not_ignored(
     problem_of(reply, 400, "VALIDATION_ERROR")
 
 
+async def test_probes_ignore_a_body_and_nobody_minds_an_empty_object(client: AppClient) -> None:
+    for path in ("/health", "/health/live", "/health/ready", "/metrics"):
+        assert (await client.send("GET", path, content=b"body")).status_code == 200, path
+    assert (await client.get("/budgets", content=b"{}")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

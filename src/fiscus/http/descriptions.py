@@ -18,8 +18,9 @@ error: a check answers 200 with `allowed`. Errors are `application/problem+json`
 A path and headers of more than 64 KiB or 100 headers answer 431, what is no HTTP answers 400, both
 before a credential is looked at, and a request of which nothing more comes for 30 seconds answers
 408; then the connection is closed. `Upgrade` is ignored. A method that a path does not take answers
-405, with those it takes in `Allow`; where GET is taken, HEAD is too. A body where none is taken
-answers 400, or 413 where it is larger than any may be.
+405, with those it takes in `Allow`; where GET is taken, HEAD is too. Where no body is taken, one
+that is neither empty nor `{}` answers 400, or 413 where it is larger than any may be; the health
+probes and `/metrics` ignore theirs.
 
 Every call but the health probes needs an API key (`X-API-Key`) or a JSON Web Token (`Authorization:
 Bearer`). The tenant is that of the credential."""
