@@ -80,6 +80,29 @@ def test_the_checks_before_still_pass_when_a_denied_one_fits(desk: Desk) -> None
     assert second.fits_at == datetime(2026, 3, 12, tzinfo=UTC)
 
 
+def test_of_the_checks_before_the_one_that_needs_most_counts(desk: Desk) -> None:
+    desk.budget("10", period_type="daily")
+    desk.budget("1", period_type="daily", **OF_USER)
+    desk.record("5", timestamp="2026-03-11T01:00:00Z")
+    desk.record("1", user_id="u", project_id="q")
+    denied = check_request("1", user_id="u", project_id="q")
+    before = [check_request("1"), check_request("4", reserve=False), check_request("2")]
+    assert together(desk, *before, denied)[3].fits_at == datetime(2026, 3, 11, tzinfo=UTC)
+    before[1] = check_request("5", reserve=False)
+    assert together(desk, *before, denied)[3].fits_at == datetime(2026, 3, 12, tzinfo=UTC)
+
+
+def test_a_credit_makes_room_for_the_checks_before_in_its_own_period_only(desk: Desk) -> None:
+    desk.budget("5")
+    desk.budget("1", **OF_USER)
+    desk.record("-4", charge_category="credit")
+    desk.record("1", user_id="u", project_id="q")
+    denied = check_request("1", user_id="u", project_id="q")
+    for cost, fits_at in (("5", datetime(2026, 4, 1, tzinfo=UTC)), ("6", None)):
+        first, second = together(desk, check_request(cost), denied)
+        assert (first.allowed, second.fits_at) == (True, fits_at)
+
+
 def test_a_denied_check_fits_when_denied_ones_before_it_would_too(desk: Desk) -> None:
     desk.budget("10", period_type="project")
     desk.reserve("5", ttl_seconds=60)

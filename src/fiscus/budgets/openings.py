@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
 from fiscus.budgets.rules import free, throttle_passes, throttle_wait_ms
-from fiscus.money import add
+from fiscus.money import ZERO, add
 from fiscus.zones import DAWN, FAR_FUTURE
 
 
@@ -65,6 +65,13 @@ def may_deny(budget: Budget) -> bool:
     if budget.shadow:
         return False
     return budget.frozen or budget.enforcement_action is not EnforcementAction.SOFT_LIMIT
+
+
+def has_room_for_good(budget: Budget, estimate: Decimal, balance: BudgetBalance) -> bool:
+    """Whether a budget has room now, and so in every period in which nothing is spent, too."""
+    if budget.frozen or budget.enforcement_action is EnforcementAction.THROTTLE:
+        return False
+    return balance.spent >= ZERO and _passes(budget, estimate, balance, ahead=0)
 
 
 def openings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from itertools import pairwise
 from typing import Final
 
 from msgspec.structs import replace
@@ -206,9 +207,10 @@ def with_nothing_held(
     denied = [place for place, one in enumerate(results) if not one.allowed]
     if denied:
         asked = [_asked(check, one) for (check, _), one in zip(batch, results, strict=True)]
-        fits = fit_in_turn(workspace, asked[: denied[-1] + 1])
-        for place in denied:
-            results[place] = replace(results[place], fits_at=fits[place])
+        after = [place + 1 for place in denied]
+        portions = [asked[start:end] for start, end in pairwise([0, *after])]
+        for place, fits in zip(denied, fit_in_turn(workspace, portions), strict=True):
+            results[place] = replace(results[place], fits_at=fits)
     return results
 
 

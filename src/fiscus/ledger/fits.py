@@ -11,13 +11,14 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from fiscus.budgets.matching import Matched, PreparedBudget
-from fiscus.budgets.model import Budget, BudgetBalance
+from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
 from fiscus.budgets.openings import (
     Opening,
     Stretch,
     any_of,
     common,
     first_common,
+    has_room_for_good,
     may_deny,
     openings,
     waits_for_holds,
@@ -50,6 +51,25 @@ class _Ahead(NamedTuple):
 _NONE_AHEAD: Final = _Ahead(ZERO, 0)
 
 
+class _Want(NamedTuple):
+    """What a check wants of a budget that may deny it."""
+
+    prepared: PreparedBudget
+    scope_id: str
+    estimate: Decimal | None
+    ahead: _Ahead
+    met: Matched | None
+    """The budget's period, unless it has yet to begin."""
+    is_throttled: bool
+    reserve: bool
+
+    def needs_more_than(self, other: _Want) -> bool:
+        """Whether `other`, of the same budget, passes whenever this does."""
+        if self.estimate is None or other.estimate is None:
+            return self.estimate is None
+        return add(self.ahead.amount, self.estimate) > add(other.ahead.amount, other.estimate)
+
+
 class _Course(NamedTuple):
     """What a budget that may deny is going to be like."""
 
@@ -65,25 +85,25 @@ class _Course(NamedTuple):
 
 
 class _Outlook(NamedTuple):
-    """What a check is going to meet."""
+    """What checks are going to meet."""
 
     courses: list[_Course]
-    in_force: list[Opening]
-    """When any budget counts it."""
+    in_force: set[tuple[Opening, ...]]
+    """When any budget counts them."""
 
 
 def fits_at(workspace: Workspace, asked: Asked) -> datetime | None:
     """The first moment at which no budget would deny a check; None when there is none."""
-    (moment,) = fit_in_turn(workspace, [asked])
+    (moment,) = fit_in_turn(workspace, [[asked]])
     return moment
 
 
-def fit_in_turn(workspace: Workspace, batch: Sequence[Asked]) -> list[datetime | None]:
-    """For each check of a tenant's batch the first moment at which it would pass, and those before
-    it too."""
+def fit_in_turn(workspace: Workspace, portions: Sequence[Sequence[Asked]]) -> list[datetime | None]:
+    """For each portion of a tenant's batch the first moment at which its checks would pass, and
+    those of the portions before it too."""
     ahead: dict[tuple[str, str], _Ahead] = {}
-    outlooks = [_outlook(workspace, asked, ahead) for asked in batch]
-    first = batch[0].check
+    outlooks = [_outlook(workspace, portion, ahead) for portion in portions]
+    first = portions[0][0].check
     tenant_id, now = first.tenant_id, first.now
     courses = [course for one in outlooks for course in one.courses]
     each = iter(_openings(workspace, tenant_id, courses, now))
@@ -93,53 +113,84 @@ def fit_in_turn(workspace: Workspace, batch: Sequence[Asked]) -> list[datetime |
     for one in outlooks:
         passing = [*before, *islice(each, len(one.courses))]
         if require_budget:
-            passing.append(any_of(one.in_force))
+            passing += [any_of(counted) for counted in one.in_force]
         moments.append(first_common(passing, now))
         if one is not outlooks[-1]:
             before = [common(passing)]
     return moments
 
 
-def _outlook(workspace: Workspace, asked: Asked, ahead: dict[tuple[str, str], _Ahead]) -> _Outlook:
-    """What a check is going to meet; adds what it wants to what those before it want."""
-    check, matched, verdicts = asked
-    now = check.now
-    met = {one.budget.budget_id: index for index, one in enumerate(matched)}
-    in_force: list[Opening] = []
-    courses: list[_Course] = []
-    for prepared, scope_id in workspace.tenant(check.tenant_id).budgets.matches(check.operation):
-        budget = prepared.budget
-        begins_at, ends_at = prepared.bounds()
-        if ends_at <= now:
-            continue
-        estimate = _estimate(workspace, check, budget)
-        if estimate is None and budget.shadow:
-            continue  # such a budget is left out, as of a cost
-        in_force.append(Opening(begins_at, ends_at))
-        if estimate is not None and not may_deny(budget):
-            continue
-        place = (budget.budget_id, scope_id)
-        first = ahead.get(place, _NONE_AHEAD)
-        current = None
-        index = met.get(budget.budget_id)
-        if index is None:
-            following = prepared.period_at(begins_at)
-        else:
-            one = matched[index]
-            balance = workspace.balance(one.blank)
-            is_throttled = verdicts[index] == THROTTLE
-            if is_throttled and not check.reserve:
-                balance = advanced(budget, balance)
-            balance = replace(balance, reserved=add(balance.reserved, first.amount))
-            current = Stretch(
-                now, one.period.end, balance, throttled=is_throttled, ahead=first.checks
+def _outlook(
+    workspace: Workspace, portion: Sequence[Asked], ahead: dict[tuple[str, str], _Ahead]
+) -> _Outlook:
+    """What checks are going to meet; adds what they want to what those before them want.
+
+    Of what they want of one budget only the most counts. A throttle is asked by each.
+    """
+    now = portion[0].check.now
+    in_force: set[tuple[Opening, ...]] = set()
+    wants: dict[tuple[str, str, int], _Want] = {}
+    for turn, (check, matched, verdicts) in enumerate(portion):
+        met = {one.budget.budget_id: index for index, one in enumerate(matched)}
+        counted: list[Opening] = []
+        tenant = workspace.tenant(check.tenant_id)
+        for prepared, scope_id in tenant.budgets.matches(check.operation):
+            budget = prepared.budget
+            begins_at, ends_at = prepared.bounds()
+            if ends_at <= now:
+                continue
+            estimate = _estimate(workspace, check, budget)
+            if estimate is None and budget.shadow:
+                continue  # such a budget is left out, as of a cost
+            counted.append(Opening(begins_at, ends_at))
+            if estimate is not None and not may_deny(budget):
+                continue
+            place = (budget.budget_id, scope_id)
+            first = ahead.get(place, _NONE_AHEAD)
+            index = met.get(budget.budget_id)
+            is_throttle = budget.enforcement_action is EnforcementAction.THROTTLE
+            want = _Want(
+                prepared,
+                scope_id,
+                estimate,
+                first,
+                None if index is None else matched[index],
+                index is not None and verdicts[index] == THROTTLE,
+                check.reserve,
             )
-            following = prepared.period_after(one.period, prepared.anchors.get(scope_id))
-        later = _later(prepared, scope_id, following, now)
-        courses.append(_Course(budget, estimate, first, current, later, ends_at))
-        if check.reserve and estimate is not None:
-            ahead[place] = _Ahead(add(first.amount, estimate), first.checks + 1)
-    return _Outlook(courses, in_force)
+            at = (*place, turn if is_throttle else 0)
+            if (other := wants.get(at)) is None or want.needs_more_than(other):
+                wants[at] = want
+            if check.reserve and estimate is not None:
+                ahead[place] = _Ahead(add(first.amount, estimate), first.checks + 1)
+        in_force.add(tuple(counted))
+    courses = [_course(workspace, want, now) for want in wants.values()]
+    return _Outlook([one for one in courses if one is not None], in_force)
+
+
+def _course(workspace: Workspace, want: _Want, now: datetime) -> _Course | None:
+    """None for a budget that is never going to stand in the way."""
+    prepared, scope_id, estimate, ahead, met, is_throttled, reserve = want
+    budget = prepared.budget
+    begins_at, ends_at = prepared.bounds()
+    current = None
+    if met is None:
+        following = prepared.period_at(begins_at)
+    else:
+        balance = workspace.balance(met.blank)
+        if is_throttled and not reserve:
+            balance = advanced(budget, balance)
+        balance = replace(balance, reserved=add(balance.reserved, ahead.amount))
+        current = Stretch(now, met.period.end, balance, throttled=is_throttled, ahead=ahead.checks)
+        if (
+            estimate is not None
+            and not _may_be_used(met.period.end, now)
+            and has_room_for_good(budget, estimate, balance)
+        ):
+            return None
+        following = prepared.period_after(met.period, prepared.anchors.get(scope_id))
+    later = _later(prepared, scope_id, following, now)
+    return _Course(budget, estimate, ahead, current, later, ends_at)
 
 
 def _later(
