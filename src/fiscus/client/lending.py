@@ -33,8 +33,8 @@ class Lending:
         self._inside = False
         self._summed_up = False
         self._loans: dict[str, Decimal] = {}
-        # with each cost the sum of it and those before, so that the last is the sum of all
-        self._sums: dict[str, Used] = {}
+        # with the last of them the sum of all, so that a cost and its sum are one assignment
+        self._sums: dict[str, Used | None] = {}
 
     @property
     def open(self) -> bool:
@@ -62,7 +62,7 @@ class Lending:
     @property
     def used(self) -> Used:
         """What was taken over so far."""
-        return next(reversed(self._sums.values()), _NOTHING)
+        return next(reversed(self._sums.values()), None) or _NOTHING
 
     def lend(self, key: str, wanted: Decimal, held: Decimal) -> Decimal:
         """As much of `wanted` as is left of `held`; it counts as lent until it is given back."""
@@ -93,5 +93,8 @@ class Lending:
             details = (
                 merge_details(before.details, used.details) if used.details else before.details
             )
+            last = next(reversed(self._sums), None)
             self._sums[key] = Used(cost, details)
+            if last is not None:
+                self._sums[last] = None  # a sum for each would fill the memory
             return True
