@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from fiscus import AsyncClient, Client
+from fiscus import AsyncClient, Client, Forbidden
 from fiscus.client import holds, retries, transports
 from tests.client.apis import BUDGET, OPERATION, Bench, RunningServer, open_async
 from tests.client.faulty import DROP, Faulty, Seen, faulty_server, problem
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def faulty(server: RunningServer) -> Iterator[Faulty]:
+    """Of each test alone: what another left on its way would be taken for its own."""
     with faulty_server(server.url) as faulty:
         yield faulty
 
@@ -33,8 +34,6 @@ def faulty(server: RunningServer) -> Iterator[Faulty]:
 @pytest.fixture
 async def slow(server: RunningServer, faulty: Faulty, tenant: str) -> AsyncGenerator[Bench]:
     """An `AsyncClient` whose server can be held up."""
-    faulty.steps.clear()
-    faulty.seen.clear()
     through = RunningServer(faulty.url, server.key, server.engine, server.clock)
     async with open_async(through, tenant) as client:
         yield Bench(client, tenant, server.clock)
@@ -150,6 +149,26 @@ async def test_a_task_cancelled_while_its_settle_is_refused_loses_no_nested_cost
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await slow.use(budget) == (Decimal("0.25"), 0)
+
+
+async def test_a_settle_refused_beside_another_that_gets_through_loses_no_nested_cost(
+    slow: Bench, faulty: Faulty
+) -> None:
+    budget = await slow.budget()
+    gate = Gate(faulty, "/settle")
+    async with slow.api.reserve(**OPERATION, estimate=1) as r:
+        inner = slow.api.reserve(**OPERATION, estimate="0.5")
+        await inner.__aenter__()
+        first = asyncio.create_task(r.settle("0.5"))
+        await gate.reached.wait()
+        faulty.steps.append(problem(403, "FORBIDDEN"))
+        with pytest.raises(Forbidden):
+            await r.settle("0.5")
+        await inner.settle("0.25")
+        await inner.__aexit__(None, None, None)
+        gate.open()
+        assert (await first).charged == Decimal("0.5")
+    assert await slow.use(budget) == (Decimal("0.75"), 0)
 
 
 async def test_a_task_cancelled_while_it_reserves_leaves_nothing_held(
@@ -290,8 +309,6 @@ def test_ending_a_program_between_two_tries_loses_no_cost_and_leaves_nothing_hel
 ) -> None:
     """`asyncio.run` cancels all tasks, so those that must not be interrupted, too."""
     monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.5)
-    faulty.steps.clear()
-    faulty.seen.clear()
 
     async def background() -> None:
         async with (
@@ -325,7 +342,6 @@ def test_a_cost_that_a_program_ends_without_is_told_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(transports, "GRACE_SECONDS", 0.2)
-    faulty.steps.clear()
     left_behind: list[asyncio.Task[None]] = []
 
     async def background() -> None:
@@ -352,8 +368,6 @@ def test_a_cost_that_a_program_ends_without_is_told_of(
 async def test_closing_a_client_waits_for_what_cancelled_tasks_have_begun(
     server: RunningServer, faulty: Faulty, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faulty.steps.clear()
-    faulty.seen.clear()
     client = AsyncClient(faulty.url, server.key, tenant=tenant)
     budget = await client.create_budget(**BUDGET)
     monkeypatch.setattr(transports, "GRACE_SECONDS", 0.1)
@@ -392,8 +406,6 @@ def test_ctrl_c_in_a_block_gives_the_money_back(server: RunningServer, tenant: s
 def test_ctrl_c_while_reserving_leaves_nothing_held(
     server: RunningServer, faulty: Faulty, tenant: str
 ) -> None:
-    faulty.steps.clear()
-    faulty.seen.clear()
     with Client(faulty.url, server.key, tenant=tenant) as client:
         budget = client.create_budget(**BUDGET)
         faulty.before_answering = _once("/check", _press_ctrl_c)
@@ -410,7 +422,6 @@ def test_ctrl_c_while_reserving_leaves_nothing_held(
 def test_an_interrupted_reserve_that_cannot_be_undone_says_so(
     server: RunningServer, faulty: Faulty, tenant: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faulty.steps.clear()
     with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
         faulty.before_answering = _once("/check", _press_ctrl_c)
         faulty.steps.extend(["pass", DROP])

@@ -133,6 +133,8 @@ class Hold:
         self._entered = False
         self._released = False
         self._begun: _Begun | None = None
+        # what calls of `settle` are on their way
+        self._trying: set[object] = set()
         self._uncertain = False
         self._settled: _Settled | None = None
         self._key = uuid7()
@@ -252,12 +254,8 @@ class Hold:
         """Settle this block's own part and the nested ones'; again with the same amount is fine."""
         cost = plain(parse_not_negative(actual_cost, "actual_cost"))
         own = Used(cost, checked(details, self._now_there() if self._parent is not None else None))
-        with self._lock:
-            if self._settled is not None:
-                return _again(self._settled, cost)
-            begun = self._begin_to_settle(own)
         try:
-            return await self._operations.uninterrupted(lambda: self._settle(begun))
+            return await self._operations.uninterrupted(lambda: self._settle(own))
         except asyncio.CancelledError:
             # it has had its time, and may go on alone: unless it was refused, leaving the block
             # does not wait for it again
@@ -314,7 +312,19 @@ class Hold:
                 suggested_action="Leave currency out, and settle in the estimate's currency.",
             )
 
-    async def _settle(self, begun: _Begun) -> Settlement:
+    async def _settle(self, own: Used) -> Settlement:
+        trying = object()
+        try:
+            with self._lock:
+                if self._settled is not None:
+                    return _again(self._settled, own.cost)
+                begun = self._begin_to_settle(own)
+                self._trying.add(trying)
+            return await self._try_to_settle(begun, trying)
+        finally:
+            self._trying.discard(trying)
+
+    async def _try_to_settle(self, begun: _Begun, trying: object) -> Settlement:
         try:
             self._require_currency(begun)
             answer = await self._charge_all(begun)
@@ -322,12 +332,19 @@ class Hold:
             self._uncertain = True
             raise
         except FiscusError:
-            if self._settled is None:  # by another task, meanwhile
-                self._begun = None
-                self._lending.refused()
+            self._refused(trying)
             raise
         self._settled = _Settled(begun.own.cost, answer)
         return answer
+
+    def _refused(self, trying: object) -> None:
+        """Go on as before, unless another call has settled the same, or may still do so."""
+        with self._lock:
+            self._trying.discard(trying)
+            if self._settled is None and not self._trying:
+                self._begun = None
+                self._uncertain = False
+                self._lending.refused()
 
     async def _charge_all(self, begun: _Begun) -> Settlement:
         """Charge all of it; without the details of nested costs where these cannot be recorded."""
