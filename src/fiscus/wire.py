@@ -8,7 +8,9 @@ numbers with exactly the stored digits.
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -218,6 +220,13 @@ def _read_custom(kind: type, value: object) -> object:
 
 # msgspec works a type out at its first use, and threads that do so at once crash the process.
 _working_out: Final = threading.Lock()
+if sys.platform != "win32":
+    # a process that was forked meanwhile would wait for it for good
+    os.register_at_fork(
+        before=_working_out.acquire,
+        after_in_parent=_working_out.release,
+        after_in_child=_working_out.release,
+    )
 
 
 @cache

@@ -270,6 +270,61 @@ client.close()
 
 
 @needs_fork
+def test_a_process_forked_while_a_thread_works_a_type_out_does_not_wait_for_it(
+    server: RunningServer, tenant: str
+) -> None:
+    script = f"""
+import os, signal, threading, time
+from fiscus import Client, wire
+
+client = Client({server.url!r}, {server.key!r}, tenant={tenant!r})
+begun = threading.Event()
+
+def work_out():
+    with wire._working_out:
+        begun.set()
+        time.sleep(0.2)
+
+threading.Thread(target=work_out).start()
+begun.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    os._exit(len(client.budgets().items))
+print(os.waitpid(pid, 0)[1])
+client.close()
+"""
+    assert _printed_by(script) == ["0"]
+
+
+@needs_fork
+def test_a_forked_process_that_lives_on_keeps_nobody_from_counting_after_a_close(
+    tmp_path: Path,
+) -> None:
+    script = f"""
+import os
+from fiscus import Fiscus
+
+def count():
+    print(opened.check_rate_limit(resource_type="api").allowed, flush=True)
+
+ended, end = os.pipe()
+with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as opened:
+    count()
+    pid = os.fork()
+    if pid == 0:
+        os.close(end)
+        os.read(ended, 1)
+        os._exit(0)
+with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as opened:
+    count()
+os.close(end)
+os.waitpid(pid, 0)
+"""
+    assert _printed_by(script) == ["True", "True"]
+
+
+@needs_fork
 def test_an_async_client_in_a_forked_process_says_so(server: RunningServer, tenant: str) -> None:
     script = f"""
 import asyncio, os

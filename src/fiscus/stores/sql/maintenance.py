@@ -15,7 +15,7 @@ from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database, not_writable
 from fiscus.stores.sql.migrate import revisions_of
-from fiscus.stores.sql.sqlite import lock_file, read_some, unwritable
+from fiscus.stores.sql.sqlite import lock_file, read_some, unlock_file, unwritable
 from fiscus.stores.sql.tables import idempotency_keys
 
 MONTHS_AHEAD: Final = 3
@@ -126,7 +126,7 @@ class SqlMaintenance:
         self._leading.let_go()
         self._counting.let_go()
         if self._counting_file is not None:
-            self._counting_file.close()
+            unlock_file(self._counting_file)
             self._counting_file = None
 
 

@@ -182,6 +182,15 @@ def lock_file(path: Path) -> IO[bytes] | None:
     return file
 
 
+def unlock_file(file: IO[bytes]) -> None:
+    """Let go of `lock_file`'s lock, also where a forked process has the file open still."""
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
+    file.close()
+
+
 class SqliteDriver:
     """One connection in its owner's thread; a whole transaction holds the write turn."""
 
