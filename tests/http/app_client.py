@@ -125,7 +125,13 @@ def keep_key(engine: Engine, *roles: Role, tenant_id: str = "acme", **fields: An
 async def open_app(folder: Path, **settings: Any) -> AsyncGenerator[AppClient]:
     """The application over a fresh SQLite file, or over `database_url`."""
     clock = ManualClock(NOON)
-    given = {"default_tenant": "acme", "sqlite_synchronous": "OFF", **settings}
+    given = {
+        "default_tenant": "acme",
+        "sqlite_synchronous": "OFF",
+        # on a busy machine a commit may take longer than callers wait by default
+        "ledger_deadline_seconds": 30,
+        **settings,
+    }
     engine = open_engine(Settings(data_dir=folder, **given), clock=clock)
     try:
         metrics = Metrics()

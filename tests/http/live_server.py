@@ -53,7 +53,9 @@ def serving(
     `asgi` gets what does not go straight to the lane; the application itself if None. What is
     still in hand after `grace_seconds` of a stop is cancelled.
     """
-    engine = open_engine(Settings(data_dir=folder, **settings), clock=clock)
+    # on a busy machine a commit may take longer than callers wait by default
+    given = {"ledger_deadline_seconds": 30, **settings}
+    engine = open_engine(Settings(data_dir=folder, **given), clock=clock)
     bound = socket.create_server(("127.0.0.1", 0))
     if send_buffer_bytes is not None:
         # its connections inherit it
