@@ -119,6 +119,18 @@ async def test_threads_and_the_event_loop_share_one_ledger(desk: Desk) -> None:
     assert desk.used(budget) == ("3.5", "6")
 
 
+def test_what_stops_a_server_does_not_end_a_ledger_that_begins(
+    store_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=store_url)
+    with contextlib.closing(open_engine(settings, ledger_apart=True)) as engine:
+        began = pid(engine)
+        for number in (signal.SIGINT, signal.SIGTERM):  # as a terminal and systemd send them to all
+            os.kill(began, number)
+        engine.ledger.wait_until_ready()
+        assert pid(engine) == began
+
+
 def test_rates_of_ones_own_hold_in_both_processes(open_apart: Callable[..., Engine]) -> None:
     engine = open_apart(ledger_deadline_seconds=30, exchange_rates="AED/USD=0.25")
     desk = Desk(engine, f"acme-{uuid7()}")

@@ -5,7 +5,6 @@ It loads nothing that the ledger does not need, so that it is there before the s
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -67,8 +66,6 @@ def open_rates(file: Path | None, overrides: str | None) -> EcbRates:
 
 def main() -> None:
     """Be the ledger's process; see `apart.process.LedgerProcess` for what it is given."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # it ends when the server is done with it
     given = decode(sys.stdin.buffer.read(), Given)
     configure_logs(given.log_level)
     database = Database(

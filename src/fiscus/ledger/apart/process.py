@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Final
 
 from fiscus.logs import get_logger
@@ -18,6 +19,7 @@ from fiscus.processes import RestartPauses
 log = get_logger(__name__)
 
 _END_SECONDS: Final = 10.0
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class LedgerProcess:
@@ -25,7 +27,8 @@ class LedgerProcess:
 
     def __init__(self, module: str, given: bytes) -> None:
         """The process runs `module`, with `given` as its standard input and the descriptors of both
-        lines as its arguments. It has to end when a line is closed, and not before."""
+        lines as its arguments. It has to end when a line is closed, and not before: SIGTERM and
+        SIGINT are blocked in it from the start."""
         self._module = module
         self._given = given
         self.began_count = 0
@@ -82,7 +85,7 @@ class LedgerProcess:
         self._began_at = time.monotonic()
         self.began_count += 1
         lines = [far_loop.fileno(), far_thread.fileno()]
-        with far_loop, far_thread:
+        with far_loop, far_thread, _stops_blocked():
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-P", "-m", self._module, *map(str, lines)],
                 # the same modules, wherever this process has them from
@@ -126,3 +129,13 @@ class LedgerProcess:
                     continue
             for call in self._on_started:
                 call()
+
+
+@contextlib.contextmanager
+def _stops_blocked() -> Generator[None]:
+    """A process begun meanwhile never sees what a terminal or a supervisor sends to all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
