@@ -13,13 +13,13 @@ import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from fiscus.cli import supervisor
-from fiscus.cli.serving import GRACE_SECONDS, bound_anew, listen, serve_child
+from fiscus.cli import serving, supervisor
+from fiscus.cli.serving import GRACE_SECONDS, bound_anew, listen, serve_child, serve_process
 from fiscus.cli.supervisor import Supervisor
 from fiscus.cli.terminal import CommandError
 from fiscus.settings import Settings
@@ -38,6 +38,7 @@ from tests.servers import PostgresServer, drop_database, fresh_database
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from fiscus.engine import Engine
     from tests.cli.conftest import Run
 
 of_linux = pytest.mark.skipif(
@@ -98,6 +99,47 @@ def test_a_second_ctrl_c_stops_a_server_that_waits_for_a_request(tmp_path: Path)
         assert server.stop(signal.SIGINT) == 0
         assert time.monotonic() - began < GRACE_SECONDS
         assert "Traceback" not in server.output()
+
+
+def lose_a_stop() -> None:
+    """Be told to stop where exceptions are ignored, as while garbage is collected."""
+
+    class Garbage:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    Garbage()
+
+
+def serve_and_lose_a_stop(settings: Settings, bound: socket.socket, when: str) -> None:
+    opening = serving.open_engine
+
+    def open_engine(settings: Settings, *, ledger_apart: bool) -> Engine:
+        if when == "opening":
+            lose_a_stop()
+        return opening(settings, ledger_apart=ledger_apart)
+
+    def on_listening(_engine: Engine) -> None:
+        sys.stdout.write("listening\n")
+        lose_a_stop()
+
+    serving.open_engine = open_engine
+    serve_process(settings, bound, with_worker=True, on_listening=on_listening)
+
+
+@pytest.mark.parametrize(("when", "listens"), [("opening", False), ("listening", True)])
+def test_a_stop_during_the_start_is_never_lost(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], when: str, listens: bool
+) -> None:
+    with listen("127.0.0.1", free_port())[0] as bound:
+        given = (Settings(data_dir=tmp_path), bound, when)
+        process = get_context("spawn").Process(target=serve_and_lose_a_stop, args=given)
+        process.start()
+        process.join(30)
+        process.kill()
+        process.join()
+    assert process.exitcode == 0
+    assert ("listening" in capfd.readouterr().out) == listens
 
 
 def ledger_of(pid: int) -> int | None:
@@ -226,6 +268,12 @@ def test_unreachable_database_is_one_line(run: Run) -> None:
     assert "Traceback" not in done.err
 
 
+def test_a_name_that_no_host_can_have_is_one_line(run: Run) -> None:
+    done = run("serve", "--host", "a" * 64, "--port", str(free_port()))
+    assert done.status == 1
+    assert "cannot listen on aaaa" in done.err
+
+
 @pytest.mark.parametrize("second", [1, 2])
 @pytest.mark.parametrize("first", [1, 2])
 def test_an_address_is_taken_from_when_a_server_begins_to_start(first: int, second: int) -> None:
@@ -235,6 +283,26 @@ def test_an_address_is_taken_from_when_a_server_begins_to_start(first: int, seco
         listen("127.0.0.1", port, second)
     for one in sockets:
         one.close()
+
+
+@shares_addresses
+def test_nobody_takes_an_address_while_the_sockets_that_share_it_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, bound = free_port(), serving._bound
+    refused: list[CommandError] = []
+
+    def bound_after_another_tried(*address: Any, share: bool) -> socket.socket:
+        if share:
+            with pytest.raises(CommandError) as told:
+                listen("127.0.0.1", port)
+            refused.append(told.value)
+        return bound(*address, share=share)
+
+    monkeypatch.setattr(serving, "_bound", bound_after_another_tried)
+    for one in listen("127.0.0.1", port, 3):
+        one.close()
+    assert refused
 
 
 @shares_addresses

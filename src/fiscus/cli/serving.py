@@ -45,9 +45,9 @@ def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     first = _listening(host, port)
     if not share:
         return [first] * count
-    # sharing would let a second server slip in beside a first one: the first is without it
-    first.close()
-    return [_listening(host, port, share=True) for _ in range(count)]
+    # sharing from the start would let a second server slip in beside a first one
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return [first, *(_listening(host, port, share=True) for _ in range(count - 1))]
 
 
 def bound_anew(bound: socket.socket) -> socket.socket:
@@ -86,7 +86,9 @@ def _listening(
         )[0]
         bound = _bound(family, kind, protocol, address, share=share)
     except OSError as error:
-        raise _cannot_listen(host, port, option, error) from None
+        raise _cannot_listen(host, port, option, error.strerror) from None
+    except UnicodeError:
+        raise _cannot_listen(host, port, option, "no name of a host") from None
     # at once: an address on which nobody listens yet can be bound by another server
     _listen_on(bound, option)
     return bound
@@ -98,12 +100,12 @@ def _listen_on(bound: socket.socket, option: str = "--port") -> None:
     except OSError as error:
         host, port = bound.getsockname()[:2]
         bound.close()
-        raise _cannot_listen(host, port, option, error) from None
+        raise _cannot_listen(host, port, option, error.strerror) from None
 
 
-def _cannot_listen(host: str, port: int, option: str, error: OSError) -> CommandError:
+def _cannot_listen(host: str, port: int, option: str, reason: str | None) -> CommandError:
     return CommandError(
-        f"cannot listen on {host} port {port}: {error.strerror}",
+        f"cannot listen on {host} port {port}: {reason}",
         suggested_action=f"see whether another server runs there, or take another {option}.",
     )
 
@@ -127,6 +129,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self.should_exit |= leave.was_told  # from here on, signals come to uvicorn
         collect_rarely()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -171,11 +174,13 @@ def serve_process(
         engine.claim_counters()
         app = create_app(engine, metrics)
         engine.ledger.wait_until_ready()
+        leave.if_told()
         if with_worker:
             worker.catch_up()
         if settings.grpc_port is not None:
             envoy = open_envoy(engine, settings.grpc_port, metrics)
         _listen_on(bound)
+        leave.if_told()
         on_listening(engine)
         if envoy is not None:
             envoy.start()
@@ -283,6 +288,22 @@ def on_signals(handler: Callable[[int, FrameType | None], object] | signal.Handl
         signal.signal(number, handler)
 
 
-def leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """A signal handler that ends the process in good order, with status 0."""
-    raise SystemExit(0)
+class _Leave:
+    """A signal handler that ends the process in good order, with status 0.
+
+    What it raises is lost where exceptions are ignored, as while garbage is collected: whoever
+    goes on for long asks it.
+    """
+
+    was_told = False
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> NoReturn:
+        self.was_told = True
+        raise SystemExit(0)
+
+    def if_told(self) -> None:
+        if self.was_told:
+            raise SystemExit(0)
+
+
+leave: Final = _Leave()

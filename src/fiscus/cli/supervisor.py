@@ -57,6 +57,7 @@ class Supervisor:
         try:
             while True:
                 self._start_due()
+                leave.if_told()
                 self._wait()
                 for child in self._children:
                     if child.process is not None and not child.process.is_alive():

@@ -31,6 +31,7 @@ def worker(data_dir: DataDir = None) -> None:
     thread = rounds.start()
     log.info("worker_started")
     try:
+        leave.if_told()
         thread.join()
     finally:
         on_signals(signal.SIG_IGN)
