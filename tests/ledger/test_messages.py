@@ -344,16 +344,16 @@ def quota_decisions(draw: st.DrawFn) -> QuotasDecided:
 
 @st.composite
 def budget_decisions(draw: st.DrawFn) -> BudgetsDecided:
-    matched = draw(st.sampled_from(budgets_met))
+    matched, allowed = draw(st.sampled_from(budgets_met)), draw(st.booleans())
     return BudgetsDecided(
         matched,
-        draw(st.booleans()),
+        allowed,
         draw(st.integers(0, max(0, len(matched) - 1))),
         draw(shares),
-        draw(st.none() | moments),
+        None if allowed else draw(st.none() | moments),
         draw(st.lists(budget_standings, min_size=len(matched), max_size=len(matched))),
         held_back=draw(st.booleans()),
-        throttled=draw(st.booleans()),
+        throttled=not allowed and draw(st.booleans()),
     )
 
 
