@@ -283,7 +283,7 @@ begun = threading.Event()
 def work_out():
     with wire._working_out:
         begun.set()
-        time.sleep(0.2)
+        time.sleep(0.2)  # so that the fork comes meanwhile
 
 threading.Thread(target=work_out).start()
 begun.wait()

@@ -19,7 +19,7 @@ from tests.client.apis import BUDGET, OPERATION, Bench, RunningServer, open_asyn
 from tests.client.faulty import DROP, Faulty, Seen, faulty_server, problem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +61,17 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+
+async def cancelled_at(gate: Gate, work: Coroutine[Any, Any, None]) -> None:
+    """Cancel `work` when it waits for the answer, which comes then."""
+    task = asyncio.create_task(work)
+    await gate.reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def reached(faulty: Faulty, ending: str) -> None:
@@ -117,13 +128,7 @@ async def test_a_task_cancelled_while_it_settles_still_settles(slow: Bench, faul
         async with slow.api.reserve(**OPERATION, estimate=1) as r:
             await r.settle("0.25")
 
-    task = asyncio.create_task(work())
-    await gate.reached.wait()
-    task.cancel()
-    await asyncio.sleep(0)
-    gate.open()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled_at(gate, work())
     assert await slow.use(budget) == (Decimal("0.25"), 0)
     assert not faulty.of("/release")
 
@@ -141,13 +146,7 @@ async def test_a_task_cancelled_while_its_settle_is_refused_loses_no_nested_cost
                 await inner.settle("0.25")
             await r.settle("0.5", timestamp=ahead)
 
-    task = asyncio.create_task(work())
-    await gate.reached.wait()
-    task.cancel()
-    await asyncio.sleep(0)
-    gate.open()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled_at(gate, work())
     assert await slow.use(budget) == (Decimal("0.25"), 0)
 
 

@@ -280,6 +280,7 @@ async def test_usage_of_nested_blocks_adds_up(bench: Bench) -> None:
     "wrong",
     [
         {"usage_quantity": -5, "usage_unit": "tokens"},
+        # years off by the real clock, which is the one that a client has
         {"timestamp": datetime.now(UTC) + timedelta(days=4000)},
         {"timestamp": datetime.now(UTC) - timedelta(days=366 * 31)},
     ],
