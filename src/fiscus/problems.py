@@ -8,11 +8,10 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from fiscus.errors import FiscusError, InternalError
+from fiscus.headers import Headers
 from fiscus.wire import encode
 
 PROBLEM_JSON: Final = "application/problem+json"
-Headers = list[tuple[str, str]]
-"""Header fields; their text is Latin-1."""
 
 STATUS_OF: Final[dict[str, int]] = {
     "VALIDATION_ERROR": 400,
@@ -130,19 +129,12 @@ def render_problem(
     return problem.status, headers, encode(problem)
 
 
-def raw(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """As ASGI has them."""
-    return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in headers]
-
-
 __all__ = [
     "PROBLEM_JSON",
     "STATUS_OF",
     "TITLE_OF",
-    "Headers",
     "Problem",
     "problem_of",
-    "raw",
     "render_problem",
     "request_failed",
 ]

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fiscus.clock import to_us
+from fiscus.headers import headers_of
 from fiscus.ratelimits.answers import NONE_APPLIES
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
-from fiscus.ratelimits.headers import HeaderLine, headers_of, rate_limit_headers, sf_string
+from fiscus.ratelimits.headers import PolicyTold, limit_lines, rate_limit_lines, sf_string
 from fiscus.ratelimits.rules import Algorithm
 
 NOW = datetime(2026, 3, 10, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -49,14 +50,17 @@ def answer(*lines: PolicyLine, deciding: int = 0, **fields: object) -> RateLimit
     return RateLimitCheckAnswer(**{**defaults, **fields})  # type: ignore[arg-type]
 
 
+def fields_of(told: RateLimitCheckAnswer) -> list[tuple[str, str]]:
+    return headers_of(rate_limit_lines(told, to_us(NOW)))
+
+
 def test_every_policy_is_told_the_deciding_one_first() -> None:
-    headers = rate_limit_headers(
+    headers = fields_of(
         answer(
             line("p-1"),
             line("p-2", limit_value=10, time_window_seconds=1, remaining_requests=3),
             deciding=1,
         ),
-        to_us(NOW),
     )
     assert headers == [
         ("RateLimit-Policy", '"p-2";q=10;w=1, "p-1";q=100;w=60'),
@@ -69,41 +73,38 @@ def test_every_policy_is_told_the_deciding_one_first() -> None:
 
 def test_a_denial_says_when_to_come_back() -> None:
     denied = line("p-1", decision="deny", remaining_requests=0, retry_after=7)
-    headers = dict(
-        rate_limit_headers(answer(denied, line("p-2"), allowed=False, retry_after=7), to_us(NOW))
-    )
+    headers = dict(fields_of(answer(denied, line("p-2"), allowed=False, retry_after=7)))
     assert headers["Retry-After"] == "7"
     assert headers["RateLimit"] == '"p-1";r=0;t=7, "p-2";r=40;t=37'
 
 
 def test_no_waiting_helps_a_request_that_is_too_large() -> None:
     denied = line("p-1", decision="deny", retry_after=None)
-    headers = dict(rate_limit_headers(answer(denied, allowed=False, retry_after=None), to_us(NOW)))
+    headers = dict(fields_of(answer(denied, allowed=False, retry_after=None)))
     assert "Retry-After" not in headers
     assert headers["RateLimit"] == '"p-1";r=40;t=37'
 
 
 def test_shadow_policies_are_not_told() -> None:
     shadow = line("p-0", shadow=True, remaining_requests=1)
-    headers = dict(rate_limit_headers(answer(shadow, line("p-1"), deciding=1), to_us(NOW)))
+    headers = dict(fields_of(answer(shadow, line("p-1"), deciding=1)))
     assert headers["RateLimit"] == '"p-1";r=40;t=37'
     assert headers["RateLimit-Policy"] == '"p-1";q=100;w=60'
 
 
 def test_nothing_is_told_when_no_policy_applies() -> None:
-    assert rate_limit_headers(NONE_APPLIES, to_us(NOW)) == []
+    assert fields_of(NONE_APPLIES) == []
 
 
 def test_a_reset_in_the_past_is_now() -> None:
     past = line("p-1", reset_time=NOW - timedelta(seconds=5))
-    assert dict(rate_limit_headers(answer(past), to_us(NOW)))["RateLimit"] == '"p-1";r=40;t=0'
+    assert dict(fields_of(answer(past)))["RateLimit"] == '"p-1";r=40;t=0'
 
 
 def test_a_response_stays_small_under_many_policies() -> None:
-    lines = [HeaderLine(f"p-{index}", 1, 1, 1, 1) for index in range(500)]
-    headers = dict(
-        headers_of(lines, limit=1, remaining=1, reset_epoch_seconds=1, retry_after_seconds=None)
-    )
+    lines = [PolicyTold(f"p-{index}", 1, 1, 1, 1) for index in range(500)]
+    told = limit_lines(lines, limit=1, remaining=1, reset_epoch_seconds=1, retry_after_seconds=None)
+    headers = dict(headers_of(told))
     assert headers["RateLimit"].startswith('"p-0";r=1;t=1, "p-1"')
     assert headers["RateLimit"].count(",") == 9
 

@@ -18,6 +18,7 @@ from fiscus.clock import to_us
 from fiscus.envoy.mapping import DescriptorMapping, Mapped
 from fiscus.envoy.reading import AskedTogether
 from fiscus.errors import ServiceUnavailable
+from fiscus.headers import headers_of
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.calls import (
     AdjustRequest,
@@ -25,7 +26,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
 )
-from fiscus.ratelimits.headers import rate_limit_headers
+from fiscus.ratelimits.headers import rate_limit_lines
 from fiscus.ratelimits.limiter import Limiter
 
 _MOST: Final = 2**32 - 1
@@ -211,7 +212,8 @@ def _headers(answers: Iterable[RateLimitCheckAnswer], now: datetime) -> list[tup
             # of counters of one policy, the one with the least left is told
             if told is None or line.remaining_requests < told.remaining_requests:
                 lines[line.policy_id] = line
-    return rate_limit_headers(replace(deciding, policies=list(lines.values())), to_us(now))
+    told = replace(deciding, policies=list(lines.values()))
+    return headers_of(rate_limit_lines(told, to_us(now)))
 
 
 def _rank(answer: RateLimitCheckAnswer) -> tuple[bool, float, int]:

@@ -9,12 +9,12 @@ from msgspec import Struct
 
 from fiscus.access.model import Principal, Role
 from fiscus.errors import RateLimitViolated
+from fiscus.headers import FieldLines
 from fiscus.http.limiting import LoopLimiter
 from fiscus.priorities import PRIORITIES, Priority
-from fiscus.problems import Headers
-from fiscus.ratelimits.headers import HeaderLine, headers_of, whole_seconds
+from fiscus.ratelimits.headers import PolicyTold, limit_lines, whole_seconds
 from fiscus.ratelimits.port import Take, Taken
-from fiscus.ratelimits.rules import Algorithm, Rule, Verdict, make_rule
+from fiscus.ratelimits.rules import Algorithm, Rule, make_rule
 from fiscus.settings import Settings
 
 _MINUTE_US: Final = 60_000_000
@@ -62,11 +62,22 @@ class Gate(Struct):
         if not taken.admitted:
             raise _exceeded(self.take, taken)
 
-    def headers(self) -> Headers:
+    def left(self) -> FieldLines:
         """The header fields that tell what is left; none before the call was counted."""
-        if self.take is None or self.taken is None:
-            return []
-        return _headers(self.take, self.taken, self.now_us)
+        take, taken = self.take, self.taken
+        if take is None or taken is None:
+            return ""
+        deciding = _deciding(taken)
+        told = [_told(take, taken, index, self.now_us) for index in range(len(take.keys))]
+        if deciding:
+            told.insert(0, told.pop(deciding))
+        return limit_lines(
+            told,
+            limit=told[0].limit,
+            remaining=told[0].remaining,
+            reset_epoch_seconds=whole_seconds(taken.verdicts[deciding].reset_us),
+            retry_after_seconds=None,  # comes with the problem
+        )
 
 
 class ApiLimits:
@@ -156,32 +167,17 @@ def _deciding(taken: Taken) -> int:
     )
 
 
-def _headers(take: Take, taken: Taken, now_us: int) -> Headers:
-    verdicts, rules, deciding = taken.verdicts, take.rules, _deciding(taken)
-    lines = [
-        HeaderLine(_name(key), rule.limit, 60, one.remaining, whole_seconds(_until(one, now_us)))
-        for key, rule, one in zip(take.keys, rules, verdicts, strict=True)
-    ]
-    if deciding:
-        lines.insert(0, lines.pop(deciding))
-    verdict = verdicts[deciding]
-    return headers_of(
-        lines,
-        limit=rules[deciding].limit,
-        remaining=verdict.remaining,
-        reset_epoch_seconds=whole_seconds(verdict.reset_us),
-        retry_after_seconds=None,  # comes with the problem
-    )
+def _told(take: Take, taken: Taken, index: int, now_us: int) -> PolicyTold:
+    verdict = taken.verdicts[index]
+    until_us = verdict.wait_us
+    if verdict.allowed or until_us is None:
+        until_us = max(0, verdict.reset_us - now_us)
+    name, limit = _name(take.keys[index]), take.rules[index].limit
+    return PolicyTold(name, limit, 60, verdict.remaining, whole_seconds(until_us))
 
 
 def _name(key: str) -> str:
     return key.partition(":")[0]
-
-
-def _until(verdict: Verdict, now_us: int) -> int:
-    if verdict.allowed or verdict.wait_us is None:
-        return max(0, verdict.reset_us - now_us)
-    return verdict.wait_us
 
 
 __all__ = ["ApiLimit", "ApiLimits", "Gate"]

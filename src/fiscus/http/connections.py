@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fiscus.errors import FiscusError
 from fiscus.http.body import length_of
-from fiscus.http.decisions import Decision
+from fiscus.http.decisions import Asked, find
 from fiscus.http.heads import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
@@ -41,6 +41,23 @@ take the answer from it."""
 SILENT_SECONDS: Final = 30
 """How long nothing may come of a request that is not whole, or on a connection without one."""
 _NOBODY_WAITS: Final = asyncio.Event()
+_LONGEST_TARGET: Final = 256
+"""Bytes. Those of decisions are shorter."""
+
+_Target = tuple[Asked, str, bytes]
+"""What is asked, the path, and the query."""
+
+
+@lru_cache(maxsize=1024)
+def _target(url: bytes) -> _Target | None:
+    """What is asked for at `url`; None when it is no decision, or has to be looked at closer."""
+    path, _, query = url.partition(b"?")
+    # ASGI servers decode paths and drop fragments
+    if len(url) > _LONGEST_TARGET or b"%" in path or b"#" in url:
+        return None
+    decoded = path.decode("latin-1")
+    asked = find(decoded)
+    return None if asked is None else (asked, decoded, query)
 
 
 def connections_of(lane: DecisionLane) -> Any:
@@ -78,6 +95,9 @@ class DecisionProtocol(HttpToolsProtocol):
         """How much the client had taken when its answers were last seen to wait for it."""
         self._taken_at = 0.0
         """When a look last found that it takes them, or that none waits."""
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
+        """The header fields of all answers, as `_default_headers` has them."""
         self.url = b""
         self.headers = []
 
@@ -220,17 +240,13 @@ class DecisionProtocol(HttpToolsProtocol):
     def _decision(self) -> _Exchange | None:
         """The exchange that begins, when it is a plain one about a decision and comes in turn."""
         parser: Any = self.parser
-        if parser.get_method() != b"POST" or self.flow.write_paused:
+        target = _target(self.url)
+        if target is None or parser.get_method() != b"POST" or self.flow.write_paused:
             return None
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_complete:
             return None
-        path, _, query = self.url.partition(b"?")
-        decoded = path.decode("latin-1")
-        asked = self.lane.find(decoded)
-        if asked is None or not parser.should_keep_alive() or parser.get_http_version() != "1.1":
-            return None
-        if "%" in decoded or b"#" in self.url:  # ASGI servers decode paths and drop fragments
+        if not parser.should_keep_alive() or parser.get_http_version() != "1.1":
             return None
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
@@ -238,7 +254,7 @@ class DecisionProtocol(HttpToolsProtocol):
             return None
         if not _NEEDS_ASGI.isdisjoint(headers) or len(headers) != len(self.headers):
             return None
-        return _Exchange(self, asked, decoded, query, headers)
+        return _Exchange(self, target, headers)
 
     # -- an answer
 
@@ -256,15 +272,17 @@ class DecisionProtocol(HttpToolsProtocol):
             self._close_when_idle(self.timeout_keep_alive)
 
     def _write(self, reply: Reply, *, keep_alive: bool) -> None:
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in self.server_state.default_headers:
-            parts += name, b": ", value, b"\r\n"
-        parts += (
-            "".join([f"{name}: {text}\r\n" for name, text in reply.headers]).encode("latin-1"),
-            b"\r\n" if keep_alive else b"Connection: close\r\n\r\n",
-            reply.payload,
+        default_headers = self.server_state.default_headers
+        if default_headers is not self._default_headers:  # a new list each second
+            self._default_headers = default_headers
+            self._default_lines = b"".join(
+                [b"%b: %b\r\n" % (name, text) for name, text in default_headers]
+            )
+        end = "" if keep_alive else "Connection: close\r\n"
+        head = f"{reply.head}{end}\r\n".encode("latin-1")
+        self.transport.write(
+            b"%b%b%b%b" % (STATUS_LINE[reply.status], self._default_lines, head, reply.payload)
         )
-        self.transport.write(b"".join(parts))
 
     # -- what is no request
 
@@ -377,12 +395,10 @@ class _Exchange:
     """
 
     __slots__ = (
-        "_asked",
         "_connection",
         "_headers",
-        "_path",
-        "_query",
         "_steps",
+        "_target",
         "body",
         "disconnected",
         "keep_alive",
@@ -393,15 +409,11 @@ class _Exchange:
     def __init__(
         self,
         connection: DecisionProtocol,
-        asked: tuple[Decision, str],
-        path: str,
-        query: bytes,
+        target: _Target,
         headers: dict[bytes, bytes],
     ) -> None:
         self._connection = connection
-        self._asked = asked
-        self._path = path
-        self._query = query
+        self._target = target
         self._headers = headers
         self.body = b""
         self.disconnected = False
@@ -411,12 +423,9 @@ class _Exchange:
     def begin(self) -> None:
         """The request is read: have it answered."""
         self._steps: Coroutine[Any, Any, Reply] = self._connection.lane.answer(
-            self._asked, self._path, self._query, self._headers, self._read
+            *self._target, self._headers, self.body
         )
         self._step()
-
-    async def _read(self) -> bytes:
-        return self.body
 
     def _step(self, _awaited: object = None) -> None:
         try:

@@ -42,6 +42,7 @@ from fiscus.ledger.requests import (
     settle_command,
     tenant_of_checks,
 )
+from fiscus.paths import BASE_PATH
 from fiscus.quotas.calls import (
     ConsumptionView,
     QuotaCheckAnswer,
@@ -352,3 +353,21 @@ DECISIONS: Final = (
         errors=("NOT_FOUND", "CONFLICT"),
     ),
 )
+
+_EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
+_WITH_ID: Final = {one.around_id(BASE_PATH): one for one in DECISIONS if one.id_name}
+
+
+Asked = tuple[Decision, str | None]
+"""The endpoint that is asked and the id in its path, unchecked; None where it has none."""
+
+
+def find(path: str) -> Asked | None:
+    """What a POST to `path` asks; None when it is no decision."""
+    found = _EXACT.get(path)
+    if found is not None:
+        return found, None
+    before, _, verb = path.rpartition("/")
+    things, _, path_id = before.rpartition("/")
+    found = _WITH_ID.get((things, verb))
+    return None if found is None else (found, path_id)

@@ -9,9 +9,10 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fiscus.correlation import correlation_id_of
+from fiscus.headers import raw
 from fiscus.http.metrics import Metrics
 from fiscus.logs import get_logger
-from fiscus.problems import PROBLEM_JSON, raw, render_problem, request_failed
+from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
 
 log = get_logger(__name__)
 

@@ -22,6 +22,7 @@ from fiscus.access.model import Action, Principal
 from fiscus.clock import to_us
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ValidationError
+from fiscus.headers import headers_of, raw
 from fiscus.http.api_limits import ApiLimit, ApiLimits, Gate
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
@@ -33,7 +34,7 @@ from fiscus.http.sent_once import sent_twice
 from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
 from fiscus.ids import require_uuid
 from fiscus.logs import get_logger
-from fiscus.problems import PROBLEM_JSON, raw, render_problem, request_failed
+from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
 from fiscus.wire import decode, encode
 
 log = get_logger(__name__)
@@ -216,7 +217,7 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         log.exception("request_failed", path=request.scope["path"], correlation_id=correlation_id)
         reply = problem_reply(request_failed(), request)
     if gate is not None:
-        reply.raw_headers.extend(raw(gate.headers()))
+        reply.raw_headers.extend(raw(headers_of(gate.left())))
     return reply
 
 

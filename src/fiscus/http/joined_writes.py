@@ -53,12 +53,13 @@ class _JoiningTransport:
         self._body: bytes | None = None
 
     def write(self, data: bytes) -> None:
-        if self._head is not None and self._body is None:
-            self._body = data
-            if len(data) >= LARGE:
-                self.flush()
-            return
-        self.flush()
+        if self._head is not None:
+            if self._body is None:
+                self._body = data
+                if len(data) >= LARGE:
+                    self.flush()
+                return
+            self.flush()
         if data.startswith(_HEAD):
             self._head = data
             self._turn.add(self)

@@ -24,10 +24,11 @@ from fiscus.errors import (
     Refused,
     ValidationError,
 )
+from fiscus.headers import FieldLines, headers_of, lines_of, raw
 from fiscus.http.api_limits import ApiLimits, Gate
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
-from fiscus.http.decisions import DECISIONS, Call, Decision
+from fiscus.http.decisions import Asked, Call, Decision, find
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
@@ -40,8 +41,7 @@ from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.commands import RecordBatch, Unfit
 from fiscus.ledger.loop import LedgerHere
 from fiscus.logs import get_logger
-from fiscus.paths import BASE_PATH
-from fiscus.problems import PROBLEM_JSON, Headers, raw, render_problem, request_failed
+from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
 from fiscus.quotas.calls import (
     QuotaCheckAnswer,
     QuotaCheckBatchAnswer,
@@ -57,8 +57,6 @@ from fiscus.wire import decode, encode
 
 log = get_logger(__name__)
 
-_EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
-_WITH_ID: Final = {one.around_id(BASE_PATH): one for one in DECISIONS if one.id_name}
 _MAX_SHOWN: Final = 256
 _MAY_BE_LEFT_OUT: Final = frozenset({ReleaseRequest, ReleaseConsumptionRequest})
 """Requests whose body may be empty: every field has a default."""
@@ -68,7 +66,7 @@ class Reply(Struct, frozen=True):
     """What is answered, with all its headers but those of the server."""
 
     status: int
-    headers: Headers
+    head: FieldLines
     payload: bytes
 
 
@@ -100,7 +98,7 @@ class DecisionLane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
-        asked = self.find(scope["path"]) if is_post else None
+        asked = find(scope["path"]) if is_post else None
         if asked is None:
             await self._rest(scope, receive, send)
             return
@@ -112,34 +110,24 @@ class DecisionLane:
 
         wrong = sent_twice(scope["headers"], headers)
         reply = await self.answer(asked, path, scope["query_string"], headers, read, wrong)
-        head = {"status": reply.status, "headers": raw(reply.headers)}
+        head = {"status": reply.status, "headers": raw(headers_of(reply.head))}
         await send({"type": "http.response.start", **head})
         await send({"type": "http.response.body", "body": reply.payload})
 
-    def find(self, path: str) -> tuple[Decision, str] | None:
-        """The endpoint that a POST to `path` is for and the id in it; None for all others."""
-        found = _EXACT.get(path)
-        if found is not None:
-            return found, ""
-        before, _, verb = path.rpartition("/")
-        things, _, path_id = before.rpartition("/")
-        found = _WITH_ID.get((things, verb))
-        return None if found is None else (found, path_id)
-
     async def answer(
         self,
-        asked: tuple[Decision, str],
+        asked: Asked,
         path: str,
         query: bytes,
         headers: dict[bytes, bytes],
-        read: Callable[[], Awaitable[bytes]],
+        sent: bytes | Callable[[], Awaitable[bytes]],
         wrong: FiscusError | None = None,
     ) -> Reply:
         """Decide what was `find`-ed and answer, also for what went wrong; raises nothing.
 
-        `headers` have lower-case names; `read` gives the body, once the caller is known; `wrong` is
-        what they are refused for. Awaits nothing but futures, and those only when something has to
-        be waited for.
+        `headers` have lower-case names; `sent` is the body, or gives it, once the caller is known;
+        `wrong` is what they are refused for. Awaits nothing but futures, and those only when
+        something has to be waited for.
         """
         started = perf_counter()
         decision, path_id = asked
@@ -147,7 +135,7 @@ class DecisionLane:
         principal: Principal | None = None
         tenant_id: str | None = None
         gate: Gate | None = None
-        told: Headers = []
+        told = ""
         try:
             if wrong is not None:
                 raise wrong
@@ -163,14 +151,14 @@ class DecisionLane:
                 await gate.admit()
             try:
                 principal.require(decision.action)
-                enforce = _wants_enforcement(decision, query)
-                body = await self._body(decision, read)
+                enforce = bool(query) and _wants_enforcement(decision, query)
+                body = _asked_for(decision, sent if isinstance(sent, bytes) else await sent())
                 tenant_id = decision.tenant_of(principal, body)
                 call = Call(
                     body,
                     principal,
                     tenant_id,
-                    _as_id(decision, path_id),
+                    "" if path_id is None else _as_id(decision, path_id),
                     now,
                     None if at_once else idempotency_key_of(headers),
                 )
@@ -186,7 +174,7 @@ class DecisionLane:
             if enforce and not allowed:
                 raise _refusal(outcome)
             status, content_type = decision.status, "application/json"
-            extra = told or gate.headers()
+            more = told or gate.left()
             payload = (
                 outcome.with_correlation_id(correlation_id)
                 if type(outcome) is Answered
@@ -194,24 +182,24 @@ class DecisionLane:
             )
             word = "allowed" if allowed else "denied"
         except FiscusError as error:
-            content_type, status, extra, payload = self._failed(
+            content_type, status, more, payload = self._failed(
                 error, principal, tenant_id, path, correlation_id, told or _left(gate)
             )
             word = "denied" if isinstance(error, Refused) else "error"
         except Exception:
             log.exception("request_failed", path=path, correlation_id=correlation_id)
-            content_type, status, extra, payload = self._failed(
+            content_type, status, more, payload = self._failed(
                 request_failed(), principal, tenant_id, path, correlation_id, _left(gate)
             )
             word = "error"
         self._metrics.decided(decision.operation, word, perf_counter() - started)
-        return Reply(status, _heads(content_type, payload, correlation_id, extra), payload)
+        return Reply(status, _head(content_type, payload, correlation_id, more), payload)
 
     def refuse(self, error: FiscusError, url: bytes, status: int | None) -> Reply:
         """The answer to what cannot be read as a request; `url` is what was read of its own."""
         correlation_id = uuid7()
         path = url.partition(b"?")[0].decode("ascii", "replace")[:_MAX_SHOWN] or "/"
-        status, extra, payload = render_problem(
+        status, more, payload = render_problem(
             error, correlation_id=correlation_id, tenant_id=None, instance=path, status=status
         )
         log.warning(
@@ -222,14 +210,8 @@ class DecisionLane:
             correlation_id=correlation_id,
         )
         self._metrics.requested("none", "none", status)
-        return Reply(status, _heads(PROBLEM_JSON, payload, correlation_id, extra), payload)
-
-    async def _body(self, decision: Decision, read: Callable[[], Awaitable[bytes]]) -> Any:
-        """What is asked."""
-        body = await read()
-        if not body and decision.request in _MAY_BE_LEFT_OUT:
-            body = b"{}"
-        return decode(body, decision.request)
+        head = _head(PROBLEM_JSON, payload, correlation_id, lines_of(more))
+        return Reply(status, head, payload)
 
     def _failed(
         self,
@@ -238,8 +220,8 @@ class DecisionLane:
         tenant_id: str | None,
         path: str,
         correlation_id: str,
-        told: Headers,
-    ) -> tuple[str, int, Headers, bytes]:
+        told: FieldLines,
+    ) -> tuple[str, int, FieldLines, bytes]:
         """Content type, status, further headers and body of the answer to `error`."""
         note_refusal(
             error, self._metrics, principal=principal, path=path, correlation_id=correlation_id
@@ -247,8 +229,8 @@ class DecisionLane:
         status, more, payload = render_problem(
             error, correlation_id=correlation_id, tenant_id=tenant_id, instance=path
         )
-        extra = [one for one in told if one[0] != "Retry-After"] + more
-        return PROBLEM_JSON, status, extra, payload
+        more = [one for one in headers_of(told) if one[0] != "Retry-After"] + more
+        return PROBLEM_JSON, status, lines_of(more), payload
 
     async def _committed(
         self, decision: Decision, call: Call, path: str, correlation_id: str
@@ -287,23 +269,19 @@ class DecisionLane:
         return self._here
 
 
-def _heads(content_type: str, payload: bytes, correlation_id: str, extra: Headers) -> Headers:
-    return [
-        ("Content-Type", content_type),
-        ("Content-Length", str(len(payload))),
-        ("X-Correlation-ID", correlation_id),
-        *extra,
-    ]
+def _head(content_type: str, payload: bytes, correlation_id: str, more: FieldLines) -> FieldLines:
+    return (
+        f"Content-Type: {content_type}\r\nContent-Length: {len(payload)}\r\n"
+        f"X-Correlation-ID: {correlation_id}\r\n{more}"
+    )
 
 
-def _left(gate: Gate | None) -> Headers:
+def _left(gate: Gate | None) -> FieldLines:
     """What is told of the API's own limits; nothing of a call that did not come as far."""
-    return [] if gate is None else gate.headers()
+    return "" if gate is None else gate.left()
 
 
 def _wants_enforcement(decision: Decision, query: bytes) -> bool:
-    if not query:
-        return False
     if decision.may_enforce and query in {b"enforce=true", b"enforce=false"}:
         return query == b"enforce=true"
     field = query.split(b"=", 1)[0].decode("ascii", "replace")
@@ -316,9 +294,15 @@ def _wants_enforcement(decision: Decision, query: bytes) -> bool:
     )
 
 
+def _asked_for(decision: Decision, body: bytes) -> Any:
+    if not body and decision.request in _MAY_BE_LEFT_OUT:
+        body = b"{}"
+    return decode(body, decision.request)
+
+
 def _as_id(decision: Decision, path_id: str) -> str:
     name = decision.id_name
-    return require_uuid(path_id, name, name.removesuffix("_id")) if name else path_id
+    return require_uuid(path_id, name, name.removesuffix("_id"))
 
 
 def _refusal(outcome: Any) -> Refused:

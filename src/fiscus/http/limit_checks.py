@@ -5,10 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from fiscus.errors import too_many
+from fiscus.headers import FieldLines
 from fiscus.http.api_limits import Gate
 from fiscus.http.decisions import Call
 from fiscus.http.limiting import LoopLimiter
-from fiscus.problems import Headers
 from fiscus.ratelimits.calls import (
     MAX_CHECKS,
     RateLimitBatchAnswer,
@@ -16,7 +16,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
 )
-from fiscus.ratelimits.headers import rate_limit_headers
+from fiscus.ratelimits.headers import rate_limit_lines
 from fiscus.ratelimits.limiter import Limiter, Prepared
 from fiscus.ratelimits.port import Take
 
@@ -30,14 +30,14 @@ class LimitChecks:
 
     async def answer(
         self, call: Call, gate: Gate
-    ) -> tuple[RateLimitCheckAnswer | RateLimitBatchAnswer, Headers]:
+    ) -> tuple[RateLimitCheckAnswer | RateLimitBatchAnswer, FieldLines]:
         """Decide a check of rate limits, or a batch of them; with the headers of its policies.
 
         `gate` is what the call has to pass. What fails before that is for the caller to count.
         """
         if isinstance(call.body, RateLimitBatchRequest):
             await gate.admit()
-            return await self._batch(call, call.body, gate.now_us), []
+            return await self._batch(call, call.body, gate.now_us), ""
         tenant_id, now_us = call.tenant_id, gate.now_us
         if not self._limiter.is_ready(tenant_id):
             await self._loop_limiter.ready(tenant_id, call.now)
@@ -54,7 +54,7 @@ class LimitChecks:
             gate.judge(None if outcome is None else outcome[0])
         taken = outcome[-1] if outcome is not None and one.policies else None
         answer = self._limiter.answer(one, taken, now_us)
-        return answer, rate_limit_headers(answer, now_us)
+        return answer, rate_limit_lines(answer, now_us)
 
     async def _batch(
         self, call: Call, batch: RateLimitBatchRequest, now_us: int

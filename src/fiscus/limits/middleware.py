@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from fiscus.correlation import correlation_id_of
 from fiscus.errors import RateLimitViolated, ValidationError
+from fiscus.headers import raw
 from fiscus.limits.base import Limit
 from fiscus.limits.decorating import key_text
 from fiscus.limits.opening import limit as make_limit
 from fiscus.limits.requests import RequestHead, Scope
 from fiscus.limits.results import LimitResult
-from fiscus.problems import PROBLEM_JSON, raw, render_problem
+from fiscus.problems import PROBLEM_JSON, render_problem
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from fiscus.clock import from_us
 from fiscus.errors import RateLimitViolated
-from fiscus.ratelimits.headers import HeaderLine, headers_of, whole_seconds
+from fiscus.headers import headers_of
+from fiscus.ratelimits.headers import PolicyTold, limit_lines, whole_seconds
 from fiscus.ratelimits.rules import Verdict
 
 
@@ -114,13 +115,14 @@ class LimitResult(Struct, frozen=True, gc=False):
             return [] if self.allowed else [("Retry-After", str(self.retry_after_seconds))]
         first = self._deciding()
         order = [first, *(index for index in range(len(self.limits)) if index != first)]
-        return headers_of(
-            [self._line(index) for index in order],
+        lines = limit_lines(
+            [self._told(index) for index in order],
             limit=self.limits[first].limit,
             remaining=self.remaining or 0,
             reset_epoch_seconds=whole_seconds(self.verdicts[first].reset_us),
             retry_after_seconds=None if self.allowed else self.retry_after_seconds,
         )
+        return headers_of(lines)
 
     def violation(self) -> RateLimitViolated:
         """This denial as an error, whose `answer` is this."""
@@ -160,14 +162,14 @@ class LimitResult(Struct, frozen=True, gc=False):
     def _wait_us(self) -> int | None:
         return 0 if self.allowed else self.verdicts[self._deciding()].wait_us
 
-    def _line(self, index: int) -> HeaderLine:
+    def _told(self, index: int) -> PolicyTold:
         verdict, told = self.verdicts[index], self.limits[index]
         if verdict.allowed or verdict.wait_us is None:
             until_us = max(0, verdict.reset_us - self.now_us)
         else:
             # the draft wants the same moment here as in Retry-After
             until_us = verdict.wait_us
-        return HeaderLine(
+        return PolicyTold(
             told.name, told.limit, told.window_seconds, verdict.remaining, whole_seconds(until_us)
         )
 

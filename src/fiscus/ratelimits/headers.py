@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from fiscus.clock import to_us
+from fiscus.headers import FieldLines
 from fiscus.ratelimits.calls import RateLimitCheckAnswer
 
-_MOST_LINES: Final = 10
+_MOST_TOLD: Final = 10
 """Policies that are told: servers and proxies bound the size of headers."""
 
 
-class HeaderLine(NamedTuple):
+class PolicyTold(Struct, frozen=True, gc=False):
     """What is told of one policy."""
 
     name: str
@@ -30,16 +33,16 @@ class HeaderLine(NamedTuple):
     """From now, rounded up: until it would admit a denied request, else until it is unused."""
 
 
-def rate_limit_headers(answer: RateLimitCheckAnswer, now_us: int) -> list[tuple[str, str]]:
+def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
     """The header fields of an answer made at `now_us`; none when no policy applies.
 
     Shadow policies are left out: the client is not held to them.
     """
     reset_time = answer.reset_time
     if answer.policy_id is None or reset_time is None:
-        return []
+        return ""
     reset_us = to_us(reset_time)
-    lines: list[HeaderLine] = []
+    told: list[PolicyTold] = []
     for one in answer.policies:
         if one.shadow:
             continue
@@ -49,8 +52,8 @@ def rate_limit_headers(answer: RateLimitCheckAnswer, now_us: int) -> list[tuple[
         else:
             until_us = reset_us if one.reset_time is reset_time else to_us(one.reset_time)
             seconds = max(0, whole_seconds(until_us - now_us))
-        lines.append(
-            HeaderLine(
+        told.append(
+            PolicyTold(
                 one.policy_id,
                 one.limit_value,
                 one.time_window_seconds,
@@ -58,10 +61,10 @@ def rate_limit_headers(answer: RateLimitCheckAnswer, now_us: int) -> list[tuple[
                 seconds,
             )
         )
-    if len(lines) > 1:
-        lines.sort(key=lambda line: line.name != answer.policy_id)
-    return headers_of(
-        lines,
+    if len(told) > 1:
+        told.sort(key=lambda one: one.name != answer.policy_id)
+    return limit_lines(
+        told,
         limit=answer.limit_value or 0,
         remaining=answer.remaining_requests or 0,
         reset_epoch_seconds=whole_seconds(reset_us),
@@ -69,44 +72,40 @@ def rate_limit_headers(answer: RateLimitCheckAnswer, now_us: int) -> list[tuple[
     )
 
 
-def headers_of(
-    lines: Sequence[HeaderLine],
+def limit_lines(
+    told: Sequence[PolicyTold],
     *,
     limit: int,
     remaining: int,
     reset_epoch_seconds: int,
     retry_after_seconds: int | None,
-) -> list[tuple[str, str]]:
-    """The header fields of `lines`, the policy that decides first.
+) -> FieldLines:
+    """The header fields of the policies in `told`, that which decides first.
 
     `limit`, `remaining` and `reset_epoch_seconds` are of that policy; `retry_after_seconds` is None
     unless the request was denied.
     """
-    headers = [
-        ("X-RateLimit-Limit", str(limit)),
-        ("X-RateLimit-Remaining", str(remaining)),
-        ("X-RateLimit-Reset", str(reset_epoch_seconds)),
-    ]
-    if len(lines) == 1:  # most; the lines below would say the same
-        name, quota, window, left, reset = lines[0]
-        policies = _policy_member(name, quota, window)
-        limits = f"{sf_string(name)};r={left};t={reset}"
-        headers = [("RateLimit-Policy", policies), ("RateLimit", limits), *headers]
-    elif lines:  # a structured field without members is not sent
-        told = lines[:_MOST_LINES]
-        policies = ", ".join([_policy_member(*line[:3]) for line in told])
-        limits = ", ".join(
-            [f"{sf_string(name)};r={left};t={reset}" for name, _, _, left, reset in told]
-        )
-        headers = [("RateLimit-Policy", policies), ("RateLimit", limits), *headers]
-    if retry_after_seconds is not None:
-        headers.append(("Retry-After", str(retry_after_seconds)))
-    return headers
+    if len(told) == 1:  # most; the lines below would say the same
+        policies, limits = _policy_member(told[0]), _limit_member(told[0])
+    else:
+        told = told[:_MOST_TOLD]
+        policies = ", ".join([_policy_member(one) for one in told])
+        limits = ", ".join([_limit_member(one) for one in told])
+    # a structured field without members is not sent
+    structured = f"RateLimit-Policy: {policies}\r\nRateLimit: {limits}\r\n" if told else ""
+    later = "" if retry_after_seconds is None else f"Retry-After: {retry_after_seconds}\r\n"
+    return (
+        f"{structured}X-RateLimit-Limit: {limit}\r\nX-RateLimit-Remaining: {remaining}\r\n"
+        f"X-RateLimit-Reset: {reset_epoch_seconds}\r\n{later}"
+    )
 
 
-@lru_cache(maxsize=8192)
-def _policy_member(name: str, limit: int, window_seconds: int) -> str:
-    return f"{sf_string(name)};q={limit};w={window_seconds}"
+def _policy_member(told: PolicyTold) -> str:
+    return f"{sf_string(told.name)};q={told.limit};w={told.window_seconds}"
+
+
+def _limit_member(told: PolicyTold) -> str:
+    return f"{sf_string(told.name)};r={told.remaining};t={told.reset_seconds}"
 
 
 def whole_seconds(us: int) -> int:
@@ -122,4 +121,4 @@ def sf_string(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-__all__ = ["HeaderLine", "headers_of", "rate_limit_headers", "sf_string", "whole_seconds"]
+__all__ = ["PolicyTold", "limit_lines", "rate_limit_lines", "sf_string", "whole_seconds"]

@@ -65,7 +65,9 @@ class UsageTally:
     ) -> None:
         with self._lock:
             for applied, rule, verdict in zip(policies, rules, verdicts, strict=True):
-                length_us = min(_LONGEST_US, max(_SHORTEST_US, rule.window_us))
+                length_us = rule.window_us
+                if not _SHORTEST_US <= length_us <= _LONGEST_US:
+                    length_us = _SHORTEST_US if length_us < _SHORTEST_US else _LONGEST_US
                 key = (applied.counters, now_us - now_us % length_us, length_us)
                 tally = self._tallies.get(key)
                 if tally is None:

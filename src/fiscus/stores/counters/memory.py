@@ -28,38 +28,40 @@ class MemoryCounters(SweptStates[State]):
         assert now_us is not None
         results: list[Taken | None] = []
         admitted = True
-        for take in takes:
-            if take.gated and not admitted:
-                results.append(None)
-                continue
-            taken = self.decide(take, now_us)
-            admitted = taken.admitted
-            results.append(taken)
+        with self._lock:
+            for take in takes:
+                if admitted or not take.gated:
+                    taken = self._decide(take, now_us)
+                    admitted = taken.admitted
+                    results.append(taken)
+                else:
+                    results.append(None)
         return results
 
     def decide(self, take: Take, now_us: int) -> Taken:
         """Decide one take."""
+        with self._lock:
+            return self._decide(take, now_us)
+
+    def _decide(self, take: Take, now_us: int) -> Taken:
         keys, rules, count, priority = take.keys, take.rules, take.count, take.priority
         states = self._states
-        with self._lock:
-            self._takes += len(keys)
-            if self._takes >= STEP_TAKES:
-                self._sweep_step(now_us)
-            if (
-                len(keys) == 1 and not take.asks
-            ):  # most requests; the lines below would say the same
-                key, rule = keys[0], rules[0]
-                state = states.get(key)
-                verdict = DECIDE[rule[0]](rule, state, count, rule[3][priority], now_us)
-                if verdict.state is not state:
-                    states[key] = verdict.state
-                return Taken(verdict.allowed or rule[6], [verdict])
-            before = [states.get(key) for key in keys]
-            admitted, verdicts = decide_together(rules, before, count, priority, now_us, take.asks)
-            for key, state, verdict in zip(keys, before, verdicts, strict=True):
-                # of several asks on one counter, a denied one leaves what another took
-                if verdict.state is not state and (verdict.allowed or states.get(key) is state):
-                    states[key] = verdict.state
+        self._takes += len(keys)
+        if self._takes >= STEP_TAKES:
+            self._sweep_step(now_us)
+        if len(keys) == 1 and not take.asks:  # most requests; the lines below would say the same
+            key, rule = keys[0], rules[0]
+            state = states.get(key)
+            verdict = DECIDE[rule[0]](rule, state, count, rule[3][priority], now_us)
+            if verdict.state is not state:
+                states[key] = verdict.state
+            return Taken(verdict.allowed or rule[6], [verdict])
+        before = [states.get(key) for key in keys]
+        admitted, verdicts = decide_together(rules, before, count, priority, now_us, take.asks)
+        for key, state, verdict in zip(keys, before, verdicts, strict=True):
+            # of several asks on one counter, a denied one leaves what another took
+            if verdict.state is not state and (verdict.allowed or states.get(key) is state):
+                states[key] = verdict.state
         return Taken(admitted, verdicts)
 
     def adjust(self, take: Take, now_us: int | None) -> list[Verdict]:
