@@ -103,7 +103,7 @@ def test_a_reset_in_the_past_is_now() -> None:
 
 def test_a_response_stays_small_under_many_policies() -> None:
     lines = [PolicyTold(f"p-{index}", 1, 1, 1, 1) for index in range(500)]
-    told = limit_lines(lines, limit=1, remaining=1, reset_epoch_seconds=1, retry_after_seconds=None)
+    told = limit_lines(lines, 1, 1, None)
     headers = dict(headers_of(told))
     assert headers["RateLimit"].startswith('"p-0";r=1;t=1, "p-1"')
     assert headers["RateLimit"].count(",") == 9

@@ -36,11 +36,18 @@ class ApiLimit(StrEnum):
     REPORTS = "api-reports"
 
 
+class Limits(Struct, frozen=True):
+    """The limits of a caller's calls of one kind."""
+
+    take: Take
+    """What a call takes of all of them."""
+    names: tuple[str, ...]
+
+
 class Gate(Struct):
     """The limits that hold for one call, which counts once."""
 
-    take: Take | None
-    """What it takes; None when no limit holds."""
+    limits: Limits | None
     limiter: LoopLimiter
     now_us: int
     taken: Taken | None = None
@@ -48,36 +55,40 @@ class Gate(Struct):
 
     async def admit(self) -> None:
         """Count the call, unless it was. Raises `RateLimitViolated` when there is no room."""
-        if self.take is None or self.taken is not None:
+        if self.limits is None or self.taken is not None:
             return
-        outcome = await self.limiter.decide((self.take,), self.now_us)
+        outcome = await self.limiter.decide((self.limits.take,), self.now_us)
         self.judge(None if outcome is None else outcome[0])
 
     def judge(self, taken: Taken | None) -> None:
         """As `admit`, when the counters were asked; None: they could not be reached."""
-        assert self.take is not None
+        assert self.limits is not None
         if taken is None:
-            taken = self.limiter.decide_here(self.take, self.now_us)
+            taken = self.limiter.decide_here(self.limits.take, self.now_us)
         self.taken = taken
         if not taken.admitted:
-            raise _exceeded(self.take, taken)
+            raise _exceeded(self.limits, taken)
 
     def left(self) -> FieldLines:
         """The header fields that tell what is left; none before the call was counted."""
-        take, taken = self.take, self.taken
-        if take is None or taken is None:
+        limits, taken = self.limits, self.taken
+        if limits is None or taken is None:
             return ""
+        names, rules, now_us = limits.names, limits.take.rules, self.now_us
+        told: list[PolicyTold] = []
+        for index, verdict in enumerate(taken.verdicts):
+            until_us = verdict.wait_us
+            if verdict.allowed or until_us is None:
+                reset_us = verdict.reset_us
+                until_us = reset_us - now_us if reset_us > now_us else 0
+            limit, until_seconds = rules[index].limit, whole_seconds(until_us)
+            told.append(PolicyTold(names[index], limit, 60, verdict.remaining, until_seconds))
         deciding = _deciding(taken)
-        told = [_told(take, taken, index, self.now_us) for index in range(len(take.keys))]
         if deciding:
             told.insert(0, told.pop(deciding))
-        return limit_lines(
-            told,
-            limit=told[0].limit,
-            remaining=told[0].remaining,
-            reset_epoch_seconds=whole_seconds(taken.verdicts[deciding].reset_us),
-            retry_after_seconds=None,  # comes with the problem
-        )
+        reset_seconds = whole_seconds(taken.verdicts[deciding].reset_us)
+        # when to try again comes with the problem
+        return limit_lines(told, told[0].remaining, reset_seconds, None)
 
 
 class ApiLimits:
@@ -105,16 +116,16 @@ class ApiLimits:
             for limit, per_minute in given.items()
             if per_minute
         }
-        self._takes: dict[tuple[Principal, ApiLimit | None], Take | None] = {}
+        self._limits: dict[tuple[Principal, ApiLimit | None], Limits | None] = {}
 
     def gate(self, principal: Principal, limit: ApiLimit | None, now_us: int) -> Gate:
         """What a call has to pass. `limit` is that of its kind, if any."""
-        return Gate(self._take(principal, limit), self._limiter, now_us)
+        known = self._limits.get((principal, limit), _UNKNOWN)
+        if known is _UNKNOWN:
+            known = self._find(principal, limit)
+        return Gate(known, self._limiter, now_us)
 
-    def _take(self, principal: Principal, limit: ApiLimit | None) -> Take | None:
-        known = self._takes.get((principal, limit), _UNKNOWN)
-        if known is not _UNKNOWN:
-            return known
+    def _find(self, principal: Principal, limit: ApiLimit | None) -> Limits | None:
         held: list[tuple[ApiLimit, str]] = []
         if _EXEMPT.isdisjoint(principal.roles):
             by_key = principal.key_id is not None
@@ -123,7 +134,7 @@ class ApiLimits:
         if limit is not None:
             held.append((limit, principal.tenant_id))
         held = [one for one in held if one[0] in self._rules]
-        take = None
+        limits = None
         if held:
             take = Take(
                 principal.tenant_id,
@@ -132,19 +143,20 @@ class ApiLimits:
                 1,
                 _NORMAL,
             )
-        while len(self._takes) >= _MAX_CALLERS:
-            del self._takes[next(iter(self._takes))]
-        self._takes[principal, limit] = take
-        return take
+            limits = Limits(take, tuple(str(one) for one, _ in held))
+        while len(self._limits) >= _MAX_CALLERS:
+            del self._limits[next(iter(self._limits))]
+        self._limits[principal, limit] = limits
+        return limits
 
 
-_UNKNOWN: Final = Take("", (), (), 0, 0)
+_UNKNOWN: Final = Limits(Take("", (), (), 0, 0), ())
 """Told apart from None, which is known to be no limit."""
 
 
-def _exceeded(take: Take, taken: Taken) -> RateLimitViolated:
+def _exceeded(limits: Limits, taken: Taken) -> RateLimitViolated:
     deciding = _deciding(taken)
-    name, limit = _name(take.keys[deciding]), take.rules[deciding].limit
+    name, limit = limits.names[deciding], limits.take.rules[deciding].limit
     return RateLimitViolated(
         f"More than {limit} calls a minute are held up by the limit {name}",
         answer=None,
@@ -165,19 +177,6 @@ def _deciding(taken: Taken) -> int:
         (index for index, one in enumerate(verdicts) if not one.allowed),
         key=lambda index: verdicts[index].wait_us or 0,
     )
-
-
-def _told(take: Take, taken: Taken, index: int, now_us: int) -> PolicyTold:
-    verdict = taken.verdicts[index]
-    until_us = verdict.wait_us
-    if verdict.allowed or until_us is None:
-        until_us = max(0, verdict.reset_us - now_us)
-    name, limit = _name(take.keys[index]), take.rules[index].limit
-    return PolicyTold(name, limit, 60, verdict.remaining, whole_seconds(until_us))
-
-
-def _name(key: str) -> str:
-    return key.partition(":")[0]
 
 
 __all__ = ["ApiLimit", "ApiLimits", "Gate"]

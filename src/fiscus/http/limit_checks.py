@@ -43,10 +43,10 @@ class LimitChecks:
             await self._loop_limiter.ready(tenant_id, call.now)
         one = self._prepare(call.body, tenant_id, call, now_us)
         takes: tuple[Take, ...] = (one.take,) if one.policies else ()
-        own = gate.take
-        together = own is not None and own.tenant_id == tenant_id
+        own = gate.limits
+        together = own is not None and own.take.tenant_id == tenant_id
         if own is not None and together:
-            takes = (own, *(replace(take, gated=True) for take in takes))
+            takes = (own.take, *(replace(take, gated=True) for take in takes))
         else:
             await gate.admit()
         outcome = await self._loop_limiter.decide(takes, now_us) if takes else None

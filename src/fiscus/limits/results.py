@@ -117,10 +117,9 @@ class LimitResult(Struct, frozen=True, gc=False):
         order = [first, *(index for index in range(len(self.limits)) if index != first)]
         lines = limit_lines(
             [self._told(index) for index in order],
-            limit=self.limits[first].limit,
-            remaining=self.remaining or 0,
-            reset_epoch_seconds=whole_seconds(self.verdicts[first].reset_us),
-            retry_after_seconds=None if self.allowed else self.retry_after_seconds,
+            self.remaining or 0,
+            whole_seconds(self.verdicts[first].reset_us),
+            None if self.allowed else self.retry_after_seconds,
         )
         return headers_of(lines)
 

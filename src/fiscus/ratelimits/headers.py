@@ -65,47 +65,50 @@ def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
         told.sort(key=lambda one: one.name != answer.policy_id)
     return limit_lines(
         told,
-        limit=answer.limit_value or 0,
-        remaining=answer.remaining_requests or 0,
-        reset_epoch_seconds=whole_seconds(reset_us),
-        retry_after_seconds=None if answer.allowed else answer.retry_after,
+        answer.remaining_requests or 0,
+        whole_seconds(reset_us),
+        None if answer.allowed else answer.retry_after,
     )
 
 
 def limit_lines(
     told: Sequence[PolicyTold],
-    *,
-    limit: int,
     remaining: int,
     reset_epoch_seconds: int,
     retry_after_seconds: int | None,
 ) -> FieldLines:
-    """The header fields of the policies in `told`, that which decides first.
+    """The header fields of the policies in `told`, at least one; the first decides.
 
-    `limit`, `remaining` and `reset_epoch_seconds` are of that policy; `retry_after_seconds` is None
+    `remaining` and `reset_epoch_seconds` are what that one says; `retry_after_seconds` is None
     unless the request was denied.
     """
+    first = told[0]
     if len(told) == 1:  # most; the lines below would say the same
-        policies, limits = _policy_member(told[0]), _limit_member(told[0])
+        before = _before_remaining(first.name, first.limit, first.window_seconds)
+        limits = f"{first.remaining};t={first.reset_seconds}"
     else:
         told = told[:_MOST_TOLD]
-        policies = ", ".join([_policy_member(one) for one in told])
-        limits = ", ".join([_limit_member(one) for one in told])
-    # a structured field without members is not sent
-    structured = f"RateLimit-Policy: {policies}\r\nRateLimit: {limits}\r\n" if told else ""
+        members = [_policy_member(one.name, one.limit, one.window_seconds) for one in told]
+        before = f"RateLimit-Policy: {', '.join(members)}\r\nRateLimit: "
+        limits = ", ".join(
+            [f"{sf_string(one.name)};r={one.remaining};t={one.reset_seconds}" for one in told]
+        )
     later = "" if retry_after_seconds is None else f"Retry-After: {retry_after_seconds}\r\n"
     return (
-        f"{structured}X-RateLimit-Limit: {limit}\r\nX-RateLimit-Remaining: {remaining}\r\n"
-        f"X-RateLimit-Reset: {reset_epoch_seconds}\r\n{later}"
+        f"{before}{limits}\r\nX-RateLimit-Limit: {first.limit}\r\n"
+        f"X-RateLimit-Remaining: {remaining}\r\nX-RateLimit-Reset: {reset_epoch_seconds}\r\n{later}"
     )
 
 
-def _policy_member(told: PolicyTold) -> str:
-    return f"{sf_string(told.name)};q={told.limit};w={told.window_seconds}"
+@lru_cache(maxsize=8192)
+def _before_remaining(name: str, limit: int, window_seconds: int) -> str:
+    """What both structured fields begin with when one policy is told: the same in each answer."""
+    policy = _policy_member(name, limit, window_seconds)
+    return f"RateLimit-Policy: {policy}\r\nRateLimit: {sf_string(name)};r="
 
 
-def _limit_member(told: PolicyTold) -> str:
-    return f"{sf_string(told.name)};r={told.remaining};t={told.reset_seconds}"
+def _policy_member(name: str, limit: int, window_seconds: int) -> str:
+    return f"{sf_string(name)};q={limit};w={window_seconds}"
 
 
 def whole_seconds(us: int) -> int:
