@@ -254,6 +254,17 @@ def test_doctor_looks_at_tenant_isolation_on_postgresql(run: Run, postgres_url: 
     [
         ("ALTER TABLE budgets NO FORCE ROW LEVEL SECURITY", "tenant isolation", "on budgets"),
         ("ALTER TABLE tenants DISABLE ROW LEVEL SECURITY", "tenant isolation", "on tenants"),
+        ("DROP POLICY tenant_rows ON quotas", "tenant isolation", "quotas has no policy"),
+        (
+            'CREATE POLICY "see all" ON budgets FOR SELECT USING (true)',
+            "tenant isolation",
+            "budgets has another policy, see all",
+        ),
+        (
+            "CREATE POLICY tenant_rows ON cost_records_default USING (true)",
+            "tenant isolation",
+            "cost_records_default has another policy",
+        ),
         ("REVOKE INSERT ON budgets FROM {role}", "tables", "no right to INSERT ON budgets"),
         ("REVOKE DELETE ON quota_usage FROM {role}", "tables", "DELETE ON quota_usage"),
     ],

@@ -313,6 +313,10 @@ def _row_security(facts: DatabaseFacts) -> Finding:
             for one in facts.unprotected_tables
         )
         return Finding(check, Verdict.WRONG, seen, mend)
+    if facts.policy_faults:
+        seen = "; ".join(one.seen for one in facts.policy_faults)
+        mend = "as the tables' owner: " + " ".join(one.mend for one in facts.policy_faults)
+        return Finding(check, Verdict.WRONG, seen, mend)
     return Finding(check, Verdict.OK, f"row-level security binds the role {facts.role}")
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fiscus.stores.sql.database import Database, database_is_there, unwritable_file
+from fiscus.stores.sql.migrations.row_security import POLICY, policy_for
 from fiscus.stores.sql.quota_tables import metadata
 
 
@@ -20,6 +21,14 @@ class Right(NamedTuple):
 
     verb: str
     table: str
+
+
+class PolicyFault(NamedTuple):
+    """A table whose policies are not those that it was given."""
+
+    seen: str
+    mend: str
+    """What its owner has to execute."""
 
 
 class DatabaseFacts(NamedTuple):
@@ -41,6 +50,8 @@ class DatabaseFacts(NamedTuple):
     owns_tables: bool = False
     unprotected_tables: Sequence[str] = ()
     """Tables of tenants' rows without forced row-level security."""
+    policy_faults: Sequence[PolicyFault] = ()
+    """What else lets tenants see too little or too much."""
     missing_rights: Sequence[Right] = ()
     """Which the application needs and its role has not."""
 
@@ -126,8 +137,45 @@ def _postgres(connection: Connection, missing_tables: Sequence[str]) -> Database
         bypasses_row_security=bypasses,
         owns_tables=owns,
         unprotected_tables=list(unprotected),
+        policy_faults=_policy_faults(connection),
         missing_rights=_missing_rights(connection),
     )
+
+
+def _policy_faults(connection: Connection) -> list[PolicyFault]:
+    """Tables of tenants' rows without their policy, or with one by which more rows are seen.
+
+    Partitions have none of their own: their rows are seen by way of the table.
+    """
+    rows = connection.execute(
+        sa.text(
+            """
+            SELECT c.relname, c.relispartition,
+                   array_remove(array_agg(p.polname::text ORDER BY p.polname), NULL)
+              FROM pg_class c
+              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
+              LEFT JOIN pg_policy p ON p.polrelid = c.oid AND p.polpermissive
+             WHERE c.relnamespace = current_schema::regnamespace AND c.relkind IN ('r', 'p')
+             GROUP BY c.oid, c.relname, c.relispartition
+             ORDER BY c.relname
+            """
+        )
+    )
+    faults: list[PolicyFault] = []
+    for table, is_partition, policies in rows:
+        if POLICY not in policies and not is_partition:
+            made = " ".join(policy_for(table).split())
+            faults.append(PolicyFault(f"{table} has no policy {POLICY}", f"{made};"))
+        for policy in policies:
+            if policy != POLICY or is_partition:
+                quoted = policy.replace('"', '""')
+                faults.append(
+                    PolicyFault(
+                        f"{table} has another policy, {policy}",
+                        f'DROP POLICY "{quoted}" ON {table};',
+                    )
+                )
+    return faults
 
 
 def _missing_rights(connection: Connection) -> list[Right]:

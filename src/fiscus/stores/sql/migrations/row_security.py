@@ -10,6 +10,7 @@ from alembic import op
 
 from fiscus.stores.sql.database import APP_ROLE
 
+POLICY: Final = "tenant_rows"
 # In sub-selects, so that a statement reads the setting once and not for each row.
 _TENANTS: Final = "current_setting('fiscus.tenants', true)"
 _VISIBLE: Final = f"""
@@ -26,9 +27,12 @@ def protect(tables: Mapping[str, str]) -> None:
         op.execute(f"GRANT {may} ON {table} TO {role}")
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-        op.execute(
-            f"CREATE POLICY tenant_rows ON {table} USING ({_VISIBLE}) WITH CHECK ({_VISIBLE})"
-        )
+        op.execute(policy_for(table))
+
+
+def policy_for(table: str) -> str:
+    """The statement that makes the policy by which transactions see their tenants' rows alone."""
+    return f"CREATE POLICY {POLICY} ON {table} USING ({_VISIBLE}) WITH CHECK ({_VISIBLE})"
 
 
 def app_role() -> str:
