@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -17,9 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import uvloop
 
 from fiscus.cli import serving, supervisor
-from fiscus.cli.serving import GRACE_SECONDS, bound_anew, listen, serve_child, serve_process
+from fiscus.cli.serving import (
+    GRACE_SECONDS,
+    bound_anew,
+    descriptors_of,
+    listen,
+    serve_child,
+    serve_process,
+)
 from fiscus.cli.supervisor import Supervisor
 from fiscus.cli.terminal import CommandError
 from fiscus.settings import Settings
@@ -306,6 +315,39 @@ def test_nobody_takes_an_address_while_the_sockets_that_share_it_are_made(
 
 
 @shares_addresses
+def turns_to_accept(sockets: list[socket.socket], connections: int) -> int:
+    """How many turns of uvloop it takes to accept so many connections that have come already."""
+    accepted = list[object]()
+
+    class Counted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted.append(transport)
+
+    async def count() -> int:
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(Counted, sock=one) for one in sockets]
+        with contextlib.ExitStack() as clients:
+            for _ in range(connections):
+                address = sockets[0].getsockname()
+                clients.enter_context(socket.create_connection(address, timeout=30))
+            turns = 0
+            while len(accepted) < connections:
+                await asyncio.sleep(0)
+                turns += 1
+        for server in servers:
+            server.close()
+        return turns
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(count())
+
+
+def test_a_turn_of_the_event_loop_accepts_several_connections() -> None:
+    connections = 32
+    assert turns_to_accept(listen("127.0.0.1", 0), connections) >= connections
+    assert turns_to_accept(descriptors_of(*listen("127.0.0.1", 0)), connections) < connections / 2
+
+
 def test_what_takes_the_place_of_an_ended_process_is_given_no_connection() -> None:
     first, other = listen("127.0.0.1", free_port(), 2)
     with bound_anew(first), other:

@@ -50,6 +50,8 @@ def without_moments(answer: Answer) -> tuple[int, set[str], str]:
         ("/budgets/check", {"resource_type": "llm", "estimated_cost": -1}),
         ("/budgets/check", b"[not json"),
         ("/budgets/check?no=such", CHECK),
+        ("/budgets/check?no=" + 300 * "such", CHECK),
+        ("/budgets/reservations/" + 300 * "n" + "/settle", {"actual_cost": 1}),
     ],
 )
 def test_a_decision_is_answered_the_same_straight_and_through_asgi(

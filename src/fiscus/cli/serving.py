@@ -33,6 +33,9 @@ log = get_logger(__name__)
 GRACE_SECONDS: Final = 10
 """How long requests and background work in hand may take after the server was told to stop."""
 BACKLOG: Final = 2048
+_TAKEN_AT_ONCE: Final = 4
+"""Connections accepted in a turn of the event loop. With 8, one that comes alone costs a seventh
+more, as each descriptor is asked for it."""
 
 
 def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
@@ -48,6 +51,14 @@ def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     # sharing from the start would let a second server slip in beside a first one
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return [first, *(_listening(host, port, share=True) for _ in range(count - 1))]
+
+
+def descriptors_of(bound: socket.socket) -> list[socket.socket]:
+    """A listening socket by several descriptors, for event loops of libuv's.
+
+    In a turn those accept one connection from each, and a turn of a busy server is long.
+    """
+    return [bound, *(bound.dup() for _ in range(_TAKEN_AT_ONCE - 1))]
 
 
 def bound_anew(bound: socket.socket) -> socket.socket:
@@ -196,7 +207,7 @@ def serve_process(
             backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
-        _Server(config).run(sockets=[bound])
+        _Server(config).run(sockets=descriptors_of(bound))
     finally:
         # what was accepted is committed, however often somebody presses Ctrl-C
         on_signals(signal.SIG_IGN)

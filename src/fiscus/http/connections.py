@@ -240,8 +240,10 @@ class DecisionProtocol(HttpToolsProtocol):
     def _decision(self) -> _Exchange | None:
         """The exchange that begins, when it is a plain one about a decision and comes in turn."""
         parser: Any = self.parser
+        if parser.get_method() != b"POST" or self.flow.write_paused:
+            return None
         target = _target(self.url)
-        if target is None or parser.get_method() != b"POST" or self.flow.write_paused:
+        if target is None:
             return None
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_complete:
