@@ -81,9 +81,9 @@ async def test_what_is_known_of_callers_is_bounded_and_the_oldest_goes_first(
     monkeypatch.setattr(api_limits, "_MAX_CALLERS", 2)
     limits = ApiLimits(client.engine.settings, LoopLimiter(client.engine.limiter))
     callers = [Principal(f"u-{number}", "acme", frozenset()) for number in range(3)]
-    takes = [limits.gate(one, None, 0).take for one in callers]
-    assert [caller for caller, _ in limits._takes] == callers[1:]
-    assert [limits.gate(one, None, 0).take for one in callers] == takes
+    found = [limits.gate(one, None, 0).limits for one in callers]
+    assert [caller for caller, _ in limits._limits] == callers[1:]
+    assert [limits.gate(one, None, 0).limits for one in callers] == found
 
 
 async def test_service_keys_and_platform_admins_are_exempt_from_the_general_limits(
