@@ -114,18 +114,7 @@ def _postgres(connection: Connection, missing_tables: Sequence[str]) -> Database
             """
         )
     ).one()
-    unprotected = connection.execute(
-        sa.text(
-            """
-            SELECT c.relname
-              FROM pg_class c
-              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
-             WHERE c.relnamespace = current_schema::regnamespace AND c.relkind IN ('r', 'p')
-               AND NOT (c.relrowsecurity AND c.relforcerowsecurity)
-             ORDER BY c.relname
-            """
-        )
-    ).scalars()
+    unprotected, faults = _row_security(connection)
     version, now, role, read_only, bypasses, owns = row
     return DatabaseFacts(
         "postgresql",
@@ -136,33 +125,40 @@ def _postgres(connection: Connection, missing_tables: Sequence[str]) -> Database
         may_only_be_read=read_only,
         bypasses_row_security=bypasses,
         owns_tables=owns,
-        unprotected_tables=list(unprotected),
-        policy_faults=_policy_faults(connection),
+        unprotected_tables=unprotected,
+        policy_faults=faults,
         missing_rights=_missing_rights(connection),
     )
 
 
-def _policy_faults(connection: Connection) -> list[PolicyFault]:
-    """Tables of tenants' rows without their policy, or with one by which more rows are seen.
+def _row_security(connection: Connection) -> tuple[list[str], list[PolicyFault]]:
+    """Our tables of tenants' rows without forced row-level security, and those without their
+    policy, or with one by which more rows are seen.
 
     Partitions have none of their own: their rows are seen by way of the table.
     """
     rows = connection.execute(
         sa.text(
             """
-            SELECT c.relname, c.relispartition,
+            SELECT c.relname, c.relispartition, c.relrowsecurity AND c.relforcerowsecurity,
                    array_remove(array_agg(p.polname::text ORDER BY p.polname), NULL)
               FROM pg_class c
+              JOIN pg_class root ON root.oid = coalesce(pg_partition_root(c.oid)::oid, c.oid)
               JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
               LEFT JOIN pg_policy p ON p.polrelid = c.oid AND p.polpermissive
              WHERE c.relnamespace = current_schema::regnamespace AND c.relkind IN ('r', 'p')
-             GROUP BY c.oid, c.relname, c.relispartition
+               AND root.relname = ANY (CAST(:tables AS text[]))
+             GROUP BY c.oid
              ORDER BY c.relname
             """
-        )
+        ),
+        {"tables": list(metadata.tables)},
     )
+    unprotected: list[str] = []
     faults: list[PolicyFault] = []
-    for table, is_partition, policies in rows:
+    for table, is_partition, is_forced, policies in rows:
+        if not is_forced:
+            unprotected.append(table)
         if POLICY not in policies and not is_partition:
             made = " ".join(policy_for(table).split())
             faults.append(PolicyFault(f"{table} has no policy {POLICY}", f"{made};"))
@@ -175,7 +171,7 @@ def _policy_faults(connection: Connection) -> list[PolicyFault]:
                         f'DROP POLICY "{quoted}" ON {table};',
                     )
                 )
-    return faults
+    return unprotected, faults
 
 
 def _missing_rights(connection: Connection) -> list[Right]:
