@@ -524,13 +524,16 @@ def test_worker_apart_leads_and_stops_with_status_0(tmp_path: Path, postgres_url
 
 @contextlib.contextmanager
 def two_processes(folder: Path, database_url: str, redis_url: str) -> Generator[FiscusProcess]:
-    """A server of two processes that both listen."""
+    """A server of two processes that are both ready.
+
+    Their sockets listen from the start, and one that is not ready yet ends without a database.
+    """
     with fiscus_server(
         folder,
         command=("serve", "--workers", "2"),
         env={"FISCUS_DATABASE_URL": database_url, "FISCUS_REDIS_URL": redis_url},
     ) as server:
-        wait_until(lambda: listeners(server) == 2)
+        wait_until(lambda: server.output().count("process_serves") == 2)
         yield server
 
 

@@ -279,8 +279,12 @@ def _mapping_of(settings: Settings) -> DescriptorMapping:
 def serve_child(settings: Settings, bound: socket.socket, with_worker: bool) -> None:
     """`serve_process` in a process of a supervisor's, which it does not outlive."""
     threading.Thread(target=_follow_parent, name="fiscus-parent", daemon=True).start()
+
+    def announce(_: Engine) -> None:
+        log.info("process_serves", pid=os.getpid())
+
     try:
-        serve_process(settings, bound, with_worker=with_worker, alone=False)
+        serve_process(settings, bound, with_worker=with_worker, alone=False, on_listening=announce)
     except FiscusError as error:
         log.error("process_cannot_serve", reason=error.message)
         raise SystemExit(1) from None
