@@ -213,7 +213,7 @@ def test_what_is_overdue_is_caught_up_before_anybody_is_let_in_also_where_anothe
 
 def test_a_server_listens_once_it_has_caught_up(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
-    before = open_engine(settings, clock=ManualClock(datetime.now(UTC) - timedelta(days=9)))
+    before = open_engine(settings, clock=ManualClock(datetime.now(UTC) - timedelta(days=4)))
     for number in range(50):  # so that the worker's first round takes a while
         allocate(before, settings.default_tenant, period_type="daily", scope_id=f"p{number}")
     before.close()
