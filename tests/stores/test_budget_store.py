@@ -14,6 +14,7 @@ from fiscus.budgets.port import BudgetFilter
 from fiscus.clock import ManualClock
 from fiscus.engine import Engine
 from fiscus.errors import Conflict
+from fiscus.ledger.commands import Expire
 from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.scopes import ScopeType
@@ -183,6 +184,27 @@ def test_a_reservation_that_is_due_keeps_no_budget(acme: Tenant, clock: ManualCl
     acme.check("1", ttl_seconds=60)
     clock.advance(seconds=60)
     deleted(acme, budget)
+
+
+def test_a_hold_that_is_due_is_no_use_before_it_is_freed(acme: Tenant, clock: ManualClock) -> None:
+    budget = acme.budget()
+    acme.check("40", ttl_seconds=60)
+    acme.check("30", ttl_seconds=61)
+    clock.advance(seconds=60)
+
+    def shown() -> list[tuple[Decimal, Decimal, Decimal]]:
+        used = acme.engine.budgets.utilization(
+            acme.tenant_id, budget.budget_id, PageRequest(), scope_id=None, now=acme.now
+        )
+        return [(one.reserved, one.remaining, one.utilization_ratio) for one in used.periods]
+
+    assert shown() == [(Decimal(30), Decimal(70), Decimal("0.3"))]
+    with pytest.raises(Conflict):
+        replaced(acme, budget, currency="EUR")
+    clock.advance(seconds=1)
+    assert replaced(acme, budget, currency="EUR").currency == "EUR"
+    acme.run(Expire(tenant_id=acme.tenant_id, now=acme.now))
+    assert shown() == [(Decimal(0), Decimal(100), Decimal(0))]
 
 
 def test_usage_of_the_current_period_keeps_a_budget_and_of_past_ones_does_not(

@@ -131,7 +131,7 @@ class SqlBudgets:
             fields = unlike_usage(old, new)
             if fields:
                 self._database.without_groups(connection, tenant_id)
-                if has_usage(connection, tenant_id, budget_id):
+                if has_usage(connection, old, now):
                     raise _in_use(budget_id, fields)
             self._put(connection, new, by, now)
             return new

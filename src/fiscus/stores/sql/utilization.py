@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from fiscus.stores.sql.paging import (
     slice_of,
     time_value,
 )
+from fiscus.stores.sql.sums import ExactSum
 from fiscus.stores.sql.tables import budget_anchors as anchors
 from fiscus.stores.sql.tables import budget_periods as t
 from fiscus.stores.sql.tables import reservation_lines as lines
@@ -66,7 +68,8 @@ def read_utilization(
         total = None
     prepared = PreparedBudget(budget)
     anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
-    uses = [_use(prepared, row, now, anchors.get(row.scope_id)) for row in rows]
+    due = _due(connection, budget, now) if any(row.reserved for row in rows) else {}
+    uses = [_use(prepared, row, due, now, anchors.get(row.scope_id)) for row in rows]
     if blank is not None:
         if cursor is None and page.page == 1:
             uses.insert(0, blank)
@@ -82,12 +85,13 @@ def read_utilization(
     )
 
 
-def has_usage(connection: Connection, tenant_id: str, budget_id: str) -> bool:
+def has_usage(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was ever spent or is held."""
-    query = sa.select(t.c.spent, t.c.reserved).where(
-        t.c.budget_id == budget_id, t.c.tenant_id == tenant_id
+    query = sa.select(t.c.spent).where(
+        t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id
     )
-    return any(row.spent or row.reserved for row in connection.execute(query))
+    spent = connection.execute(query).scalars()
+    return any(spent) or open_reservations(connection, budget, now) > 0
 
 
 def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
@@ -112,19 +116,36 @@ def used_currently(connection: Connection, budget: Budget, now: datetime) -> boo
 
 def open_reservations(connection: Connection, budget: Budget, now: datetime) -> int:
     """How many reservations hold money of the budget and are not due."""
-    query = (
-        sa.select(sa.func.count(sa.distinct(lines.c.reservation_id)))
+    query = _holds(budget, sa.func.count(sa.distinct(lines.c.reservation_id)))
+    return connection.execute(query.where(reservations.c.expires_at > now)).scalar_one()
+
+
+def _due(
+    connection: Connection, budget: Budget, now: datetime
+) -> dict[tuple[str, datetime], Decimal]:
+    """What is due and not freed yet, by scope id and period start.
+
+    Read after the balances: what is freed in between must not be taken off them twice.
+    """
+    apart = (lines.c.scope_id, lines.c.period_start)
+    query = _holds(budget, *apart, ExactSum(lines.c.amount).label("amount"))
+    found = connection.execute(query.where(reservations.c.expires_at <= now).group_by(*apart))
+    return {(row.scope_id, row.period_start): row.amount for row in found}
+
+
+def _holds(budget: Budget, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Of pending reservations and what they hold of a budget."""
+    return (
+        sa.select(*columns)
         .select_from(
             reservations.join(lines, lines.c.reservation_id == reservations.c.reservation_id)
         )
         .where(
             reservations.c.tenant_id == budget.tenant_id,
             reservations.c.status == sa.text("'pending'"),
-            reservations.c.expires_at > now,
             lines.c.budget_id == budget.budget_id,
         )
     )
-    return connection.execute(query).scalar_one()
 
 
 def _missing_current(
@@ -188,9 +209,16 @@ def _is_current(
     return period is not None and period.start == period_start
 
 
-def _use(prepared: PreparedBudget, row: Row[Any], now: datetime, anchor: date | None) -> PeriodUse:
+def _use(
+    prepared: PreparedBudget,
+    row: Row[Any],
+    due: Mapping[tuple[str, datetime], Decimal],
+    now: datetime,
+    anchor: date | None,
+) -> PeriodUse:
     budget = prepared.budget
-    used = add(row.spent, row.reserved)
+    reserved = subtract(row.reserved, due.get((row.scope_id, row.period_start), ZERO))
+    used = add(row.spent, reserved)
     # by the definition as it is, whose end date may have changed since the row was made
     period = prepared.period_at(row.period_start, anchor)
     end = row.period_end if period is None or period.start != row.period_start else period.end
@@ -200,7 +228,7 @@ def _use(prepared: PreparedBudget, row: Row[Any], now: datetime, anchor: date | 
         period_end=None if end == FAR_FUTURE else end,
         amount=budget.budget_amount,
         spent=plain(row.spent),
-        reserved=plain(row.reserved),
+        reserved=plain(reserved),
         remaining=plain(subtract(budget.budget_amount, used)),
         utilization_ratio=ratio(used, budget.budget_amount),
         current=_is_current(prepared, row.period_start, now, anchor),
