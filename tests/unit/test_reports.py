@@ -746,6 +746,17 @@ def test_csv_of_a_detailed_report_names_the_section() -> None:
     ]
 
 
+def test_csv_of_a_detailed_report_has_what_it_is_grouped_by_once() -> None:
+    found = report(cost(2, user_id="ann"), report_type="detailed", group_by=["user"])
+    rows = rows_of(report_csv(found))
+    assert [(row["section"], row["user"], row["cost"]) for row in rows] == [
+        ("user", "ann", "2"),
+        ("resource_type", "", "2"),
+        ("service_name", "", "2"),
+        ("feature", "", "2"),
+    ]
+
+
 def test_csv_tells_an_empty_value_from_one_that_was_not_given() -> None:
     found = report(
         cost(1), cost(2, tags={"team": ""}), group_by=["tag:team"], report_type="detailed"

@@ -23,13 +23,14 @@ def report_csv(report: Report) -> str:
     """A header and one line per group; of a report without groups, one line with the total.
 
     Usage has a column per unit, a cost without a known rate one per currency. A detailed report's
-    sections follow one another, told apart by the column `section`. Groups that the limit left out
-    are one line, `(other)`. A value that was not given is empty; an empty one is quoted.
+    sections follow one another, told apart by the column `section`; one by which the report itself
+    is grouped is there once. Groups that the limit left out are one line, `(other)`. A value that
+    was not given is empty; an empty one is quoted.
     """
     own, *others = report.all_sections()
     if not report.group_by:
         own = replace(own, groups=[_whole(report)])
-    sections = [own, *others]
+    sections = [own, *(one for one in others if one.group_by != own.group_by)]
     dimensions = list(dict.fromkeys(name for one in sections for name in one.group_by))
     groups = [group for one in sections for group in one.groups]
     units = _names((report.usage, *(group.usage for group in groups)))
