@@ -9,7 +9,7 @@ import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, localcontext
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -420,6 +420,12 @@ def test_the_same_currency_keeps_the_amount() -> None:
     assert rate is not None
     amount = Decimal("99999999999999999999999999.999999999999")
     assert convert(amount, rate) == amount
+
+
+def test_the_decimal_context_of_the_program_changes_no_amount() -> None:
+    with localcontext(Context(prec=3, traps=[Inexact])):
+        converted = convert(Decimal("1.000000000001"), Rate(Decimal("1.5"), FRIDAY))
+    assert converted == Decimal("1.500000000002")
 
 
 # ---------------------------------------------------------------- caching and threads

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta, timezone
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -613,6 +613,20 @@ def test_groups_are_compared_with_the_range_before() -> None:
     assert (found.previous.start_date, found.previous.total_cost) == (utc(2026, 2, 1), 14)
     assert (found.previous.change, found.previous.record_count) == (3, 2)
     assert found.previous.change_ratio == Decimal("0.214285714286")
+
+
+def test_the_decimal_context_of_the_program_changes_no_report() -> None:
+    costs = [
+        cost("1.000000000001", user_id="ann"),
+        cost("1.000000000002", user_id="bob"),
+        cost("3.000000000007", utc(2026, 2, 3), user_id="bob"),
+    ]
+    expected = report(*costs, report_type="by_user", compare_previous=True)
+    assert [group.key["user"] for group in expected.groups] == ["bob", "ann"]
+    with localcontext(Context(prec=3)):
+        assert report(*costs, report_type="by_user", compare_previous=True) == expected
+    with localcontext(Context(traps=[Inexact])):
+        assert report(*costs, report_type="by_user", compare_previous=True) == expected
 
 
 def test_periods_are_compared_with_those_of_the_same_place() -> None:

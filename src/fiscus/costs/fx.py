@@ -174,7 +174,7 @@ def convert(amount: Decimal, rate: Rate) -> Decimal:
     `money.LIMIT` on.
     """
     product = EXACT.multiply(amount, rate.value)
-    if not -_OUT_OF_RANGE < product < _OUT_OF_RANGE:
+    if product.copy_abs() >= _OUT_OF_RANGE:
         raise CostCalculationError(
             "the converted amount is out of range: it must be below 1e26",
             suggested_action="Send a smaller amount, or one in the budget's own currency.",

@@ -290,7 +290,11 @@ class _Builder:
         costs = rounded_parts({key: tally.cost for key, tally in tallies.items()}, self.total)
         ordered = sorted(
             tallies,
-            key=lambda key: (0 if place is None else key[place], -costs[key], _sortable(key)),
+            key=lambda key: (
+                0 if place is None else key[place],
+                costs[key].copy_negate(),  # a minus sign would round by the program's own context
+                _sortable(key),
+            ),
         )
         shown, left_out = ordered[: self._limit], ordered[self._limit :]
         return ReportSection(
@@ -416,7 +420,7 @@ def _previous(total: Decimal, before: _Costs) -> PreviousRange:
 
 
 def _change_ratio(cost: Decimal, previous: Decimal) -> Decimal | None:
-    return ratio(subtract(cost, previous), abs(previous)) if previous else None
+    return ratio(subtract(cost, previous), previous.copy_abs()) if previous else None
 
 
 def _period(key: Key, place: int) -> int:
