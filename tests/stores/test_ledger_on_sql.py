@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 
 import pytest
 
-from fiscus.budgets.calls import CheckRequest, PeriodUse
+from fiscus.budgets.calls import CheckAnswer, CheckRequest, PeriodUse
 from fiscus.budgets.model import Budget, ReservationStatus
 from fiscus.budgets.port import ReservationFilter
 from fiscus.clock import ManualClock
@@ -18,11 +19,16 @@ from fiscus.costs.port import CostFilter
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, IdempotencyConflict, NotFound
 from fiscus.ledger.commands import CheckBatch, Expire
+from fiscus.ledger.definitions import DefinitionCache
+from fiscus.ledger.group import GroupRunner
+from fiscus.ledger.port import Changes, LedgerTransaction
 from fiscus.ledger.requests import check_command, extend_command, release_command
 from fiscus.money import add
 from fiscus.paging import PageRequest
+from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSpec
 from fiscus.wire import convert
+from fiscus.wiring.ledger_process import open_rates
 from tests.ledger.books import read_books
 from tests.stores.conftest import Tenant
 
@@ -101,6 +107,43 @@ def test_a_due_hold_is_freed_before_anything_is_denied(acme: Tenant, clock: Manu
     assert use(acme, budget) == ("0", "10")
     view = acme.engine.reservations.get(acme.tenant_id, first, acme.now)
     assert view.status is ReservationStatus.EXPIRED
+
+
+def test_of_very_many_due_holds_no_group_frees_more_than_5000(
+    acme: Tenant, clock: ManualClock, database_url: str
+) -> None:
+    """PostgreSQL ends a session that decides for too long, and all that the group did is lost."""
+    acme.budget(budget_amount="6000")
+    for _ in range(12):
+        held = [acme.check_command("1", ttl_seconds=60) for _ in range(500)]
+        batch = CheckBatch(
+            tenant_id=acme.tenant_id, checks=held, all_or_nothing=False, now=acme.now
+        )
+        assert acme.run(batch).allowed
+    clock.advance(seconds=60)
+    freed: list[int] = []
+    with closing(Database(database_url)) as database:
+        store = database.ledger_store()
+        begin = store.begin
+
+        def begin_watched(tenants: Collection[str], *, patient: bool = True) -> LedgerTransaction:
+            transaction = begin(tenants, patient=patient)
+            write = transaction.write
+
+            def write_watched(changes: Changes) -> None:
+                freed.append(len(changes.changed_reservations))
+                write(changes)
+
+            transaction.write = write_watched  # type: ignore[method-assign]
+            return transaction
+
+        store.begin = begin_watched  # type: ignore[method-assign]
+        with closing(store):
+            runner = GroupRunner(store, open_rates(None, None), DefinitionCache())
+            (outcome,) = runner.run([acme.check_command("6000")])
+    assert isinstance(outcome, CheckAnswer)
+    assert outcome.allowed
+    assert freed == [5000, 1000]
 
 
 def test_a_hold_that_is_due_is_shown_as_over_before_it_is_freed(

@@ -151,10 +151,14 @@ class Extend(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
 
 
 class Expire(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
-    """Free the due reservations of a tenant; asked by the worker."""
+    """Free the due reservations of a tenant, those that are due longest first.
+
+    Asked by the worker, in portions that hold nobody up; by the ledger when there are too many.
+    """
 
     tenant_id: str
     now: datetime
+    most: int = 500
     idempotency: None = None
 
 

@@ -17,9 +17,10 @@ from fiscus.errors import FiscusError, InternalError, ServiceUnavailable
 from fiscus.groups import MaybeDone
 from fiscus.ledger import handling
 from fiscus.ledger.answers import Decided, in_words
-from fiscus.ledger.commands import Command, Outcome
+from fiscus.ledger.commands import Command, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
+    MOST_DUE,
     GroupConflict,
     GroupRejected,
     LedgerStore,
@@ -28,7 +29,7 @@ from fiscus.ledger.port import (
     RowsLocked,
     StoreUnavailable,
 )
-from fiscus.ledger.workspace import MoreNeeded, Workspace
+from fiscus.ledger.workspace import MoreDue, MoreNeeded, Workspace
 from fiscus.logs import get_logger
 
 log = get_logger(__name__)
@@ -92,6 +93,14 @@ class GroupRunner:
                 if not patient:
                     raise
                 return self._around_locked(commands)
+            except MoreDue as error:
+                transaction.rollback()
+                # what this frees stays freed, however the group ends
+                expire = Expire(tenant_id=error.tenant_id, now=error.now, most=MOST_DUE)
+                (freed,) = self.decide([expire], patient=patient)
+                if isinstance(freed, FiscusError):
+                    return self._each_alone(commands, freed)
+                continue
             except (MoreNeeded, GroupConflict):
                 transaction.rollback()
                 continue

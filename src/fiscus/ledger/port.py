@@ -21,6 +21,10 @@ from fiscus.tenants import TenantSettings
 MOST_HOLDS: Final = 2000
 """So many of a tenant's pending reservations are read, to say when denied checks would fit."""
 
+MOST_DUE: Final = 5000
+"""So many of a tenant's reservations that are due are freed in the group that decides on them; of
+more, some are freed before, in groups of their own."""
+
 AnchorKey = tuple[str, str]
 """(budget id, scope id) of a floating budget's anchor."""
 
@@ -66,7 +70,8 @@ class PendingHolds(Protocol):
 
 
 class DueReservations(NamedTuple):
-    """A tenant's pending reservations that are due at a moment, or are before it."""
+    """A tenant's pending reservations that are due at a moment, or are before it; of more than
+    `MOST_DUE`, one more than that, the earliest."""
 
     until: datetime
     reservations: list[tuple[datetime, str]]

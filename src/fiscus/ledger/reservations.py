@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -13,8 +12,6 @@ from fiscus.budgets.rules import free
 from fiscus.errors import Conflict, NotFound
 from fiscus.ledger.commands import Expire, Expired, Extend, Release, Settle
 from fiscus.ledger.workspace import Workspace
-
-EXPIRE_AT_ONCE: Final = 500
 
 
 def plan_on_reservation(workspace: Workspace, command: Settle | Release | Extend) -> None:
@@ -84,7 +81,7 @@ def apply_extend(workspace: Workspace, command: Extend) -> ReservationView:
 
 def apply_expire(workspace: Workspace, command: Expire) -> Expired:
     """Free some of what is due; a tenant with more is asked for again."""
-    count = free_due(workspace, command.tenant_id, command.now, EXPIRE_AT_ONCE)
+    count = free_due(workspace, command.tenant_id, command.now, command.most)
     return Expired(count=count)
 
 

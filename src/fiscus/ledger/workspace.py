@@ -28,6 +28,7 @@ from fiscus.idempotency import Idempotency, IdempotencyKey, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
+    MOST_DUE,
     AnchorKey,
     Changes,
     LedgerTransaction,
@@ -52,6 +53,15 @@ _DUE_SOON: Final = timedelta(seconds=2)
 
 class MoreNeeded(Exception):
     """The group must start again with more loaded; its needs have been added already."""
+
+
+class MoreDue(MoreNeeded):
+    """More of a tenant's reservations are due than one group frees; some are to be freed first."""
+
+    def __init__(self, tenant_id: str, now: datetime) -> None:
+        super().__init__(tenant_id, now)
+        self.tenant_id = tenant_id
+        self.now = now
 
 
 class PlannedQuotas(Struct, frozen=True, gc=False):
@@ -258,7 +268,10 @@ class Workspace:
         if known is None or known.until < now:
             self._look_up(Lookups(due={tenant_id: now + _DUE_SOON}))
             known = self._looked_up.due[tenant_id]
-        return [one for due_at, one in known.reservations if due_at <= now]
+        due = [one for due_at, one in known.reservations if due_at <= now]
+        if len(due) > MOST_DUE:
+            raise MoreDue(tenant_id, now)
+        return due
 
     def due(self, tenant_id: str, now: datetime) -> list[Reservation]:
         """The tenant's reservations of the group that are pending and due at `now`."""

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import (
+    MOST_DUE,
     Changes,
     Definitions,
     DueReservations,
@@ -230,7 +231,11 @@ class SqlLedgerTransaction:
         ]
         found = self._run(
             [
-                Statement(read.DUE, read.TENANT_UNTIL, [(tenant_id, time(until))])
+                Statement(
+                    f"{read.DUE} LIMIT {MOST_DUE + 1}",
+                    read.TENANT_UNTIL,
+                    [(tenant_id, time(until))],
+                )
                 for tenant_id, until in wanted.due.items()
             ]
             + [Statement(read.HOLDS, read.TENANT, [(tenant_id,)]) for tenant_id in wanted.holds]
