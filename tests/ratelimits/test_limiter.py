@@ -250,6 +250,28 @@ def test_more_than_passes_in_a_quiet_hour_is_told_when_it_passes_in_the_week() -
     assert desk.check(21).retry_after is None
 
 
+@pytest.mark.parametrize(
+    ("overrides", "passes"),
+    [
+        ({"time_of_day": [{"from_hour": 2, "to_hour": 3, "multiplier": 2}]}, "2026-03-09"),
+        ({"usage_pattern": {}}, "2026-03-15"),
+    ],
+)
+def test_more_than_passes_but_in_an_hour_that_the_clocks_skip_is_told_when_that_comes_again(
+    overrides: dict[str, object], passes: str
+) -> None:
+    load = [0] * 168
+    load[6 * 24 + 2] = 168  # Sunday, 2 to 3, of which there is none on the 8th
+    desk = Desk(
+        policy(timezone="America/New_York", overrides=overrides, hourly_load=tuple(load)),
+    )
+    desk.clock.set(datetime.fromisoformat("2026-03-07T12:00:00-05:00"))
+    wait = desk.check(20).retry_after
+    assert wait is not None
+    assert desk.clock.advance(seconds=wait) == datetime.fromisoformat(f"{passes}T02:00:00-04:00")
+    assert desk.check(20).allowed
+
+
 def test_calendar_windows_begin_at_local_midnight() -> None:
     desk = Desk(
         policy(

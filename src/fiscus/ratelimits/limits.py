@@ -109,17 +109,21 @@ def effective_limit(state: PolicyState, now: datetime) -> int:
 
 
 def ceilings_ahead(state: PolicyState, now: datetime) -> tuple[tuple[int, Ceilings], ...]:
-    """The ceilings at each coming local hour of a policy with overrides, with when it begins: of a
-    day, or of a week where its limit follows the week."""
+    """The ceilings at each coming local hour of a policy with overrides, with when it begins: up to
+    where every hour of the day came, or of the week where its limit follows that."""
     policy = state.policy
     zone = zone_of(policy.timezone)
+    hours = 24 if policy.overrides.usage_pattern is None else HOURS_OF_WEEK
+    # a change of clocks skips hours, which come a day or a week later
+    awaited = set(range(hours))
     ahead: list[tuple[int, Ceilings]] = []
-    moment = now
-    for _ in range(24 if policy.overrides.usage_pattern is None else HOURS_OF_WEEK):
-        local = moment.astimezone(zone)
+    moment, local = now, now.astimezone(zone)
+    while awaited:
         moment += timedelta(hours=1) - timedelta(
             minutes=local.minute, seconds=local.second, microseconds=local.microsecond
         )
+        local = moment.astimezone(zone)
+        awaited.discard((local.weekday() * 24 + local.hour) % hours)
         capacity = effective_limit(state, moment) + policy.burst_capacity
         ahead.append((to_us(moment), ceilings_of(capacity)))
     return tuple(ahead)
