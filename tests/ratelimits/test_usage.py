@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_usage_is_written_although_the_policies_cannot_be_refreshed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
-    monkeypatch.setattr(limiter, "_FLUSH_EVERY", 1)
+    monkeypatch.setattr(limiter, "_FLUSH_SECONDS", 0.001)
     usage = Usage()
     desk = Desk(policy(), usage=usage)
     desk.check()
@@ -171,6 +172,30 @@ def test_usage_is_written_although_the_policies_cannot_be_refreshed(
     desk.limiter.start()
     wait_until(lambda: bool(usage.rows))
     desk.limiter.close()
+
+
+def test_usage_of_many_that_is_being_written_holds_up_no_changed_policy_and_nobody_who_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(limiter, "_FLUSH_SECONDS", 0.001)
+    monkeypatch.setattr(limiter, "_FLUSH_ROWS", 1)
+    monkeypatch.setattr(limiter, "_FLUSH_PAUSE_SECONDS", 3600.0)
+    usage = Usage()
+    of_all, of_each = policy("a"), policy("u", scope_type="user", scope_id="*")
+    desk = Desk(of_each, of_all, usage=usage)
+    for user in "abc":
+        desk.check(user_id=user)
+    desk.limiter.start()
+    wait_until(lambda: bool(usage.rows))  # and an hour until the next is
+    desk.policies.put(of_each, policy("a", limit_value=5))
+    wait_until(lambda: desk.check(0).limit_value == 5)
+    asking = threading.Thread(target=desk.limiter.flush_usage, args=("a",))
+    asking.start()
+    wait_until(lambda: sum(row.policy_id == "a" for row in usage.rows) == 2)
+    desk.limiter.close()
+    asking.join()
+    assert sorted(row.window.scope_id for row in usage.rows if row.policy_id == "u") == [*"abc"]
 
 
 def test_counters_that_nobody_asks_for_any_more_are_forgotten(

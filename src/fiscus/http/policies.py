@@ -91,7 +91,7 @@ async def delete_policy(call: Call[DeletePolicyQuery, NoBody]) -> Response:
     def delete() -> None:
         if not call.query.force:
             # whether it is in use is told from what was written
-            call.engine.limiter.flush_usage()
+            call.engine.limiter.flush_usage(policy_id)
         call.engine.policies.delete(
             tenant_id,
             policy_id,

@@ -47,8 +47,9 @@ _RANK: Final = {priority: index for index, priority in enumerate(PRIORITIES)}
 _NORMAL: Final = _RANK[Priority.NORMAL]
 _REFRESH_SECONDS: Final = 1.0
 _SWEEP_EVERY: Final = 10
-_FLUSH_EVERY: Final = 60
-"""Refreshes between two sweeps, and two writes of what was counted: usage is kept by the minute."""
+"""Refreshes between two sweeps."""
+_FLUSH_SECONDS: Final = 60.0
+"""Between two writes of what was counted: usage is kept by the minute."""
 _FLUSH_ROWS: Final = 500
 _FLUSH_PAUSE_SECONDS: Final = 0.05
 
@@ -93,7 +94,7 @@ class Limiter:
         self._unwritten: list[UsageRow] = []
         self._flushing = threading.Lock()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     # -- checks
 
@@ -388,19 +389,20 @@ class Limiter:
     # -- life
 
     def start(self) -> None:
-        """Refresh policies and write usage in a thread of its own, until `close`."""
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._housekeeping, name="fiscus-limiter", daemon=True
-            )
-            self._thread.start()
+        """Refresh policies and write usage in threads of their own, until `close`."""
+        if not self._threads:
+            # usage of many callers takes longer to write than a changed policy may take to bind
+            for work in (self._housekeeping, self._write_usage):
+                thread = threading.Thread(target=work, name="fiscus-limiter", daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def close(self) -> None:
         """Write what was counted and stop. The counters are closed by who opened them."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
         if self.loop is not None:
             self.loop.close()
         try:
@@ -410,16 +412,23 @@ class Limiter:
 
     def _flush(self, policy_id: str | None, *, pause_seconds: float) -> None:
         """Write what was counted in portions, with a pause after each that leaves the interpreter
-        to the checks."""
+        to the checks, and the turn to who asks for the usage of one policy."""
         if self._usage is None:
             return
         with self._flushing:
-            rows = self._unwritten = (self._unwritten + self._tally.take(policy_id))[-MAX_ROWS:]
-            while rows:
-                self._usage.add(rows[:_FLUSH_ROWS])
-                rows = self._unwritten = rows[_FLUSH_ROWS:]
-                if rows and pause_seconds:
-                    self._stop.wait(pause_seconds)
+            rows = (self._unwritten + self._tally.take(policy_id))[-MAX_ROWS:]
+            left = len(rows)
+            if policy_id is not None:
+                rows.sort(key=lambda row: row.policy_id != policy_id)
+                left = sum(row.policy_id == policy_id for row in rows)
+            self._unwritten = rows
+        while left > 0:
+            with self._flushing:
+                self._usage.add(self._unwritten[:_FLUSH_ROWS])
+                self._unwritten = self._unwritten[_FLUSH_ROWS:]
+            left -= _FLUSH_ROWS
+            if left > 0 and pause_seconds:
+                self._stop.wait(pause_seconds)
 
     def _housekeeping(self) -> None:
         rounds = 0
@@ -428,8 +437,10 @@ class Limiter:
             _tried("refresh", lambda: self._cache.refresh(self._clock.now()))
             if rounds % _SWEEP_EVERY == 0:
                 _tried("sweep", lambda: self._counters.sweep(to_us(self._clock.now())))
-            if rounds % _FLUSH_EVERY == 0:
-                _tried("flush", lambda: self._flush(None, pause_seconds=_FLUSH_PAUSE_SECONDS))
+
+    def _write_usage(self) -> None:
+        while not self._stop.wait(_FLUSH_SECONDS):
+            _tried("flush", lambda: self._flush(None, pause_seconds=_FLUSH_PAUSE_SECONDS))
 
     def _counters_now(self, now_us: int) -> int | None:
         return now_us if self.immediate else None
