@@ -299,6 +299,13 @@ def test_a_premium_that_no_amount_can_hold_is_refused(desk: QuotaDesk) -> None:
     assert [one.cost_amount for one in costs(desk)] == [Decimal("1e26") - 100]
 
 
+def test_a_premium_of_more_digits_than_are_counted_is_refused_as_well(desk: QuotaDesk) -> None:
+    quota = desk.quota(1, max_burst_amount="9e25", burst_premium_rate="9e25")
+    with pytest.raises(ValidationError, match="out of range"):
+        desk.consume("9e25")
+    assert desk.quota_used(quota) == (0, 0)
+
+
 def test_premiums_charge_budgets_whose_windows_begin_with_them(desk: QuotaDesk) -> None:
     budget = desk.budget(100, period_type="rolling")
     desk.quota(1, max_burst_amount=10, burst_premium_rate="1")

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fiscus.money import ZERO, add, multiply, plain, round_half_even, subtract
+from fiscus.money import LIMIT, ZERO, add, multiply, plain, round_half_even, subtract
 from fiscus.quotas.definitions import remaining
 from fiscus.quotas.model import (
     ConsumptionLine,
@@ -130,12 +130,13 @@ def give_back(
 def premium_owed(line: ConsumptionLine) -> Decimal:
     """The premium of the burst that a line has taken and not given back.
 
-    Rounded as a whole, so that giving back in parts reverses exactly what was charged.
+    Rounded as a whole, so that giving back in parts reverses exactly what was charged; what no
+    record can hold is left as it is, as it may have too many digits for that.
     """
     if line.premium_rate is None:
         return ZERO
-    held = subtract(line.burst, line.burst_released)
-    return round_half_even(multiply(line.premium_rate, held))
+    owed = multiply(line.premium_rate, subtract(line.burst, line.burst_released))
+    return owed if owed >= LIMIT else round_half_even(owed)
 
 
 def reached(quota: Quota, used: Decimal) -> list[str]:
