@@ -198,17 +198,22 @@ def test_usage_of_many_that_is_being_written_holds_up_no_changed_policy_and_nobo
     assert sorted(row.window.scope_id for row in usage.rows if row.policy_id == "u") == [*"abc"]
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_counters_that_nobody_asks_for_any_more_are_forgotten(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
     monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
     monkeypatch.setattr(limiter, "_SWEEP_EVERY", 1)
-    counters = MemoryCounters()
+    here = MemoryCounters()
     clock = ManualClock(NOON)
-    sweeping = Limiter(Policies(policy()), counters, clock)
+    if elsewhere:  # they cannot be reached, so those here stand in
+        counters = RedisCounters(f"redis://127.0.0.1:{free_port()}")
+        sweeping = Limiter(Policies(policy()), counters, clock, stand_in=here)
+    else:
+        sweeping = Limiter(Policies(policy()), here, clock)
     sweeping.check(request(), TENANT, NOON)
-    assert len(counters) == 1
+    assert len(here) == 1
     clock.advance(hours=1)
     sweeping.start()
-    wait_until(lambda: len(counters) == 0)
+    wait_until(lambda: len(here) == 0)
     sweeping.close()

@@ -58,6 +58,10 @@ class DegradedTakes:
             verdicts[index] = verdict
         return Taken(taken.admitted, verdicts)
 
+    def sweep(self, now_us: int) -> None:
+        """Forget counters that are unused: once the others are back nobody takes from these."""
+        self._stand_in.sweep(now_us)
+
 
 def _uncounted(
     rule: Rule, failure: OnCountersFailure, ask: tuple[int, int], admitted: bool, now_us: int

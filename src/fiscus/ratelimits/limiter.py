@@ -436,7 +436,12 @@ class Limiter:
             rounds += 1
             _tried("refresh", lambda: self._cache.refresh(self._clock.now()))
             if rounds % _SWEEP_EVERY == 0:
-                _tried("sweep", lambda: self._counters.sweep(to_us(self._clock.now())))
+                _tried("sweep", self._sweep)
+
+    def _sweep(self) -> None:
+        now_us = to_us(self._clock.now())
+        self._counters.sweep(now_us)
+        self._degraded.sweep(now_us)
 
     def _write_usage(self) -> None:
         while not self._stop.wait(_FLUSH_SECONDS):
