@@ -228,6 +228,20 @@ def test_a_server_that_hangs_holds_up_nobody(
             server.resume()
 
 
+def test_what_was_counted_without_the_server_is_forgotten_when_it_is_back(
+    valkey_servers: Servers, name: str
+) -> None:
+    server = valkey_servers.start()
+    with limit("5/second", counters=server.url, name=name) as api:
+        server.stop()
+        assert api.hit("a").degraded
+        stood_in = api._stand_in
+        assert len(stood_in) == 1
+        server.start()
+        wait_until(lambda: not api.hit("a").degraded and api._stand_in is not stood_in)
+        assert len(api._stand_in) == 0
+
+
 def test_an_event_loop_that_is_gone_stops_nobody(valkey_servers: Servers, name: str) -> None:
     server = valkey_servers.start()
     with limit("9/hour", counters=server.url, name=name, timeout_seconds=0.05) as api:

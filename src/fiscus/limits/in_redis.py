@@ -98,10 +98,13 @@ class RedisLimit(Limit):
         self._name = name
         self._told = told_of(phrases)
         self._rules = tuple(rule for _, rule in phrases)
+        # a bucket with a burst takes longer than its window to be empty
+        self._unused_after_us = max(
+            -(-one.window_us * one.ceilings[_NORMAL] // one.limit) for one in self._rules
+        )
         self._prefixes = _prefixes(phrases)
         self._failure = (on_store_failure,) * len(phrases)
-        self._stand_in = open_counters(None)
-        self._degraded = DegradedTakes(self._stand_in)
+        self._stand_in_anew()
         self._url = url
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
@@ -180,8 +183,17 @@ class RedisLimit(Limit):
         taken: Taken | None = None if outcome is None else outcome[0]
         degraded = taken is None
         if taken is None:
+            self._stood_in_us = now_us
             taken = self._degraded.decide(take, self._failure, now_us)
+        elif self._stood_in_us and now_us - self._stood_in_us > self._unused_after_us:
+            self._stand_in_anew()
         return LimitResult(taken.admitted, taken.verdicts, self._told, now_us, degraded)
+
+    def _stand_in_anew(self) -> None:
+        """Forget what was counted here, which nobody would do once the server is back."""
+        self._stand_in = open_counters(None)
+        self._degraded = DegradedTakes(self._stand_in)
+        self._stood_in_us = 0
 
     def _take(self, key: str, count: int) -> Take:
         return Take(self._name, self._keys(key), self._rules, count, _NORMAL)
