@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from datetime import datetime
 
 import pytest
@@ -308,6 +309,15 @@ def test_policies_are_read_again_after_their_time_even_when_nobody_tells(seconds
     assert desk.check(0).limit_value == 10  # nobody waits for the database
     desk.refresh()
     assert desk.check(0).limit_value == 3
+
+
+def test_policies_that_were_read_again_are_not_kept_for_those_who_met_them_before() -> None:
+    desk = Desk(policy(scope_type="user", scope_id="*"), policy(scope_type="user", scope_id="u"))
+    desk.check(user_id="a")
+    before = weakref.ref(desk.limiter._cache._tenants[TENANT].index)
+    desk.limiter.changed(TENANT)
+    desk.check(user_id="b")
+    assert before() is None
 
 
 def test_policies_read_by_a_later_check_serve_one_that_began_before() -> None:

@@ -37,12 +37,14 @@ class PolicySource(Protocol):
 
 
 class _Tenant:
-    __slots__ = ("index", "outdated", "read_us", "stale", "version")
+    __slots__ = ("index", "outdated", "read_us", "reading", "stale", "version")
 
     def __init__(self, version: int, index: PolicyIndex, read_us: int) -> None:
         self.version = version
         self.index = index
         self.read_us = read_us
+        self.reading = object()
+        """Tells what callers were found to meet from what they were before: it holds nothing."""
         self.stale = False
         """To be read again before the next check."""
         self.outdated = False
@@ -55,7 +57,7 @@ class PolicyCache:
     def __init__(self, source: PolicySource) -> None:
         self._source = source
         self._tenants: dict[str, _Tenant] = {}
-        self._callers: dict[Caller, tuple[_Tenant, tuple[Applied, ...]]] = {}
+        self._callers: dict[Caller, tuple[object, tuple[Applied, ...]]] = {}
         self._changes = 0
         self._lock = threading.Lock()
 
@@ -78,7 +80,7 @@ class PolicyCache:
         elif not -KEEP_US < now_us - tenant.read_us < KEEP_US:
             tenant.outdated = True
         known = self._callers.get(caller)
-        if known is not None and known[0] is tenant:
+        if known is not None and known[0] is tenant.reading:
             return known[1]
         found = tenant.index.matching(caller)
         self._remember(caller, tenant, found)
@@ -141,4 +143,4 @@ class PolicyCache:
         with self._lock:
             while len(self._callers) >= MAX_CALLERS:
                 del self._callers[next(iter(self._callers))]
-            self._callers[caller] = (tenant, found)
+            self._callers[caller] = (tenant.reading, found)
