@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from enum import StrEnum
 from typing import Final
 
@@ -116,7 +117,8 @@ class ApiLimits:
             for limit, per_minute in given.items()
             if per_minute
         }
-        self._limits: dict[tuple[Principal, ApiLimit | None], Limits | None] = {}
+        # ordered: a dict finds its first only past the places of those that were first before
+        self._limits: OrderedDict[tuple[Principal, ApiLimit | None], Limits | None] = OrderedDict()
 
     def gate(self, principal: Principal, limit: ApiLimit | None, now_us: int) -> Gate:
         """What a call has to pass. `limit` is that of its kind, if any."""
@@ -145,7 +147,7 @@ class ApiLimits:
             )
             limits = Limits(take, tuple(str(one) for one, _ in held))
         while len(self._limits) >= _MAX_CALLERS:
-            del self._limits[next(iter(self._limits))]
+            self._limits.popitem(last=False)
         self._limits[principal, limit] = limits
         return limits
 

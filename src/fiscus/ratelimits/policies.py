@@ -9,6 +9,7 @@ again all the same.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Protocol
@@ -57,7 +58,8 @@ class PolicyCache:
     def __init__(self, source: PolicySource) -> None:
         self._source = source
         self._tenants: dict[str, _Tenant] = {}
-        self._callers: dict[Caller, tuple[object, tuple[Applied, ...]]] = {}
+        # ordered: a dict finds its first only past the places of those that were first before
+        self._callers: OrderedDict[Caller, tuple[object, tuple[Applied, ...]]] = OrderedDict()
         self._changes = 0
         self._lock = threading.Lock()
 
@@ -142,5 +144,5 @@ class PolicyCache:
     def _remember(self, caller: Caller, tenant: _Tenant, found: tuple[Applied, ...]) -> None:
         with self._lock:
             while len(self._callers) >= MAX_CALLERS:
-                del self._callers[next(iter(self._callers))]
+                self._callers.popitem(last=False)
             self._callers[caller] = (tenant.reading, found)
