@@ -23,4 +23,9 @@ def raw(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in headers]
 
 
-__all__ = ["FieldLines", "Headers", "headers_of", "lines_of", "raw"]
+def arrives_whole(text: str) -> bool:
+    """Whether every sender and reader of a field takes all of `text` for its one word."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+__all__ = ["FieldLines", "Headers", "arrives_whole", "headers_of", "lines_of", "raw"]

@@ -54,7 +54,8 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(8, ge=1, le=100, description="Connections for reads.")
     bootstrap_admin_key: SecretStr | None = Field(
         None,
-        description="A platform_admin API key given instead of made; at least 24 characters.",
+        description="A platform_admin API key given instead of made; at least 24 characters "
+        "of visible ASCII.",
     )
     default_tenant: str = Field(
         "default", description="Tenant of the admin key, and of its calls that name none."

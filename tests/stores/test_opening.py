@@ -110,8 +110,17 @@ def test_a_given_admin_key_that_was_revoked_stays_revoked(
     assert engine.api_keys.find(hash_key(given)) == revoked
 
 
-@pytest.mark.parametrize("given", ["short", "like.a-token-of-three.parts-that-is-none"])
-def test_a_given_admin_key_must_not_be_guessable_nor_look_like_a_token(
+@pytest.mark.parametrize(
+    "given",
+    [
+        "short",
+        "like.a-token-of-three.parts-that-is-none",
+        "read-from-a-file-with-its-line-end\n",
+        "some words with spaces between them",
+        "schlüssel-für-den-administrator",
+    ],
+)
+def test_a_given_admin_key_must_not_be_guessable_nor_one_that_no_call_can_bring(
     open_on: Callable[..., Engine], database_url: str, given: str
 ) -> None:
     engine = open_on(database_url, bootstrap_admin_key=given)

@@ -11,6 +11,7 @@ from typing import Annotated, Final, NamedTuple
 from msgspec import Meta, Struct
 
 from fiscus.errors import Forbidden, ValidationError
+from fiscus.headers import arrives_whole
 from fiscus.ids import uuid7
 from fiscus.paging import Pagination
 from fiscus.priorities import Priority
@@ -233,12 +234,19 @@ def check_grantable(principal: Principal, roles: list[Role]) -> None:
 
 
 def check_given_key(key: str, setting: str) -> str:
-    """A key given in the configuration must not be guessable, nor be taken for a token."""
+    """A key given in the configuration must not be guessable, nor one that no call can bring."""
     if len(key) < MIN_KEY_LENGTH:
         raise ValidationError(
             f"{setting} is shorter than {MIN_KEY_LENGTH} characters",
             field=setting,
             suggested_action="Use a long random value, such as `openssl rand -hex 32` prints.",
+        )
+    if not arrives_whole(key):
+        raise ValidationError(
+            f"{setting} has characters that are no visible ASCII, such as a space or a line end",
+            field=setting,
+            suggested_action="Use a value that any client sends as it is, such as `openssl rand "
+            "-hex 32` prints.",
         )
     if is_token(key):
         raise ValidationError(

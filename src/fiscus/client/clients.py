@@ -15,6 +15,7 @@ from fiscus.client.http_backend import HttpBackend
 from fiscus.client.retries import RetryPolicy
 from fiscus.client.transports import AsyncTransport, BlockingTransport
 from fiscus.errors import ValidationError
+from fiscus.headers import arrives_whole
 from fiscus.paths import BASE_PATH
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -129,7 +130,7 @@ def _wrong_environment(names: tuple[str, ...], error: Exception) -> ValidationEr
 
 
 def _headers(key: str) -> dict[str, str]:
-    if not given_text(key, "key") or not key.isascii() or not key.isprintable() or " " in key:
+    if not given_text(key, "key") or not arrives_whole(key):
         raise ValidationError(
             "key is not an API key or a token",
             field="key",
