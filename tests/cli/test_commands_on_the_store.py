@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shlex
 import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -13,7 +17,7 @@ import sqlalchemy as sa
 
 from fiscus.stores.sql.diagnosis import rights_of_the_application
 from tests.file_modes import bound_by_modes, folder_for_anybody
-from tests.fiscus_process import run_fiscus
+from tests.fiscus_process import clean_environment, run_fiscus
 from tests.ports import free_port
 from tests.servers import add_login, drop_database, fresh_database
 
@@ -30,6 +34,43 @@ def test_version_is_one_word_and_number(run: Run) -> None:
     done = run("--version")
     assert done.status == 0
     assert done.out.startswith("fiscus ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_does_not_take_all_characters_is_written_to(
+    tmp_path: Path, encoding: str
+) -> None:
+    env = {"PYTHONIOENCODING": encoding, "FISCUS_DATA_DIR": str(tmp_path / "data")}
+    made = run_fiscus("keys", "create", "дом", "--json", env=env)
+    assert json.loads(made.stdout)["name"] == "дом"  # for scripts it is UTF-8
+    listed = run_fiscus("keys", "list", env=env)
+    assert r"\u0434\u043e\u043c" in listed.stdout
+    helped = run_fiscus("serve", "--help", env=env)
+    assert "--data-dir" in helped.stdout
+    assert [one.returncode for one in (made, listed, helped)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "status"),
+    [
+        ("migrate status --json", ">&-", 0),
+        ("migrate down base", "<&-", 1),
+        ("migrate down nowhere", "2>&-", 2),
+    ],
+)
+def test_a_closed_stream_is_an_empty_one(
+    tmp_path: Path, command: str, closed: str, status: int
+) -> None:
+    done = subprocess.run(
+        f"exec {shlex.quote(sys.executable)} -m fiscus {command} {closed}",
+        shell=True,
+        env=clean_environment(FISCUS_DATA_DIR=str(tmp_path / "data")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "unexpected" not in done.stderr
+    assert done.returncode == status
 
 
 def test_created_key_is_listed_by_its_beginning_only(run: Run) -> None:

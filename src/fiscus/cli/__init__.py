@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
 
 
 def main() -> None:
@@ -12,6 +17,7 @@ def main() -> None:
     from fiscus.cli.terminal import UsageError, show_error
     from fiscus.errors import FiscusError, ValidationError
 
+    _ready_streams()
     try:
         app()
     except FiscusError as error:
@@ -38,6 +44,14 @@ def main() -> None:
             "set FISCUS_LOG_LEVEL=debug to see where it happened, and report it.",
         )
         sys.exit(1)
+
+
+def _ready_streams() -> None:
+    """Whoever started us may have closed streams, or told of an encoding that lacks characters."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - to the end
+    cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
 
 
 __all__ = ["main"]

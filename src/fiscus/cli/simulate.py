@@ -102,8 +102,8 @@ def _open_counters(where: str) -> CounterStore:
 
 def _write(decisions: Iterator[Decided]) -> None:
     for decided in decisions:
-        sys.stdout.write(decision_line(decided))
-    sys.stdout.flush()
+        sys.stdout.buffer.write(decision_line(decided).encode())
+    sys.stdout.buffer.flush()
 
 
 def _count(decisions: Iterator[Decided], source: Input, tally: Tally) -> None:

@@ -110,9 +110,9 @@ def print_json(value: Any) -> None:
 
 
 def print_raw(text: str) -> None:
-    """Text exactly as it is: never wrapped, never coloured."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    sys.stdout.flush()
+    """Text exactly as it is, in UTF-8: never wrapped, never coloured, for any locale."""
+    sys.stdout.buffer.write((text if text.endswith("\n") else text + "\n").encode())
+    sys.stdout.buffer.flush()
 
 
 def new_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
