@@ -73,6 +73,20 @@ def test_a_closed_stream_is_an_empty_one(
     assert done.returncode == status
 
 
+@pytest.mark.parametrize("command", ["create", "list", "revoke"])
+def test_an_empty_tenant_is_not_the_default_one(run: Run, command: str) -> None:
+    made = run("keys", "create", "--json").json()
+    done = run("keys", command, *([made["key_id"]] if command == "revoke" else []), "--tenant", "")
+    assert done.status == 2
+    assert "--tenant is not a valid id" in done.err
+
+
+def test_a_wrong_default_tenant_is_not_told_as_a_wrong_option(run: Run) -> None:
+    done = run("keys", "create", FISCUS_DEFAULT_TENANT="a b")
+    assert done.status == 1
+    assert "FISCUS_DEFAULT_TENANT is not a valid id" in done.err
+
+
 def test_created_key_is_listed_by_its_beginning_only(run: Run) -> None:
     made = run("keys", "create", "gateway", "--role", "service", "--json").json()
     listed = run("keys", "list", "--json").json()["api_keys"]

@@ -165,7 +165,9 @@ def _engine(data_dir: DataDir, *, may_begin: bool = False) -> Generator[Engine]:
 
 
 def _tenant(engine: Engine, named: str | None) -> str:
-    return parse_id(named or engine.settings.default_tenant, "--tenant")
+    if named is None:
+        return parse_id(engine.settings.default_tenant, "FISCUS_DEFAULT_TENANT")
+    return parse_id(named, "--tenant")
 
 
 def _when(moment: object, never: str = "") -> str:
