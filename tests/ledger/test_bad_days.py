@@ -372,6 +372,30 @@ def test_a_server_that_may_only_be_read_is_a_store_that_failed(
     drop_database(own_postgres.server, url)
 
 
+@pytest.mark.postgres
+def test_sessions_that_began_when_the_server_could_only_be_read_are_given_up(
+    own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock
+) -> None:
+    url = fresh_database(own_postgres.server)
+    name = url.rpartition("/")[2]
+
+    def make(state: str) -> None:
+        """As an administrator does: no connection is ended."""
+        with contextlib.closing(own_postgres.server.connect()) as admin:
+            admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {state}')
+
+    with contextlib.closing(open_at(url, tmp_path, clock)) as engine:
+        make("on")
+        with contextlib.closing(own_postgres.server.connect()) as admin:
+            ours = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+            admin.execute(ours + "WHERE datname = %s", [name])
+        with pytest.raises(ServiceUnavailable, match="may only be read"):
+            engine.store.ping_ms()
+        make("off")
+        assert engine.store.ping_ms() > 0
+    drop_database(own_postgres.server, url)
+
+
 def test_a_file_that_is_damaged_is_a_store_that_failed(tmp_path: Path, clock: ManualClock) -> None:
     path = tmp_path / "fiscus.db"
     with contextlib.closing(open_at(f"sqlite:///{path}", tmp_path / "files", clock)) as engine:

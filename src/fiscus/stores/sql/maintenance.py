@@ -60,6 +60,8 @@ class SqlProbe:
     def _require_writable(self) -> None:
         with self._database.read() as connection:
             if connection.execute(sa.text("SHOW transaction_read_only")).scalar_one() == "on":
+                # a session that began so stays so, whatever becomes of the server
+                connection.invalidate()
                 raise ServiceUnavailable(
                     "The database may only be read",
                     suggested_action="Connect to the server that took over, or make it writable.",
