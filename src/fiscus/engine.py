@@ -60,7 +60,8 @@ class Maintenance(Protocol):
         ...
 
     def claim_counters(self) -> bool:
-        """Whether this process is (or became) the only one that counts rate limits by itself."""
+        """Whether this process is (or became) the only one that counts rate limits by itself; False
+        also while the store does not say."""
         ...
 
 
@@ -116,6 +117,7 @@ class Engine:
                 )
             time.sleep(_CLAIM_TRY_SECONDS)
             waited += _CLAIM_TRY_SECONDS
+        self.limiter.keep_alone(self.maintenance.claim_counters)
 
     def close(self) -> None:
         """Commit what waits in the ledger, write what was counted, then close the stores."""

@@ -125,6 +125,13 @@ def _ledger(engine: Engine) -> Dependency:
 
 def _counters(engine: Engine) -> Dependency:
     """Counters that cannot be reached degrade Fiscus: each policy says what happens then."""
+    if not engine.limiter.is_alone:
+        return _dependency(
+            "counters",
+            DEGRADED,
+            "rate limits are counted in this process, and may be in others on the same database: "
+            "set FISCUS_REDIS_URL for all of them",
+        )
     if engine.counters.immediate:
         return _dependency("counters", UP, "rate limits are counted in this process")
     try:

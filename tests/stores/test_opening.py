@@ -18,8 +18,10 @@ from fiscus.access.model import ApiKey, Role, hash_key
 from fiscus.clock import ManualClock, SystemClock
 from fiscus.engine import Engine
 from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.health import dependencies_of
 from fiscus.ids import uuid7
 from fiscus.paging import PageRequest
+from fiscus.ratelimits import limiter
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.database import Database
@@ -29,6 +31,7 @@ from fiscus.wiring.engine import ensure_admin_key, open_engine
 from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import Tenant
+from tests.valkey import wait_until
 
 GIVEN = "a-long-key-given-in-the-settings"
 
@@ -184,16 +187,69 @@ def test_leading_ends_with_the_connection_and_is_won_again(
 ) -> None:
     first, second = open_on(owner_url), open_on(owner_url)
     assert first.maintenance.try_lead()
-    with contextlib.closing(postgres_server.connect()) as admin:
-        admin.execute(
-            "SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l JOIN pg_database d "
-            "ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = %s",
-            [owner_url.rpartition("/")[2]],
-        )
+    _end_advisory_locks(postgres_server, owner_url)
     assert second.maintenance.try_lead()
     assert not first.maintenance.try_lead()
     second.close()
     assert first.maintenance.try_lead()
+
+
+@pytest.mark.postgres
+def test_who_counts_goes_on_to_claim_that_when_the_connection_is_lost(
+    open_on: Callable[..., Engine],
+    postgres_server: PostgresServer,
+    owner_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
+    first, second = open_on(owner_url), open_on(owner_url)
+    first.claim_counters()
+    _end_advisory_locks(postgres_server, owner_url)
+    first.limiter.start()
+    with contextlib.closing(postgres_server.connect()) as admin:
+        wait_until(lambda: _advisory_locks(admin, owner_url) == 1)
+    assert not second.maintenance.claim_counters()
+
+
+@pytest.mark.postgres
+def test_who_counts_beside_another_says_so_until_that_one_ends(
+    open_on: Callable[..., Engine],
+    postgres_server: PostgresServer,
+    owner_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
+    first, second = open_on(owner_url), open_on(owner_url)
+    first.claim_counters()
+    _end_advisory_locks(postgres_server, owner_url)
+    second.claim_counters()
+    first.limiter.start()
+    wait_until(lambda: not first.limiter.is_alone)
+    told = {one.name: one for one in dependencies_of(first)}["counters"]
+    assert told.status == "DEGRADED"
+    assert "FISCUS_REDIS_URL" in told.message
+    second.close()
+    wait_until(lambda: first.limiter.is_alone)
+
+
+def _end_advisory_locks(server: PostgresServer, url: str) -> None:
+    """End the connections that hold one in a database."""
+    with contextlib.closing(server.connect()) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l JOIN pg_database d "
+            "ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = %s",
+            [url.rpartition("/")[2]],
+        )
+
+
+def _advisory_locks(admin: psycopg.Connection, url: str) -> int:
+    row = admin.execute(
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+        "WHERE l.locktype = 'advisory' AND d.datname = %s",
+        [url.rpartition("/")[2]],
+    ).fetchone()
+    assert row is not None
+    return row[0]
 
 
 def test_a_database_that_went_away_is_unavailable_to_reads_and_changes() -> None:

@@ -93,6 +93,9 @@ class Limiter:
         self._tally = UsageTally()
         self._unwritten: list[UsageRow] = []
         self._flushing = threading.Lock()
+        self._claim: Callable[[], bool] | None = None
+        self.is_alone = True
+        """False when others on the same data may count beside these counters in process."""
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -397,6 +400,11 @@ class Limiter:
                 thread.start()
                 self._threads.append(thread)
 
+    def keep_alone(self, claim: Callable[[], bool]) -> None:
+        """Have the work in the background ask again and again whether only this process counts:
+        what it was told by may be lost with a connection."""
+        self._claim = claim
+
     def close(self) -> None:
         """Write what was counted and stop. The counters are closed by who opened them."""
         self._stop.set()
@@ -435,6 +443,7 @@ class Limiter:
         while not self._stop.wait(_REFRESH_SECONDS):
             rounds += 1
             _tried("refresh", lambda: self._cache.refresh(self._clock.now()))
+            _tried("claim", self._claim_again)
             if rounds % _SWEEP_EVERY == 0:
                 _tried("sweep", self._sweep)
 
@@ -446,6 +455,14 @@ class Limiter:
     def _write_usage(self) -> None:
         while not self._stop.wait(_FLUSH_SECONDS):
             _tried("flush", lambda: self._flush(None, pause_seconds=_FLUSH_PAUSE_SECONDS))
+
+    def _claim_again(self) -> None:
+        is_alone = self._claim is None or self._claim()
+        if self.is_alone and not is_alone:
+            log.warning("counters_not_claimed")
+        elif is_alone and not self.is_alone:
+            log.info("counters_claimed")
+        self.is_alone = is_alone
 
     def _counters_now(self, now_us: int) -> int | None:
         return now_us if self.immediate else None

@@ -74,7 +74,7 @@ class SqlProbe:
 
 
 class SqlMaintenance:
-    """`engine.Maintenance` on SQL. One thread at a time may call it."""
+    """`engine.Maintenance` on SQL, for one thread at a time; `claim_counters` may be another's."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -116,7 +116,8 @@ class SqlMaintenance:
         return self._leading.try_hold(self._database)
 
     def claim_counters(self) -> bool:
-        """As the port says: by a lock that ends with the process, however it ends."""
+        """As the port says: by a lock that ends with the process, however it ends, on PostgreSQL
+        with one connection of its own."""
         if not self._database.is_sqlite:
             return self._counting.try_hold(self._database)
         if self._counting_file is None:
