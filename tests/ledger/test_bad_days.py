@@ -425,6 +425,31 @@ def test_a_file_that_is_damaged_is_a_store_that_failed(tmp_path: Path, clock: Ma
         assert desk.used(budget) == ("0", "2")
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_nothing_is_written_to_a_log_that_was_removed(
+    tmp_path: Path, clock: ManualClock, is_replaced: bool
+) -> None:
+    path = tmp_path / "fiscus.db"
+    log = path.with_name("fiscus.db-wal")
+    with contextlib.closing(open_at(f"sqlite:///{path}", tmp_path / "files", clock)) as engine:
+        desk = Desk(engine, "acme")
+        desk.budget("10")
+        desk.reserve("1")
+        log.unlink()
+        if is_replaced:
+            log.touch()
+        for write in (lambda: desk.check("1"), lambda: desk.budget("10")):
+            with pytest.raises(ServiceUnavailable):
+                write()
+        with pytest.raises(ServiceUnavailable, match="cannot be read"):
+            engine.store.ping_ms()
+    # the last connection has put into the file what it had written to the log
+    with contextlib.closing(open_at(f"sqlite:///{path}", tmp_path / "files", clock)) as engine:
+        desk = Desk(engine, "acme")
+        desk.check("1")
+        assert len(read_books(f"sqlite:///{path}", "acme").reservations) == 2
+
+
 @pytest.mark.parametrize("is_open_in_ledger", [False, True])
 def test_a_file_that_was_removed_is_told_of_and_not_made_anew(
     tmp_path: Path, clock: ManualClock, is_open_in_ledger: bool

@@ -130,6 +130,14 @@ def file_at(path: Path) -> FileId | None:
     return found.st_dev, found.st_ino
 
 
+def log_at(path: Path) -> FileId | None:
+    """As `file_at`, of the log that commits are in until a checkpoint: `-wal` beside a database.
+
+    It is there from the first transaction of a connection to the end of the last one.
+    """
+    return file_at(path.with_name(f"{path.name}-wal"))
+
+
 def unwritable(path: Path) -> Path | None:
     """Which of a database's folder, its file and those beside it this process may not write to.
 
@@ -202,6 +210,8 @@ class SqliteDriver:
         self._turn = turn
         self._connection: sqlite3.Connection | None = None
         self._file: FileId | None = None
+        self._log: FileId | None = None
+        """Of `_connection`, once it has begun something."""
         self._open = False
         self._texts: dict[tuple[str, Columns, int], str] = {}
         self._read = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
@@ -240,9 +250,14 @@ class SqliteDriver:
                 )
                 configure(self._connection, self._synchronous)
                 self._file = self._file or file_at(self._path)
+                self._log = None
             if self._file != file_at(self._path):
                 raise sqlite3.OperationalError("the file was removed or replaced")
             self._connection.execute("BEGIN IMMEDIATE")
+            log = log_at(self._path)
+            self._log = self._log or log
+            if log is None or log != self._log:
+                raise sqlite3.OperationalError("the log beside the file was removed or replaced")
         except sqlite3.Error as error:
             self.rollback()
             if must_reopen(error):
