@@ -130,7 +130,7 @@ class Fiscus(BlockingApi):
         name (see `fiscus.settings.Settings`); what is not given comes from the environment.
         `tenant` stands in where a call names none; it is the setting `default_tenant` by default.
         Raises `ValidationError` for a wrong setting, `ServiceUnavailable` when the database cannot
-        be reached.
+        be reached, and `Conflict` when its SQLite file was open here before a fork.
         """
         given = {"data_dir": data_dir, "database_url": database_url, **settings}
         checked = _settings(given)
@@ -409,7 +409,8 @@ class _EngineBackend:
             # the engine's threads and its turns to write are in the other process
             raise Conflict(
                 "Fiscus was opened in another process",
-                suggested_action="Open it after the fork, in the process that uses it.",
+                suggested_action="Open it after the fork, in the process that uses it; on SQLite "
+                "in no other before.",
             )
         return self._opened
 

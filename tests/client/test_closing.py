@@ -325,6 +325,40 @@ os.waitpid(pid, 0)
 
 
 @needs_fork
+def test_a_file_that_is_open_before_a_fork_is_opened_by_no_forked_process(tmp_path: Path) -> None:
+    script = f"""
+import os
+from fiscus import Conflict, Fiscus
+
+def record():
+    with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as opened:
+        opened.record(resource_type="llm", cost_amount=1)
+        print(len(opened.records().items), flush=True)
+
+def in_a_fork(do):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            do()
+        except Conflict as error:
+            print(error.message, flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as before:
+    before.record(resource_type="llm", cost_amount=1)
+    in_a_fork(record)
+    in_a_fork(lambda: in_a_fork(record))
+in_a_fork(record)
+record()
+"""
+    *refusals, in_fork, here = _printed_by(script)
+    assert len(refusals) == 2
+    assert all("had the same SQLite file open" in one for one in refusals)
+    assert (in_fork, here) == ("2", "3")
+
+
+@needs_fork
 def test_an_async_client_in_a_forked_process_says_so(server: RunningServer, tenant: str) -> None:
     script = f"""
 import asyncio, os

@@ -36,7 +36,12 @@ from fiscus.stores.sql import migrate
 from fiscus.stores.sql.api_keys import SqlApiKeys
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.costs import SqlCosts
-from fiscus.stores.sql.database import Database, database_is_there, require_writable
+from fiscus.stores.sql.database import (
+    Database,
+    database_is_there,
+    require_apart_from_parent,
+    require_writable,
+)
 from fiscus.stores.sql.diagnosis import DatabaseFacts, diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
 from fiscus.stores.sql.migrate import Revision
@@ -68,11 +73,12 @@ def open_engine(
     the tables are brought up to date first; otherwise they have to be.
 
     Raises `ServiceUnavailable` when the database cannot be reached or written to, or when the
-    tables are not up to date and are not to be or cannot be changed, and `ValidationError` for a
-    setting that is wrong.
+    tables are not up to date and are not to be or cannot be changed, `ValidationError` for a
+    setting that is wrong, and `Conflict` for an SQLite file that was open here before a fork.
     """
     clock = clock or SystemClock()
     url = settings.resolved_database_url
+    require_apart_from_parent(url)
     require_writable(url)
     pending = sum(not one.applied for one in migrate.status(url))
     if pending and not migrates:

@@ -5,20 +5,23 @@ Reads and definitions use SQLAlchemy on a pool; the ledger has a connection of i
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from random import uniform
 from typing import Any, Final, Literal, TypeVar
+from weakref import WeakSet
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, make_url
 
-from fiscus.errors import FiscusError, ServiceUnavailable, ValidationError
+from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.stores.sql import sqlite
 from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
@@ -70,6 +73,8 @@ class Database:
         self._file: FileId | None = None
         """SQLite's file, once it was opened."""
         self.engine = self._make_engine(pool_size)
+        if self.is_sqlite:
+            _open_here.add(self)
 
     @property
     def sqlite_path(self) -> Path:
@@ -147,6 +152,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        _open_here.discard(self)
         if self._turn is not None:
             self._turn.close()
 
@@ -231,6 +237,40 @@ class Database:
         connection = AnsweringConnection.connect(url, **POSTGRES_OPTIONS)
         become_app_role(connection)
         return connection
+
+
+_open_here: Final[WeakSet[Database]] = WeakSet()
+"""Those on SQLite that are not closed."""
+_open_before_fork: Final[set[FileId]] = set()
+"""Files that were open in a process that this one was forked from."""
+
+
+def _forked() -> None:
+    _open_before_fork.update(filter(None, (file_at(one.sqlite_path) for one in _open_here)))
+    _open_here.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forked)
+
+
+def require_apart_from_parent(url: str) -> None:
+    """Raises `Conflict` for a file of SQLite's that was open in the process before a fork.
+
+    SQLite in this process goes on to believe that it holds the locks of then, and takes none: the
+    other process would remove the log in which commits of this one are.
+    """
+    parsed = parse_url(url)
+    assert parsed.database is not None
+    if (
+        parsed.get_backend_name() == "sqlite"
+        and file_at(Path(parsed.database)) in _open_before_fork
+    ):
+        raise Conflict(
+            "The process that this one was forked from had the same SQLite file open, and SQLite "
+            "would mix up the locks of both",
+            suggested_action="Close Fiscus before the fork, or open it after the fork only.",
+        )
 
 
 POSTGRES_OPTIONS: Final[dict[str, Any]] = {
