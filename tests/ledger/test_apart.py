@@ -26,12 +26,14 @@ from fiscus.ledger.apart import asking
 from fiscus.ledger.apart.asking import LedgerApart
 from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.commands import Check
+from fiscus.processes import STEADY_SECONDS
 from fiscus.settings import Settings
 from fiscus.wire import decode
 from fiscus.wiring.engine import open_engine
 from tests.fiscus_process import has_ended
 from tests.ledger.books import read_books
 from tests.ledger.desk import Desk
+from tests.log_lines import Told, told
 from tests.valkey import wait_until
 
 pytestmark = [
@@ -232,6 +234,32 @@ async def test_descriptors_that_are_short_for_a_moment_are_tried_again(
     assert answer(await check(desk, "1")).allowed
     assert desk.check("1").allowed
     assert pid(engine) == begun
+
+
+async def test_a_process_that_cannot_be_started_again_is_tried_ever_more_rarely(
+    engine: Engine, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(engine.ledger, LedgerApart)
+    keeper = engine.ledger._process
+    keeper._began_at -= STEADY_SECONDS  # it has lived for long
+    ended, lines = pid(engine), list[Told]()
+
+    def failures() -> list[Told]:
+        lines.extend(told(caplog))
+        return [one for one in lines if one.event == "ledger_process_not_started"]
+
+    with no_descriptors_left():
+        os.kill(ended, signal.SIGKILL)
+        wait_until(lambda: len(failures()) >= 3)
+    await is_there_again(engine, ended)
+    assert desk.check("1").allowed
+    waits = [
+        one.fields["starts_again_in_seconds"]
+        for one in lines
+        if one.event == "ledger_process_ended"
+    ]
+    assert waits[:3] == [0, 0.2, 0.4]
+    assert "Too many open files" in failures()[0].fields["reason"]
 
 
 async def test_what_budgets_say_holds_while_the_process_does_not_answer(

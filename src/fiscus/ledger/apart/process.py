@@ -79,10 +79,10 @@ class LedgerProcess:
         self._keeper.join()
 
     def _begin(self) -> None:
+        self._began_at = time.monotonic()  # also of one that cannot be begun
         loop_line, far_loop = socket.socketpair()
         thread_line, far_thread = socket.socketpair()
         self._lines = (loop_line, thread_line)
-        self._began_at = time.monotonic()
         self.began_count += 1
         lines = [far_loop.fileno(), far_thread.fileno()]
         with far_loop, far_thread, _stops_blocked():
@@ -123,9 +123,9 @@ class LedgerProcess:
                 self._hang_up()
                 try:
                     self._begin()
-                except OSError:
+                except OSError as error:
                     # no memory or no descriptors left, for now: the next round tries again
-                    log.exception("ledger_process_not_started")
+                    log.error("ledger_process_not_started", reason=str(error))
                     continue
             for call in self._on_started:
                 call()
