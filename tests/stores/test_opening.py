@@ -23,7 +23,7 @@ from fiscus.ids import uuid7
 from fiscus.paging import PageRequest
 from fiscus.ratelimits import limiter
 from fiscus.settings import Settings
-from fiscus.stores.sql import migrate
+from fiscus.stores.sql import maintenance, migrate
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.diagnosis import diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance
@@ -192,6 +192,18 @@ def test_leading_ends_with_the_connection_and_is_won_again(
     assert not first.maintenance.try_lead()
     second.close()
     assert first.maintenance.try_lead()
+
+
+@pytest.mark.postgres
+def test_one_that_leads_and_says_nothing_any_more_is_followed_by_another(
+    open_on: Callable[..., Engine], owner_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "LOCK_SECONDS", 0.2)
+    first, second = open_on(owner_url), open_on(owner_url)
+    assert first.maintenance.try_lead()
+    monkeypatch.undo()
+    wait_until(second.maintenance.try_lead)
+    assert not first.maintenance.try_lead()
 
 
 @pytest.mark.postgres

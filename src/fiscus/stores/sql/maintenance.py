@@ -21,6 +21,8 @@ from fiscus.stores.sql.tables import idempotency_keys
 MONTHS_AHEAD: Final = 3
 _LEADER_LOCK: Final = 0x6669736375730002
 _COUNTING_LOCK: Final = 0x6669736375730003
+LOCK_SECONDS: Final = 60
+"""How long a process that says nothing keeps what it alone may do. One that lives asks sooner."""
 _BATCH: Final = 1000
 
 
@@ -134,7 +136,11 @@ class SqlMaintenance:
 
 
 class _ProcessLock:
-    """An advisory lock of PostgreSQL, held as long as one connection of its own."""
+    """An advisory lock of PostgreSQL, held as long as one connection of its own.
+
+    The server ends that of a process which is frozen or whose machine is gone; by itself it would
+    find out about the latter after hours, and never about the former.
+    """
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -155,6 +161,7 @@ class _ProcessLock:
             return False
         try:
             connection.autocommit = True
+            connection.execute(f"SET idle_session_timeout = {LOCK_SECONDS * 1000:.0f}".encode())
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", [self._number]).fetchone()
         except psycopg.Error:
             row = None  # the connection was lost in between, which says nothing of the lock
