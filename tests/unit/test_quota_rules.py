@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fiscus.errors import ValidationError
-from fiscus.money import ZERO, add, subtract
+from fiscus.money import ZERO, add, parse_positive, subtract
 from fiscus.operations import Operation
 from fiscus.quotas.definitions import (
     amount_by_usage,
@@ -233,6 +233,12 @@ def test_an_amount_by_usage_follows_the_pace_and_is_whole(used: Decimal, share: 
     assert amount == amount.to_integral_value() >= 1
     assert amount >= used * Decimal("1.2")
     assert amount <= used * Decimal("2.4") + 1
+
+
+def test_an_amount_by_usage_is_one_that_can_be_sent_again() -> None:
+    quota = make_quota()
+    amount = amount_by_usage(quota, Decimal("9e25"), quota.period_start)
+    assert parse_positive(amount, "allocated_amount") == Decimal("1e26") - 1
 
 
 @pytest.mark.parametrize(

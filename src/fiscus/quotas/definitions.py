@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from fiscus.errors import ValidationError
 from fiscus.money import (
     EXACT,
+    LIMIT,
     ZERO,
     add,
     multiply,
@@ -29,6 +30,7 @@ RENEW_AHEAD: Final = timedelta(hours=24)
 GROWTH: Final = Decimal("1.2")
 """What `by_usage` gives beyond the use it sees."""
 ONE_UNIT: Final = Decimal(1)
+MOST_UNITS: Final = subtract(LIMIT, ONE_UNIT)
 SHORTEST: Final = timedelta(minutes=1)
 
 
@@ -161,7 +163,8 @@ def renewed(quota: Quota, quota_id: str, used: Decimal, now: datetime) -> Quota:
 
 
 def amount_by_usage(quota: Quota, used: Decimal, now: datetime) -> Decimal:
-    """120 % of what the period is heading for at its present pace; whole units, at least one.
+    """120 % of what the period is heading for at its present pace; whole units, at least one, and
+    at most what an amount can be.
 
     Before half of the period has passed, it is taken to have: a few early hours say little.
     """
@@ -170,7 +173,7 @@ def amount_by_usage(quota: Quota, used: Decimal, now: datetime) -> Decimal:
     microsecond = timedelta(microseconds=1)
     whole = multiply(used, Decimal(length // microsecond))
     grown = multiply(EXACT.divide(whole, Decimal(elapsed // microsecond)), GROWTH)
-    return max(ONE_UNIT, grown.to_integral_value(rounding=ROUND_CEILING))
+    return min(max(ONE_UNIT, grown.to_integral_value(rounding=ROUND_CEILING)), MOST_UNITS)
 
 
 def remaining(quota: Quota, used: Decimal, burst_used: Decimal) -> Decimal:
