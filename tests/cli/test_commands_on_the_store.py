@@ -435,7 +435,11 @@ def test_doctor_tells_a_damaged_database_and_what_to_do(run: Run, tmp_path: Path
         ({"FISCUS_JWT_JWKS_URL": "bogus"}, "tokens", "jwt_jwks_url is not an https URL"),
         ({"FISCUS_JWT_SECRET": "0123456789abc"}, "tokens", "shorter than 32 bytes"),
         ({"FISCUS_EXCHANGE_RATES_FILE": __file__}, "exchange rates", "not a readable file"),
-        ({"FISCUS_EXCHANGE_RATES": "EUR/USD"}, "exchange rates", "'EUR/USD', which is no rate"),
+        (
+            {"FISCUS_EXCHANGE_RATES": "EUR/USD"},
+            "exchange rates",
+            "FISCUS_EXCHANGE_RATES has 'EUR/USD', which is no rate",
+        ),
         ({"FISCUS_DEFAULT_TENANT": "a b"}, "default tenant", "not a valid id"),
         ({"FISCUS_GRPC_PORT": "3991"}, "Envoy", "Envoy's descriptors"),
         (

@@ -237,7 +237,7 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes
     for attempt in (EcbRates(path).load, lambda: EcbRates(path).rate("EUR", "USD", FRIDAY)):
         with pytest.raises(ValidationError) as caught:
             attempt()
-        assert caught.value.field == "file"
+        assert caught.value.field == "FISCUS_EXCHANGE_RATES_FILE"
         assert name in caught.value.message
         assert caught.value.suggested_action
 
@@ -329,7 +329,7 @@ def test_a_tie_does_not_move_a_published_currency(file: Path) -> None:
 def test_a_wrong_override_is_refused(pair: tuple[str, str], value: str) -> None:
     with pytest.raises(ValidationError) as caught:
         EcbRates(overrides={pair: Decimal(value)})
-    assert caught.value.field == "overrides"
+    assert caught.value.field == "FISCUS_EXCHANGE_RATES"
 
 
 def test_overrides_are_read_from_text_with_all_their_digits() -> None:
@@ -341,7 +341,7 @@ def test_overrides_are_read_from_text_with_all_their_digits() -> None:
 def test_a_pair_that_is_given_twice_is_refused_by_name(rate: str) -> None:
     with pytest.raises(ValidationError, match="AED/USD twice") as caught:
         parse_overrides(f"AED/USD=0.2723,USD/AED=3.67, AED/USD={rate}")
-    assert caught.value.field == "overrides"
+    assert caught.value.field == "FISCUS_EXCHANGE_RATES"
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_a_pair_that_is_given_twice_is_refused_by_name(rate: str) -> None:
 def test_text_that_is_no_override_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="no rate") as caught:
         parse_overrides(f"GBP/EUR=1.17,{text}")
-    assert caught.value.field == "overrides"
+    assert caught.value.field == "FISCUS_EXCHANGE_RATES"
 
 
 # ---------------------------------------------------------------- converting

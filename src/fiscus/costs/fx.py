@@ -23,6 +23,8 @@ from fiscus.money import CURRENCY, EXACT, LIMIT, ONE, parse_currency, plain, rou
 if TYPE_CHECKING:
     from currency_converter import CurrencyConverter
 
+_RATES_SETTING: Final = "FISCUS_EXCHANGE_RATES"
+_FILE_SETTING: Final = "FISCUS_EXCHANGE_RATES_FILE"
 RATE_DIGITS: Final = 22
 """Significant digits of a rate: an amount of 38 digits times a rate fits the 60 of `EXACT`."""
 
@@ -75,7 +77,7 @@ class EcbRates:
     `overrides` maps (source, target) to a rate that holds on every day, both ways unless the other
     way has its own. An override against the euro also enters cross rates; one against another
     currency ties a currency that the ECB does not publish to one that it does, such as
-    `("AED", "USD")`. Raises `ValidationError` naming `overrides` for codes or rates that are wrong.
+    `("AED", "USD")`. Raises `ValidationError` naming the setting for codes or rates that are wrong.
 
     Safe to share between threads. The file is read once: at `load`, or for the first rate that is
     neither of one currency to itself nor overridden.
@@ -97,7 +99,7 @@ class EcbRates:
     def rate(self, source: str, target: str, on: date) -> Rate | None:
         """As `Rates.rate`; a day after the end of the file takes the last rate known.
 
-        Raises `ValidationError` naming `file` when the file, needed for the first time, is bad.
+        Raises `ValidationError` naming the setting when the file, read for the first time, is bad.
         """
         return self._cached(source, target, on)
 
@@ -107,7 +109,7 @@ class EcbRates:
         Without it the first rate that needs the file takes 0.2 s and 40 MB, and the first of each
         currency 0.03 s more.
 
-        Raises `ValidationError` naming `file` when it cannot be read or holds a wrong rate.
+        Raises `ValidationError` naming the setting when it cannot be read or holds a wrong rate.
         """
         with self._reading:
             currencies = self._open().currencies - {_EURO}
@@ -236,15 +238,15 @@ def parse_overrides(text: str) -> dict[tuple[str, str], Decimal]:
         match = _OVERRIDE.fullmatch(part.strip())
         if match is None:
             raise ValidationError(
-                f"overrides has {part.strip()[:64]!r}, which is no rate",
-                field="overrides",
+                f"{_RATES_SETTING} has {part.strip()[:64]!r}, which is no rate",
+                field=_RATES_SETTING,
                 suggested_action="Write each as AED/USD=0.2723, with commas between them.",
             )
         pair = match["source"], match["target"]
         if pair in found:
             raise ValidationError(
-                f"overrides has {'/'.join(pair)} twice",
-                field="overrides",
+                f"{_RATES_SETTING} has {'/'.join(pair)} twice",
+                field=_RATES_SETTING,
                 suggested_action="Leave one of the two rates out.",
             )
         found[pair] = Decimal(match["rate"])
@@ -255,12 +257,12 @@ def _both_ways(overrides: Mapping[tuple[str, str], Decimal]) -> dict[tuple[str, 
     """`overrides`, checked, with the inverse of each that has no opposite of its own."""
     fixed: dict[tuple[str, str], Decimal] = {}
     for (source, target), value in overrides.items():
-        parse_currency(source, "overrides")
-        parse_currency(target, "overrides")
+        parse_currency(source, _RATES_SETTING)
+        parse_currency(target, _RATES_SETTING)
         if source == target or not _is_rate(value):
             raise ValidationError(
-                f"overrides has a wrong rate for {source} to {target}",
-                field="overrides",
+                f"{_RATES_SETTING} has a wrong rate for {source} to {target}",
+                field=_RATES_SETTING,
                 suggested_action="Give a rate between 1e-12 and 1e12 for two different currencies.",
             )
         fixed[source, target] = value
@@ -281,6 +283,7 @@ def _bad_file(file: Path | None, what: str) -> ValidationError:
     name = "the file of the package currencyconverter" if file is None else str(file)
     return ValidationError(
         f"{name} {what}",
-        field="file",
-        suggested_action="Give the ECB's eurofxref-hist.zip, or a CSV of the same form.",
+        field=_FILE_SETTING,
+        suggested_action=f"Set {_FILE_SETTING} to the ECB's eurofxref-hist.zip, or a CSV of the "
+        "same form.",
     )
