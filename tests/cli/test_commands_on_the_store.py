@@ -217,6 +217,19 @@ def test_the_owner_migrates_before_the_login_that_serves_may_see_anything(
     assert "migrate up" not in down.err
 
 
+@pytest.mark.parametrize(
+    "url", ["mysql://db/fiscus", "postgresql://127.0.0.1:1/fiscus", "postgresql://db/fiscus?no=1"]
+)
+@pytest.mark.parametrize("command", ["status", "up", "down base --yes"])
+def test_a_wrong_url_of_the_owner_is_not_told_as_the_servers(
+    run: Run, command: str, url: str
+) -> None:
+    done = run("migrate", *command.split(), FISCUS_MIGRATION_DATABASE_URL=url)
+    assert done.status == 1
+    assert "FISCUS_MIGRATION_DATABASE_URL" in done.err
+    assert "FISCUS_DATABASE_URL" not in done.err
+
+
 def test_wrong_setting_is_named(run: Run) -> None:
     done = run("keys", "list", FISCUS_PORT="many")
     assert done.status == 1

@@ -37,6 +37,7 @@ from fiscus.stores.sql.api_keys import SqlApiKeys
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.costs import SqlCosts
 from fiscus.stores.sql.database import (
+    DATABASE_SETTING,
     Database,
     database_is_there,
     require_apart_from_parent,
@@ -90,7 +91,8 @@ def open_engine(
     counters = open_counters(settings.redis_url, timeout_seconds=settings.counters_timeout_seconds)
     _make_data_dir(settings)
     if pending:
-        migrate.upgrade(settings.migration_database_url or url)
+        owners, setting = _owners_url(settings)
+        migrate.upgrade(owners, setting=setting)
     database = Database(
         url,
         sqlite_synchronous=settings.sqlite_synchronous,
@@ -169,8 +171,10 @@ def migration_status(settings: Settings, *, as_owner: bool = False) -> list[Revi
 
     `as_owner`: asked by the login that migrates, as the one that serves may see nothing yet.
     """
-    url = settings.resolved_database_url
-    return migrate.status(settings.migration_database_url or url if as_owner else url)
+    if not as_owner:
+        return migrate.status(settings.resolved_database_url)
+    url, setting = _owners_url(settings)
+    return migrate.status(url, setting=setting)
 
 
 def require_revision(name: str) -> None:
@@ -181,12 +185,21 @@ def require_revision(name: str) -> None:
 def migrate_up(settings: Settings, to: str = migrate.HEAD) -> None:
     """Bring the tables up to a revision, as the login that owns them."""
     _make_data_dir(settings)
-    migrate.upgrade(settings.migration_database_url or settings.resolved_database_url, to)
+    url, setting = _owners_url(settings)
+    migrate.upgrade(url, to, setting=setting)
 
 
 def migrate_down(settings: Settings, to: str) -> None:
     """Take the tables down to a revision, or to `base`: nothing. What they held is lost."""
-    migrate.downgrade(settings.migration_database_url or settings.resolved_database_url, to)
+    url, setting = _owners_url(settings)
+    migrate.downgrade(url, to, setting=setting)
+
+
+def _owners_url(settings: Settings) -> tuple[str, str]:
+    """Where tables are changed, as the login that owns them, and the setting that says so."""
+    if settings.migration_database_url:
+        return settings.migration_database_url, "FISCUS_MIGRATION_DATABASE_URL"
+    return settings.resolved_database_url, DATABASE_SETTING
 
 
 def diagnose_database(settings: Settings) -> DatabaseFacts:

@@ -328,21 +328,21 @@ class SqlLedgerStore:
         self._driver.close()
 
 
-def parse_url(url: str) -> URL:
+def parse_url(url: str, setting: str = DATABASE_SETTING) -> URL:
     """The URL of a supported database; raises `ValidationError` naming the setting."""
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):  # ValueError: its port is no number
-        raise _bad_url() from None
+        raise _bad_url(setting) from None
     backend = parsed.get_backend_name()
     if backend not in {"sqlite", "postgresql"} or not parsed.database:
-        raise _bad_url()
+        raise _bad_url(setting)
     return parsed
 
 
-def database_is_there(url: str) -> bool:
+def database_is_there(url: str, setting: str = DATABASE_SETTING) -> bool:
     """False for SQLite's file when there is none; what a server has is known when it is asked."""
-    parsed = parse_url(url)
+    parsed = parse_url(url, setting)
     assert parsed.database is not None
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database).exists()
 
@@ -361,10 +361,10 @@ def require_writable(url: str) -> None:
         raise not_writable(refused)
 
 
-def _bad_url() -> ValidationError:
+def _bad_url(setting: str) -> ValidationError:
     return ValidationError(
-        f"{DATABASE_SETTING} is not the URL of a database Fiscus can use",
-        field=DATABASE_SETTING,
+        f"{setting} is not the URL of a database Fiscus can use",
+        field=setting,
         suggested_action="Use sqlite:///path/to/file.db or postgresql://user:password@host/name.",
     )
 
@@ -381,7 +381,7 @@ def unavailable() -> ServiceUnavailable:
     )
 
 
-def unusable(error: exc.DBAPIError) -> FiscusError | None:
+def unusable(error: exc.DBAPIError, setting: str = DATABASE_SETTING) -> FiscusError | None:
     """What is wrong for good, so that trying again is of no use; None for any other error."""
     if isinstance(error.orig, sqlite3.Error):
         return _damaged(str(error.orig)) if sqlite.is_damage(error.orig) else None
@@ -393,8 +393,8 @@ def unusable(error: exc.DBAPIError) -> FiscusError | None:
     if isinstance(error.orig, psycopg.ProgrammingError) and error.orig.sqlstate is None:
         # libpq's own, which never came to a server
         return ValidationError(
-            f"{DATABASE_SETTING} cannot be used: {first_line(error)}",
-            field=DATABASE_SETTING,
+            f"{setting} cannot be used: {first_line(error)}",
+            field=setting,
             suggested_action="Correct it: postgresql://user:password@host/name.",
         )
     return None

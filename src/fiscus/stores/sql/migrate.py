@@ -51,39 +51,39 @@ class Revision(NamedTuple):
     title: str
 
 
-def upgrade(url: str, to: str = HEAD) -> None:
-    """Bring the database at `url` up to revision `to`.
+def upgrade(url: str, to: str = HEAD, *, setting: str = DATABASE_SETTING) -> None:
+    """Bring the database at `url`, which is that of `setting`, up to revision `to`.
 
     Raises `ServiceUnavailable` when it cannot be reached, the login may not change it, a newer
     Fiscus migrated it or its tables are not those of its revision, and `ValidationError` for an
     unknown revision.
     """
     require_known(to)
-    _run(url, command.upgrade, to, needs_owner)
+    _run(url, command.upgrade, to, needs_owner, setting)
 
 
-def downgrade(url: str, to: str) -> None:
+def downgrade(url: str, to: str, *, setting: str = DATABASE_SETTING) -> None:
     """Take the database at `url` down to revision `to`, or to `base`: nothing. Data is lost.
 
     Makes nothing where there is no database. Raises as `upgrade`.
     """
     require_known(to)
-    if database_is_there(url):
-        _run(url, command.downgrade, to, _may_not_take_down)
+    if database_is_there(url, setting):
+        _run(url, command.downgrade, to, _may_not_take_down, setting)
 
 
-def status(url: str) -> list[Revision]:
+def status(url: str, *, setting: str = DATABASE_SETTING) -> list[Revision]:
     """Every revision, oldest first; makes nothing, also where there is no database yet.
 
     Raises `ServiceUnavailable` when it cannot be read.
     """
-    if not database_is_there(url):
+    if not database_is_there(url, setting):
         return [Revision(one.revision, False, one.doc) for one in _scripts()]
-    engine = _engine(url)
+    engine = _engine(url, setting)
     if not _is_sqlite(engine):
         event.listen(engine, "connect", become_app_role)
     try:
-        with _explained(url, needs_owner), engine.connect() as connection:
+        with _explained(url, needs_owner, setting), engine.connect() as connection:
             return revisions_of(connection)
     finally:
         engine.dispose()
@@ -124,13 +124,13 @@ def require_known(revision: str) -> None:
         )
 
 
-def _run(url: str, step: Any, to: str, refused: MayNot) -> None:
+def _run(url: str, step: Any, to: str, refused: MayNot, setting: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    engine = _engine(url)
+    engine = _engine(url, setting)
     try:
-        with _explained(url, refused), _locked(engine) as connection:
+        with _explained(url, refused, setting), _locked(engine) as connection:
             current = _current(connection)
             if current is not None and current not in _revisions():
                 raise _newer(current)
@@ -149,11 +149,11 @@ def _revisions() -> list[str]:
     return [script.revision for script in _scripts()]
 
 
-def _engine(url: str) -> sa.Engine:
-    parsed = parse_url(url)
+def _engine(url: str, setting: str) -> sa.Engine:
+    parsed = parse_url(url, setting)
     if parsed.get_backend_name() == "sqlite":
         assert parsed.database is not None
-        make_folder(Path(parsed.database).parent, DATABASE_SETTING)
+        make_folder(Path(parsed.database).parent, setting)
         engine = sa.create_engine(parsed, poolclass=sa.NullPool)
         event.listen(engine, "connect", _on_sqlite_connect)
         return engine
@@ -189,7 +189,7 @@ def _locked(engine: sa.Engine) -> Generator[Connection]:
 
 
 @contextmanager
-def _explained(url: str, refused: MayNot) -> Generator[None]:
+def _explained(url: str, refused: MayNot, setting: str) -> Generator[None]:
     """The errors of the database and of Alembic as ours; `refused`: what the login may not do."""
     try:
         yield
@@ -197,14 +197,14 @@ def _explained(url: str, refused: MayNot) -> Generator[None]:
         require_writable(url)
         raise ServiceUnavailable(
             f"The database cannot be reached: {first_line(error)}",
-            suggested_action="See that it runs and that FISCUS_DATABASE_URL is right, user and "
+            suggested_action=f"See that it runs and that {setting} is right, user and "
             "password too; `fiscus doctor` looks at it.",
             retry_after_seconds=1,
         ) from error
     except exc.DatabaseError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             raise refused(first_line(error)) from error
-        if (reason := unusable(error)) is None:
+        if (reason := unusable(error, setting)) is None:
             raise
         raise reason from error
     except CommandError as error:
