@@ -74,6 +74,15 @@ def test_demo_is_loaded_once_and_reported(on_server: Run) -> None:
     assert on_server(*report).json()["total_cost"] == whole["total_cost"]
 
 
+@pytest.mark.parametrize("option", ["--host", "--port", "--data-dir"])
+def test_options_of_the_demos_own_server_do_not_lead_to_another(
+    on_server: Run, option: str
+) -> None:
+    done = on_server("demo", option, "8080")
+    assert done.status == 2
+    assert f"{option} goes with --serve" in done.err
+
+
 def test_three_lines_to_try_do_what_they_say(on_server: Run, server: FiscusProcess) -> None:
     on_server("demo")
     answers = [

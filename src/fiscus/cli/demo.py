@@ -71,6 +71,12 @@ def demo(
     if with_server:
         _serve_demo(read_settings(host=host, port=port, data_dir=data_dir))
         return
+    for option, value in (("--host", host), ("--port", port), ("--data-dir", data_dir)):
+        if value is not None:
+            raise UsageError(
+                f"{option} goes with --serve",
+                suggested_action="say with --url where the server is, or add --serve.",
+            )
     if key is None:
         raise UsageError(
             "the key of a platform_admin is needed",
