@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     )
     sqlite_synchronous: Literal["FULL", "NORMAL", "OFF"] = Field(
         "FULL",
-        description="FULL: a commit survives a power cut. NORMAL: it survives a crash of Fiscus.",
+        description="FULL: a commit survives a power cut. NORMAL: it survives a crash of Fiscus. "
+        "OFF: that too, but a power cut may damage the file; for tests.",
     )
     database_pool_size: int = Field(8, ge=1, le=100, description="Connections for reads.")
     bootstrap_admin_key: SecretStr | None = Field(
@@ -145,7 +146,7 @@ class Settings(BaseSettings):
         "Bank: AED/USD=0.2723,GBP/EUR=1.17.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least serious log lines shown."
+        "info", description="Least serious log lines shown: debug, info, warning or error."
     )
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -32,6 +34,13 @@ def reference() -> str:
 
 def test_the_reference_names_every_setting_with_its_default_and_meaning() -> None:
     assert REFERENCE.read_text() == reference(), "write reference() to docs/reference/settings.md"
+
+
+def test_every_choice_of_a_setting_is_told() -> None:
+    for name, one in Settings.model_fields.items():
+        if get_origin(one.annotation) is Literal:
+            told = re.findall(r"\w+", one.description or "")
+            assert set(get_args(one.annotation)) <= set(told), name
 
 
 @pytest.mark.parametrize("name", ["database_url", "port", "ledger_apart", "jwt_secret", "data_dir"])
