@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from fiscus.stores.sql import write_turn
 from fiscus.stores.sql.sqlite import configure
 from fiscus.stores.sql.write_turn import WriteTurn, _ProcessTurn
 from tests.valkey import wait_until
@@ -154,6 +155,54 @@ def test_a_killed_process_gives_its_turn_back(tmp_path: Path) -> None:
     end(other)
     assert got.wait(WAIT_SECONDS)
     thread.join(WAIT_SECONDS)
+    turn.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
+def test_nobody_waits_for_ever_for_a_process_that_is_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_turn, "WAIT_SECONDS", 0.05)
+    turn = WriteTurn(tmp_path / "fiscus.db")
+    other = start(tmp_path / "fiscus.db", "keep")
+    assert other.stdout is not None
+    assert other.stdout.readline()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            turn.acquire()
+    monkeypatch.undo()
+    end(other)
+    with turn.held():  # as who asks again is asked for already
+        pass
+    after = start(tmp_path / "fiscus.db", "keep")
+    assert after.stdout is not None
+    assert after.stdout.readline() == "has it\n"
+    end(after)
+    turn.close()
+
+
+def test_nobody_waits_for_ever_for_a_thread_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = WriteTurn(tmp_path / "fiscus.db")
+    waited: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            turn.acquire()
+        except TimeoutError as error:
+            waited.append(error)
+
+    turn.acquire()
+    monkeypatch.setattr(write_turn, "WAIT_SECONDS", 0.05)
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join(WAIT_SECONDS)
+    assert len(waited) == 1
+    monkeypatch.undo()
+    turn.release()
+    with turn.held():
+        pass
     turn.close()
 
 

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 if sys.platform != "win32":
     import fcntl
+
+
+WAIT_SECONDS: Final = 5.0
+"""As long as SQLite waits for its own locks: who has the turn may be frozen, or its disk."""
 
 
 class WriteTurn:
@@ -31,9 +36,11 @@ class WriteTurn:
         self._processes = _ProcessTurn(database.with_name(f"{database.name}-turn"))
 
     def acquire(self) -> None:
+        """Raises `OSError` when it does not come within `WAIT_SECONDS`, or cannot be asked for."""
+        until = time.monotonic() + WAIT_SECONDS
         try:
-            self._acquire_in_process()
-            self._processes.acquire()
+            self._acquire_in_process(until)
+            self._processes.acquire(until - time.monotonic())
         except BaseException:  # Ctrl-C while it waits is one
             self.release()
             raise
@@ -63,14 +70,15 @@ class WriteTurn:
         """Let go of the file. For when nobody writes any more."""
         self._processes.close()
 
-    def _acquire_in_process(self) -> None:
+    def _acquire_in_process(self, until: float) -> None:
         me = threading.get_ident()
         with self._lock:
             if self._writer is None:
                 self._writer = me
                 return
             mine = self._waiting[me] = threading.Event()
-        mine.wait()
+        if not mine.wait(until - time.monotonic()):
+            raise _not_our_turn()
 
 
 class _ProcessTurn:
@@ -85,24 +93,88 @@ class _ProcessTurn:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
+        self._asked: _Asked | None = None
 
-    def acquire(self) -> None:
+    def acquire(self, seconds: float) -> None:
+        """Raises `TimeoutError` when others keep it for so long."""
         if sys.platform == "win32":
             return
         if self._file is None:
             self._file = self._path.open("ab")
-        file = self._file.fileno()
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, self._NEXT)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, self._TURN)
-        finally:
-            fcntl.lockf(file, fcntl.LOCK_UN, 1, self._NEXT)
+        if self._asked is None or not self._asked.goes_on():
+            try:
+                self._take(fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                self._asked = _Asked(self._take, self.release)
+            else:
+                return
+        self._asked.wait(seconds)
 
     def release(self) -> None:
         if sys.platform != "win32" and self._file is not None:
             fcntl.lockf(self._file.fileno(), fcntl.LOCK_UN, 1, self._TURN)
 
     def close(self) -> None:
+        self._asked = None
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _take(self, how: int = 0) -> None:
+        if sys.platform == "win32":
+            return
+        assert self._file is not None
+        file = self._file.fileno()
+        fcntl.lockf(file, fcntl.LOCK_EX | how, 1, self._NEXT)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | how, 1, self._TURN)
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, self._NEXT)
+
+
+class _Asked:
+    """A thread that waits for the turn, as nothing ends a wait for a lock of the system's.
+
+    It goes on when nobody waits for it any more: then it hands the turn on when it gets it.
+    """
+
+    def __init__(self, take: Callable[[], None], release: Callable[[], None]) -> None:
+        self._take = take
+        self._release = release
+        self._lock = threading.Lock()
+        self._is_wanted = True
+        self._ended = threading.Event()
+        self._error: OSError | None = None
+        threading.Thread(target=self._wait_for_it, name="fiscus-turn", daemon=True).start()
+
+    def goes_on(self) -> bool:
+        """Whether it waits still; then it does so for the caller."""
+        with self._lock:
+            self._is_wanted = not self._ended.is_set()
+            return self._is_wanted
+
+    def wait(self, seconds: float) -> None:
+        """Raises `TimeoutError` when the turn does not come within so long."""
+        try:
+            self._ended.wait(seconds)
+        finally:
+            with self._lock:
+                self._is_wanted = self._ended.is_set()
+        if self._error is not None:
+            raise self._error
+        if not self._is_wanted:
+            raise _not_our_turn()
+
+    def _wait_for_it(self) -> None:
+        try:
+            self._take()
+        except (OSError, ValueError) as error:  # the file was closed meanwhile
+            self._error = OSError(f"its turn cannot be waited for: {error}")
+        with self._lock:
+            self._ended.set()
+            if not self._is_wanted and self._error is None:
+                self._release()
+
+
+def _not_our_turn() -> TimeoutError:
+    return TimeoutError("somebody else has been writing for seconds")
