@@ -125,7 +125,7 @@ def file_at(path: Path) -> FileId | None:
     """What the system knows a file by, whatever its name; None when none is there."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # the latter for a name that no system has
         return None
     return found.st_dev, found.st_ino
 
