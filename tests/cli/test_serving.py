@@ -151,6 +151,32 @@ def test_a_stop_during_the_start_is_never_lost(
     assert ("listening" in capfd.readouterr().out) == listens
 
 
+@of_linux
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_while_the_database_is_waited_for_is_a_stop(tmp_path: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as database:  # it never says anything
+        database.settimeout(30)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fiscus", "serve", "--workers", workers],
+            env=clean_environment(
+                FISCUS_DATABASE_URL=f"postgresql://127.0.0.1:{database.getsockname()[1]}/fiscus",
+                FISCUS_REDIS_URL=f"redis://127.0.0.1:{free_port()}",
+                FISCUS_DATA_DIR=str(tmp_path),
+                FISCUS_PORT=str(free_port()),
+            ),
+            stderr=subprocess.PIPE,
+        )
+        try:
+            with database.accept()[0]:
+                process.terminate()
+                _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 0
+    assert errors == b""
+
+
 def ledger_of(pid: int) -> int | None:
     """The process of a server's ledger, if it has one."""
     for process in Path("/proc").glob("[0-9]*"):

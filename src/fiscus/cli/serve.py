@@ -50,7 +50,14 @@ def serve(
     ] = True,
 ) -> None:
     """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
-    from fiscus.cli.serving import check_envoy, check_free, listen, serve_process
+    from fiscus.cli.serving import (
+        check_envoy,
+        check_free,
+        leave,
+        listen,
+        on_signals,
+        serve_process,
+    )
     from fiscus.cli.supervisor import Supervisor
     from fiscus.http.tokens import TokenVerifier
     from fiscus.wiring.engine import ensure_admin_key, open_engine
@@ -81,6 +88,7 @@ def serve(
     if workers == 1:
         serve_process(settings, sockets[0], with_worker=with_worker, on_listening=announce)
     # so that the tables are ready and the admin key is made once, before any process starts
+    on_signals(leave)
     configure_logs(settings.log_level)
     engine = open_engine(settings)
     try:
