@@ -138,6 +138,39 @@ with open({str(database) + "-turn"!r}, "ab") as file:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
+def test_two_databases_of_one_process_wait_for_another_process_and_for_each_other(
+    tmp_path: Path,
+) -> None:
+    """To the system they are one, which has what the other process waits for: a deadlock."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "same").symlink_to("data")
+    database = tmp_path / "data" / "fiscus.db"
+    first, second = WriteTurn.at(database), WriteTurn.at(tmp_path / "same" / "fiscus.db")
+    first.acquire()
+    other = start(database, "keep")
+    assert other.stdout is not None
+    wait_until(lambda: is_next_taken(database))
+    order: list[str] = []
+
+    def take() -> None:
+        with second.held():
+            order.append("second")
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    wait_until(lambda: bool(second._waiting) or not thread.is_alive())
+    first.close()  # which gives away nothing of the second's
+    order.append("first")
+    first.release()
+    assert other.stdout.readline() == "has it\n"
+    end(other)
+    thread.join(WAIT_SECONDS)
+    assert order == ["first", "second"]
+    second.close()
+    assert WriteTurn.at(database) is not second
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
 def test_a_killed_process_gives_its_turn_back(tmp_path: Path) -> None:
     turn = WriteTurn(tmp_path / "fiscus.db")
     other = start(tmp_path / "fiscus.db", "keep")

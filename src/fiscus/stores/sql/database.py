@@ -69,10 +69,10 @@ class Database:
         self.url = parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._synchronous = sqlite_synchronous
-        self._turn = WriteTurn(self.sqlite_path) if self.is_sqlite else None
         self._file: FileId | None = None
         """SQLite's file, once it was opened."""
         self.engine = self._make_engine(pool_size)
+        self._turn = WriteTurn.at(self.sqlite_path) if self.is_sqlite else None
         if self.is_sqlite:
             _open_here.add(self)
 

@@ -5,6 +5,7 @@ Who waits for it by polling, as SQLite does, could starve for seconds beside a b
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -28,12 +29,30 @@ class WriteTurn:
     """
 
     def __init__(self, database: Path) -> None:
+        self._database = database
+        self._users = 1
         self._lock = threading.Lock()
         self._writer: int | None = None
         """The thread that has the turn."""
         self._waiting: dict[int, threading.Event] = {}
         """The threads that wait for it, the first first."""
         self._processes = _ProcessTurn(database.with_name(f"{database.name}-turn"))
+
+    @classmethod
+    def at(cls, database: Path) -> WriteTurn:
+        """That of all who write to a file in this process; each of them closes it.
+
+        The system knows processes only. Two turns of one would both be given a lock, hand on each
+        other's, and be refused to wait, as a process that waits for one which waits for it.
+        """
+        path = database.resolve()
+        with _sharing:
+            turn = _shared.get(path)
+            if turn is None:
+                turn = _shared[path] = cls(path)
+            else:
+                turn._users += 1
+            return turn
 
     def acquire(self) -> None:
         """Raises `OSError` when it does not come within `WAIT_SECONDS`, or cannot be asked for."""
@@ -67,8 +86,14 @@ class WriteTurn:
             self.release()
 
     def close(self) -> None:
-        """Let go of the file. For when nobody writes any more."""
-        self._processes.close()
+        """For a user who writes no more; the last one lets go of the file."""
+        with _sharing:
+            self._users -= 1
+            if self._users:
+                return
+            if _shared.get(self._database) is self:
+                del _shared[self._database]
+            self._processes.close()
 
     def _acquire_in_process(self, until: float) -> None:
         me = threading.get_ident()
@@ -79,6 +104,22 @@ class WriteTurn:
             mine = self._waiting[me] = threading.Event()
         if not mine.wait(until - time.monotonic()):
             raise _not_our_turn()
+
+
+_sharing: Final = threading.Lock()
+_shared: Final[dict[Path, WriteTurn]] = {}
+"""The turns of `WriteTurn.at` that are not closed."""
+
+
+def _forked() -> None:
+    _shared.clear()  # whoever had a turn did not come along
+    _sharing.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(
+        before=_sharing.acquire, after_in_parent=_sharing.release, after_in_child=_forked
+    )
 
 
 class _ProcessTurn:
