@@ -15,14 +15,14 @@ import psycopg
 import pytest
 
 from fiscus.breaker import BreakerState
-from fiscus.budgets.calls import CheckAnswer
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import BalanceKey, BudgetBalance
 from fiscus.clock import ManualClock
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.groups import MaybeDone
-from fiscus.ledger.commands import Command
-from fiscus.ledger.port import Needs, StoreUnavailable
+from fiscus.ledger.commands import CheckBatch, Command
+from fiscus.ledger.port import MOST_DUE, Needs, StoreUnavailable
 from fiscus.stores.sql.database import Database
 from tests.crash.own_postgres import OwnPostgres
 from tests.ledger.books import read_books
@@ -301,6 +301,39 @@ def test_a_row_that_another_keeps_locked_keeps_no_other_operation_waiting(
         assert acme.check("1").allowed
         for tenant_id in ("acme", "globex"):
             assert read_books(url, tenant_id).faults() == []
+    drop_database(own_postgres.server, url)
+
+
+@pytest.mark.postgres
+def test_locked_rows_of_very_many_due_holds_keep_no_other_operation_waiting(
+    own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock
+) -> None:
+    """The holds are freed in a group of its own, which is tried for no more checks than others."""
+    url = fresh_database(own_postgres.server)
+    with contextlib.closing(open_at(url, tmp_path, clock, ledger_deadline_seconds=2)) as engine:
+        acme, globex = Desk(engine, "acme"), Desk(engine, "globex")
+        ours = acme.budget("10000")
+        acme.budget("10", allocated_to_id="full")
+        acme.budget("10", allocated_to_id="free")
+        globex.budget("10")
+        for _ in range(MOST_DUE // 500 + 1):
+            held = [acme.check_command("1", ttl_seconds=60) for _ in range(500)]
+            now = clock.now()
+            batch = CheckBatch(tenant_id="acme", checks=held, all_or_nothing=False, now=now)
+            assert acme.run(batch, CheckBatchAnswer).allowed
+        acme.reserve("10", project_id="full")
+        clock.advance(seconds=60)
+        with psycopg.connect(url) as other:
+            other.execute("SELECT set_config('fiscus.tenants', '*', false)")
+            lock = "SELECT 1 FROM budget_periods WHERE budget_id = %s FOR UPDATE"
+            assert other.execute(lock, [ours.budget_id]).fetchone()
+            group: list[Command] = [acme.check_command("1", project_id="full") for _ in range(20)]
+            group += [acme.check_command("1", project_id="free"), globex.check_command("1")]
+            answered = [isinstance(outcome, CheckAnswer) for outcome in acme.outcomes(group)]
+            assert answered == [False] * 21 + [True]
+        assert not acme.check("1", project_id="full").allowed
+        assert acme.used(ours) == ("0", "0")
+        assert read_books(url, "acme").faults() == []
     drop_database(own_postgres.server, url)
 
 

@@ -80,6 +80,15 @@ class GroupRunner:
         Raises `StoreUnavailable` when the store failed, and `RowsLocked` when it is not `patient`
         and rows are locked; then nothing of the group is promised.
         """
+        try:
+            return self._decide(commands, patient=patient)
+        except RowsLocked:
+            if not patient:
+                raise
+            return self._around_locked(commands)
+
+    def _decide(self, commands: Sequence[Command], *, patient: bool) -> list[Decided | FiscusError]:
+        """As `decide`, but for rows that are locked, which raise in any case."""
         needs = Needs(tenants={command.tenant_id for command in commands})
         for _ in range(MAX_ATTEMPTS):
             workspace = Workspace(self.definitions, self._rates, needs, self._known_series)
@@ -90,14 +99,12 @@ class GroupRunner:
                 outcomes = self._attempt(transaction, workspace, commands)
             except RowsLocked:
                 transaction.rollback()
-                if not patient:
-                    raise
-                return self._around_locked(commands)
+                raise
             except MoreDue as error:
                 transaction.rollback()
                 # what this frees stays freed, however the group ends
                 expire = Expire(tenant_id=error.tenant_id, now=error.now, most=MOST_DUE)
-                (freed,) = self.decide([expire], patient=patient)
+                (freed,) = self._decide([expire], patient=patient)
                 if isinstance(freed, FiscusError):
                     return self._each_alone(commands, freed)
                 continue
