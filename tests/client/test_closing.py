@@ -328,7 +328,7 @@ os.waitpid(pid, 0)
 def test_a_file_that_is_open_before_a_fork_is_opened_by_no_forked_process(tmp_path: Path) -> None:
     script = f"""
 import os
-from fiscus import Conflict, Fiscus
+from fiscus import Conflict, Fiscus, ValidationError
 
 def record():
     with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as opened:
@@ -350,12 +350,16 @@ with Fiscus.open(data_dir={str(tmp_path)!r}, tenant="acme") as before:
     in_a_fork(record)
     in_a_fork(lambda: in_a_fork(record))
 in_a_fork(record)
+try:
+    Fiscus.open(data_dir={str(tmp_path)!r}, exchange_rates="wrong")
+except ValidationError:
+    in_a_fork(record)
 record()
 """
-    *refusals, in_fork, here = _printed_by(script)
+    *refusals, in_fork, in_fork_after_none_was_opened, here = _printed_by(script)
     assert len(refusals) == 2
     assert all("had the same SQLite file open" in one for one in refusals)
-    assert (in_fork, here) == ("2", "3")
+    assert (in_fork, in_fork_after_none_was_opened, here) == ("2", "3", "4")
 
 
 @needs_fork

@@ -87,7 +87,8 @@ def open_engine(
             f"{pending} migrations of the database's tables are not applied",
             suggested_action="Run `fiscus migrate up`.",
         )
-    # before anything runs that would have to be ended when its URL is wrong
+    # before anything runs or is open that would have to be ended when one of these is wrong
+    rates = open_rates(settings.exchange_rates_file, settings.exchange_rates)
     counters = open_counters(settings.redis_url, timeout_seconds=settings.counters_timeout_seconds)
     _make_data_dir(settings)
     if pending:
@@ -98,7 +99,6 @@ def open_engine(
         sqlite_synchronous=settings.sqlite_synchronous,
         pool_size=settings.database_pool_size,
     )
-    rates = open_rates(settings.exchange_rates_file, settings.exchange_rates)
     ledger, close_ledger_store = _open_ledger(settings, database, rates, clock, apart=ledger_apart)
     maintenance = SqlMaintenance(database, clock)
     policies, usage = SqlPolicies(database), SqlRateLimitUsage(database)
