@@ -186,6 +186,7 @@ async def test_a_provider_that_hangs_holds_up_no_api_key(
         {"kty": []},
         {"n": 5},
         {"key_ops": 5},
+        {"kty": "oct", "alg": "HS256"},
         {"deep": json.loads("[" * 500 + "]" * 500)},
     ],
 )
@@ -196,6 +197,27 @@ def test_a_key_that_is_none_leaves_the_others_good(
     provider.keys = [published(new_key(), "other") | unfit, published(key, "a")]
     verifier = TokenVerifier(Settings(jwt_jwks_url=provider.url))
     assert verifier.verify(signed(key, "a"), NOON).principal.subject == "u-17"
+
+
+def test_a_private_key_verifies_nothing(provider: Provider) -> None:
+    key = new_key()
+    private = json.loads(RSAAlgorithm.to_jwk(key)) | {"kid": "a", "key_ops": ["sign", "verify"]}
+    provider.keys = [private, published(new_key(), "b")]
+    with pytest.raises(Unauthorized, match="does not publish"):
+        TokenVerifier(Settings(jwt_jwks_url=provider.url)).verify(signed(key, "a"), NOON)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SSL_CERT_FILE", "/nowhere/ca.pem"), ("HTTP_PROXY", "http://127.0.0.1:1x")],
+)
+def test_keys_that_the_environment_keeps_from_being_fetched_are_unavailable(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ServiceUnavailable):
+        TokenVerifier(Settings(jwt_jwks_url=provider.url)).verify(signed(new_key(), "a"), NOON)
+    assert provider.asked == 0
 
 
 @pytest.mark.parametrize(

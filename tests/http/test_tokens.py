@@ -209,6 +209,9 @@ def test_junk_is_refused(junk: bytes) -> None:
         ({"jwt_public_key": pem(ec.generate_private_key(ec.SECP521R1()))}, "jwt_public_key"),
         ({"jwt_jwks_url": "http://id.example/keys"}, "jwt_jwks_url"),
         ({"jwt_jwks_url": "file:///etc/passwd"}, "jwt_jwks_url"),
+        ({"jwt_jwks_url": "https://"}, "jwt_jwks_url"),
+        ({"jwt_jwks_url": "https://[::1"}, "jwt_jwks_url"),
+        ({"jwt_jwks_url": "https://id.example:1x/keys"}, "jwt_jwks_url"),
         (
             {"jwt_jwks_url": "https://id.example/keys", "jwt_public_key": pem(RSA_KEY)},
             "jwt_public_key",

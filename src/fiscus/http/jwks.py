@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from msgspec import Struct
 
@@ -85,7 +88,15 @@ class Jwks:
                     if monotonic() - begins > TIMEOUT_SECONDS:
                         raise ValueError("the answer takes too long")
             self._keys = _keys_of(body)
-        except (httpx.HTTPError, ValueError, ValidationError) as error:
+        except (
+            httpx.HTTPError,
+            ValueError,
+            ValidationError,
+            # proxies and certificates that the environment names and that cannot be used
+            httpx.InvalidURL,
+            ImportError,
+            OSError,
+        ) as error:
             log.warning("jwks_not_fetched", url=self._url, reason=str(error))
             self._failed_at = monotonic()
             if self._keys is None:
@@ -111,10 +122,15 @@ def _fit_key(given: Any) -> jwt.PyJWK | None:
     try:
         key = jwt.PyJWK(given)
         for_this = given.get("use", "sig") == "sig" and "verify" in given.get("key_ops", ["verify"])
-    except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+    except (jwt.PyJWTError, LookupError, ValueError, TypeError, AttributeError):
         return None
-    is_weak = isinstance(key.key, RSAPublicKey) and key.key.key_size < MIN_RSA_BITS
-    return key if for_this and not is_weak else None
+    public = key.key  # with a private one whoever reads the set could sign
+    is_strong = (
+        public.key_size >= MIN_RSA_BITS
+        if isinstance(public, RSAPublicKey)
+        else isinstance(public, EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey)
+    )
+    return key if for_this and is_strong else None
 
 
 def _unreachable() -> ServiceUnavailable:
@@ -127,9 +143,11 @@ def _unreachable() -> ServiceUnavailable:
 
 def _checked(url: str) -> str:
     """Keys must come over TLS, but for a provider on this machine."""
-    parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
-        return url
+    with suppress(httpx.InvalidURL, ValueError):
+        parts = httpx.URL(url)
+        is_encrypted = parts.scheme == "https" and parts.host
+        if is_encrypted or (parts.scheme == "http" and _is_loopback(parts.host)):
+            return url
     raise ValidationError(
         "jwt_jwks_url is not an https URL",
         field="jwt_jwks_url",
