@@ -71,6 +71,16 @@ def test_bytes_that_are_not_utf_8_are_shown() -> None:
     )
 
 
+@pytest.mark.parametrize("strange", [b"\x08\x01", b"\x10\x01", b"\x1a\x01?", b"\x12\x02\x08\x01"])
+def test_fields_that_are_not_as_defined_are_left_out_beside_any_text(strange: bytes) -> None:
+    good = descriptor("caf_", hits=3).SerializeToString()
+    asked = read_request(good + strange)
+    shown = read_request(good.replace(b"caf_", b"caf\xe9") + strange)
+    entries = ((("k", "caf_"),), (("k", "caf\\xe9"),))
+    assert asked.descriptors[0] == Descriptor(entries[0], 3)
+    assert shown.descriptors == [Descriptor(entries[1], 3), *asked.descriptors[1:]]
+
+
 def test_what_is_no_message_is_an_error() -> None:
     with pytest.raises(DecodeError):
         read_request(b"\x12\x7f?")

@@ -22,10 +22,11 @@ from fiscus.ratelimits.rules import MAX_LIMIT
 
 MAX_DESCRIPTORS: Final = 500
 
-# numbers of fields in rls.proto and ratelimit.proto
-_DOMAIN, _DESCRIPTORS, _REQUEST_HITS = 1, 2, 3
-_ENTRIES, _HITS, _IS_NEGATIVE = 1, 3, 4
-_KEY, _VALUE = 1, 2
+_VARINT, _LENGTH = 0, 2
+# fields in rls.proto and ratelimit.proto: their numbers, and how they are on the wire
+_DOMAIN, _DESCRIPTORS, _REQUEST_HITS = (1, _LENGTH), (2, _LENGTH), (3, _VARINT)
+_ENTRIES, _HITS, _IS_NEGATIVE = (1, _LENGTH), (3, _LENGTH), (4, _VARINT)
+_KEY, _VALUE = (1, _LENGTH), (2, _LENGTH)
 
 _KNOWS_NEGATIVE: Final = "is_negative_hits" in RateLimitDescriptor.DESCRIPTOR.fields_by_name
 
@@ -79,7 +80,7 @@ def read_request(body: bytes) -> AskedTogether:
 def _is_negative(descriptor: Any) -> bool:
     if _KNOWS_NEGATIVE:
         return descriptor.is_negative_hits
-    return any(one.field_number == _IS_NEGATIVE and one.data for one in UnknownFieldSet(descriptor))
+    return any(field == _IS_NEGATIVE and value for field, value in _unknown(descriptor))
 
 
 def _signed(hits: int, negative: bool) -> int:
@@ -92,12 +93,12 @@ def _read_raw(body: bytes) -> AskedTogether:
     """As `read_request`, with bytes that are not UTF-8 shown as `\\xff` in the text."""
     domain, hits = "", 0
     descriptors: list[bytes] = []
-    for number, value in _fields(body):
-        if number == _DOMAIN:
+    for field, value in _fields(body):
+        if field == _DOMAIN:
             domain = _text(value)
-        elif number == _DESCRIPTORS:
+        elif field == _DESCRIPTORS:
             descriptors.append(value)
-        elif number == _REQUEST_HITS:
+        elif field == _REQUEST_HITS:
             hits = value
     return AskedTogether(domain, [_read_raw_descriptor(one, hits or 1) for one in descriptors])
 
@@ -105,20 +106,24 @@ def _read_raw(body: bytes) -> AskedTogether:
 def _read_raw_descriptor(body: bytes, hits: int) -> Descriptor:
     entries: list[tuple[str, str]] = []
     negative = False
-    for number, value in _fields(body):
-        if number == _ENTRIES:
+    for field, value in _fields(body):
+        if field == _ENTRIES:
             entry = dict(_fields(value))
             entries.append((_text(entry.get(_KEY, b"")), _text(entry.get(_VALUE, b""))))
-        elif number == _HITS:
+        elif field == _HITS:
             hits = UInt64Value.FromString(value).value
-        elif number == _IS_NEGATIVE:
+        elif field == _IS_NEGATIVE:
             negative = bool(value)
     return Descriptor(tuple(entries), _signed(hits, negative))
 
 
-def _fields(body: bytes) -> list[tuple[int, Any]]:
-    """Numbers and values of a message's fields: to a message without fields, all are unknown."""
-    return [(one.field_number, one.data) for one in UnknownFieldSet(Empty.FromString(body))]
+def _fields(body: bytes) -> list[tuple[tuple[int, int], Any]]:
+    """A message's fields with their values: to a message without fields, all are unknown."""
+    return _unknown(Empty.FromString(body))
+
+
+def _unknown(message: Any) -> list[tuple[tuple[int, int], Any]]:
+    return [((one.field_number, one.wire_type), one.data) for one in UnknownFieldSet(message)]
 
 
 def _text(value: bytes) -> str:
