@@ -237,6 +237,28 @@ def test_a_quota_that_is_to_begin_stands_in_nobodys_way_before(desk: QuotaDesk) 
     assert desk.consume("4", user_id="u").fits_at is None
 
 
+def test_what_no_quota_matches_where_one_is_required_fits_once_one_has_begun(
+    desk: QuotaDesk, clock: ManualClock
+) -> None:
+    desk.settings(require_quota=True)
+    assert desk.consume("1").fits_at is None, "no quota is to come"
+    desk.quota(3, period_start=APRIL, auto_renew=True)
+    denial = desk.consume("3")
+    assert (denial.allowed, denial.matched, denial.fits_at) == (False, 0, APRIL)
+    clock.set(APRIL - timedelta(microseconds=1))
+    assert not desk.consume("3").allowed
+    assert desk.consume("4").fits_at is None
+    user = {"scope_type": "user", "scope_id": "u"}
+    may, june = (datetime(2026, month, 1, tzinfo=UTC) for month in (5, 6))
+    desk.quota(9, **user, period_start=may)
+    assert desk.consume("3", user_id="u").fits_at == APRIL, "before that of the user begins"
+    desk.quota(1, period_start=may)
+    desk.quota(5, period_start=june)
+    assert desk.consume("4", user_id="u").fits_at == june
+    clock.set(APRIL)
+    assert desk.consume("3").allowed
+
+
 # -- the premium of a burst
 
 

@@ -24,15 +24,18 @@ def fits_at(workspace: Workspace, command: Consume, demands: Sequence[Demand]) -
     """The first moment at which no quota would deny a check; None when none is known.
 
     `demands` are the quotas it met. One that allows may be followed by a smaller one, and others
-    have yet to begin.
+    have yet to begin. It met none where the tenant requires one: then the first has to begin.
     """
     used = {one.quota.quota_id: one.balance for one in demands}
+    to_come = workspace.tenant(command.tenant_id).quotas.to_come(command.operation, command.now)
+    if not to_come:
+        return None
     places: dict[tuple[ScopeType, str], list[Quota]] = {}
-    index = workspace.tenant(command.tenant_id).quotas
-    for quota in index.to_come(command.operation, command.now):
+    for quota in to_come:
         places.setdefault((quota.scope_type, quota.scope_id), []).append(quota)
+    since = command.now if demands else min(quota.period_start for quota in to_come)
     return first_common(
-        [_openings(quotas, used, command.amount) for quotas in places.values()], command.now
+        [_openings(quotas, used, command.amount) for quotas in places.values()], since
     )
 
 

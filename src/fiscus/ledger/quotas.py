@@ -78,8 +78,9 @@ def apply_consume(workspace: Workspace, command: Consume) -> QuotasDecided:
     planned = workspace.planned_quotas[id(command.operation)]
     matched = planned.matched
     if not matched:
-        settings = workspace.tenant(command.tenant_id).settings
-        return QuotasDecided((), not settings.require_quota, 0, None, [])
+        if workspace.tenant(command.tenant_id).settings.require_quota:
+            return QuotasDecided((), False, 0, fits_at(workspace, command, ()), [])
+        return QuotasDecided((), True, 0, None, [])
     demands: list[Demand] = []
     for one in matched:
         balance = workspace.quota_balance(one.blank.key)

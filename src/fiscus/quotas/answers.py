@@ -48,7 +48,7 @@ class QuotasDecided(Struct, frozen=True, gc=False):
 def answer(decided: QuotasDecided, amount: Decimal, consumption_id: str | None) -> QuotaCheckAnswer:
     """The answer to a check of `amount`; without an id for what was taken, nothing was."""
     if not decided.matched:
-        return _without_quota(allowed=decided.allowed)
+        return _without_quota(decided)
     allowed = decided.allowed
     taken = amount if allowed and consumption_id is not None else ZERO
     lines: list[QuotaLine] = []
@@ -112,7 +112,8 @@ def _line(matched: MatchedQuota, standing: QuotaStanding, taken: Decimal) -> Quo
     )
 
 
-def _without_quota(*, allowed: bool) -> QuotaCheckAnswer:
+def _without_quota(decided: QuotasDecided) -> QuotaCheckAnswer:
+    allowed = decided.allowed
     return QuotaCheckAnswer(
         allowed=allowed,
         matched=0,
@@ -120,7 +121,7 @@ def _without_quota(*, allowed: bool) -> QuotaCheckAnswer:
         consumption_id=None,
         remaining_amount=None,
         max_allowed_amount=None if allowed else ZERO,
-        fits_at=None,
+        fits_at=decided.fits_at,
         message=NO_QUOTA if allowed else NO_QUOTA + " This tenant requires one.",
         quotas=[],
     )
