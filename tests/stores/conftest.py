@@ -6,7 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from fiscus.budgets.calls import CheckAnswer, CheckRequest, SettleRequest
 from fiscus.budgets.model import Budget, BudgetSpec
@@ -134,6 +135,20 @@ def database(database_url: str) -> Iterator[Database]:
     opened = Database(database_url)
     yield opened
     opened.close()
+
+
+@contextmanager
+def after_each_statement(database: Database, work: Callable[[], object]) -> Iterator[None]:
+    """Do `work` after each statement of a read or a change, before the next."""
+
+    def do(*_: object) -> None:
+        work()
+
+    event.listen(database.engine, "after_cursor_execute", do)
+    try:
+        yield
+    finally:
+        event.remove(database.engine, "after_cursor_execute", do)
 
 
 def in_threads(count: int, work: Callable[[], object]) -> None:

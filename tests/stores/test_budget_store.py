@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import count
 
 import pytest
 
@@ -18,8 +19,9 @@ from fiscus.ledger.commands import Expire
 from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.scopes import ScopeType
+from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.tenants import TenantSpec
-from tests.stores.conftest import Tenant, in_threads, run_beside
+from tests.stores.conftest import Tenant, after_each_statement, in_threads, run_beside
 
 
 def replaced(acme: Tenant, budget: Budget, expected: int | None = None, **fields: object) -> Budget:
@@ -129,6 +131,25 @@ def test_what_was_only_looked_at_is_no_period_of_a_template(acme: Tenant) -> Non
         acme.tenant_id, budget.budget_id, PageRequest(), scope_id=None, now=acme.now
     )
     assert [period.scope_id for period in used.periods] == ["u3"]
+
+
+def test_utilization_is_of_one_moment_whatever_is_used_meanwhile(acme: Tenant) -> None:
+    budget = acme.budget(allocated_to_type="user", allocated_to_id="*", period_type="daily")
+    store = acme.engine.budgets
+    assert isinstance(store, SqlBudgets)
+    for place in range(1, 8):
+        user_id, statements = f"u{place}", count(1)
+
+        def use(place: int = place, user_id: str = user_id, read: count[int] = statements) -> None:
+            if next(read) == place:
+                acme.record("1", user_id=user_id)
+
+        with after_each_statement(store._database, use):
+            used = store.utilization(
+                acme.tenant_id, budget.budget_id, PageRequest(), scope_id=user_id, now=acme.now
+            )
+        assert used.pagination is not None
+        assert (len(used.periods), used.pagination.total_count) == (1, 1)
 
 
 def test_a_throttled_period_in_which_nothing_is_left_is_no_period_of_a_template(

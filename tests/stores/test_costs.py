@@ -50,6 +50,7 @@ from fiscus.tenants import TenantSettings, TenantSpec
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
 from tests.profile import LONG
+from tests.stores.conftest import after_each_statement
 
 if TYPE_CHECKING:
     pass
@@ -576,6 +577,26 @@ def test_ends_between_quarter_hours_read_only_the_records_there(
     assert (within.source, within.record_count) == (ReportSource.MIXED, 1)
 
 
+def test_what_is_read_of_costs_is_of_one_moment(engine: Engine, tenant: str) -> None:
+    """Records that were committed together are in it or are not."""
+    at_once = [{"timestamp": NOON + timedelta(minutes=minutes)} for minutes in (5, 20)]
+    at_once.append({"timestamp": NOON - timedelta(minutes=5)})
+    record(engine, tenant, *at_once)
+    wanted = {
+        "start_date": NOON + timedelta(minutes=3),
+        "end_date": NOON + timedelta(hours=1),
+        "compare_previous": True,
+    }
+    with after_each_statement(database_of(engine), lambda: record(engine, tenant, *at_once)):
+        found = report(engine, tenant, NOON + timedelta(hours=2), **wanted)
+        page = engine.costs.list(tenant, CostFilter(), page_request(page_size=1000))
+    assert found.source is ReportSource.MIXED
+    assert found.previous is not None
+    assert found.record_count == 2 * found.previous.record_count
+    assert found.total_cost == found.record_count
+    assert len(page.items) == page.pagination.total_count
+
+
 def test_a_declared_tag_is_read_from_rollups(engine: Engine, tenant: str) -> None:
     declare_tags(engine, tenant, "team")
     record(
@@ -662,11 +683,12 @@ def test_sums_look_rollups_up_by_tenant_and_time(engine: Engine, tenant: str) ->
     whole = quarter_hours_within(NOON, NOON + timedelta(hours=5))
     assert whole is not None
     query = SumQuery(CostFilter(), ("user_id",), [Stretch(*whole, 0)], "USD")
-    for read in (engine.costs.rollup_sums, engine.costs.record_sums):
-        plan = plan_of(engine, lambda read=read: read(tenant, query))
-        assert "SCAN stretches" in plan
-        assert "SCAN cost" not in plan
-        assert "tenant_id=? AND" in plan
+    with engine.costs.sums(tenant) as sums:
+        for read in (sums.by_rollups, sums.by_records):
+            plan = plan_of(engine, lambda read=read: read(query))
+            assert "SCAN stretches" in plan
+            assert "SCAN cost" not in plan
+            assert "tenant_id=? AND" in plan
 
 
 def plan_of(engine: Engine, read: Callable[[], object]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Context, Decimal, Inexact, localcontext
 from fractions import Fraction
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from fiscus.costs.csv import report_csv
 from fiscus.costs.fx import EcbRates
 from fiscus.costs.model import ChargeCategory, CostRecord
-from fiscus.costs.port import CostFilter, CostSum, SumQuery
+from fiscus.costs.port import CostFilter, CostSum, CostSums, SumQuery
 from fiscus.costs.report_model import Granularity, Report, ReportRequest, ReportSource
 from fiscus.costs.report_time import (
     TimeRange,
@@ -58,12 +59,23 @@ class RecordList:
     def list(self, tenant_id: str, wanted: CostFilter, page: PageRequest) -> Page[CostRecord]:
         raise NotImplementedError
 
-    def rollup_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum] | None:
+    @contextmanager
+    def sums(self, tenant_id: str) -> Generator[CostSums]:
+        yield SumsOfList([one for one in self._records if one.tenant_id == tenant_id])
+
+
+class SumsOfList:
+    """One tenant's costs in a list."""
+
+    def __init__(self, records: list[CostRecord]) -> None:
+        self._records = records
+
+    def by_rollups(self, query: SumQuery) -> list[CostSum] | None:
         for stretch in query.stretches:
             assert stretch.start.minute % 15 == stretch.end.minute % 15 == 0
-        return self.record_sums(tenant_id, query)
+        return self.by_records(query)
 
-    def record_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum]:
+    def by_records(self, query: SumQuery) -> list[CostSum]:
         return [
             CostSum(
                 stretch.period,
@@ -78,7 +90,7 @@ class RecordList:
             )
             for stretch in query.stretches
             for one in self._records
-            if one.tenant_id == tenant_id and stretch.start <= one.timestamp < stretch.end
+            if stretch.start <= one.timestamp < stretch.end
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import date, datetime
 from typing import Final, NamedTuple, Protocol
 
@@ -78,6 +79,22 @@ class CostSum(NamedTuple):
     total: RollupSum
 
 
+class CostSums(Protocol):
+    """What a tenant's costs add up to; all that is asked of one is as of one moment."""
+
+    def by_rollups(self, query: SumQuery) -> list[CostSum] | None:
+        """Sums out of the rollups; every stretch must begin and end on a quarter hour.
+
+        The time goes with the number of series and quarter hours, not of records. None when some
+        rollups know nothing of a tag asked for, because it was not declared when they were made.
+        """
+        ...
+
+    def by_records(self, query: SumQuery) -> list[CostSum]:
+        """The same sums out of the records themselves, by any tag and between any two moments."""
+        ...
+
+
 class CostStore(Protocol):
     def get(self, tenant_id: str, record_id: str) -> CostRecord:
         """Raises `NotFound`."""
@@ -87,14 +104,6 @@ class CostStore(Protocol):
         """Records, newest first. Raises `ValidationError` for a token of another list."""
         ...
 
-    def rollup_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum] | None:
-        """Sums out of the rollups; every stretch must begin and end on a quarter hour.
-
-        The time goes with the number of series and quarter hours, not of records. None when some
-        rollups know nothing of a tag asked for, because it was not declared when they were made.
-        """
-        ...
-
-    def record_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum]:
-        """The same sums out of the records themselves, by any tag and between any two moments."""
+    def sums(self, tenant_id: str) -> AbstractContextManager[CostSums]:
+        """The sums of a tenant's costs, as of now until the end of the block."""
         ...

@@ -12,7 +12,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Final, NamedTuple
 
 from fiscus.costs.fx import Rates
-from fiscus.costs.port import TAG_PREFIX, CostFilter, CostStore, CostSum, SumQuery
+from fiscus.costs.port import TAG_PREFIX, CostFilter, CostStore, CostSum, CostSums, SumQuery
 from fiscus.costs.report_model import (
     Granularity,
     PreviousRange,
@@ -94,11 +94,12 @@ def build_report(
     timezone = parse_timezone(request.timezone or settings.timezone)
     dimensions = _dimensions(request)
     current = report_range(request.start_date, request.end_date, timezone, now)
-    reader = _Reader(request, store, rates, settings, tenant_id, dimensions, timezone)
-    costs = reader.read(current)
+    reader = _Reader(request, rates, settings, dimensions, timezone)
     before: _Costs | None = None
-    if request.compare_previous:
-        before = reader.read(previous_range(current, timezone))
+    with store.sums(tenant_id) as sums:
+        costs = reader.read(sums, current)
+        if request.compare_previous:
+            before = reader.read(sums, previous_range(current, timezone))
     builder = _Builder(costs, before, request.limit)
     main = builder.section(dimensions)
     detailed = request.report_type is ReportType.DETAILED
@@ -216,17 +217,13 @@ class _Reader:
     def __init__(
         self,
         request: ReportRequest,
-        store: CostStore,
         rates: Rates,
         settings: TenantSettings,
-        tenant_id: str,
         dimensions: Sequence[str],
         timezone: str,
     ) -> None:
         self.currency = request.currency or settings.currency
-        self._store = store
         self._rates = rates
-        self._tenant_id = tenant_id
         self._timezone = timezone
         self._granularity = next((Granularity(one) for one in dimensions if one in _TIMES), None)
         self._wanted = _filter(request)
@@ -237,27 +234,29 @@ class _Reader:
         tags = {one.removeprefix(TAG_PREFIX) for one in self._columns if one.startswith(TAG_PREFIX)}
         self._rolled_up = set(settings.rollup_tags) >= tags | request.tags.keys()
 
-    def read(self, wanted: TimeRange) -> _Costs:
+    def read(self, sums: CostSums, wanted: TimeRange) -> _Costs:
         periods = periods_of(wanted, self._granularity, self._timezone)
-        sums, source = self._sums(periods)
+        found, source = self._found(sums, periods)
         whole = _Tally()
-        converted = [(one, self._convert(one)) for one in sums]
+        converted = [(one, self._convert(one)) for one in found]
         for one, cost in converted:
             whole.add(one, cost)
         return _Costs(wanted, periods, self._columns, converted, whole, source)
 
-    def _sums(self, periods: Sequence[TimePeriod]) -> tuple[list[CostSum], ReportSource]:
+    def _found(
+        self, sums: CostSums, periods: Sequence[TimePeriod]
+    ) -> tuple[list[CostSum], ReportSource]:
         stretches = list(stretches_of(periods))
         query = SumQuery(self._wanted, self._columns, stretches, self.currency)
         if self._rolled_up:
             whole, parts = split_stretches(stretches)
-            sums = self._store.rollup_sums(self._tenant_id, query._replace(stretches=whole))
-            if sums is not None:
+            found = sums.by_rollups(query._replace(stretches=whole))
+            if found is not None:
                 if not parts:
-                    return sums, ReportSource.ROLLUPS
-                sums += self._store.record_sums(self._tenant_id, query._replace(stretches=parts))
-                return sums, ReportSource.MIXED
-        return self._store.record_sums(self._tenant_id, query), ReportSource.RECORDS
+                    return found, ReportSource.ROLLUPS
+                found += sums.by_records(query._replace(stretches=parts))
+                return found, ReportSource.MIXED
+        return sums.by_records(query), ReportSource.RECORDS
 
     def _convert(self, one: CostSum) -> Decimal | None:
         if one.day is None:

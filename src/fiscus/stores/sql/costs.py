@@ -6,7 +6,8 @@ use the primary key of `cost_rollups`, which begins with `(tenant_id, bucket)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from typing import Any, Final
 
@@ -16,7 +17,15 @@ from sqlalchemy.engine import Connection, Row
 
 from fiscus.clock import EPOCH, to_us
 from fiscus.costs.model import ChargeCategory, CostFlag, CostRecord
-from fiscus.costs.port import DIMENSIONS, TAG_PREFIX, CostFilter, CostSum, Stretch, SumQuery
+from fiscus.costs.port import (
+    DIMENSIONS,
+    TAG_PREFIX,
+    CostFilter,
+    CostSum,
+    CostSums,
+    Stretch,
+    SumQuery,
+)
 from fiscus.costs.rollups import RollupSum, quarter_hours_within
 from fiscus.errors import NotFound
 from fiscus.ids import is_uuid
@@ -138,7 +147,14 @@ class SqlCosts:
 
     # -- sums
 
-    def rollup_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum] | None:
+    @contextmanager
+    def sums(self, tenant_id: str) -> Generator[CostSums]:
+        with self._database.read(tenant_id) as connection:
+            yield _Sums(self, connection, tenant_id)
+
+    def rollup_sums(
+        self, connection: Connection, tenant_id: str, query: SumQuery
+    ) -> list[CostSum] | None:
         if not query.stretches:
             return []
         told: Condition = sa.true()
@@ -159,7 +175,7 @@ class SqlCosts:
             )
             .join(cost_series, cost_series.c.series_id == sums.c.series_id)
         )
-        found = self._summed(tenant_id, query, rows)
+        found = _summed(connection, query, rows)
         return None if any(not row.told for row in found) else [_read_sum(row) for row in found]
 
     def _sums_by_series(
@@ -188,7 +204,7 @@ class SqlCosts:
             sums = sums.where(cost_rollups.c.series_id.in_(series))
         return sums.subquery("sums")
 
-    def record_sums(self, tenant_id: str, query: SumQuery) -> list[CostSum]:
+    def record_sums(self, connection: Connection, tenant_id: str, query: SumQuery) -> list[CostSum]:
         if not query.stretches:
             return []
         stretches = self._stretches(query.stretches)
@@ -206,21 +222,7 @@ class SqlCosts:
                 *self._records_where(tenant_id, query.wanted),
             )
         )
-        return [_read_sum(row) for row in self._summed(tenant_id, query, rows)]
-
-    def _summed(self, tenant_id: str, query: SumQuery, rows: sa.Select[Any]) -> Sequence[Row[Any]]:
-        """`rows` added up by everything that is no amount."""
-        # Apart, because PostgreSQL must not see an expression with parameters twice.
-        inner = rows.subquery("costs")
-        apart = [inner.c[name] for name in _apart(query)]
-        statement = sa.select(
-            *apart,
-            ExactSum(inner.c.cost_amount).label("cost_amount"),
-            ExactSum(inner.c.usage_quantity).label("usage_quantity"),
-            sa.func.sum(inner.c.record_count).label("record_count"),
-        ).group_by(*apart)
-        with self._database.read(tenant_id) as connection:
-            return connection.execute(statement).all()
+        return [_read_sum(row) for row in _summed(connection, query, rows)]
 
     def _rows(self, query: SumQuery, when: sa.FromClause, table: sa.Table) -> sa.Select[Any]:
         """What tells the sums of `query` apart; `table` has the dimensions."""
@@ -315,6 +317,35 @@ class SqlCosts:
             .cte("stretches")
             .prefix_with("MATERIALIZED")
         )
+
+
+class _Sums:
+    """`costs.port.CostSums` on a connection that sees one state."""
+
+    def __init__(self, costs: SqlCosts, connection: Connection, tenant_id: str) -> None:
+        self._costs = costs
+        self._connection = connection
+        self._tenant_id = tenant_id
+
+    def by_rollups(self, query: SumQuery) -> list[CostSum] | None:
+        return self._costs.rollup_sums(self._connection, self._tenant_id, query)
+
+    def by_records(self, query: SumQuery) -> list[CostSum]:
+        return self._costs.record_sums(self._connection, self._tenant_id, query)
+
+
+def _summed(connection: Connection, query: SumQuery, rows: sa.Select[Any]) -> Sequence[Row[Any]]:
+    """`rows` added up by everything that is no amount."""
+    # Apart, because PostgreSQL must not see an expression with parameters twice.
+    inner = rows.subquery("costs")
+    apart = [inner.c[name] for name in _apart(query)]
+    statement = sa.select(
+        *apart,
+        ExactSum(inner.c.cost_amount).label("cost_amount"),
+        ExactSum(inner.c.usage_quantity).label("usage_quantity"),
+        sa.func.sum(inner.c.record_count).label("record_count"),
+    ).group_by(*apart)
+    return connection.execute(statement).all()
 
 
 def _during(

@@ -73,6 +73,11 @@ class Database:
         """SQLite's file, once it was opened."""
         self.engine = self._make_engine(pool_size)
         self._turn = WriteTurn.at(self.sqlite_path) if self.is_sqlite else None
+        self._snapshots = (
+            self.engine
+            if self.is_sqlite
+            else self.engine.execution_options(isolation_level="REPEATABLE READ")
+        )
         if self.is_sqlite:
             _open_here.add(self)
 
@@ -94,9 +99,12 @@ class Database:
 
     @contextmanager
     def read(self, *tenants: str) -> Generator[Connection]:
-        """A connection that sees the rows of `tenants` only, as they are now."""
+        """A connection that sees the rows of `tenants` only, in all its statements as they are now:
+        what several of them tell is one state, whatever is committed in between."""
         try:
-            with self.engine.connect() as connection:
+            with self._snapshots.connect() as connection:
+                if self.is_sqlite:
+                    connection.exec_driver_sql("BEGIN")
                 self._set_tenants(connection, tenants)
                 yield connection
         except exc.TimeoutError as error:

@@ -123,10 +123,7 @@ def open_reservations(connection: Connection, budget: Budget, now: datetime) -> 
 def _due(
     connection: Connection, budget: Budget, now: datetime
 ) -> dict[tuple[str, datetime], Decimal]:
-    """What is due and not freed yet, by scope id and period start.
-
-    Read after the balances: what is freed in between must not be taken off them twice.
-    """
+    """What is due and not freed yet, by scope id and period start."""
     apart = (lines.c.scope_id, lines.c.period_start)
     query = _holds(budget, *apart, ExactSum(lines.c.amount).label("amount"))
     found = connection.execute(query.where(reservations.c.expires_at <= now).group_by(*apart))
