@@ -5,6 +5,7 @@ from google.protobuf.message import Message
 
 class _UnknownField:
     field_number: int
+    wire_type: int
     data: Any  # an int, or bytes for what has a length
 
 class UnknownFieldSet:
