@@ -310,7 +310,7 @@ def test_locked_rows_of_very_many_due_holds_keep_no_other_operation_waiting(
 ) -> None:
     """The holds are freed in a group of its own, which is tried for no more checks than others."""
     url = fresh_database(own_postgres.server)
-    with contextlib.closing(open_at(url, tmp_path, clock, ledger_deadline_seconds=2)) as engine:
+    with contextlib.closing(open_at(url, tmp_path, clock)) as engine:
         acme, globex = Desk(engine, "acme"), Desk(engine, "globex")
         ours = acme.budget("10000")
         acme.budget("10", allocated_to_id="full")
@@ -322,18 +322,24 @@ def test_locked_rows_of_very_many_due_holds_keep_no_other_operation_waiting(
             batch = CheckBatch(tenant_id="acme", checks=held, all_or_nothing=False, now=now)
             assert acme.run(batch, CheckBatchAnswer).allowed
         acme.reserve("10", project_id="full")
-        clock.advance(seconds=60)
-        with psycopg.connect(url) as other:
-            other.execute("SELECT set_config('fiscus.tenants', '*', false)")
-            lock = "SELECT 1 FROM budget_periods WHERE budget_id = %s FOR UPDATE"
-            assert other.execute(lock, [ours.budget_id]).fetchone()
-            group: list[Command] = [acme.check_command("1", project_id="full") for _ in range(20)]
-            group += [acme.check_command("1", project_id="free"), globex.check_command("1")]
-            answered = [isinstance(outcome, CheckAnswer) for outcome in acme.outcomes(group)]
-            assert answered == [False] * 21 + [True]
+    clock.advance(seconds=60)
+    with (
+        contextlib.closing(open_at(url, tmp_path, clock, ledger_deadline_seconds=2)) as engine,
+        psycopg.connect(url) as other,
+    ):
+        acme, globex = Desk(engine, "acme"), Desk(engine, "globex")
+        other.execute("SELECT set_config('fiscus.tenants', '*', false)")
+        lock = "SELECT 1 FROM budget_periods WHERE budget_id = %s FOR UPDATE"
+        assert other.execute(lock, [ours.budget_id]).fetchone()
+        group: list[Command] = [acme.check_command("1", project_id="full") for _ in range(20)]
+        group += [acme.check_command("1", project_id="free"), globex.check_command("1")]
+        answered = [isinstance(outcome, CheckAnswer) for outcome in acme.outcomes(group)]
+        assert answered == [False] * 21 + [True]
+    with contextlib.closing(open_at(url, tmp_path, clock)) as engine:
+        acme = Desk(engine, "acme")
         assert not acme.check("1", project_id="full").allowed
         assert acme.used(ours) == ("0", "0")
-        assert read_books(url, "acme").faults() == []
+    assert read_books(url, "acme").faults() == []
     drop_database(own_postgres.server, url)
 
 
