@@ -114,7 +114,7 @@ def test_one_that_takes_it_again_at_once_lets_the_process_that_waits_go_first(
     reader.start()
     try:
         for _ in range(20):
-            wait_until(lambda: is_next_taken(database))
+            wait_until(lambda: is_taken(database, _ProcessTurn._NEXT))
             before = len(printed)
             turn.release()
             turn.acquire()
@@ -126,12 +126,12 @@ def test_one_that_takes_it_again_at_once_lets_the_process_that_waits_go_first(
         turn.close()
 
 
-def is_next_taken(database: Path) -> bool:
-    """Whether a process waits for its turn, as one that asks in passing finds out."""
+def is_taken(database: Path, lock: int) -> bool:
+    """Whether a process has the turn, or is next, as one that asks in passing finds out."""
     ask = f"""
 import fcntl
 with open({str(database) + "-turn"!r}, "ab") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, {_ProcessTurn._NEXT})
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, {lock})
 """
     command = [sys.executable, "-S", "-c", ask]
     return subprocess.run(command, capture_output=True, check=False).returncode != 0
@@ -149,7 +149,7 @@ def test_two_databases_of_one_process_wait_for_another_process_and_for_each_othe
     first.acquire()
     other = start(database, "keep")
     assert other.stdout is not None
-    wait_until(lambda: is_next_taken(database))
+    wait_until(lambda: is_taken(database, _ProcessTurn._NEXT))
     order: list[str] = []
 
     def take() -> None:
@@ -211,6 +211,34 @@ def test_nobody_waits_for_ever_for_a_process_that_is_frozen(
     assert after.stdout is not None
     assert after.stdout.readline() == "has it\n"
     end(after)
+    turn.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
+def test_ctrl_c_when_it_begins_to_wait_for_a_process_leaves_the_turn_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Thread.start
+
+    def begin_interrupted(thread: threading.Thread) -> None:
+        begin(thread)
+        raise KeyboardInterrupt
+
+    database = tmp_path / "fiscus.db"
+    turn = WriteTurn(database)
+    other = start(database, "keep")
+    assert other.stdout is not None
+    assert other.stdout.readline()
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(threading.Thread, "start", begin_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            turn.acquire()
+    wait_until(lambda: is_taken(database, _ProcessTurn._NEXT))
+    end(other)
+    wait_until(lambda: not is_taken(database, _ProcessTurn._NEXT))
+    wait_until(lambda: not is_taken(database, _ProcessTurn._TURN))
+    with turn.held():
+        pass
     turn.close()
 
 

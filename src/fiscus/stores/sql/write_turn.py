@@ -146,12 +146,18 @@ class _ProcessTurn:
             try:
                 self._take(fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                self._asked = _Asked(self._take, self.release)
+                self._asked = _Asked(self._take, self._hand_on)
             else:
                 return
         self._asked.wait(seconds)
 
     def release(self) -> None:
+        """Hand the turn on, or no longer wait for it."""
+        if self._asked is not None:
+            self._asked.give_up()
+        self._hand_on()
+
+    def _hand_on(self) -> None:
         if sys.platform != "win32" and self._file is not None:
             fcntl.lockf(self._file.fileno(), fcntl.LOCK_UN, 1, self._TURN)
 
@@ -186,7 +192,11 @@ class _Asked:
         self._is_wanted = True
         self._ended = threading.Event()
         self._error: OSError | None = None
-        threading.Thread(target=self._wait_for_it, name="fiscus-turn", daemon=True).start()
+        try:
+            threading.Thread(target=self._wait_for_it, name="fiscus-turn", daemon=True).start()
+        except BaseException:  # Ctrl-C is one, after which it may have begun all the same
+            self.give_up()
+            raise
 
     def goes_on(self) -> bool:
         """Whether it waits still; then it does so for the caller."""
@@ -196,15 +206,15 @@ class _Asked:
 
     def wait(self, seconds: float) -> None:
         """Raises `TimeoutError` when the turn does not come within so long."""
-        try:
-            self._ended.wait(seconds)
-        finally:
-            with self._lock:
-                self._is_wanted = self._ended.is_set()
+        if not self._ended.wait(seconds):
+            raise _not_our_turn()
         if self._error is not None:
             raise self._error
-        if not self._is_wanted:
-            raise _not_our_turn()
+
+    def give_up(self) -> None:
+        """Have it hand the turn on when it comes; what came already is the caller's to hand on."""
+        with self._lock:
+            self._is_wanted = self._ended.is_set()
 
     def _wait_for_it(self) -> None:
         try:
