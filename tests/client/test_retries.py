@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,8 @@ from tests.client.faulty import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
+
+    from fiscus.client.fields import RecordFields
 
 pytestmark = pytest.mark.anyio
 
@@ -220,6 +225,32 @@ async def test_an_answer_that_comes_byte_by_byte_takes_no_longer_than_it_may(
         with pytest.raises(ServiceUnavailable):
             await client.check(**OPERATION, estimate=1)
     faulty.steps.clear()
+
+
+def test_the_steps_of_a_try_share_its_time() -> None:
+    tags = {str(number): "x" * 200 for number in range(40)}  # more than sockets take unread
+    costs: list[RecordFields] = [{"resource_type": "llm", "cost_amount": 1, "tags": tags}] * 1000
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection, connection.makefile("rb") as asked, suppress(OSError):
+                time.sleep(0.3)  # for the client's time-out, which is of the real clock
+                head = b"".join(iter(asked.readline, b"\r\n")).lower()
+                asked.read(int(head.partition(b"content-length: ")[2].split()[0]))
+                time.sleep(0.3)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with (
+            ThreadPoolExecutor(1) as threads,
+            Client(url, "k", timeout_seconds=0.4, max_retries=0) as client,
+        ):
+            threads.submit(serve)
+            with pytest.raises(ServiceUnavailable):  # each step by itself would be in time
+                client.record_batch(costs)
 
 
 def test_a_wait_longer_than_the_bound_is_left_to_the_caller(

@@ -25,6 +25,8 @@ INTERRUPTED_SECONDS: Final = 1.0
 """How long closing may wait for connections that an interruption left."""
 _LATER_SECONDS: Final = 0.1
 """How much later a try is ended as a whole than any step of it, which tells better what failed."""
+_LEAST_SECONDS: Final = 0.001
+"""A socket that may wait for no time at all does not wait, which is another error."""
 _TOO_SLOW: Final = "the answer came too slowly"
 _CLIENT: Final = "This client"
 
@@ -38,16 +40,27 @@ class Request(NamedTuple):
     query: list[tuple[str, str]]
     headers: dict[str, str]
 
-    def for_httpx(self, timeout_seconds: float) -> dict[str, Any]:
-        """The arguments that say so to httpx; the time is for each of its steps."""
+    def for_httpx(self, ends: float) -> dict[str, Any]:
+        """The arguments that say so to httpx, and when it is to give up, by the monotonic clock."""
         return {
             "method": self.method,
             "url": self.path,
             "content": self.content,
             "params": tuple(self.query) or None,
             "headers": self.headers,
-            "timeout": timeout_seconds,
+            "extensions": {"timeout": _TimeLeft(ends)},
         }
+
+
+class _TimeLeft:
+    """What httpx asks how long a step of a try may take, such as connecting: as long as the steps
+    before it left."""
+
+    def __init__(self, ends: float) -> None:
+        self._ends = ends
+
+    def get(self, _step: str, _default: float | None) -> float:
+        return max(_LEAST_SECONDS, self._ends - time.monotonic())
 
 
 class Reply(NamedTuple):
@@ -140,7 +153,7 @@ class BlockingTransport:
 def _exchange(client: httpx.Client, request: Request, timeout_seconds: float) -> Reply:
     """What comes in pieces has its time as a whole, too: it is looked at between them."""
     ends = time.monotonic() + timeout_seconds
-    with client.stream(**request.for_httpx(timeout_seconds)) as response:
+    with client.stream(**request.for_httpx(ends)) as response:
         pieces: list[bytes] = []
         for piece in response.iter_bytes():
             if time.monotonic() > ends:
@@ -170,7 +183,8 @@ class AsyncTransport:
             raise of_another_loop()
         try:
             async with asyncio.timeout(timeout_seconds + _LATER_SECONDS):
-                response = await self._client.request(**request.for_httpx(timeout_seconds))
+                ends = time.monotonic() + timeout_seconds
+                response = await self._client.request(**request.for_httpx(ends))
         except TimeoutError:
             raise httpx.ReadTimeout(_TOO_SLOW) from None
         except RuntimeError as error:
