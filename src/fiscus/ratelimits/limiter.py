@@ -424,19 +424,22 @@ class Limiter:
         if self._usage is None:
             return
         with self._flushing:
-            rows = (self._unwritten + self._tally.take(policy_id))[-MAX_ROWS:]
-            left = len(rows)
-            if policy_id is not None:
-                rows.sort(key=lambda row: row.policy_id != policy_id)
-                left = sum(row.policy_id == policy_id for row in rows)
-            self._unwritten = rows
-        while left > 0:
-            with self._flushing:
-                self._usage.add(self._unwritten[:_FLUSH_ROWS])
-                self._unwritten = self._unwritten[_FLUSH_ROWS:]
-            left -= _FLUSH_ROWS
-            if left > 0 and pause_seconds:
+            self._unwritten = (self._unwritten + self._tally.take(policy_id))[-MAX_ROWS:]
+        while self._write_some(self._usage, policy_id):
+            if pause_seconds:
                 self._stop.wait(pause_seconds)
+
+    def _write_some(self, usage: UsageStore, policy_id: str | None) -> bool:
+        """Write a portion, with what there is of one policy first; whether there was any."""
+        with self._flushing:
+            rows = self._unwritten
+            if policy_id is not None:
+                rows = sorted(rows, key=lambda row: row.policy_id != policy_id)
+            if not rows or policy_id not in {None, rows[0].policy_id}:
+                return False
+            usage.add(rows[:_FLUSH_ROWS])
+            self._unwritten = rows[_FLUSH_ROWS:]
+            return True
 
     def _housekeeping(self) -> None:
         rounds = 0
