@@ -21,7 +21,7 @@ from fiscus.tenants import TenantSettings
 MOST_HOLDS: Final = 2000
 """So many of a tenant's pending reservations are read, to say when denied checks would fit."""
 
-MOST_DUE: Final = 5000
+MOST_DUE: Final = 2000
 """So many of a tenant's reservations that are due are freed in the group that decides on them; of
 more, some are freed before, in groups of their own."""
 
