@@ -374,6 +374,18 @@ def test_a_process_that_is_frozen_within_a_group_loses_its_locks(
     drop_database(own_postgres.server, url)
 
 
+def make_read_only(own: OwnPostgres, name: str, state: str) -> None:
+    """Whether sessions of a database that begin from here on may only read: `on` or `off`."""
+    with contextlib.closing(own.server.connect()) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {state}')
+
+
+def end_sessions(own: OwnPostgres, name: str) -> None:
+    with contextlib.closing(own.server.connect()) as admin:
+        ours = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s"
+        admin.execute(ours, [name])
+
+
 @pytest.mark.postgres
 def test_a_server_that_may_only_be_read_is_a_store_that_failed(
     own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock
@@ -383,10 +395,8 @@ def test_a_server_that_may_only_be_read_is_a_store_that_failed(
 
     def make(state: str) -> None:
         """As a failover does: who is connected goes on with a server that is another now."""
-        with contextlib.closing(own_postgres.server.connect()) as admin:
-            admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {state}')
-            ours = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
-            admin.execute(ours + "WHERE datname = %s", [name])
+        make_read_only(own_postgres, name, state)
+        end_sessions(own_postgres, name)
 
     with contextlib.closing(open_at(url, tmp_path, clock)) as engine:
         desk = Desk(engine, "acme")
@@ -417,20 +427,12 @@ def test_sessions_that_began_when_the_server_could_only_be_read_are_given_up(
 ) -> None:
     url = fresh_database(own_postgres.server)
     name = url.rpartition("/")[2]
-
-    def make(state: str) -> None:
-        """As an administrator does: no connection is ended."""
-        with contextlib.closing(own_postgres.server.connect()) as admin:
-            admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {state}')
-
     with contextlib.closing(open_at(url, tmp_path, clock)) as engine:
-        make("on")
-        with contextlib.closing(own_postgres.server.connect()) as admin:
-            ours = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
-            admin.execute(ours + "WHERE datname = %s", [name])
+        make_read_only(own_postgres, name, "on")
+        end_sessions(own_postgres, name)
         with pytest.raises(ServiceUnavailable, match="may only be read"):
             engine.store.ping_ms()
-        make("off")
+        make_read_only(own_postgres, name, "off")  # as an administrator does: no session is ended
         assert engine.store.ping_ms() > 0
     drop_database(own_postgres.server, url)
 

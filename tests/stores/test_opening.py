@@ -206,17 +206,28 @@ def test_one_that_leads_and_says_nothing_any_more_is_followed_by_another(
     assert not first.maintenance.try_lead()
 
 
-@pytest.mark.postgres
-def test_who_counts_goes_on_to_claim_that_when_the_connection_is_lost(
+@pytest.fixture
+def one_who_counted_and_another(
     open_on: Callable[..., Engine],
     postgres_server: PostgresServer,
     owner_url: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> tuple[Engine, Engine]:
+    """One that counted alone and has lost the connection which said so, and another engine."""
     monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
     first, second = open_on(owner_url), open_on(owner_url)
     first.claim_counters()
     _end_advisory_locks(postgres_server, owner_url)
+    return first, second
+
+
+@pytest.mark.postgres
+def test_who_counts_goes_on_to_claim_that_when_the_connection_is_lost(
+    one_who_counted_and_another: tuple[Engine, Engine],
+    postgres_server: PostgresServer,
+    owner_url: str,
+) -> None:
+    first, second = one_who_counted_and_another
     first.limiter.start()
     with contextlib.closing(postgres_server.connect()) as admin:
         wait_until(lambda: _advisory_locks(admin, owner_url) == 1)
@@ -225,15 +236,9 @@ def test_who_counts_goes_on_to_claim_that_when_the_connection_is_lost(
 
 @pytest.mark.postgres
 def test_who_counts_beside_another_says_so_until_that_one_ends(
-    open_on: Callable[..., Engine],
-    postgres_server: PostgresServer,
-    owner_url: str,
-    monkeypatch: pytest.MonkeyPatch,
+    one_who_counted_and_another: tuple[Engine, Engine],
 ) -> None:
-    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
-    first, second = open_on(owner_url), open_on(owner_url)
-    first.claim_counters()
-    _end_advisory_locks(postgres_server, owner_url)
+    first, second = one_who_counted_and_another
     second.claim_counters()
     first.limiter.start()
     wait_until(lambda: not first.limiter.is_alone)

@@ -50,7 +50,7 @@ def _ready_streams() -> None:
     """Whoever started us may have closed streams, or told of an encoding that lacks characters."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - to the end
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - for the life of the process
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
 
 
