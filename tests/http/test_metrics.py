@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.http.app_client import open_app
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -109,3 +111,26 @@ def test_worker_processes_are_shown_as_one(tmp_path: Path) -> None:
     assert "fiscus_group_size_count 2.0" in done.stdout
     labels = 'operation="check",outcome="allowed"'
     assert f"fiscus_check_duration_seconds_count{{{labels}}} 2.0" in done.stdout
+
+
+def state_told_of(client: AppClient, breaker: str) -> list[str]:
+    """The states shown without looking at the breaker, as by another process."""
+    found = client.metrics._registry.get_sample_value
+    states = ("closed", "open", "half_open")
+    return [one for one in states if found(f"fiscus_{breaker}_state", {"state": one})]
+
+
+async def test_others_see_breakers_as_each_group_left_them(tmp_path: Path) -> None:
+    async with open_app(tmp_path, redis_url="redis://127.0.0.1:1/0") as client:
+        await client.make_policy()
+        for _ in range(5):
+            await client.post("/rate-limits/check", {"resource_type": "api"})
+        assert state_told_of(client, "counters_breaker") == ["open"]
+
+        for _ in range(5):
+            client.engine.ledger.breaker.failed(client.clock.now())
+        client.metrics.group_failed(1)
+        assert state_told_of(client, "breaker") == ["open"]
+        client.clock.advance(seconds=2)
+        await client.post("/budgets/check", {"resource_type": "llm", "estimated_cost": 1})
+        assert state_told_of(client, "breaker") == ["closed"]

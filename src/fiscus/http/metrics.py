@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -166,6 +167,8 @@ class Metrics:
         self._denied: dict[str, Callable[[], None]] = {}
         self._ledger: Ledger | None = None
         self._limiter: Limiter | None = None
+        self._breakers_shown: tuple[BreakerState, BreakerState] | None = None
+        self._showing = threading.Lock()
 
     # -- told by the edge
 
@@ -230,10 +233,12 @@ class Metrics:
     def counters_answered(self, seconds: float) -> None:
         """Counters elsewhere answered a group of checks."""
         self._counter_round_trips.observe(seconds)
+        self._look_at_breakers()
 
     def counters_failed(self) -> None:
         """Counters elsewhere did not answer."""
         self._counter_errors.inc()
+        self._look_at_breakers()
 
     # -- told by the ledger, in any thread
 
@@ -251,6 +256,7 @@ class Metrics:
         self._group_size.observe(size)
         if self._ledger is not None:
             self._queue_depth.set(self._ledger.queue_depth)
+        self._look_at_breakers()
 
     def group_failed(self, size: int) -> None:
         self._store_errors.inc()
@@ -269,12 +275,23 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _look_at_stores(self) -> None:
-        if self._ledger is None or self._limiter is None:
+        if self._ledger is not None:
+            self._queue_depth.set(self._ledger.queue_depth)
+        self._look_at_breakers()
+
+    def _look_at_breakers(self) -> None:
+        """After each group: another process that shows the sums cannot look at these breakers."""
+        ledger, limiter = self._ledger, self._limiter
+        if ledger is None or limiter is None:
             return
-        self._queue_depth.set(self._ledger.queue_depth)
-        for state in BreakerState:
-            self._breaker.labels(str(state)).set(state is self._ledger.breaker_state)
-            self._counters_breaker.labels(str(state)).set(state is self._limiter.breaker_state)
+        if (ledger.breaker_state, limiter.breaker_state) == self._breakers_shown:
+            return
+        with self._showing:  # groups of both end in threads of their own
+            shown = ledger.breaker_state, limiter.breaker_state
+            for state in BreakerState:
+                self._breaker.labels(str(state)).set(state is shown[0])
+                self._counters_breaker.labels(str(state)).set(state is shown[1])
+            self._breakers_shown = shown
 
 
 class _CountersObserver:
