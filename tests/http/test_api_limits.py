@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from fiscus.access.model import Principal, Role
+from fiscus.clock import to_us
+from fiscus.errors import RateLimitViolated
 from fiscus.http import api_limits
 from fiscus.http.api_limits import ApiLimits
 from fiscus.http.limiting import LoopLimiter
@@ -84,6 +86,20 @@ async def test_what_is_known_of_callers_is_bounded_and_the_oldest_goes_first(
     found = [limits.gate(one, None, 0).limits for one in callers]
     assert [caller for caller, _ in limits._limits] == callers[1:]
     assert [limits.gate(one, None, 0).limits for one in callers] == found
+
+
+async def test_users_of_one_name_in_two_tenants_have_limits_of_their_own(data_dir: Path) -> None:
+    async with open_app(data_dir, api_limit_user=1) as client:
+        limits = ApiLimits(client.engine.settings, LoopLimiter(client.engine.limiter))
+
+        async def call(tenant_id: str) -> None:
+            alice = Principal("alice", tenant_id, frozenset({Role.AUDITOR}))
+            await limits.gate(alice, None, to_us(client.clock.now())).admit()
+
+        await call("acme")
+        with pytest.raises(RateLimitViolated):
+            await call("acme")
+        await call("globex")
 
 
 async def test_service_keys_and_platform_admins_are_exempt_from_the_general_limits(

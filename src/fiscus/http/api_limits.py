@@ -130,9 +130,11 @@ class ApiLimits:
     def _find(self, principal: Principal, limit: ApiLimit | None) -> Limits | None:
         held: list[tuple[ApiLimit, str]] = []
         if _EXEMPT.isdisjoint(principal.roles):
-            by_key = principal.key_id is not None
             held.append((ApiLimit.TENANT, principal.tenant_id))
-            held.append((ApiLimit.API_KEY if by_key else ApiLimit.USER, principal.subject))
+            if principal.key_id is not None:
+                held.append((ApiLimit.API_KEY, principal.key_id))
+            else:  # another tenant may have a user of the same name
+                held.append((ApiLimit.USER, f"{principal.tenant_id}/{principal.subject}"))
         if limit is not None:
             held.append((limit, principal.tenant_id))
         held = [one for one in held if one[0] in self._rules]
