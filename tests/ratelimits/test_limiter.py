@@ -12,6 +12,7 @@ from fiscus.errors import Conflict, Forbidden, ServiceUnavailable
 from fiscus.money import Amount
 from fiscus.priorities import Priority
 from fiscus.ratelimits.model import HourRange, Overrides, PolicyState
+from fiscus.ratelimits.policy_port import TenantPolicies
 from tests.ratelimits.desk import Desk, request
 from tests.ratelimits.policies import TENANT, policy
 
@@ -318,6 +319,25 @@ def test_policies_that_were_read_again_are_not_kept_for_those_who_met_them_befor
     desk.limiter.changed(TENANT)
     desk.check(user_id="b")
     assert before() is None
+
+
+@pytest.mark.parametrize(("changed", "reads"), [(TENANT, 2), ("another", 1)])
+def test_what_changes_while_a_tenant_is_read_has_it_read_again_only_if_it_is_its_own(
+    monkeypatch: pytest.MonkeyPatch, changed: str, reads: int
+) -> None:
+    desk = Desk(policy())
+    live, to_tell = desk.policies.live, [changed]
+
+    def live_and_changed(tenant_id: str, now: datetime) -> TenantPolicies:
+        found = live(tenant_id, now)
+        if to_tell:
+            desk.limiter.changed(to_tell.pop())
+        return found
+
+    monkeypatch.setattr(desk.policies, "live", live_and_changed)
+    desk.check()
+    desk.check()
+    assert desk.policies.reads == reads
 
 
 def test_policies_read_by_a_later_check_serve_one_that_began_before() -> None:

@@ -60,7 +60,8 @@ class PolicyCache:
         self._tenants: dict[str, _Tenant] = {}
         # ordered: a dict finds its first only past the places of those that were first before
         self._callers: OrderedDict[Caller, tuple[object, tuple[Applied, ...]]] = OrderedDict()
-        self._changes = 0
+        self._changes: OrderedDict[str, object] = OrderedDict()
+        """What tells the last change that was told of each tenant from those before it."""
         self._lock = threading.Lock()
 
     def is_ready(self, tenant_id: str) -> bool:
@@ -93,7 +94,7 @@ class PolicyCache:
         tries = 0
         while True:
             tries += 1
-            changes = self._changes
+            change = self._changes.get(tenant_id)
             try:
                 live = self._source.live(tenant_id, now)
             except ServiceUnavailable:
@@ -106,7 +107,7 @@ class PolicyCache:
             tenant = _Tenant(live.version, PolicyIndex(live.policies), to_us(now))
             with self._lock:
                 # a change that was told while we read may not be in what we read
-                tenant.stale = changes != self._changes
+                tenant.stale = change is not self._changes.get(tenant_id)
                 if tenant_id not in self._tenants and len(self._tenants) >= MAX_TENANTS:
                     del self._tenants[next(iter(self._tenants))]
                 self._tenants[tenant_id] = tenant
@@ -116,7 +117,10 @@ class PolicyCache:
     def changed(self, tenant_id: str) -> None:
         """Read the tenant's policies again before the next check."""
         with self._lock:
-            self._changes += 1
+            self._changes[tenant_id] = object()
+            self._changes.move_to_end(tenant_id)
+            if len(self._changes) > MAX_TENANTS:
+                self._changes.popitem(last=False)
             tenant = self._tenants.get(tenant_id)
             if tenant is not None:
                 tenant.stale = True
