@@ -219,6 +219,14 @@ def test_another_algorithm_or_generation_begins_unused() -> None:
     assert desk.left() == 10
 
 
+def test_what_a_user_used_is_not_used_by_the_project_of_the_same_id() -> None:
+    desk = Desk(policy("a", scope_type="user", scope_id="*"))
+    desk.check(8, user_id="42")
+    desk.policies.put(policy("a", scope_type="project", scope_id="*"))
+    desk.limiter.changed(TENANT)
+    assert desk.left(project_id="42") == 10
+
+
 def test_the_limit_follows_the_hour_without_being_told() -> None:
     night = {"from_hour": 13, "to_hour": 14, "multiplier": 0.5}
     desk = Desk(policy(limit_value=10, overrides={"time_of_day": [night]}))

@@ -91,10 +91,11 @@ class Applied(NamedTuple):
 
 
 def applied(policy: LivePolicy, scope_id: str) -> Applied:
-    """A policy for one id. Another algorithm, or generation, has other counters."""
+    """A policy for one id. Another algorithm, type of scope, or generation has other counters."""
     state = policy.state
     definition = state.policy
-    counters = f"{definition.policy_id}.{state.generation}.{definition.algorithm}:{scope_id}"
+    kind = f"{definition.algorithm}.{definition.scope_type}"
+    counters = f"{definition.policy_id}.{state.generation}.{kind}:{scope_id}"
     # ids may contain colons; the length tells where the id ends and a resource key begins
     return Applied(policy, scope_id, f"{counters}.{len(scope_id)}")
 
