@@ -18,6 +18,7 @@ from fiscus.costs.fx import Rates
 from fiscus.costs.port import CostStore
 from fiscus.errors import Conflict
 from fiscus.ledger.loop import Ledger
+from fiscus.portions import GoesOn, to_the_end
 from fiscus.quotas.port import QuotaStore
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.policy_port import PolicyStore, UsageStore
@@ -51,7 +52,7 @@ class Maintenance(Protocol):
         """Make the partitions of the months ahead; what was made. Nothing on SQLite."""
         ...
 
-    def drop_expired_answers(self) -> int:
+    def drop_expired_answers(self, goes_on: GoesOn = to_the_end) -> int:
         """Forget idempotency keys whose window ended; how many."""
         ...
 

@@ -17,6 +17,7 @@ import pytest
 
 from fiscus.engine import Engine
 from fiscus.paging import MAX_PAGE_SIZE, PageRequest, page_request
+from fiscus.portions import to_the_end
 from fiscus.quotas.model import Quota, QuotaSpec, RenewalStatus
 from fiscus.quotas.port import QuotaFilter
 from fiscus.wire import convert
@@ -104,7 +105,7 @@ def test_a_renewal_is_whole_or_not_there(url: str, tmp_path: Path) -> None:
     for _ in range(KILLS):
         killed_at_work("renew", tmp_path, engine, 250 // KILLS)
         require_unbroken(quotas_of(engine))
-    Worker(engine)._renew_quotas(LATER)
+    Worker(engine)._renew_quotas(LATER, to_the_end)
     quotas = quotas_of(engine)
     require_unbroken(quotas)
     # tomorrow's is allocated from noon on

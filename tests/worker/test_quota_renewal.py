@@ -22,6 +22,7 @@ from fiscus.ids import uuid7
 from fiscus.ledger.loop import value
 from fiscus.ledger.requests import quota_check_command
 from fiscus.paging import PageRequest
+from fiscus.portions import to_the_end
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckRequest, QuotaHistory
 from fiscus.quotas.model import Quota, QuotaSpec, RenewalStatus
 from fiscus.quotas.port import QuotaFilter
@@ -306,7 +307,7 @@ def test_two_workers_at_once_renew_once(open_one: OpenOne, clock: ManualClock) -
     def renew() -> None:
         try:
             barrier.wait(30)
-            Worker(engine)._renew_quotas(clock.now())
+            Worker(engine)._renew_quotas(clock.now(), to_the_end)
         except BaseException as error:  # noqa: BLE001 - shown by the assertion below
             failures.append(error)
 
@@ -326,7 +327,7 @@ def test_two_processes_workers_renew_once(open_one: OpenOne, clock: ManualClock)
     first = allocate(one, period_type="daily")
     clock.advance(days=10)
     threads = [
-        threading.Thread(target=Worker(engine)._renew_quotas, args=(clock.now(),))
+        threading.Thread(target=Worker(engine)._renew_quotas, args=(clock.now(), to_the_end))
         for engine in (one, other)
     ]
     for thread in threads:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from fiscus.ledger.loop import value
 from fiscus.ledger.requests import check_command
 from fiscus.paging import PageRequest
 from fiscus.settings import Settings
+from fiscus.stores.sql import maintenance
 from fiscus.stores.sql.database import Database
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
-from fiscus.worker import Worker
+from fiscus.worker import Worker, rounds
 from tests.servers import PostgresServer
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
@@ -106,6 +108,46 @@ def test_expired_answers_are_forgotten(engine: Engine, clock: ManualClock) -> No
     Worker(engine).step()
     assert engine.maintenance.drop_expired_answers() == 0
     assert reserve(engine, tenant_id, "k-1").reservation_id != first.reservation_id
+
+
+def test_answers_are_forgotten_in_portions_for_as_long_as_it_goes_on(
+    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "_BATCH", 2)
+    tenant_id, _ = with_budget(engine)
+    for number in range(5):
+        reserve(engine, tenant_id, f"k-{number}")
+    clock.advance(minutes=6)
+    engine.maintenance.drop_expired_answers(lambda: False)
+    goes_on = iter([True, False])
+    assert engine.maintenance.drop_expired_answers(lambda: next(goes_on)) == 2
+    assert engine.maintenance.drop_expired_answers() >= 3
+
+
+def test_a_process_that_leads_no_more_leaves_the_rest_of_its_round_to_the_next(
+    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "LEAD_SECONDS", 0)  # asked before each piece of work
+    tenant_id, _ = with_budget(engine)
+    reserve(engine, tenant_id)
+    clock.advance(seconds=61)
+    leads = True
+
+    class Reservations:
+        def tenants_with_due(self, now: datetime) -> list[str]:
+            nonlocal leads
+            due = engine.reservations.tenants_with_due(now)
+            leads = False  # reading them took so long that another one leads
+            return due
+
+    monkeypatch.setattr(type(engine.maintenance), "try_lead", lambda _: leads)
+    worker = Worker(replace(engine, reservations=Reservations()))
+    worker.step()
+    assert not worker.leads
+    assert tenant_id in engine.reservations.tenants_with_due(clock.now())
+    leads = True
+    Worker(engine).step()
+    assert tenant_id not in engine.reservations.tenants_with_due(clock.now())
 
 
 def test_work_is_done_when_due_and_not_before(engine: Engine, clock: ManualClock) -> None:

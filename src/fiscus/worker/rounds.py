@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from math import inf
 from typing import Final, NamedTuple
 
 from fiscus.engine import Engine
@@ -18,6 +17,7 @@ from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Expire, Expired
 from fiscus.ledger.loop import value
 from fiscus.logs import get_logger
+from fiscus.portions import GoesOn
 from fiscus.quotas.port import DueRenewal
 
 log = get_logger(__name__)
@@ -36,7 +36,8 @@ MOST_RENEWALS: Final = 10_000
 CATCH_UP_SECONDS: Final = 20.0
 """How long a server may be kept from starting by renewals that were missed."""
 LEAD_SECONDS: Final = 5
-"""How often a process that does not lead asks whether it may."""
+"""How often a process that does not lead asks whether it may, and one that is at work whether it
+still does."""
 
 
 class Job(NamedTuple):
@@ -44,7 +45,7 @@ class Job(NamedTuple):
 
     name: str
     every_seconds: int
-    run: Callable[[datetime], int]
+    run: Callable[[datetime, GoesOn], int]
 
 
 class Worker:
@@ -66,6 +67,8 @@ class Worker:
         self._failing: set[str] = set()
         """Jobs that failed when they were due last."""
         self._leads = False
+        self._asked_at = 0.0
+        """When the store was asked last whether this process leads, by the monotonic clock."""
 
     @property
     def leads(self) -> bool:
@@ -80,7 +83,7 @@ class Worker:
         """
         now, until = self._engine.clock.now(), time.monotonic() + CATCH_UP_SECONDS
         try:
-            renewed = self._renew_quotas(now, until)
+            renewed = self._renew_quotas(now, lambda: time.monotonic() < until)
             left = len(self._engine.quotas.due_renewals(now, 1)) > 0
         except FiscusError as error:
             log.warning("quotas_not_caught_up", reason=error.message)
@@ -133,13 +136,23 @@ class Worker:
             # a clock that was set back must not put work off for longer than its interval
             if self._due.get(job.name, now) > now + timedelta(seconds=job.every_seconds):
                 self._due[job.name] = now
-            if self._due.get(job.name, now) <= now and not self._stop.is_set():
+            if self._due.get(job.name, now) <= now and self._goes_on():
                 self._run(job, now)
                 self._due[job.name] = now + timedelta(seconds=job.every_seconds)
         soonest = min((self._due.get(job.name, now) for job in self._jobs), default=now)
         return max(0.0, (soonest - now).total_seconds())
 
+    def _goes_on(self) -> bool:
+        """Whether to begin on another piece of work: not when told to stop, nor when another leads.
+
+        A round may last for hours, and who says nothing to the store for a minute leads no more.
+        """
+        if self._stop.is_set() or not self._leads:
+            return False
+        return time.monotonic() - self._asked_at < LEAD_SECONDS or self._may_lead()
+
     def _may_lead(self) -> bool:
+        self._asked_at = time.monotonic()
         try:
             leads = self._engine.maintenance.try_lead()
         except FiscusError as error:
@@ -154,7 +167,7 @@ class Worker:
 
     def _run(self, job: Job, now: datetime) -> None:
         try:
-            done = job.run(now)
+            done = job.run(now, self._goes_on)
         except FiscusError as error:
             self._failing.add(job.name)
             log.warning("job_failed", job=job.name, reason=error.message)
@@ -167,14 +180,12 @@ class Worker:
             if done:
                 log.info("job_done", job=job.name, count=done)
 
-    def _expire_reservations(self, now: datetime) -> int:
+    def _expire_reservations(self, now: datetime, goes_on: GoesOn) -> int:
         freed = 0
         for tenant_id in self._engine.reservations.tenants_with_due(now):
             # one command frees a limited number, so that it does not hold up the group it is in
-            while (count := self._expire(tenant_id, now)) and not self._stop.is_set():
+            while goes_on() and (count := self._expire(tenant_id, now)):
                 freed += count
-            if self._stop.is_set():
-                break
         return freed
 
     def _expire(self, tenant_id: str, now: datetime) -> int:
@@ -182,28 +193,25 @@ class Worker:
         assert isinstance(outcome, Expired)
         return outcome.count
 
-    def _prepare_partitions(self, _now: datetime) -> int:
+    def _prepare_partitions(self, _now: datetime, _goes_on: GoesOn) -> int:
         return len(self._engine.maintenance.prepare_partitions())
 
-    def _drop_expired_answers(self, _now: datetime) -> int:
-        return self._engine.maintenance.drop_expired_answers()
+    def _drop_expired_answers(self, _now: datetime, goes_on: GoesOn) -> int:
+        return self._engine.maintenance.drop_expired_answers(goes_on)
 
-    def _drop_old_usage(self, now: datetime) -> int:
+    def _drop_old_usage(self, now: datetime, goes_on: GoesOn) -> int:
         days = self._engine.settings.rate_limit_usage_days
-        return self._engine.usage.drop_before(now - timedelta(days=days))
+        return self._engine.usage.drop_before(now - timedelta(days=days), goes_on)
 
-    def _renew_quotas(self, now: datetime, until: float = inf) -> int:
-        """Allocate next periods until none is due: after downtime, a next one may be due, too.
-
-        Begin on none after `until`, by the monotonic clock.
-        """
+    def _renew_quotas(self, now: datetime, goes_on: GoesOn) -> int:
+        """Allocate next periods until none is due: after downtime, a next one may be due, too."""
         quotas, tried, renewed = self._engine.quotas, set[DueRenewal](), 0
         while len(tried) < MOST_RENEWALS:
             due = [one for one in quotas.due_renewals(now, RENEW_PORTION) if one not in tried]
             if not due:
                 break
             for one in due:
-                if self._stop.is_set() or time.monotonic() >= until:
+                if not goes_on():
                     return renewed
                 tried.add(one)
                 renewed += self._renew(one, now)
@@ -228,6 +236,6 @@ class Worker:
             )
         return False
 
-    def _drop_quota_history(self, now: datetime) -> int:
+    def _drop_quota_history(self, now: datetime, goes_on: GoesOn) -> int:
         days = self._engine.settings.quota_history_days
-        return self._engine.quotas.drop_history_before(now - timedelta(days=days))
+        return self._engine.quotas.drop_history_before(now - timedelta(days=days), goes_on)

@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError
 from fiscus.ledger.port import LedgerTransaction
+from fiscus.portions import GoesOn
 from fiscus.stores.sql import sqlite
 from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
@@ -137,14 +138,14 @@ class Database:
                 raise self._unavailable() from error
         raise AssertionError("the last attempt returns or raises")
 
-    def drop_in_portions(self, delete: sa.Delete) -> int:
+    def drop_in_portions(self, delete: sa.Delete, goes_on: GoesOn) -> int:
         """Run a delete that takes some of the rows until it finds none; how many it found.
 
         Each time is a transaction of its own, so that others have their turns in between.
         """
         dropped = 0
-        while some := self.write(
-            ALL_TENANTS, lambda connection: connection.execute(delete).rowcount
+        while goes_on() and (
+            some := self.write(ALL_TENANTS, lambda connection: connection.execute(delete).rowcount)
         ):
             dropped += some
         return dropped

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
+from fiscus.portions import GoesOn, to_the_end
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database, not_writable
 from fiscus.stores.sql.migrate import revisions_of
 from fiscus.stores.sql.sqlite import lock_file, read_some, unlock_file, unwritable
@@ -99,7 +100,7 @@ class SqlMaintenance:
 
         return self._database.write(ALL_TENANTS, change)
 
-    def drop_expired_answers(self) -> int:
+    def drop_expired_answers(self, goes_on: GoesOn = to_the_end) -> int:
         now = self._clock.now()
         t = idempotency_keys
         key = sa.tuple_(t.c.tenant_id, t.c.operation, t.c.key)
@@ -109,7 +110,7 @@ class SqlMaintenance:
             .order_by(t.c.expires_at)
             .limit(_BATCH)
         )
-        return self._database.drop_in_portions(sa.delete(t).where(key.in_(expired)))
+        return self._database.drop_in_portions(sa.delete(t).where(key.in_(expired)), goes_on)
 
     def try_lead(self) -> bool:
         """As the port says. On PostgreSQL leading lasts as long as one connection of its own."""

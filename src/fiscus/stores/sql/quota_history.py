@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from fiscus.money import ZERO, plain, subtract
 from fiscus.paging import PageRequest
+from fiscus.portions import GoesOn
 from fiscus.quotas.calls import DayTotal, HistoryRow, QuotaHistory
 from fiscus.quotas.model import Quota, UsageKind
 from fiscus.scopes import EVERY, ScopeType
@@ -222,7 +223,7 @@ def _history_rows(
 # ---------------------------------------------------------------- forgetting
 
 
-def drop_before(database: Database, moment: datetime) -> int:
+def drop_before(database: Database, moment: datetime, goes_on: GoesOn) -> int:
     """Forget the rows from before `moment`; how many.
 
     On PostgreSQL whole months go at once, with their partitions.
@@ -232,7 +233,7 @@ def drop_before(database: Database, moment: datetime) -> int:
     old = sa.select(*t.primary_key).where(t.c.at < moment).limit(_BATCH)
     # again in the delete, for PostgreSQL to leave out the other months' partitions
     delete = sa.delete(t).where(key.in_(old), t.c.at < moment)
-    return dropped + database.drop_in_portions(delete)
+    return dropped + database.drop_in_portions(delete, goes_on)
 
 
 def _drop_months(database: Database, moment: datetime) -> int:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.errors import Conflict, FiscusError
 from fiscus.idempotency import Idempotency
 from fiscus.paging import Page, PageRequest
+from fiscus.portions import GoesOn, to_the_end
 from fiscus.quotas.calls import (
     DistributeAnswer,
     DistributeRequest,
@@ -277,8 +278,8 @@ class SqlQuotas:
             lambda connection: quota_renewals.failed(connection, due, reason, now),
         )
 
-    def drop_history_before(self, moment: datetime) -> int:
-        return drop_before(self._database, moment)
+    def drop_history_before(self, moment: datetime, goes_on: GoesOn = to_the_end) -> int:
+        return drop_before(self._database, moment, goes_on)
 
 
 def _conditions(wanted: QuotaFilter) -> list[sa.ColumnElement[bool]]:

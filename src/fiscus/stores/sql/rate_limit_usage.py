@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.clock import to_us
 from fiscus.ids import is_uuid
 from fiscus.paging import Page, PageRequest
+from fiscus.portions import GoesOn, to_the_end
 from fiscus.ratelimits.calls import UsageWindow
 from fiscus.ratelimits.model import Policy
 from fiscus.ratelimits.policy_port import UsageRow
@@ -86,10 +87,10 @@ class SqlRateLimitUsage:
                 position=lambda window: [time_value(window.window_start), window.scope_id],
             )
 
-    def learn(self, now: datetime) -> int:
-        return learn(self._database, now)
+    def learn(self, now: datetime, goes_on: GoesOn = to_the_end) -> int:
+        return learn(self._database, now, goes_on)
 
-    def drop_before(self, moment: datetime) -> int:
+    def drop_before(self, moment: datetime, goes_on: GoesOn = to_the_end) -> int:
         key = sa.tuple_(t.c.policy_id, t.c.scope_id, t.c.window_start)
         # ix_rate_limit_usage_window_end
         ended = (
@@ -98,7 +99,7 @@ class SqlRateLimitUsage:
             .order_by(t.c.window_end)
             .limit(_BATCH)
         )
-        return self._database.drop_in_portions(sa.delete(t).where(key.in_(ended)))
+        return self._database.drop_in_portions(sa.delete(t).where(key.in_(ended)), goes_on)
 
 
 def used_since(connection: Connection, policy: Policy, moment: datetime) -> bool:

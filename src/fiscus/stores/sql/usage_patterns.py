@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fiscus.portions import GoesOn
 from fiscus.ratelimits.model import Policy
 from fiscus.ratelimits.usage_patterns import (
     QUARTER_US,
@@ -41,13 +42,15 @@ class _Learned(NamedTuple):
     """Whether it differs from what was known before."""
 
 
-def learn(database: Database, now: datetime) -> int:
+def learn(database: Database, now: datetime, goes_on: GoesOn) -> int:
     """Learn whatever is due; the number of policies whose usual load changed."""
     query = sa.select(policies.c.tenant_id).where(*_FOLLOWING).distinct()
     with database.read(ALL_TENANTS) as connection:
         tenants = list(connection.execute(query.order_by(policies.c.tenant_id)).scalars())
     changed = 0
     for tenant_id in tenants:
+        if not goes_on():
+            break
         due = _learn_due(database, tenant_id, now)
         if due:
             changed += _keep(database, tenant_id, due, now)
