@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+
+from fiscus.errors import FiscusError
+from fiscus.logs import get_logger
+
+log = get_logger(__name__)
+
+_SHOWN = 10
 
 GoesOn = Callable[[], bool]
 """Asked before each portion: whether to begin on it."""
@@ -11,3 +18,28 @@ GoesOn = Callable[[], bool]
 def to_the_end() -> bool:
     """Goes on until nothing is left."""
     return True
+
+
+def for_each_tenant(tenants: Iterable[str], work: Callable[[str], int], goes_on: GoesOn) -> int:
+    """Do the work of one tenant after the other; how much was done.
+
+    One whose work fails does not keep the others waiting: that is raised once all had their turn.
+    """
+    done = 0
+    failed: dict[str, FiscusError] = {}
+    for tenant_id in tenants:
+        if not goes_on():
+            break
+        try:
+            done += work(tenant_id)
+        except FiscusError as error:
+            failed[tenant_id] = error
+    raise_any(failed)
+    return done
+
+
+def raise_any(failed: Mapping[str, FiscusError]) -> None:
+    """Raise one of what tenants' work failed with, if any did, and tell whose did."""
+    if failed:
+        log.warning("tenants_left_out", tenants=sorted(failed)[:_SHOWN], count=len(failed))
+        raise next(iter(failed.values()))

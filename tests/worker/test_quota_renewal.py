@@ -416,6 +416,24 @@ def test_a_store_that_is_down_costs_a_quota_none_of_its_tries(
     assert len(all_of(engine, first.tenant_id)) == 2
 
 
+def test_a_tenant_whose_rows_cannot_be_had_keeps_no_other_from_being_renewed(
+    open_one: OpenOne, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "RENEW_PORTION", 1)
+    engine = open_one("sqlite")  # a store of its own, in which these three are due first
+    locked = [allocate(engine, "locked", resource_type=f"r{number}") for number in range(3)]
+    fine = allocate(engine)
+    clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
+    quotas = Failing(engine, "locked", ServiceUnavailable("locked"))
+    rounds_of(engine, clock, quotas, 0)
+    assert len(all_of(engine, fine.tenant_id)) == 2
+    assert quotas.tries == 1
+    assert engine.background.trouble == "these failed and are tried again: renew_quotas"
+    quotas.error = None
+    rounds_of(engine, clock, quotas, 0)
+    assert len(all_of(engine, "locked")) == 2 * len(locked)
+
+
 # -- history
 
 

@@ -19,6 +19,7 @@ from fiscus.clock import ManualClock
 from fiscus.engine import Engine
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
+from fiscus.ledger.commands import Command, Outcome
 from fiscus.ledger.loop import value
 from fiscus.ledger.requests import check_command
 from fiscus.paging import PageRequest
@@ -98,6 +99,26 @@ def test_due_reservations_are_freed(engine: Engine, clock: ManualClock) -> None:
     assert held.reservation_id is not None
     kept = engine.reservations.get(tenant_id, held.reservation_id, clock.now())
     assert kept.status is ReservationStatus.EXPIRED
+
+
+def test_a_tenant_whose_rows_are_locked_keeps_no_others_holds(
+    engine: Engine, clock: ManualClock
+) -> None:
+    locked, fine = with_budget(engine)[0], with_budget(engine)[0]
+    reserve(engine, locked)
+    reserve(engine, fine)
+    clock.advance(seconds=61)
+
+    class Locked:
+        def execute(self, command: Command) -> Outcome:
+            if command.tenant_id == locked:
+                raise ServiceUnavailable("locked")
+            return engine.ledger.execute(command)
+
+    Worker(replace(engine, ledger=Locked())).step()
+    due = engine.reservations.tenants_with_due(clock.now())
+    assert (locked in due, fine in due) == (True, False)
+    assert engine.background.trouble == "these failed and are tried again: expire_reservations"
 
 
 def test_expired_answers_are_forgotten(engine: Engine, clock: ManualClock) -> None:

@@ -17,7 +17,7 @@ from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Expire, Expired
 from fiscus.ledger.loop import value
 from fiscus.logs import get_logger
-from fiscus.portions import GoesOn
+from fiscus.portions import GoesOn, for_each_tenant, raise_any
 from fiscus.quotas.port import DueRenewal
 
 log = get_logger(__name__)
@@ -181,12 +181,14 @@ class Worker:
                 log.info("job_done", job=job.name, count=done)
 
     def _expire_reservations(self, now: datetime, goes_on: GoesOn) -> int:
-        freed = 0
-        for tenant_id in self._engine.reservations.tenants_with_due(now):
+        def expire(tenant_id: str) -> int:
+            freed = 0
             # one command frees a limited number, so that it does not hold up the group it is in
             while goes_on() and (count := self._expire(tenant_id, now)):
                 freed += count
-        return freed
+            return freed
+
+        return for_each_tenant(self._engine.reservations.tenants_with_due(now), expire, goes_on)
 
     def _expire(self, tenant_id: str, now: datetime) -> int:
         outcome = value(self._engine.ledger.execute(Expire(tenant_id=tenant_id, now=now)))
@@ -206,15 +208,26 @@ class Worker:
     def _renew_quotas(self, now: datetime, goes_on: GoesOn) -> int:
         """Allocate next periods until none is due: after downtime, a next one may be due, too."""
         quotas, tried, renewed = self._engine.quotas, set[DueRenewal](), 0
+        failed: dict[str, FiscusError] = {}
         while len(tried) < MOST_RENEWALS:
-            due = [one for one in quotas.due_renewals(now, RENEW_PORTION) if one not in tried]
+            # what was left out is due all the same, and before the rest
+            left_out = sum(one.tenant_id in failed for one in tried)
+            found = quotas.due_renewals(now, RENEW_PORTION + left_out)
+            due = [one for one in found if one not in tried]
             if not due:
                 break
             for one in due:
                 if not goes_on():
                     return renewed
                 tried.add(one)
-                renewed += self._renew(one, now)
+                if one.tenant_id in failed:
+                    continue
+                try:
+                    renewed += self._renew(one, now)
+                except ServiceUnavailable as error:
+                    # perhaps rows of this tenant are locked, for which the others are not to wait
+                    failed[one.tenant_id] = error
+        raise_any(failed)
         return renewed
 
     def _renew(self, due: DueRenewal, now: datetime) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fiscus.portions import GoesOn
+from fiscus.portions import GoesOn, for_each_tenant
 from fiscus.ratelimits.model import Policy
 from fiscus.ratelimits.usage_patterns import (
     QUARTER_US,
@@ -47,14 +47,12 @@ def learn(database: Database, now: datetime, goes_on: GoesOn) -> int:
     query = sa.select(policies.c.tenant_id).where(*_FOLLOWING).distinct()
     with database.read(ALL_TENANTS) as connection:
         tenants = list(connection.execute(query.order_by(policies.c.tenant_id)).scalars())
-    changed = 0
-    for tenant_id in tenants:
-        if not goes_on():
-            break
+
+    def learn_of(tenant_id: str) -> int:
         due = _learn_due(database, tenant_id, now)
-        if due:
-            changed += _keep(database, tenant_id, due, now)
-    return changed
+        return _keep(database, tenant_id, due, now) if due else 0
+
+    return for_each_tenant(tenants, learn_of, goes_on)
 
 
 def _learn_due(database: Database, tenant_id: str, now: datetime) -> list[_Learned]:
