@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psycopg
 import pytest
 import uvloop
 
@@ -33,6 +34,7 @@ from fiscus.cli.supervisor import Supervisor
 from fiscus.cli.terminal import CommandError
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
+from fiscus.stores.sql.database import _TURN_SEED
 from tests.fiscus_process import (
     ADMIN_KEY,
     FiscusProcess,
@@ -56,6 +58,11 @@ of_linux = pytest.mark.skipif(
 shares_addresses = pytest.mark.skipif(
     not hasattr(socket, "SO_REUSEPORT"), reason="where sockets share an address"
 )
+MONTHS = " WHERE tablename ~ '^cost_records_[0-9]'"
+WAITING = """
+    SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database
+     WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
+"""
 KEY = re.compile(r"fsk_[A-Za-z0-9_\-]{43}")
 
 
@@ -526,26 +533,40 @@ def test_metrics_of_several_processes_are_their_sums(
 
 
 @pytest.mark.postgres
-def test_worker_apart_leads_and_stops_with_status_0(tmp_path: Path, postgres_url: str) -> None:
+def test_worker_apart_leads_and_stops_after_the_work_in_hand(
+    tmp_path: Path, postgres_url: str
+) -> None:
     migrate.upgrade(postgres_url)
     log = tmp_path / "worker.log"
-    with log.open("wb") as file:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "fiscus", "worker"],
-            env=clean_environment(FISCUS_DATABASE_URL=postgres_url, FISCUS_DATA_DIR=str(tmp_path)),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_until(lambda: "worker_leads" in log.read_text() or worker.poll() is not None)
-        assert worker.poll() is None, log.read_text()
-        worker.terminate()
-        assert worker.wait(30) == 0
-        assert "worker_stopped" in log.read_text()
-    finally:
-        worker.kill()
-        worker.wait()
+    with psycopg.connect(postgres_url) as other:
+        (month,) = other.execute("SELECT max(tablename) FROM pg_tables" + MONTHS).fetchone() or ()
+        other.execute(f"DROP TABLE {month}")
+        other.commit()
+        # what the worker makes of months waits for this turn
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('*', %s))", [_TURN_SEED])
+        with log.open("wb") as file:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "fiscus", "worker"],
+                env=clean_environment(
+                    FISCUS_DATABASE_URL=postgres_url, FISCUS_DATA_DIR=str(tmp_path)
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            wait_until(lambda: other.execute(WAITING).fetchone() or worker.poll() is not None)
+            assert worker.poll() is None, log.read_text()
+            worker.terminate()
+            with pytest.raises(subprocess.TimeoutExpired):
+                worker.wait(0.5)
+            other.commit()
+            assert worker.wait(30) == 0
+        finally:
+            worker.kill()
+            worker.wait()
+    events = re.findall(r'"event": "(\w+)"', log.read_text())
+    assert events == ["worker_started", "worker_leads", "job_done", "worker_stopped"]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ log = get_logger(__name__)
 def worker(data_dir: DataDir = None) -> None:
     """Do the background work apart from the servers; of several workers, one leads. PostgreSQL."""
     import signal
+    import threading
 
     from fiscus.cli.serving import leave, on_signals
     from fiscus.wiring.engine import open_engine
@@ -32,7 +33,8 @@ def worker(data_dir: DataDir = None) -> None:
     log.info("worker_started")
     try:
         leave.if_told()
-        thread.join()
+        # A join that a signal interrupts would take the thread for ended (Python before 3.13).
+        threading.Event().wait()
     finally:
         on_signals(signal.SIG_IGN)
         rounds.stop()
