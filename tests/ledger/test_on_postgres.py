@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from fiscus.budgets.calls import CheckAnswer
 from fiscus.errors import ServiceUnavailable
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
@@ -20,6 +21,10 @@ from tests.servers import PostgresServer, drop_database, fresh_database
 from tests.valkey import wait_until
 
 pytestmark = pytest.mark.postgres
+
+PARTITIONS = (
+    "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'cost_records'::regclass"
+)
 
 
 @pytest.fixture
@@ -175,4 +180,24 @@ def test_tables_that_are_missing_are_a_store_that_failed(url: str, tmp_path: Pat
             assert "SELECT" not in str(caught.value), "no SQL is shown"
         owner.execute("ALTER TABLE elsewhere RENAME TO budget_periods")
     assert desk.check("1").allowed
+    engine.close()
+
+
+def test_costs_that_no_partition_takes_are_refused_by_name_and_keep_nothing_else_from_being_done(
+    url: str, tmp_path: Path
+) -> None:
+    engine = open_engine(Settings(data_dir=tmp_path, database_url=url))
+    desk = Desk(engine, "acme")
+    budget = desk.budget("10")
+    with psycopg.connect(url, autocommit=True) as owner:
+        for (name,) in owner.execute(PARTITIONS).fetchall():
+            owner.execute(f"ALTER TABLE cost_records DETACH PARTITION {name}")
+        commands = [desk.check_command("1"), desk.record_command("2")]
+        checked, refused = desk.outcomes(commands)
+        assert isinstance(checked, CheckAnswer)
+        assert isinstance(refused, ServiceUnavailable)
+        assert "no partition" in refused.message
+        owner.execute("ALTER TABLE cost_records ATTACH PARTITION cost_records_default DEFAULT")
+    desk.record("2")
+    assert desk.used(budget) == ("2", "1")
     engine.close()

@@ -26,6 +26,7 @@ from fiscus.ledger.port import (
     LedgerStore,
     LedgerTransaction,
     Needs,
+    NoPartition,
     RowsLocked,
     StoreUnavailable,
 )
@@ -111,6 +112,10 @@ class GroupRunner:
             except (MoreNeeded, GroupConflict):
                 transaction.rollback()
                 continue
+            except NoPartition as error:
+                transaction.rollback()
+                log.error("no_partition", commands=len(commands), reason=str(error))
+                return self._each_alone(commands, _no_partition())
             except GroupRejected:
                 transaction.rollback()
                 log.exception("group_rejected", commands=len(commands))
@@ -241,3 +246,12 @@ def _others_done(outcomes: Sequence[Decided | FiscusError]) -> Generator[None]:
         if not outcomes:
             raise
         raise MaybeDone(f"a part of the group is done: {error}") from error
+
+
+def _no_partition() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The database has no partition for what is to be recorded",
+        suggested_action="Attach the partitions that were detached, that of the month or the "
+        "default one, and try again with the same idempotency key.",
+        retry_after_seconds=1,
+    )

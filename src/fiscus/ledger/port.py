@@ -174,6 +174,10 @@ class GroupRejected(Exception):
     """The group could not be written; one of its commands is to blame."""
 
 
+class NoPartition(GroupRejected):
+    """As `GroupRejected`, but what is to blame is the store: no partition takes the row."""
+
+
 class LedgerTransaction(Protocol):
     """One group's transaction. Any method may raise `StoreUnavailable` or `GroupConflict`."""
 

@@ -13,7 +13,13 @@ import psycopg
 from psycopg import errors
 
 from fiscus.groups import MaybeDone
-from fiscus.ledger.port import GroupConflict, GroupRejected, RowsLocked, StoreUnavailable
+from fiscus.ledger.port import (
+    GroupConflict,
+    GroupRejected,
+    NoPartition,
+    RowsLocked,
+    StoreUnavailable,
+)
 from fiscus.money import plain
 from fiscus.stores.sql.bulk import SHAPES_KEPT, Row, Statement
 
@@ -173,6 +179,9 @@ class PostgresDriver:
             if commit and _may_have_committed(error):
                 raise MaybeDone(f"PostgreSQL: {error}") from error
             raise StoreUnavailable(f"PostgreSQL: {error}") from error
+        except errors.CheckViolation as error:
+            # the tables have no other checks than where each partition begins and ends
+            raise NoPartition(f"PostgreSQL: {error}") from error
         except psycopg.Error as error:
             raise GroupRejected(f"PostgreSQL: {error}") from error
 
