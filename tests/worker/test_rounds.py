@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +296,21 @@ def test_partitions_of_the_months_ahead_are_there_after_a_round(
     engine = open_one("postgresql")
     Worker(engine).step()
     assert engine.maintenance.prepare_partitions() == []
+
+
+@pytest.mark.postgres
+def test_a_month_that_was_not_made_in_time_is_made_before_its_first_cost(
+    open_one: Callable[[str], Engine],
+    postgres_url: str,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = open_one("postgresql")
+    month = f"cost_records_{datetime.now(UTC):%Y_%m}"
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute(f"ALTER TABLE cost_records DETACH PARTITION {month}")
+        owner.execute(f"ALTER TABLE {month} RENAME TO was_never_made")
+        monkeypatch.setattr(type(engine.maintenance), "try_lead", lambda _: False)
+        Worker(engine).catch_up()
+        made = owner.execute("SELECT relispartition FROM pg_class WHERE relname = %s", [month])
+        assert made.fetchone() == (True,)

@@ -54,9 +54,10 @@ class Worker:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._stop = threading.Event()
+        self._partitions = Job("prepare_partitions", PARTITIONS_SECONDS, self._prepare_partitions)
         self._jobs = (
+            self._partitions,
             Job("expire_reservations", EXPIRE_SECONDS, self._expire_reservations),
-            Job("prepare_partitions", PARTITIONS_SECONDS, self._prepare_partitions),
             Job("drop_expired_answers", ANSWERS_SECONDS, self._drop_expired_answers),
             Job("learn_usage_patterns", LEARN_SECONDS, engine.usage.learn),
             Job("drop_old_usage", USAGE_SECONDS, self._drop_old_usage),
@@ -76,11 +77,14 @@ class Worker:
         return self._leads
 
     def catch_up(self) -> None:
-        """Renew the quotas that are due, for `CATCH_UP_SECONDS` at most; raises nothing.
+        """Make the present month's partitions, and renew the quotas that are due, for
+        `CATCH_UP_SECONDS` at most; raises nothing.
 
-        For a server before it answers, whether or not it leads: a quota whose period is over
-        applies to nobody until it is renewed, and lets everything through.
+        For a server before it answers, whether or not it leads: a month whose first cost comes
+        before its partition never gets one, and a quota whose period is over applies to nobody
+        until it is renewed, and lets everything through.
         """
+        self._run(self._partitions, self._engine.clock.now())
         now, until = self._engine.clock.now(), time.monotonic() + CATCH_UP_SECONDS
         try:
             renewed = self._renew_quotas(now, lambda: time.monotonic() < until)
