@@ -363,6 +363,32 @@ def test_a_shadow_budget_counts_and_never_denies(desk: Desk) -> None:
     assert desk.used(budget) == ("0", "5")
 
 
+def test_what_is_let_pass_without_room_says_why_and_what_was_left_before_it(desk: Desk) -> None:
+    throttle = {"start_ratio": "0", "floor": "0"}
+    said = {
+        "soft": "is a soft limit and allows this past its amount",
+        "shadow": "only watches and would have refused",
+        "frozen": "only watches and would have refused, as it is frozen",
+        "throttled": "only watches and would have throttled this",
+        "passing": "is throttled and lets this pass its amount",
+    }
+    for project, fields in {
+        "soft": {"enforcement_action": "soft_limit"},
+        "shadow": {"shadow": True},
+        "frozen": {"shadow": True, "frozen": True},
+        "throttled": {"enforcement_action": "throttle", "shadow": True, "throttle": throttle},
+        "passing": {"enforcement_action": "throttle", "throttle": {"floor": "1"}},
+    }.items():
+        desk.budget("3", allocated_to_id=project, budget_name="B", **fields)
+        desk.record("2", project_id=project)
+        for reserve in (False, True):
+            answer = desk.check("1.5", project_id=project, reserve=reserve)
+            assert answer.allowed
+            assert answer.message == (
+                f"Budget 'B' (project {project}) {said[project]}: 1 of 3 USD left, 1.5 needed."
+            )
+
+
 def test_a_shadow_budget_without_a_rate_is_left_out(desk: Desk) -> None:
     counted = desk.budget("10")
     desk.budget("10", currency="XXX", shadow=True)

@@ -18,6 +18,7 @@ from fiscus.budgets.rules import (
     DENY,
     ESCALATE,
     FROZEN,
+    SHADOW,
     THROTTLE,
     WARN,
     ThrottleShare,
@@ -28,6 +29,12 @@ from fiscus.periods import FAR_FUTURE
 
 _PENDING: Final = ReservationStatus.PENDING
 NO_BUDGET: Final = "No budget matches this operation."
+_WATCHED: Final = {
+    SHADOW + DENY: "refused",
+    SHADOW + ESCALATE: "refused",
+    SHADOW + FROZEN: "refused, as it is frozen",
+    SHADOW + THROTTLE: "throttled this",
+}
 
 
 class BudgetStanding(Struct, frozen=True, array_like=True, gc=False):
@@ -97,7 +104,7 @@ def answer(decided: BudgetsDecided, asked: CheckAsked) -> CheckAnswer:
         shown.remaining if shown else None,
         shown.utilization_ratio if shown else None,
         shown.enforcement_action if shown else None,
-        _message(decided, shown),
+        _message(decided, shown, held=held),
         asked.reservation_id if held else None,
         _PENDING if held else None,
         asked.holds_until() if held else None,
@@ -142,19 +149,23 @@ def _line(matched: Matched, standing: BudgetStanding, estimate: Decimal, day: da
     )
 
 
-def _message(decided: BudgetsDecided, shown: BudgetLine | None) -> str:
+def _message(decided: BudgetsDecided, shown: BudgetLine | None, *, held: bool) -> str:
     if decided.held_back and decided.allowed:
         return "Would be allowed; nothing is reserved because another check of the batch is not."
     if shown is None:
         return NO_BUDGET if decided.allowed else NO_BUDGET + " This tenant requires one."
     label = decided.matched[decided.deciding].label
-    word = shown.decision
-    if word == ALLOW:
+    word, estimate = shown.decision, shown.estimated_cost
+    # the line is of after the decision, what is said of before
+    room = add(shown.remaining, estimate) if held else shown.remaining
+    if word == ALLOW and estimate <= room:
         return f"{label} has room."
-    left = f"{plain(shown.remaining)} of {plain(shown.amount)} {shown.currency} left"
+    left = f"{plain(room)} of {plain(shown.amount)} {shown.currency} left"
     if decided.held_back:
         left += " after the checks before it in the batch, of which none is reserved"
-    needed = f"{plain(shown.estimated_cost)} needed"
+    needed = f"{plain(estimate)} needed"
+    if word == ALLOW:
+        return f"{label} is throttled and lets this pass its amount: {left}, {needed}."
     if word == WARN:
         return f"{label} is a soft limit and allows this past its amount: {left}, {needed}."
     if word == FROZEN:
@@ -169,4 +180,4 @@ def _message(decided: BudgetsDecided, shown: BudgetLine | None) -> str:
         )
     if word == DENY:
         return f"{label} has no room: {left}, {needed}."
-    return f"{label} only watches and would have refused: {left}, {needed}."
+    return f"{label} only watches and would have {_WATCHED[word]}: {left}, {needed}."
