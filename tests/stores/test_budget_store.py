@@ -254,7 +254,7 @@ def test_lists_show_what_is_asked_for(acme: Tenant) -> None:
     acme.budget(budget_name="Search 100%")
     acme.budget(budget_name="search two", allocated_to_type="project", allocated_to_id="p")
     acme.budget(budget_name="Ads_x", period_type="daily", enforcement_action="throttle")
-    acme.budget(budget_name="Adsyx", currency="EUR")
+    acme.budget(budget_name="Adsyx ÜBER", currency="EUR")
 
     def names(**wanted: object) -> list[str]:
         page = acme.engine.budgets.list(
@@ -264,13 +264,14 @@ def test_lists_show_what_is_asked_for(acme: Tenant) -> None:
         )
         return [budget.budget_name for budget in page.items]
 
-    assert names() == ["Adsyx", "Ads_x", "search two", "Search 100%"]
+    assert names() == ["Adsyx ÜBER", "Ads_x", "search two", "Search 100%"]
     assert names(name_contains="SEARCH") == ["search two", "Search 100%"]
     assert names(name_contains="100%") == ["Search 100%"]
     assert names(name_contains="s_x") == ["Ads_x"]
+    assert names(name_contains="über") == ["Adsyx ÜBER"]
     assert names(allocated_to_type=ScopeType.PROJECT) == ["search two"]
     assert names(allocated_to_id="p") == ["search two"]
-    assert names(currency="EUR") == ["Adsyx"]
+    assert names(currency="EUR") == ["Adsyx ÜBER"]
     assert names(period_type="daily", enforcement_action="throttle") == ["Ads_x"]
 
 

@@ -64,6 +64,8 @@ def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     # What a statement that can be undone alone keeps of the pages it changes need not be a file.
     connection.execute("PRAGMA temp_store = MEMORY")
+    # Its own knows ASCII only.
+    connection.create_function("lower", 1, str.lower, deterministic=True)
     # The stub knows aggregates of integers only.
     connection.create_aggregate("decimal_sum", 1, DecimalSum)  # pyright: ignore[reportArgumentType]
 
