@@ -183,48 +183,65 @@ class SqlCosts:
     ) -> sa.Subquery:
         """Rollups added up first by what is narrow: joining and sorting by names costs more."""
         stretches = self._stretches(query.stretches)
-        apart = (stretches.c.period, stretches.c.day, cost_rollups.c.series_id)
+        time, of_tenant = cost_rollups.c.bucket, [cost_rollups.c.tenant_id == tenant_id]
+        rollups, both = self._within(stretches, query.stretches, cost_rollups, time, of_tenant)
+        apart = (stretches.c.period, stretches.c.day, rollups.c.series_id)
         sums = (
             sa.select(
                 *apart,
-                ExactSum(cost_rollups.c.cost_amount).label("cost_amount"),
-                ExactSum(cost_rollups.c.usage_quantity).label("usage_quantity"),
-                sa.func.sum(cost_rollups.c.record_count).label("record_count"),
+                ExactSum(rollups.c.cost_amount).label("cost_amount"),
+                ExactSum(rollups.c.usage_quantity).label("usage_quantity"),
+                sa.func.sum(rollups.c.record_count).label("record_count"),
             )
-            .select_from(stretches.join(cost_rollups, sa.true()))
-            .where(
-                cost_rollups.c.tenant_id == tenant_id,
-                *_during(cost_rollups.c.bucket, stretches, query.stretches),
-            )
+            .select_from(both)
             .group_by(*apart)
         )
         if counted:
             series = sa.select(cost_series.c.series_id)
             series = series.where(cost_series.c.tenant_id == tenant_id, *counted)
-            sums = sums.where(cost_rollups.c.series_id.in_(series))
+            sums = sums.where(rollups.c.series_id.in_(series))
         return sums.subquery("sums")
 
     def record_sums(self, connection: Connection, tenant_id: str, query: SumQuery) -> list[CostSum]:
         if not query.stretches:
             return []
+        where = self._records_where(tenant_id, query.wanted)
         stretches = self._stretches(query.stretches)
+        time = cost_records.c.timestamp
+        records, both = self._within(stretches, query.stretches, cost_records, time, where)
         rows = (
-            self._rows(query, stretches, cost_records)
+            self._rows(query, stretches, records)
             .add_columns(
-                cost_records.c.cost_amount.label("cost_amount"),
-                cost_records.c.usage_quantity.label("usage_quantity"),
+                records.c.cost_amount.label("cost_amount"),
+                records.c.usage_quantity.label("usage_quantity"),
                 sa.literal(1).label("record_count"),
                 sa.literal(1).label("told"),
             )
-            .select_from(stretches.join(cost_records, sa.true()))
-            .where(
-                *_during(cost_records.c.timestamp, stretches, query.stretches),
-                *self._records_where(tenant_id, query.wanted),
-            )
+            .select_from(both)
         )
         return [_read_sum(row) for row in _summed(connection, query, rows)]
 
-    def _rows(self, query: SumQuery, when: sa.FromClause, table: sa.Table) -> sa.Select[Any]:
+    def _within(
+        self,
+        stretches: sa.CTE,
+        given: Sequence[Stretch],
+        table: sa.Table,
+        time: sa.Column[Any],
+        where: Sequence[Condition],
+    ) -> tuple[sa.FromClause, sa.FromClause]:
+        """The rows of `table` that are in a stretch, by themselves and beside it.
+
+        Looked up for one stretch after the other. PostgreSQL needs the OFFSET for that: it takes
+        any number of stretches for 100, and without statistics any number of rows for one, and
+        then would compare each row with each stretch.
+        """
+        wanted = (*_during(time, stretches, given), *where)
+        if self._sqlite:
+            return table, stretches.join(table, sa.and_(*wanted))
+        rows = sa.select(table).where(*wanted).offset(0).lateral("rows")
+        return rows, stretches.join(rows, sa.true())
+
+    def _rows(self, query: SumQuery, when: sa.FromClause, table: sa.FromClause) -> sa.Select[Any]:
         """What tells the sums of `query` apart; `table` has the dimensions."""
         foreign = table.c.currency != query.target
         return sa.select(
@@ -238,7 +255,7 @@ class SqlCosts:
             ),
         )
 
-    def _dimension(self, table: sa.Table, name: str) -> sa.ColumnElement[Any]:
+    def _dimension(self, table: sa.FromClause, name: str) -> sa.ColumnElement[Any]:
         if not name.startswith(TAG_PREFIX):
             assert name in DIMENSIONS, name
             return table.c[name]
