@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import structlog
-from structlog.types import FilteringBoundLogger, Processor
+from structlog.types import EventDict, FilteringBoundLogger, Processor
+
+from fiscus.visible import visible
 
 _command: FilteringBoundLogger | None = None
 """What writes the lines of a long-running command; None in any other program."""
@@ -73,12 +75,13 @@ def configure_logs(log_level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    for_people = sys.stderr.isatty()
-    last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if for_people
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    last: list[Processor] = [structlog.processors.format_exc_info]
+    if sys.stderr.isatty():
+        # its own way with exceptions shows all local variables, the keys of callers among them
+        plain = structlog.dev.plain_traceback
+        last += [_steered_by_nobody, structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+    else:
+        last.append(structlog.processors.JSONRenderer())
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -95,3 +98,8 @@ def configure_logs(log_level: str) -> None:
     )
     # what libraries say below a warning is theirs to know
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _steered_by_nobody(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """Paths and subjects are as their senders want them, also of those whom nobody knows."""
+    return {name: visible(one) if isinstance(one, str) else one for name, one in line.items()}

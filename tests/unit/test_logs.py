@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import subprocess
@@ -124,3 +125,32 @@ def test_a_command_writes_json_lines_to_standard_error_with_what_is_bound() -> N
     }
     assert (second["event"], second["level"]) == ("group_failed", "error")
     assert "ZeroDivisionError" in second["exception"]
+
+
+def test_on_a_terminal_no_text_steers_it_and_no_trace_tells_what_variables_hold() -> None:
+    done = run_python(
+        "import io, logging, sys\n"
+        "class Terminal(io.StringIO):\n"
+        "    def isatty(self):\n"
+        "        return True\n"
+        "sys.stderr = Terminal()\n"
+        "from fiscus.logs import configure_logs, get_logger\n"
+        "log = get_logger('fiscus.testing')\n"
+        "configure_logs('info')\n"
+        "def fail(headers):\n"
+        "    raise LookupError('\\x1b]0;trace')\n"
+        "log.warning('access_denied', path='/\\x1b[2J', subject='\\u202eann')\n"
+        "try:\n"
+        "    fail({'x-api-key': 'fsk_' + 'secret'})\n"
+        "except LookupError:\n"
+        "    log.exception('request_failed')\n"
+        "    logging.getLogger('asyncio').error('\\x9b2J', exc_info=True)\n"
+        "print(ascii(sys.stderr.getvalue()))"
+    )
+    shown = ast.literal_eval(done.stdout)
+    assert r"/\x1b[2J" in shown
+    assert r"\u202eann" in shown
+    assert r"\x9b2J" in shown
+    assert shown.count(r"LookupError: \x1b]0;trace") == 2
+    assert not any(one in shown for one in ("\x1b[2J", "\x1b]", "\x9b", "\u202e"))
+    assert "fsk_secret" not in shown

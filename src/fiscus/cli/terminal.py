@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Final, TypeVar
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.money import plain
+from fiscus.visible import visible
 from fiscus.wire import convert, encode
 
 T = TypeVar("T")
@@ -59,10 +59,6 @@ Key = Annotated[
     typer.Option("--key", envvar="FISCUS_KEY", help="An API key.", show_envvar=True),
 ]
 _WIDEST: Final = 1000
-_STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories of what moves a cursor, turns the direction or is not seen."""
-_HARMLESS: Final = "\n\u200c\u200d"
-"""Line ends, and what joins letters and emoji."""
 DEFAULT_URL: Final = "http://127.0.0.1:3472"
 
 
@@ -84,24 +80,14 @@ def from_options(values: Mapping[str, Any], kind: type[T]) -> T:
 
 def shown(text: str) -> str:
     """Text that somebody stored, for a table or a line: no markup, nothing steers the terminal."""
-    return escape(_visible(text))
-
-
-def _visible(text: str) -> str:
-    r"""Control, format and separating characters as their escapes, such as `\x1b`."""
-    return "".join(
-        one.encode("unicode_escape").decode()
-        if unicodedata.category(one) in _STEERING and one not in _HARMLESS
-        else one
-        for one in text
-    )
+    return escape(visible(text))
 
 
 def show_error(message: str, suggestion: str | None = None) -> None:
     """One line of what is wrong, and one of what to do."""
-    notes.print(Text.assemble(("error: ", "bold red"), _visible(message)), soft_wrap=True)
+    notes.print(Text.assemble(("error: ", "bold red"), visible(message)), soft_wrap=True)
     if suggestion:
-        notes.print(Text.assemble(("  try: ", "yellow"), _visible(suggestion)), soft_wrap=True)
+        notes.print(Text.assemble(("  try: ", "yellow"), visible(suggestion)), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
