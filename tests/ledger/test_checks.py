@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fiscus.budgets import matching
 from fiscus.clock import ManualClock
 from fiscus.costs.model import CostFlag
 from fiscus.errors import PayloadTooLarge, ValidationError
@@ -568,6 +569,23 @@ def test_batches_with_many_new_ids_on_a_rolling_budget_are_decided(desk: Desk) -
     records = [{"resource_type": "llm", "cost_amount": 1, "user_id": user} for user in users]
     assert desk.record_batch(records).recorded == 60
     assert desk.check_batch(checks).allowed
+
+
+def test_windows_stay_where_they_are_for_more_ids_than_are_remembered(
+    desk: Desk, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "_MOST_SCOPE_IDS", 3)
+    of_users = {"allocated_to_type": "user", "allocated_to_id": "*"}
+    desk.budget("10", period_type="rolling", rolling_days=3, **of_users)
+    users = [f"u{i}" for i in range(8)]
+    for user in users:
+        desk.record("6", user_id=user)
+    clock.advance(days=2)
+    denied = [desk.check("6", user_id=user) for user in users]
+    assert not any(one.allowed for one in denied)
+    assert {str(one.fits_at) for one in denied} == {"2026-03-13 00:00:00+00:00"}
+    clock.advance(days=1)
+    assert all(desk.check("6", user_id=user).allowed for user in users)
 
 
 def test_a_batch_refused_by_a_throttle_passes_in_the_end(desk: Desk) -> None:

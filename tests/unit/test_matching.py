@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from fiscus.budgets import matching
 from fiscus.budgets.matching import BudgetIndex, PreparedBudget
 from fiscus.budgets.model import Budget
 from fiscus.operations import Operation
@@ -213,6 +214,17 @@ def test_outside_its_dates_a_budget_has_no_period() -> None:
     assert prepared.period_after(period) is None
 
 
+def test_what_a_budget_for_all_ids_remembers_does_not_grow_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matching, "_MOST_SCOPE_IDS", 3)
+    floating = PreparedBudget(make_budget(period_type="rolling", allocated_to_id="*"))
+    for number in range(8):
+        floating.know_anchor(f"p{number}", date(2026, 3, 9))
+        assert floating.anchors[f"p{number}"] == date(2026, 3, 9)
+        assert len(floating.anchors) <= 3
+
+
 def test_a_floating_budget_counts_from_the_local_day_of_its_first_charge() -> None:
     floating = PreparedBudget(
         make_budget(period_type="rolling", rolling_days=7, timezone="Pacific/Kiritimati")
@@ -223,7 +235,7 @@ def test_a_floating_budget_counts_from_the_local_day_of_its_first_charge() -> No
     assert period is not None
     assert period.start == datetime(2026, 3, 17, 10, tzinfo=UTC)
     assert floating.met("p", NOW, date(2026, 3, 11)) is not floating.met("p", NOW, date(2026, 3, 9))
-    floating.anchors["p"] = date(2026, 3, 9)  # it is stored, and for good
+    floating.know_anchor("p", date(2026, 3, 9))  # it is stored, and for good
     met = floating.met("p", NOW, date(2026, 3, 9))
     assert met is not None
     assert met.period.start == datetime(2026, 3, 8, 10, tzinfo=UTC)

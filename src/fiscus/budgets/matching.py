@@ -52,7 +52,8 @@ class _Known(Struct, frozen=True, gc=False):
     until: datetime
 
 
-_MOST_MET: Final = 10_000
+_MOST_SCOPE_IDS: Final = 10_000
+"""Of so many a budget for all ids remembers something; who sends ids can make up any number."""
 _MOST_KNOWN: Final = 1_000
 _ByScopeId = dict[str, dict[str, "PreparedBudget"]]
 
@@ -61,7 +62,7 @@ class PreparedBudget:
     """A budget with what matching and period look-ups need worked out once.
 
     A rolling budget without a start date has an anchor per scope id: the local date of the first
-    hold or charge, stored for good. `anchors` caches those known to be stored.
+    hold or charge, stored for good. `anchors` caches those last known to be stored.
     """
 
     __slots__ = (
@@ -127,6 +128,12 @@ class PreparedBudget:
         """The anchor a first hold or charge at `moment` gives a floating budget."""
         return first_anchor(self.budget.timezone, moment)
 
+    def know_anchor(self, scope_id: str, anchor: date) -> None:
+        """Cache an anchor that is stored."""
+        if len(self.anchors) >= _MOST_SCOPE_IDS:
+            self.anchors.clear()
+        self.anchors[scope_id] = anchor
+
     def blank(self, scope_id: str, period: Period) -> BudgetBalance:
         """The balance of a period nothing was used in."""
         budget = self.budget
@@ -147,7 +154,7 @@ class PreparedBudget:
             return None
         met = self.in_period(scope_id, period)
         if not self.floats or scope_id in self.anchors:  # before it is stored, it may be another
-            if len(self._met) >= _MOST_MET:
+            if len(self._met) >= _MOST_SCOPE_IDS:
                 self._met.clear()
             self._met[scope_id] = met
         return met

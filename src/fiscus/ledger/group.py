@@ -234,7 +234,7 @@ class GroupRunner:
         for (budget_id, scope_id), (tenant_id, anchor) in workspace.known_anchors():
             prepared = self.definitions.get(tenant_id).budgets.get(budget_id)
             if prepared is not None:
-                prepared.anchors[scope_id] = anchor
+                prepared.know_anchor(scope_id, anchor)
 
 
 @contextmanager
