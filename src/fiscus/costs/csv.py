@@ -14,9 +14,10 @@ from fiscus.costs.report_model import Report, ReportGroup
 OTHER: Final = "(other)"
 """Stands for the groups that the limit left out."""
 
-# What makes a spreadsheet read text as a formula; a line break or space may come before it.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-_QUOTED: Final = re.compile(r'[",\r\n]')
+# What makes a spreadsheet read text as a formula, as it is or full-width; a line break or space may
+# come before it. Where `;` is the list separator, cells begin behind one, quoted or not.
+_FORMULA: Final = re.compile("(^|[;\r\n])(?=[ \n]*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20])")
+_QUOTED: Final = re.compile(r'[",;\t\r\n]')
 
 
 def report_csv(report: Report) -> str:
@@ -103,8 +104,7 @@ def _number(value: Decimal | None) -> str | None:
 
 def _text(value: str | None) -> str | None:
     """`value`, marked as text where a spreadsheet would take it for a formula."""
-    is_formula = value is not None and value.lstrip(" \n").startswith(_FORMULA)
-    return f"'{value}" if is_formula else value
+    return None if value is None else _FORMULA.sub(r"\1'", value)
 
 
 def _cell(value: str | None) -> str:
