@@ -23,6 +23,7 @@ from fiscus.http.tokens import TokenVerifier
 from fiscus.settings import Settings
 from tests.http.app_client import NOON
 from tests.http.test_tokens import CLAIMS
+from tests.log_lines import told
 from tests.valkey import wait_until
 
 if TYPE_CHECKING:
@@ -142,6 +143,19 @@ def test_without_any_key_yet_a_failing_provider_makes_tokens_unavailable(
         with pytest.raises(ServiceUnavailable):
             verifier.verify(token, NOON)
     assert provider.asked == 1
+
+
+@pytest.mark.parametrize("status", [200, 302, 401])
+def test_the_log_tells_no_password_that_is_in_the_url(
+    provider: Provider, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.status = status  # with 200 there are no keys
+    url = provider.url.replace("http://", "http://fiscus:hunter2@") + "?key=hunter2"
+    with pytest.raises(ServiceUnavailable):
+        TokenVerifier(Settings(jwt_jwks_url=url)).verify(signed(new_key(), "a"), NOON)
+    (line,) = told(caplog)
+    assert (line.event, line.fields["url"]) == ("jwks_not_fetched", provider.url)
+    assert "hunter2" not in str(line)
 
 
 def test_who_waits_for_a_fetch_that_fails_does_not_ask_again(

@@ -41,6 +41,8 @@ class Jwks:
 
     def __init__(self, url: str) -> None:
         self._url = _checked(url)
+        # for the log: what is left out may be a password
+        self._shown_url = str(httpx.URL(url).copy_with(userinfo=b"", query=None))
         self._lock = threading.Lock()
         self._keys: list[jwt.PyJWK] | None = None
         self._asked_at = float("-inf")
@@ -78,7 +80,9 @@ class Jwks:
         self._asked_at = monotonic()
         try:
             with httpx.stream("GET", self._url, timeout=TIMEOUT_SECONDS) as answer:
-                answer.raise_for_status()
+                if not answer.is_success:
+                    # httpx's own error tells the URL
+                    raise ValueError(f"the answer has the status {answer.status_code}")
                 body = b""
                 begins = monotonic()
                 for part in answer.iter_bytes():
@@ -97,7 +101,7 @@ class Jwks:
             ImportError,
             OSError,
         ) as error:
-            log.warning("jwks_not_fetched", url=self._url, reason=str(error))
+            log.warning("jwks_not_fetched", url=self._shown_url, reason=str(error))
             self._failed_at = monotonic()
             if self._keys is None:
                 raise _unreachable() from None
