@@ -95,6 +95,8 @@ def test_ids_and_keys_with_colons_do_not_share_a_counter() -> None:
     desk = Desk(policy(scope_type="user", scope_id="*", limit_value=1))
     assert desk.check(user_id="a:b", resource_key="c").allowed
     assert desk.check(user_id="a", resource_key="b:c").allowed
+    assert desk.check(user_id="ann.3:10.0.0").allowed
+    assert desk.check(user_id="ann", resource_key="10.0.0.12").allowed
     assert desk.check(user_id="a:b:c").allowed
 
 

@@ -95,9 +95,9 @@ def applied(policy: LivePolicy, scope_id: str) -> Applied:
     state = policy.state
     definition = state.policy
     kind = f"{definition.algorithm}.{definition.scope_type}"
-    counters = f"{definition.policy_id}.{state.generation}.{kind}:{scope_id}"
-    # ids may contain colons; the length tells where the id ends and a resource key begins
-    return Applied(policy, scope_id, f"{counters}.{len(scope_id)}")
+    counters = f"{definition.policy_id}.{state.generation}.{kind}"
+    # ids may contain colons and points; the length before one tells where a resource key begins
+    return Applied(policy, scope_id, f"{counters}:{len(scope_id)}:{scope_id}")
 
 
 class _ByResource:
