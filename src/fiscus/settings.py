@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -148,6 +149,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least serious log lines shown: debug, info, warning or error."
     )
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _names_a_folder(cls, value: object) -> object:
+        """`Path("")` is the working folder, which nobody means who gives an empty name."""
+        if value == "":
+            raise PydanticCustomError("empty", "must not be empty")
+        return value
 
     @property
     def resolved_database_url(self) -> str:

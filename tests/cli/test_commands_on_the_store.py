@@ -15,6 +15,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from fiscus import Fiscus, ValidationError
 from fiscus.stores.sql.diagnosis import rights_of_the_application
 from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.fiscus_process import clean_environment, run_fiscus
@@ -79,6 +80,14 @@ def test_an_empty_tenant_is_not_the_default_one(run: Run, command: str) -> None:
     done = run("keys", command, *([made["key_id"]] if command == "revoke" else []), "--tenant", "")
     assert done.status == 2
     assert "--tenant is not a valid id" in done.err
+
+
+def test_an_empty_data_folder_is_not_the_working_folder(run: Run) -> None:
+    done = run("migrate", "status", "--data-dir", "")
+    assert (done.status, done.out) == (2, "")
+    assert "--data-dir is empty" in done.err
+    with pytest.raises(ValidationError, match="data_dir must not be empty"):
+        Fiscus.open(data_dir="")
 
 
 def test_a_wrong_default_tenant_is_not_told_as_a_wrong_option(run: Run) -> None:

@@ -9,13 +9,27 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from fiscus.cli.terminal import CommandError
+from fiscus.cli.terminal import CommandError, UsageError
 from fiscus.settings import Settings, wrong_setting
+
+
+def _folder(text: str) -> Path:
+    """`Path("")` is the working folder, which nobody means who gives an empty name."""
+    if not text:
+        raise UsageError(
+            "--data-dir is empty",
+            suggested_action="name a folder (. is the working folder), or leave it out for its "
+            "default.",
+        )
+    return Path(text)
+
 
 DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
+        parser=_folder,
+        metavar="PATH",
         help="Folder of the SQLite file and keys; default FISCUS_DATA_DIR, or fiscus-data.",
     ),
 ]
