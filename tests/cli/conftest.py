@@ -58,6 +58,14 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run_one
 
 
+@pytest.fixture
+def narrow(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard output is a terminal of 80 columns, without colours."""
+    monkeypatch.setattr(terminal.out, "_force_terminal", True)
+    monkeypatch.setattr(terminal.out, "_color_system", None)
+    monkeypatch.setattr(terminal.out, "_width", 80)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server on SQLite that the tests of a module share."""

@@ -106,6 +106,22 @@ def test_created_key_is_listed_by_its_beginning_only(run: Run) -> None:
     assert made["api_key"] not in run("keys", "list").out
 
 
+@pytest.mark.usefixtures("narrow")
+def test_ids_of_keys_are_whole_in_80_columns(run: Run) -> None:
+    roles = ["auditor", "service", "tenant_admin"]
+    made = run(
+        "keys",
+        "create",
+        "the first of our gateways",
+        *(f"--role={role}" for role in roles),
+        "--json",
+    ).json()
+    lines = [line.strip() for line in run("keys", "list").out.splitlines()]
+    at = next(at for at, line in enumerate(lines) if line.startswith(made["key_id"]))
+    assert lines[at].endswith("valid")
+    assert lines[at + 1 : at + 3] == ["the first of our gateways", ", ".join(roles)]
+
+
 def test_key_expires_when_said(run: Run) -> None:
     made = run("keys", "create", "--expires-in-days", "30", "--json").json()
     assert made["expires_at"] > made["created_at"]

@@ -44,6 +44,17 @@ def quotas(on_server: Run, tenant: str) -> Quotas:
     return run_one
 
 
+@pytest.mark.usefixtures("narrow")
+def test_ids_of_quotas_are_whole_in_80_columns(quotas: Quotas) -> None:
+    wanted = ("gpu_hours", "1000", "--scope", "project:search", "--json")
+    quota = quotas("allocate", *wanted).json()
+    lines = [line.strip() for line in quotas("list").out.splitlines()]
+    at = next(at for at, line in enumerate(lines) if line.startswith(quota["quota_id"]))
+    assert lines[at].split()[1:] == ["1,000", "0", "(0", "%)", "1,000"]
+    assert lines[at + 1 : at + 3] == ["gpu_hours", "project search"]
+    assert lines[at + 3].startswith(quota["period_start"][:10])
+
+
 def test_a_quota_is_allocated_and_listed_with_its_use(
     quotas: Quotas, server: FiscusProcess, tenant: str
 ) -> None:

@@ -127,7 +127,7 @@ def list_keys(tenant: Tenant = None, data_dir: DataDir = None, as_json: JsonFlag
         roles = ", ".join(key.roles)
         table.add_row(key.key_id, begins, name, roles, _when(key.created_at), state)
     if keys:
-        show_table(table)
+        show_table(table, stack=("key id", "name", "roles"))
     else:
         notes.print(f"The tenant {tenant_id} has no keys. `fiscus keys create` makes one.")
 

@@ -35,7 +35,7 @@ def show_quotas(quotas: Sequence[QuotaView]) -> None:
             _used(quota),
             "" if quota.remaining_amount is None else number(quota.remaining_amount),
         )
-    show_table(table)
+    show_table(table, stack=("quota id", "resource", "scope", "period"))
 
 
 def show_quota(quota: QuotaView) -> None:

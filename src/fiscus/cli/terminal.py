@@ -11,6 +11,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
@@ -112,12 +113,38 @@ def new_table(*columns: str, right: Sequence[str] = (), title: str | None = None
     return table
 
 
-def show_table(table: Table) -> None:
-    """A table as wide as the terminal lets it be; where there is none, nothing is wrapped."""
-    if out.is_terminal:
-        out.print(table)
-    else:
+def show_table(table: Table, *, stack: Sequence[str] = ()) -> None:
+    """A table as wide as the terminal lets it be; where there is none, nothing is wrapped.
+
+    In a terminal too narrow for it the columns in `stack` stand below one another, so that the
+    first of them, an id, stays in one piece and can be copied.
+    """
+    if not out.is_terminal:
         Console(highlight=False, width=_WIDEST).print(table)
+    elif stack and _widths(table).maximum > out.width:
+        out.print(_stacked(table, stack))
+    else:
+        out.print(table)
+
+
+def _stacked(table: Table, stack: Sequence[str]) -> Table:
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    beside = [column for column in table.columns if column.header not in stack]
+    names = [str(column.header) for column in beside]
+    right = [str(column.header) for column in beside if column.justify == "right"]
+    stacked = new_table(stack[0], *names, right=right)
+    for row in range(table.row_count):
+        below = "\n".join(str(columns[name][row]) for name in stack)
+        stacked.add_row(below, *(columns[name][row] for name in names))
+    stacked.columns[0].min_width = max(len(str(one)) for one in columns[stack[0]])
+    if _widths(stacked).minimum > out.width:  # then rather all columns than whole ids
+        stacked.columns[0].min_width = None
+    return stacked
+
+
+def _widths(table: Table) -> Measurement:
+    """The least and the most columns of a terminal that it can do with."""
+    return out.measure(table, options=out.options.update_width(_WIDEST))
 
 
 def facts(rows: Sequence[tuple[str, str]], title: str | None = None) -> Table:
