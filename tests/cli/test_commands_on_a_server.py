@@ -177,6 +177,15 @@ def test_report_takes_no_page_of_a_proxy_for_its_answer(
     assert "The answer is not one of Fiscus" in done.err
 
 
+def test_report_takes_no_other_encoding_for_its_csv(on_server: Run, server: FiscusProcess) -> None:
+    page = Answer(200, {"Content-Type": "text/csv"}, "Straße;1".encode("latin-1"))
+    with faulty_server(server.url) as faulty:
+        faulty.steps.append(page)
+        done = on_server("report", "--csv", FISCUS_URL=faulty.url)
+    assert (done.status, done.out) == (1, "")
+    assert "The answer is not one of Fiscus: it is no UTF-8 from byte 4 on" in done.err
+
+
 def test_report_steers_no_terminal(on_server: Run, server: FiscusProcess) -> None:
     name = "\x1b]0;owned\x07\x1b[2J\x9b1m\u202e[red]"
     cost = {"resource_type": "llm", "cost_amount": 1, "currency": "USD", "service_name": name}

@@ -63,7 +63,11 @@ class Api:
         if content_type.partition(";")[0].strip().lower() != "text/csv":
             what = ValidationError(f"its type is {content_type}", field="Content-Type")
             raise not_an_answer(what)
-        return reply.body.decode()
+        try:
+            return reply.body.decode()
+        except UnicodeDecodeError as error:
+            what = ValidationError(f"it is no UTF-8 from byte {error.start} on", field="body")
+            raise not_an_answer(what) from None
 
     def put(self, path: str, body: object, kind: type[T]) -> T:
         return answer_of(self._call("PUT", path, body=body), kind)
