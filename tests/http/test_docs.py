@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fiscus.ids import is_uuid
 from tests.http.app_client import API
 
 if TYPE_CHECKING:
@@ -49,6 +51,24 @@ async def test_the_page_reads_the_served_document(client: AppClient) -> None:
     start = await client.send("GET", "/docs/start.js", key=None)
     assert 'url: "openapi.json"' in start.text
     assert start.headers["Content-Type"].startswith("text/javascript")
+
+
+async def test_for_every_id_in_a_path_the_page_knows_who_makes_it(client: AppClient) -> None:
+    start = (await client.send("GET", "/docs/start.js", key=None)).text
+    decided = re.search(r"DECIDED = (\[.*\]);", start)
+    assert decided is not None
+    known = set(json.loads(decided[1]))
+    wanted: set[str] = set()
+    document = (await client.send("GET", "/openapi.json", key=None)).json()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            places = [one for one in operation["parameters"] if one["in"] == "path"]
+            wanted |= {one["name"] for one in places if is_uuid(one["example"])}
+            if "201" in operation["responses"]:  # what was created begins with its id
+                example = operation["responses"]["201"]["content"]["application/json"]["example"]
+                known.add(next(iter(example)))
+    assert len(wanted) > 5
+    assert wanted <= known
 
 
 async def test_the_root_leads_to_the_docs(client: AppClient) -> None:

@@ -34,13 +34,40 @@ _PAGE: Final = """<!DOCTYPE html>
 </body>
 </html>
 """
-_START: Final = """window.ui = SwaggerUIBundle({
+_START: Final = """// The ids in the examples are of another server: those of what was made on this
+// page take their place. Of that only, so that nobody deletes by a click what they looked at.
+const DECIDED = ["reservation_id", "consumption_id", "record_id"];
+
+function putInMade(response) {
+  if (!response.ok || !response.obj) return response;
+  const members = Object.entries(response.obj);
+  const made = response.status === 201
+    ? members.slice(0, 1)  // what was created begins with its id
+    : members.filter(([name, id]) => DECIDED.includes(name) && id);
+  made.forEach(([name, id]) => putIn(name, id));
+  return response;
+}
+
+function putIn(name, id) {
+  ui.specSelectors.specJson().get("paths").forEach((operations, path) => {
+    operations.forEach((operation, method) => {
+      operation.get("parameters").forEach((parameter) => {
+        if (parameter.get("in") === "path" && parameter.get("name") === name) {
+          ui.specActions.changeParamByIdentity([path, method], parameter, id, false);
+        }
+      });
+    });
+  });
+}
+
+window.ui = SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
   layout: "BaseLayout",
   deepLinking: true,
   persistAuthorization: false,
+  responseInterceptor: putInMade,
   validatorUrl: null,
 });
 """

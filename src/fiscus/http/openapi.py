@@ -355,7 +355,10 @@ def _who_may(action: Action) -> str:
     return "For " + ", ".join(roles) + " and platform_admin."
 
 
-_MADE: Final = " Put in one that you were answered: the example is of another server."
+_MADE: Final = (
+    " The example is of another server: put in one that you were answered. `/docs` does, with the "
+    "last that was made there."
+)
 
 
 def _path_parameter(name: str, note: str | None = None) -> Json:

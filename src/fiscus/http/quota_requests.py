@@ -83,6 +83,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/quotas/requests",
         tag="Quotas",
         summary="Ask for more of a quota",
+        description="The `quota_id` in the example is of another server.",
         handler=ask_for_quota,
         action=Action.ASK_FOR_QUOTA,
         answer=QuotaRequestView,
