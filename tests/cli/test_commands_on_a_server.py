@@ -165,6 +165,13 @@ def test_report_is_a_table_and_csv(on_server: Run) -> None:
     assert csv[0].startswith("service_name,project,currency,cost")
 
 
+def test_report_that_is_no_terminals_is_not_wrapped(on_server: Run, server: FiscusProcess) -> None:
+    name = "a-service-with-a-long-name-" * 5
+    cost = {"resource_type": "llm", "cost_amount": 1, "currency": "USD", "service_name": name}
+    send(server, "POST", "cost-tracking/record", cost)
+    assert name in on_server("report").out
+
+
 @pytest.mark.parametrize("form", ["--json", "--csv"])
 def test_report_takes_no_page_of_a_proxy_for_its_answer(
     on_server: Run, server: FiscusProcess, form: str

@@ -93,7 +93,7 @@ def show_history(quota: QuotaView, found: QuotaHistory, *, deleted: bool) -> Non
     table = new_table("time", "what", "scope", *numbers, right=numbers)
     for row in found.rows:
         table.add_row(_time(row, quota), *_row(row))
-    out.print(table)
+    show_table(table)
 
 
 def day_chart(days: Sequence[DayTotal], width: int, marks: Marks = BLOCKS) -> Iterator[Text]:

@@ -22,6 +22,7 @@ from fiscus.cli.terminal import (
     out,
     print_json,
     print_raw,
+    show_table,
     shown,
 )
 from fiscus.costs.report_model import Granularity, Report, ReportSection, ReportType
@@ -91,7 +92,7 @@ def _show(found: Report) -> None:
     out.print(f"[bold]{title}[/]")
     for section in found.all_sections():
         if section.groups:
-            out.print(_groups(section, compared=found.previous is not None))
+            show_table(_groups(section, compared=found.previous is not None))
     rows = [
         ("total", f"[bold]{money(found.total_cost, found.currency)}[/]"),
         ("records", f"{found.record_count:,}"),
