@@ -34,7 +34,10 @@ Id = Annotated[
         pattern=ID_PATTERN, description="An opaque id: 1-128 letters, digits and `. _ : -`."
     ),
 ]
-IdOrEvery = Annotated[str, msgspec.Meta(pattern=rf"^(?:{re.escape(EVERY)}|{ID})\Z")]
+ID_OR_EVERY_PATTERN: Final = rf"^(?:{re.escape(EVERY)}|{ID})\Z"
+IdOrEvery = Annotated[str, msgspec.Meta(pattern=ID_OR_EVERY_PATTERN)]
+RESOURCES_PATTERN: Final = r"^(?:[^*\x00]{1,256}|[^*\x00]{0,255}\*)\Z"
+"""A resource type, or the beginning of one with `*` after it."""
 # PostgreSQL cannot store it, and one in a tag would break every report by tags.
 NO_NUL: Final = r"^[^\x00]*\Z"
 
@@ -59,8 +62,9 @@ LooseKey = Annotated[
     str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": KEY_PATTERN})
 ]
 """An idempotency key: `idempotency.require_key` sees the rest."""
+CURRENCY_PATTERN: Final = rf"^{CURRENCY}\Z"
 Currency = Annotated[
-    str, msgspec.Meta(pattern=rf"^{CURRENCY}\Z", description="An ISO 4217 currency code.")
+    str, msgspec.Meta(pattern=CURRENCY_PATTERN, description="An ISO 4217 currency code.")
 ]
 TagKey = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=NO_NUL)]
 TagValue = Annotated[str, msgspec.Meta(max_length=256, pattern=NO_NUL)]
@@ -74,6 +78,19 @@ Tags = Annotated[
 _NOT_AN_ID: Final = "must be 1 to 128 letters, digits and the characters . _ : -"
 _HAS_NUL: Final = "must not contain the character NUL"
 _HAS_SURROGATES: Final = "must not contain a lone surrogate, which UTF-8 cannot say"
+_A_TIME: Final = "Send a time with its offset, such as 2026-01-31T09:00:00Z."
+_IN_WORDS: Final = (
+    ("Invalid enum value", None, "Look up what it may be in the API reference."),
+    (repr(ID_PATTERN), _NOT_AN_ID, None),
+    (repr(ID_OR_EVERY_PATTERN), f"{_NOT_AN_ID}, or {EVERY} for every one", None),
+    (repr(NO_NUL), _HAS_NUL, None),
+    (repr(RESOURCES_PATTERN), f"must be 1 to 256 characters, with {EVERY} only at its end", None),
+    (repr(CURRENCY_PATTERN), "must be three capital letters", "Send a code such as USD."),
+    ("RFC3339 encoded datetime", "is not an RFC 3339 time", _A_TIME),
+    ("with a timezone component", "has no offset from UTC", _A_TIME),
+    ("RFC3339 encoded date", "is not an RFC 3339 date", "Send a day such as 2026-01-31."),
+)
+"""A part of what msgspec says, what it means where that is not plain, and what to do."""
 _an_id: Final = re.compile(ID_PATTERN)
 
 
@@ -406,16 +423,17 @@ def explain(error: msgspec.ValidationError) -> ValidationError:
             f"{field} is missing", field=field, suggested_action=f"Send {field}."
         )
     field = path or "body"
-    if repr(ID_PATTERN) in what:  # as msgspec shows it
-        what = _NOT_AN_ID
-    elif repr(NO_NUL) in what:
-        what = _HAS_NUL
+    for told, meant, todo in _IN_WORDS:
+        if told in what:
+            return _wrong(field, meant or what, todo)
     return _wrong(field, what)
 
 
-def _wrong(field: str, what: str) -> ValidationError:
+def _wrong(field: str, what: str, todo: str | None = None) -> ValidationError:
     return ValidationError(
-        f"{field}: {what}", field=field, suggested_action=f"Correct {field} and send it again."
+        f"{field}: {what}",
+        field=field,
+        suggested_action=todo or f"Correct {field} and send it again.",
     )
 
 
@@ -430,6 +448,7 @@ def not_json(error: Exception) -> ValidationError:
 __all__ = [
     "KEY_PATTERN",
     "MAX_TAGS",
+    "RESOURCES_PATTERN",
     "Currency",
     "Id",
     "IdOrEvery",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from datetime import date, datetime
 from decimal import Context, Decimal
 from typing import Any
 
@@ -18,6 +19,8 @@ from fiscus.budgets.model import BudgetSpec
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.errors import NotFound, ValidationError
 from fiscus.money import Amount
+from fiscus.ratelimits.model import ResourcePattern
+from fiscus.ratelimits.rules import Algorithm
 from fiscus.tenants import TenantSpec
 
 KINDS = [
@@ -349,3 +352,25 @@ def test_a_number_that_no_decimal_holds_is_a_fault_of_its_place(number: str) -> 
     # also where the body is no JSON besides
     with pytest.raises(ValidationError):
         wire.decode(f'{{"estimated_cost": NaN, "ttl_seconds": {number}}}', CheckRequest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "words", "todo"),
+    [
+        (wire.Currency, "usd", "must be three capital letters", "such as USD"),
+        (wire.IdOrEvery, "ann@example.com", "or * for every one", "Correct it"),
+        (ResourcePattern, "a*b", "with * only at its end", "Correct it"),
+        (datetime, "2026-01-31", "is not an RFC 3339 time", "such as 2026-01-31T09:00:00Z"),
+        (date, "2026-1-31", "is not an RFC 3339 date", "such as 2026-01-31."),
+        (Algorithm, "RFC3339 encoded date", "Invalid enum value", "Look up what it may be"),
+    ],
+)
+def test_a_fault_is_told_in_words_and_not_as_a_pattern(
+    kind: Any, value: str, words: str, todo: str
+) -> None:
+    one = msgspec.defstruct("One", [("it", kind)])
+    with pytest.raises(ValidationError) as caught:
+        wire.decode(json.dumps({"it": value}), one)
+    assert words in caught.value.message
+    assert "regex" not in caught.value.message
+    assert todo in str(caught.value.suggested_action)

@@ -10,12 +10,12 @@ from msgspec import Meta, Struct, field
 
 from fiscus.money import Amount
 from fiscus.ratelimits.rules import MAX_LIMIT, MAX_WINDOW_SECONDS, Algorithm
-from fiscus.wire import Id, IdOrEvery
+from fiscus.wire import RESOURCES_PATTERN, Id, IdOrEvery
 
 ResourcePattern = Annotated[
     str,
     Meta(
-        pattern=r"^(?:[^*\x00]{1,256}|[^*\x00]{0,255}\*)\Z",
+        pattern=RESOURCES_PATTERN,
         description="A resource type, or the beginning of one with `*` after it; `*` is every one.",
     ),
 ]
