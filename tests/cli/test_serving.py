@@ -310,10 +310,13 @@ def test_unreachable_database_is_one_line(run: Run) -> None:
     assert "Traceback" not in done.err
 
 
-def test_a_name_that_no_host_can_have_is_one_line(run: Run) -> None:
-    done = run("serve", "--host", "a" * 64, "--port", str(free_port()))
+@pytest.mark.parametrize("host", ["a" * 64, "", "192.0.2.1"])  # the last is nobody's, RFC 5737
+def test_an_address_that_is_not_of_this_machine_is_one_line_about_it(run: Run, host: str) -> None:
+    done = run("serve", "--host", host, "--port", str(free_port()))
     assert done.status == 1
-    assert "cannot listen on aaaa" in done.err
+    assert f"cannot listen on {host or '(empty)'} port" in done.err
+    assert "as --host or FISCUS_HOST" in done.err
+    assert "another server" not in done.err
 
 
 @pytest.mark.parametrize("second", [1, 2])

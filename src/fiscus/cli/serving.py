@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -97,9 +98,9 @@ def _listening(
         )[0]
         bound = _bound(family, kind, protocol, address, share=share)
     except OSError as error:
-        raise _cannot_listen(host, port, option, error.strerror) from None
+        raise _cannot_listen(host, port, option, error) from None
     except UnicodeError:
-        raise _cannot_listen(host, port, option, "no name of a host") from None
+        raise _no_host_of_ours(host, port, "no name of a host") from None
     # at once: an address on which nobody listens yet can be bound by another server
     _listen_on(bound, option)
     return bound
@@ -111,13 +112,23 @@ def _listen_on(bound: socket.socket, option: str = "--port") -> None:
     except OSError as error:
         host, port = bound.getsockname()[:2]
         bound.close()
-        raise _cannot_listen(host, port, option, error.strerror) from None
+        raise _cannot_listen(host, port, option, error) from None
 
 
-def _cannot_listen(host: str, port: int, option: str, reason: str | None) -> CommandError:
+def _cannot_listen(host: str, port: int, option: str, error: OSError) -> CommandError:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return _no_host_of_ours(host, port, error.strerror)
     return CommandError(
-        f"cannot listen on {host} port {port}: {reason}",
+        f"cannot listen on {host} port {port}: {error.strerror}",
         suggested_action=f"see whether another server runs there, or take another {option}.",
+    )
+
+
+def _no_host_of_ours(host: str, port: int, reason: str | None) -> CommandError:
+    return CommandError(
+        f"cannot listen on {host or '(empty)'} port {port}: {reason}",
+        suggested_action="give an address of this machine as --host or FISCUS_HOST: 127.0.0.1, or "
+        "0.0.0.0 for all.",
     )
 
 
