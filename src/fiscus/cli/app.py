@@ -12,7 +12,8 @@ from fiscus.cli.terminal import print_raw
 
 app = typer.Typer(
     name="fiscus",
-    help="Budgets and costs of a multi-tenant platform, decided before the money is spent.",
+    help="Budgets, rate limits, quotas and costs of a multi-tenant platform, decided before the "
+    "money is spent.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

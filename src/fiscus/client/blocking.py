@@ -128,6 +128,9 @@ class BlockingApi:
         ...     answer = call_the_model()
         ...     r.settle(answer.cost)
 
+        It takes the fields of `POST /budgets/check`, of which `tenant`, `project`, `user`,
+        `feature` and `estimate` are short for `tenant_id`, …, `estimated_cost`.
+
         Entering raises `BudgetExceeded` or, of a throttled budget, `RateLimitViolated`; their
         `answer` explains the refusal. With `on_unreachable="allow"` the block runs, without a hold,
         also when Fiscus cannot be reached; its cost is recorded all the same.
