@@ -196,6 +196,9 @@ def test_history_of_a_deleted_quota_is_shown(
         (("history", "../budgets"), "no quota id", 2),
         (("history", "01890000-0000-7000-8000-000000000000"), "NOT_FOUND", 1),
         (("list", "--scope", "team"), "no type of scope", 2),
+        (("list", "--scope", ""), "no type of scope", 2),
+        (("list", "--scope", "project:"), "names no scope", 2),
+        (("list", "--scope", ":search"), "no type of scope", 2),
     ],
 )
 def test_what_is_wrong_is_one_line(

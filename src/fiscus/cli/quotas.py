@@ -84,7 +84,7 @@ def list_quotas(
     as_json: JsonFlag = False,
 ) -> None:
     """List quotas, newest first, with what is used of them."""
-    kind, _, scope_id = (scope or "").partition(":")
+    kind, scope_id = _scope_or_type(scope)
     quotas: list[QuotaView] = []
     token: str | None = None
     with Api(url, key) as api:
@@ -93,8 +93,8 @@ def list_quotas(
                 PATH,
                 QuotaPage,
                 resource_type=resource,
-                scope_type=_scope_type(kind).value if kind else None,
-                scope_id=scope_id or None,
+                scope_type=kind,
+                scope_id=scope_id,
                 active_only="true" if active_only else None,
                 tenant_id=tenant,
                 page_size=MAX_PAGE_SIZE,
@@ -347,6 +347,13 @@ def _entity(given: str) -> Entity:
         ) from None
 
 
+def _scope_or_type(given: str | None) -> tuple[ScopeType | None, str | None]:
+    """`project:` is no type: what somebody left empty is not every project."""
+    if given is None:
+        return None, None
+    return _scope(given) if ":" in given else (_scope_type(given), None)
+
+
 def _scope(given: str) -> tuple[ScopeType, str]:
     kind, colon, scope_id = given.partition(":")
     if not colon or not scope_id:
@@ -361,7 +368,8 @@ def _scope_type(kind: str) -> ScopeType:
         return ScopeType(kind)
     except ValueError:
         raise UsageError(
-            f"{kind} is no type of scope", suggested_action=f"Use one of {', '.join(ScopeType)}."
+            f"{kind or '(empty)'} is no type of scope",
+            suggested_action=f"Use one of {', '.join(ScopeType)}.",
         ) from None
 
 
