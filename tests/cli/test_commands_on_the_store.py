@@ -106,6 +106,12 @@ def test_created_key_is_listed_by_its_beginning_only(run: Run) -> None:
     assert made["api_key"] not in run("keys", "list").out
 
 
+def test_a_first_key_tells_that_a_database_was_begun_for_it(run: Run, tmp_path: Path) -> None:
+    begun = f"a new one was begun: {tmp_path / 'data' / 'fiscus.db'}"
+    assert begun in run("keys", "create").err
+    assert begun not in run("keys", "create").err
+
+
 @pytest.mark.usefixtures("narrow")
 def test_ids_of_keys_are_whole_in_80_columns(run: Run) -> None:
     roles = ["auditor", "service", "tenant_admin"]

@@ -79,7 +79,9 @@ def test_admin_key_is_made_and_printed_once(tmp_path: Path) -> None:
         assert server.stop() == 0
     with fiscus_server(tmp_path, admin_key=None) as server:
         assert not KEY.findall(server.output())
-        assert "Lost it? `fiscus keys create --role platform_admin`" in server.output()
+        found_anywhere = re.search(r"platform_admin --data-dir (\S+)`", server.output())
+        assert found_anywhere is not None
+        assert (Path(found_anywhere[1]) / "fiscus.db").exists()
         assert may_list_keys(server.url, found[0])
 
 

@@ -157,9 +157,15 @@ def _engine(data_dir: DataDir, *, may_begin: bool = False) -> Generator[Engine]:
     from fiscus.wiring.engine import is_new, open_engine
 
     settings = read_settings(data_dir=data_dir)
-    engine = open_engine(settings, migrates=may_begin and is_new(settings))
+    begins = may_begin and is_new(settings)
+    engine = open_engine(settings, migrates=begins)
     try:
         yield engine
+        if begins:  # by who is in another folder than the server, its keys are of no use there
+            path = settings.resolved_database_url.removeprefix("sqlite:///")
+            notes.print(
+                f"There was no database here; a new one was begun: {shown(path)}", soft_wrap=True
+            )
     finally:
         engine.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from importlib.metadata import version
 from typing import Annotated
@@ -130,6 +131,14 @@ def show_address(
     else:
         notes.print("[dim]The admin key was made or given before, and is not shown again.[/]")
     notes.print(
-        "[dim]Lost it? `fiscus keys create --role platform_admin` makes another.[/]",
+        f"[dim]Lost it? `fiscus keys create --role platform_admin{shown(_same_store(settings))}` "
+        "makes another.[/]",
         soft_wrap=True,
     )
+
+
+def _same_store(settings: Settings) -> str:
+    """What a command needs to find this store from any folder, with the same environment."""
+    if settings.database_url is not None:
+        return ""
+    return f" --data-dir {shlex.quote(str(settings.data_dir.absolute()))}"
