@@ -19,7 +19,8 @@ ScopeId = Annotated[str, Meta(max_length=128, pattern=NO_NUL)]
 
 class TenantQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tenant_id: Annotated[
-        Id | None, Meta(description="Default: the credential's tenant; others are refused.")
+        Id | None,
+        Meta(description="Default: the credential's tenant; another one: platform_admin only."),
     ] = None
 
 

@@ -23,7 +23,8 @@ that is neither empty nor `{}` answers 400, or 413 where it is larger than any m
 probes and `/metrics` ignore theirs.
 
 Every call but the health probes needs an API key (`X-API-Key`) or a JSON Web Token (`Authorization:
-Bearer`). The tenant is that of the credential."""
+Bearer`). The tenant is that of the credential; a platform_admin may name another one in
+`tenant_id`."""
 
 TAGS: Final = {
     "Decisions": "Check before an operation, settle after it.",
