@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
 from typing import Annotated, Any, Final, TypeVar, cast
@@ -77,6 +78,7 @@ Tags = Annotated[
 
 _NOT_AN_ID: Final = "must be 1 to 128 letters, digits and the characters . _ : -"
 _HAS_NUL: Final = "must not contain the character NUL"
+_TOO_DEEP: Final = f"is nested deeper than {MAX_LEVELS} levels"
 _HAS_SURROGATES: Final = "must not contain a lone surrogate, which UTF-8 cannot say"
 _A_TIME: Final = "Send a time with its offset, such as 2026-01-31T09:00:00Z."
 _IN_WORDS: Final = (
@@ -159,6 +161,53 @@ _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
 
+def _plain(value: object) -> Any:
+    """What a Python caller gave, as the wire knows it: a subclass of text or of a number, such as a
+    member of an enum, as what it is a subclass of, and moments in UTC."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # what a member of an enum is, not how it shows itself
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, datetime):
+        return _in_utc(value)
+    if isinstance(value, Mapping):
+        named = cast("Mapping[object, object]", value)
+        return {_plain(name): _plain(inner) for name, inner in named.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in cast("Sequence[object]", value)]
+    return value
+
+
+_PLAIN: Final = frozenset({str, int, float, bool, Decimal})
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """The same moment, as far as it is one: an offset in JSON has no seconds, one here may."""
+    try:
+        if moment.utcoffset() is not None:
+            moment = moment.astimezone(UTC)
+        return datetime.combine(moment.date(), moment.timetz())
+    except (OverflowError, ValueError):  # at an end of time, or no time at all, as that of pandas
+        return moment
+
+
+def _given(values: Mapping[str, object], place: str = "") -> dict[str, Any]:
+    """The values of a Python caller as the wire knows them; `None` means "not given"."""
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        try:
+            given[name] = _plain(value)
+        except RecursionError:
+            raise _wrong(f"{place}{name}", _TOO_DEEP) from None
+    return given
+
+
 def _through_json(value: object) -> Any:
     """`value` of a Python caller as it comes out of its JSON.
 
@@ -171,15 +220,19 @@ def _through_json(value: object) -> Any:
     except (msgspec.DecodeError, ArithmeticError):
         raise ValueError("must not contain NaN, Infinity or a number out of range") from None
     except RecursionError:
-        raise ValueError("is nested too deep") from None
+        raise ValueError(_TOO_DEEP) from None
     except NotImplementedError as error:  # of `_write_custom`
-        kind = error.args[0].__name__
-        raise ValueError(f"must not contain a {kind}, which JSON has no form for") from None
+        raise ValueError(_no_json(error)) from None
+
+
+def _no_json(error: NotImplementedError) -> str:
+    return f"must not contain a {error.args[0].__name__}, which JSON has no form for"
 
 
 def as_json(given: Mapping[str, object], place: str) -> bytes:
     """What a Python caller gave at `place`, unchecked; raises `ValidationError` that names what
     has no JSON."""
+    given = _given(given, f"{place}.")
     try:
         body = encode(given)
         _any_decoder.decode(body)
@@ -394,7 +447,7 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
     `None` means "not given". Free objects are taken as their JSON says, and what has none is a
     `ValidationError` as all that is wrong: it names the field.
     """
-    given = {name: value for name, value in values.items() if value is not None}
+    given = _given(values)
     try:
         converted = msgspec.convert(given, worked_out(kind), dec_hook=_read_given)
         encode(converted)
@@ -402,6 +455,8 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
         raise explain(error) from None
     except UnicodeEncodeError:
         raise has_surrogates(surrogates_in(given) or "body") from None
+    except NotImplementedError as error:  # of `_write_custom`, in a struct that was given
+        raise _wrong("body", _no_json(error)) from None
     return converted
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import pytest
@@ -126,16 +127,73 @@ async def test_a_cost_is_recorded_and_charged(bench: Bench) -> None:
 async def test_a_moment_keeps_the_seconds_of_its_offset(bench: Bench) -> None:
     odd = timezone(timedelta(hours=1, minutes=23, seconds=45))
     at = datetime(2026, 3, 10, 8, 0, tzinfo=odd)
-    cost = {**OPERATION, "cost_amount": 2, "timestamp": at}
+    known = {"timestamp": at, "usage": {"ended": at}}
+    cost = {**OPERATION, "cost_amount": 2, **known}
     await bench.api.record(**cost)
     await bench.api.record_batch([cost])
     held = await bench.api.check(**OPERATION, estimate=1)
-    await bench.api.settle(held.reservation_id, 2, timestamp=at)
-    assert [one.timestamp for one in (await bench.api.records(start=at)).items] == [at] * 3
+    await bench.api.settle(held.reservation_id, 2, **known)
+    async with bench.api.reserve(**OPERATION, estimate=1) as r:
+        await r.settle(2, **known)
+    records = (await bench.api.records(start=at)).items
+    assert [one.timestamp for one in records] == [at] * 4
+    assert [one.usage for one in records] == [{"ended": "2026-03-10T06:36:15Z"}] * 4
     assert not (await bench.api.records(start=at + timedelta(seconds=1))).items
-    assert (await bench.api.report(start_date=at)).record_count == 3
+    assert (await bench.api.report(start_date=at)).record_count == 4
     later = await bench.api.report(start_date=at + timedelta(seconds=1))
     assert later.record_count == 0
+
+
+class Project(str, Enum):  # noqa: UP042 - unlike a StrEnum's, its members show their names
+    SEARCH = "search"
+
+
+class Text(str):
+    """As a template engine's, or numpy's."""
+
+    __slots__ = ()
+
+
+class Moment(datetime):
+    """As that of pandas."""
+
+
+class Count(int): ...
+
+
+class Seconds(float): ...
+
+
+async def test_what_is_of_a_subclass_is_taken_as_what_it_is(bench: Bench) -> None:
+    """Of text and numbers, as many libraries make them; a member of an enum shows its name."""
+    operation = {"project": Project.SEARCH, "resource_type": Text("llm")}
+    cost = {
+        **operation,
+        "cost_amount": Count(2),
+        "timestamp": Moment(2026, 3, 10, 8, tzinfo=UTC),
+        "tags": {Text("team"): Text("a")},
+        "usage": {"tokens": Count(7), "seconds": Seconds(1.5), "model": [Text("m")]},
+    }
+    await bench.api.record(**cost)
+    await bench.api.record_batch([cost])
+    held = await bench.api.check(**operation, estimate=1)
+    assert (await bench.api.release(Text(held.reservation_id))).project_id == "search"
+    for record in (await bench.api.records(**operation)).items:
+        assert type(record.project_id) is str
+        assert (record.tags, record.timestamp) == ({"team": "a"}, cost["timestamp"])
+        assert record.usage == {"tokens": 7, "seconds": Decimal("1.5"), "model": ["m"]}
+    await bench.api.create_rate_limit(
+        scope_type="project",
+        scope_id=Project.SEARCH,
+        resource_type="api",
+        limit_value=1,
+        time_window_seconds=60,
+    )
+    asked = [
+        await bench.api.check_rate_limit(resource_type="api", project="search", resource_key=key)
+        for key in (Project.SEARCH, "search")
+    ]
+    assert [one.allowed for one in asked] == [True, False]
 
 
 async def test_records_are_found_by_any_tag_key(bench: Bench) -> None:

@@ -8,7 +8,7 @@ such as `"0.02"`; a float is a `ValidationError`, since it cannot hold money exa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Final, Literal, NotRequired, Required, TypedDict, TypeVar, cast
 
@@ -368,7 +368,6 @@ class TenantFields(TypedDict, total=False):
 
 def full_names(given: Mapping[str, object], tenant: str | None = None) -> dict[str, object]:
     """`given` by the names of the requests, without what is None; `tenant` when it names none.
-    Moments come out in UTC.
 
     Raises `ValidationError` when a field is given by both of its names.
     """
@@ -384,18 +383,10 @@ def full_names(given: Mapping[str, object], tenant: str | None = None) -> dict[s
                 field=full,
                 suggested_action=f"Give {short} or {full}.",
             )
-        named[full] = _in_utc(value) if isinstance(value, datetime) else value
+        named[full] = value
     if tenant is not None:
         named.setdefault("tenant_id", tenant)
     return named
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """The same moment, as far as it is one: an offset in JSON has no seconds, one here may."""
-    try:
-        return moment if moment.utcoffset() is None else moment.astimezone(UTC)
-    except OverflowError:  # at an end of time, where no call reaches
-        return moment
 
 
 def given_text(value: object, field: str) -> str:
@@ -404,7 +395,7 @@ def given_text(value: object, field: str) -> str:
         raise _wrong_kind(field, "text", value, f"Give the {field} as a str.")
     if surrogates_in(value) is not None:
         raise has_surrogates(field)
-    return value
+    return str.__str__(value)  # the text of a subclass, such as a member of an enum
 
 
 def given_id(value: object, what: str) -> str:
