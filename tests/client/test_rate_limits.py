@@ -44,6 +44,13 @@ async def test_a_patience_that_is_no_number_is_told(bench: Bench, given: Any) ->
     assert told.value.field == "patience_seconds"
 
 
+@pytest.mark.parametrize("given", [0, -1, float("nan")], ids=repr)
+async def test_a_patience_for_no_time_is_told(bench: Bench, given: float) -> None:
+    with pytest.raises(ValidationError, match="patience_seconds must be more than 0") as told:
+        await bench.api.check_rate_limit(**CALL, patience_seconds=given)
+    assert told.value.field == "patience_seconds"
+
+
 async def test_a_policy_admits_its_count_and_a_denial_is_an_answer(bench: Bench) -> None:
     policy = await bench.api.create_rate_limit(**POLICY, burst_capacity=1)
     assert type(policy) is PolicyView

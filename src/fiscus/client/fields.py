@@ -444,7 +444,16 @@ def given_seconds(value: object, field: str) -> float:
 
 def given_patience(value: object) -> float | None:
     """How long a call may take in all, or None; raises `ValidationError`."""
-    return None if value is None else given_seconds(value, "patience_seconds")
+    if value is None:
+        return None
+    seconds = given_seconds(value, "patience_seconds")
+    if not seconds > 0:
+        raise ValidationError(
+            "patience_seconds must be more than 0",
+            field="patience_seconds",
+            suggested_action="Give another patience_seconds, or leave it out.",
+        )
+    return seconds
 
 
 def given_count(value: object, field: str) -> int:
