@@ -28,6 +28,7 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
+from fiscus.client.backend import HereOnly
 from fiscus.client.blocking import BlockingApi
 from fiscus.client.fields import given_id, given_key, given_tenant_id, given_text
 from fiscus.client.problems import closed
@@ -157,7 +158,7 @@ def _settings(given: Mapping[str, Any]) -> Settings:
         ) from None
 
 
-class _EngineBackend:
+class _EngineBackend(HereOnly):
     """Every call, blocking; see `client.backend.Backend`."""
 
     def __init__(self, engine: Engine, tenant: str) -> None:

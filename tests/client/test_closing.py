@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -135,6 +137,17 @@ def test_a_fiscus_that_is_forgotten_unclosed_warns_by_its_name(tmp_path: Path) -
     with pytest.warns(ResourceWarning, match=r"unclosed Fiscus: call its close\(\)"):
         opened.clear()
     engine.close()
+
+
+def test_what_is_open_here_says_that_it_cannot_be_copied(tmp_path: Path) -> None:
+    """As when it is given to a process of a pool that is spawned, or is in what is copied."""
+    address = "http://127.0.0.1:1"
+    with Fiscus.open(data_dir=tmp_path, tenant="acme") as fiscus, Client(address, "k") as client:
+        block = fiscus.reserve(**OPERATION, estimate=1)
+        for one in (fiscus, client, AsyncClient(address, "k"), block):
+            for copied in (pickle.dumps, copy.deepcopy):
+                with pytest.raises(TypeError, match="open another where you need one"):
+                    copied(one)
 
 
 def test_closing_inside_a_block_hides_no_error_of_the_program(

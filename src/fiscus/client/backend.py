@@ -7,7 +7,7 @@ never suspends in them, so `run_blocking` can run them outside an event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from fiscus.budgets.calls import (
     BudgetView,
@@ -170,6 +170,16 @@ class Backend(Operations, Protocol):
     async def health(self) -> HealthAnswer: ...
 
     async def close(self) -> None: ...
+
+
+class HereOnly:
+    """What is open in this process: a pickle or a deep copy would have to be open as well."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Fiscus, a client and their blocks can be neither pickled nor deeply copied: "
+            "open another where you need one"
+        )
 
 
 def run_blocking(call: Coroutine[Any, Any, T]) -> T:
