@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +32,8 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         None,
-        description="postgresql://user:password@host/name, or sqlite:///path. "
-        "Default: fiscus.db in the data folder.",
+        description="postgresql://user:password@host/name, or sqlite:///path, in which %3F stands "
+        "for `?` and %25 for `%`. Default: fiscus.db in the data folder.",
     )
     migration_database_url: str | None = Field(
         None,
@@ -162,4 +163,9 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         if self.database_url is not None:
             return self.database_url
-        return f"sqlite:///{(self.data_dir / 'fiscus.db').absolute()}"
+        file = self.data_dir / "fiscus.db"
+        # the folder that this process is in may be gone, which whoever makes this one tells
+        with suppress(FileNotFoundError):
+            file = file.absolute()
+        # SQLAlchemy reads the path as any URL's: a query begins at a `?`
+        return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"

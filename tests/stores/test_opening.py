@@ -442,6 +442,25 @@ def test_a_data_folder_that_cannot_be_one_is_a_setting_that_is_wrong(
     assert told.value.field == "FISCUS_DATABASE_URL"
 
 
+def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:
+    for name in ("what?", "100%25", "a b", "ä#&;"):
+        with Fiscus.open(data_dir=tmp_path / name) as opened:
+            assert not opened.records().items
+        assert (tmp_path / name / "fiscus.db").is_file()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_relative_data_folder_in_one_that_is_gone_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ValidationError, match="cannot be the folder") as told:
+        Fiscus.open(data_dir="fiscus-data")
+    assert told.value.field == "FISCUS_DATA_DIR"
+
+
 def test_a_database_that_cannot_be_reached_says_why(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="Connection refused") as told:
         Fiscus.open(data_dir=tmp_path, database_url="postgresql://a:secret-word@127.0.0.1:9/none")

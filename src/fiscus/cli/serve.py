@@ -6,6 +6,7 @@ import shlex
 import socket
 from importlib.metadata import version
 from typing import Annotated
+from urllib.parse import unquote
 
 import typer
 
@@ -113,7 +114,7 @@ def show_address(
     """Where the server is and, this once, the admin key that was made."""
     url = address_of(bound)
     where = (
-        f"SQLite, {settings.resolved_database_url.removeprefix('sqlite:///')}"
+        f"SQLite, {unquote(settings.resolved_database_url.removeprefix('sqlite:///'))}"
         if settings.resolved_database_url.startswith("sqlite")
         else f"PostgreSQL, {workers} {'process' if workers == 1 else 'processes'}"
     )
