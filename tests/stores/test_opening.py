@@ -442,6 +442,15 @@ def test_a_data_folder_that_cannot_be_one_is_a_setting_that_is_wrong(
     assert told.value.field == "FISCUS_DATABASE_URL"
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite:///:memory:", "sqlite:///file:a?mode=memory&uri=true", "sqlite:///a.db?mode=ro"]
+)
+def test_sqlite_is_a_file_by_its_path(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValidationError, match="not the URL of a database") as told:
+        Fiscus.open(data_dir=tmp_path, database_url=url)
+    assert told.value.field == "FISCUS_DATABASE_URL"
+
+
 def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:
     for name in ("what?", "100%25", "a b", "ä#&;"):
         with Fiscus.open(data_dir=tmp_path / name) as opened:

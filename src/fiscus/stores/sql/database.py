@@ -346,6 +346,8 @@ def parse_url(url: str, setting: str = DATABASE_SETTING) -> URL:
     backend = parsed.get_backend_name()
     if backend not in {"sqlite", "postgresql"} or not parsed.database:
         raise _bad_url(setting)
+    if backend == "sqlite" and (parsed.query or parsed.database.startswith((":memory:", "file:"))):
+        raise _bad_url(setting)  # each connection would have a database of its own
     return parsed
 
 
