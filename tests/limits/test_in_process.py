@@ -219,15 +219,23 @@ def test_a_violation_carries_the_result(now: Microseconds) -> None:
         ({"counters": "http://127.0.0.1", "name": "api"}, "counters"),
         ({"counters": "redis://127.0.0.1", "name": "api", "on_store_failure": "x"}, "on_store"),
         ({"counters": "redis://127.0.0.1", "name": "api", "timeout_seconds": 0}, "timeout"),
+        ({"counters": "redis://127.0.0.1", "name": "api", "timeout_seconds": "1"}, "timeout"),
         ({"counters": "redis://127.0.0.1", "name": "api", "now_us": Microseconds()}, "now_us"),
         ({"resource": "api"}, "client"),
         ({"project": "search"}, "client"),
+        ({"key": "user"}, "key"),
     ],
 )
 def test_arguments_that_make_no_sense_are_named(arguments: dict, field: str) -> None:
     with pytest.raises(ValidationError) as raised:
         limit("5/minute", **arguments)
     assert field in raised.value.field
+
+
+def test_a_client_that_is_none_is_told() -> None:
+    with pytest.raises(ValidationError, match="not str") as raised:
+        limit(resource="api", client="http://127.0.0.1:3472")  # type: ignore[call-overload]
+    assert raised.value.field == "client"
 
 
 OPERATIONS = st.lists(

@@ -248,7 +248,10 @@ def test_every_field_is_sent_as_text_that_http_allows() -> None:
         ({"exempt": "/healthz"}, "exempt"),
         ({"exempt": ["healthz"]}, "paths"),
         ({"paths": {"/a*b": "1/minute"}}, "paths"),
+        ({"paths": ["/login"]}, "paths"),
         ({"trusted_proxies": -1}, "trusted_proxies"),
+        ({"trusted_proxies": "1"}, "trusted_proxies"),
+        ({"key": "user"}, "key"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options: dict[str, Any], field: str) -> None:

@@ -120,4 +120,14 @@ def check_text(given: Any, field: str) -> None:
         ) from None
 
 
-__all__ = ["KeyOf", "Limit", "check_count", "check_text"]
+def check_function(given: Any, field: str) -> None:
+    """Raises `ValidationError` unless `given` can be called, or is None."""
+    if given is not None and not callable(given):
+        raise ValidationError(
+            f"{field} must be a function, not {type(given).__name__}",
+            field=field,
+            suggested_action=f"Give {field} as a function, such as a lambda, or leave it out.",
+        )
+
+
+__all__ = ["KeyOf", "Limit", "check_count", "check_function", "check_text"]

@@ -8,7 +8,7 @@ from typing import Any, Final
 from fiscus.correlation import correlation_id_of
 from fiscus.errors import RateLimitViolated, ValidationError
 from fiscus.headers import raw
-from fiscus.limits.base import Limit
+from fiscus.limits.base import Limit, check_function
 from fiscus.limits.decorating import key_text
 from fiscus.limits.opening import limit as make_limit
 from fiscus.limits.requests import RequestHead, Scope
@@ -53,8 +53,12 @@ class RateLimitMiddleware:
     ) -> None:
         if isinstance(exempt, str):
             raise _wrong("exempt", "exempt must be a list of paths")
-        if trusted_proxies < 0:
-            raise _wrong("trusted_proxies", "trusted_proxies must be 0 or more")
+        # of untyped callers, such as a text of the environment: told here, and not by every request
+        if not isinstance(trusted_proxies, int) or trusted_proxies < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _wrong("trusted_proxies", "trusted_proxies must be a whole number, 0 or more")
+        if not isinstance(paths, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _wrong("paths", "paths must be a dict of paths and their limits")
+        check_function(key, "key")
         self._app = app
         self._key_of = _client_address if key is None else key
         self._trusted_proxies = trusted_proxies

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, overload
 
 from fiscus.errors import ValidationError
-from fiscus.limits.base import KeyOf, Limit, check_text
+from fiscus.limits.base import KeyOf, Limit, check_function, check_text
 from fiscus.limits.strings import parse_limits
 from fiscus.ratelimits.model import OnCountersFailure
 
@@ -85,6 +85,7 @@ def limit(
     `key` gives the key of a call where this is used as a decorator. For the strings see
     `fiscus.limits.strings`. Raises `ValidationError` that says what is wrong.
     """
+    check_function(key, "key")
     if client is not None:
         return _on_server(client, limits, resource, key, on_store_failure, timeout_seconds, {**who})
     if limits is None or resource is not None or who:
@@ -137,8 +138,16 @@ def _on_server(
             "with a client, the policies of a resource type hold",
             "Give resource, and no limits of its own.",
         )
+    from fiscus.client.asynchronous import AsyncApi
+    from fiscus.client.blocking import BlockingApi
     from fiscus.limits.on_server import ServerLimit
 
+    if not isinstance(client, BlockingApi | AsyncApi):  # pyright: ignore[reportUnnecessaryIsInstance] - from untyped callers
+        raise _wrong(
+            "client",
+            f"client takes a Client, an AsyncClient or a Fiscus, not {type(client).__name__}",
+            "Give client=Client(…).",
+        )
     return ServerLimit(
         client,
         {"resource_type": resource, **operation},
@@ -161,7 +170,7 @@ def _failure(given: str, known: Any) -> OnCountersFailure:
 def _seconds(given: float | None, default: float) -> float:
     if given is None:
         return default
-    if not 0 < given <= 60:
+    if not isinstance(given, int | float) or not 0 < given <= 60:  # pyright: ignore[reportUnnecessaryIsInstance] - from untyped callers
         raise _wrong("timeout_seconds", "timeout_seconds must be above 0, at most 60", "Change it.")
     return given
 
