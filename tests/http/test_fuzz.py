@@ -9,6 +9,11 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.generation.hypothesis.builder import (
+    HypothesisTestConfig,
+    HypothesisTestMode,
+    create_test,
+)
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -21,6 +26,8 @@ from tests.http.live_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from schemathesis.schemas import BaseSchema
 
     from tests.http.live_server import LiveServer
 
@@ -41,12 +48,18 @@ def without_security() -> dict[str, Any]:
     return made
 
 
+DOCUMENT = without_security()
+OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
+
+
 @schemathesis.serializer(NDJSON)
 def as_lines(_: object, value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
-document = schemathesis.openapi.from_dict(without_security())
+@pytest.fixture(scope="module")
+def document() -> BaseSchema:
+    return schemathesis.openapi.from_dict(DOCUMENT)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +68,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield server
 
 
-@document.parametrize()
-@settings(max_examples=10, suppress_health_check=list(HealthCheck))
-def test_generated_requests_are_answered_as_documented(
-    case: schemathesis.Case, server: LiveServer
-) -> None:
+def validate(case: schemathesis.Case, server: LiveServer) -> None:
     case.call_and_validate(
         base_url=server.url, headers={"X-API-Key": server.key}, checks=CHECKS, timeout=30
     )
+
+
+# Not `document.parametrize()`: it makes the cases of all operations while tests are collected, in
+# each of pytest's processes.
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_generated_requests_are_answered_as_documented(
+    method: str, path: str, document: BaseSchema, server: LiveServer
+) -> None:
+    examples = settings(max_examples=10, suppress_health_check=list(HealthCheck))
+    test = create_test(
+        operation=document[path][method],
+        test_func=validate,
+        config=HypothesisTestConfig(
+            document.config, modes=list(HypothesisTestMode), explicit_settings=examples
+        ),
+    )
+    test(server=server)
