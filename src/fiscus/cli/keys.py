@@ -154,7 +154,7 @@ def _engine(data_dir: DataDir, *, may_begin: bool = False) -> Generator[Engine]:
 
     `may_begin`: where there is no database yet, one is made, so that a first key can be.
     """
-    from fiscus.wiring.engine import is_new, open_engine
+    from fiscus.wiring.engine import is_new, open_engine, sqlite_file
 
     settings = read_settings(data_dir=data_dir)
     begins = may_begin and is_new(settings)
@@ -162,10 +162,8 @@ def _engine(data_dir: DataDir, *, may_begin: bool = False) -> Generator[Engine]:
     try:
         yield engine
         if begins:  # by who is in another folder than the server, its keys are of no use there
-            path = settings.resolved_database_url.removeprefix("sqlite:///")
-            notes.print(
-                f"There was no database here; a new one was begun: {shown(path)}", soft_wrap=True
-            )
+            file = shown(str(sqlite_file(settings)))
+            notes.print(f"There was no database here; a new one was begun: {file}", soft_wrap=True)
     finally:
         engine.close()
 

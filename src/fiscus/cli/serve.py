@@ -6,7 +6,6 @@ import shlex
 import socket
 from importlib.metadata import version
 from typing import Annotated
-from urllib.parse import unquote
 
 import typer
 
@@ -112,10 +111,12 @@ def show_address(
     settings: Settings, bound: socket.socket, admin_key: str | None, workers: int
 ) -> None:
     """Where the server is and, this once, the admin key that was made."""
-    url = address_of(bound)
+    from fiscus.wiring.engine import sqlite_file
+
+    url, file = address_of(bound), sqlite_file(settings)
     where = (
-        f"SQLite, {unquote(settings.resolved_database_url.removeprefix('sqlite:///'))}"
-        if settings.resolved_database_url.startswith("sqlite")
+        f"SQLite, {file}"
+        if file is not None
         else f"PostgreSQL, {workers} {'process' if workers == 1 else 'processes'}"
     )
     rows = [("address", url), ("reference", f"{url}/docs"), ("data", shown(where))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from fiscus.access.model import (
@@ -40,6 +41,7 @@ from fiscus.stores.sql.database import (
     DATABASE_SETTING,
     Database,
     database_is_there,
+    file_of,
     require_apart_from_parent,
     require_writable,
 )
@@ -164,6 +166,11 @@ def _nothing() -> None:
 def is_new(settings: Settings) -> bool:
     """Whether there is no database yet, so that opening it would make one: SQLite's file."""
     return not database_is_there(settings.resolved_database_url)
+
+
+def sqlite_file(settings: Settings) -> Path | None:
+    """Where the database is; None where it is a server's."""
+    return file_of(settings.resolved_database_url)
 
 
 def migration_status(settings: Settings, *, as_owner: bool = False) -> list[Revision]:

@@ -351,11 +351,17 @@ def parse_url(url: str, setting: str = DATABASE_SETTING) -> URL:
     return parsed
 
 
-def database_is_there(url: str, setting: str = DATABASE_SETTING) -> bool:
-    """False for SQLite's file when there is none; what a server has is known when it is asked."""
+def file_of(url: str, setting: str = DATABASE_SETTING) -> Path | None:
+    """SQLite's file, or None where the database is a server's."""
     parsed = parse_url(url, setting)
     assert parsed.database is not None
-    return parsed.get_backend_name() != "sqlite" or Path(parsed.database).exists()
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" else None
+
+
+def database_is_there(url: str, setting: str = DATABASE_SETTING) -> bool:
+    """False for SQLite's file when there is none; what a server has is known when it is asked."""
+    file = file_of(url, setting)
+    return file is None or file.exists()
 
 
 def unwritable_file(url: str) -> Path | None:
