@@ -196,3 +196,27 @@ def run_beside(
             runner = GroupRunner(store, open_rates(None, None), DefinitionCache())
             (outcome,) = runner.run([command])
     return outcome, changed[0]
+
+
+def plan_of(database: Database, read: Callable[[], object], of: str = "") -> str:
+    """How the database goes about the last statement of `read` that has `of` in it."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if of in statement:
+            seen.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        read()
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    (statement, parameters) = seen[-1]
+    explain = "EXPLAIN QUERY PLAN"
+    with database.engine.connect() as connection:
+        if not database.is_sqlite:
+            explain = "EXPLAIN"
+            # tables as small as those of tests it would scan whole
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+    return "\n".join(row[-1] for row in rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -50,7 +50,7 @@ from fiscus.tenants import TenantSettings, TenantSpec
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
 from tests.profile import LONG
-from tests.stores.conftest import after_each_statement
+from tests.stores.conftest import after_each_statement, plan_of
 
 if TYPE_CHECKING:
     pass
@@ -683,7 +683,7 @@ def test_sums_look_rollups_up_by_tenant_and_time(engine: Engine, tenant: str) ->
     query = SumQuery(CostFilter(), ("user_id",), [Stretch(*whole, 0)], "USD")
     with engine.costs.sums(tenant) as sums:
         for read in (sums.by_rollups, sums.by_records):
-            plan = plan_of(engine, lambda read=read: read(query))
+            plan = plan_of(database_of(engine), lambda read=read: read(query))
             if database_of(engine).is_sqlite:
                 assert "SCAN stretches" in plan
                 assert "SCAN cost" not in plan
@@ -691,26 +691,3 @@ def test_sums_look_rollups_up_by_tenant_and_time(engine: Engine, tenant: str) ->
             else:
                 assert "Join Filter" not in plan  # each row would be compared with each stretch
                 assert ">= given.starts) AND" in plan.partition("Index Cond: ")[2]
-
-
-def plan_of(engine: Engine, read: Callable[[], object]) -> str:
-    seen: list[tuple[str, Any]] = []
-
-    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        seen.append((statement, parameters))
-
-    target = database_of(engine).engine
-    event.listen(target, "before_cursor_execute", note)
-    try:
-        read()
-    finally:
-        event.remove(target, "before_cursor_execute", note)
-    (statement, parameters) = seen[-1]
-    explain = "EXPLAIN QUERY PLAN"
-    with target.connect() as connection:
-        if not database_of(engine).is_sqlite:
-            explain = "EXPLAIN"
-            # tables this small it would scan whole
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
-    return "\n".join(row[-1] for row in rows)

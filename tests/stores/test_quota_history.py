@@ -19,6 +19,7 @@ from fiscus.quotas.port import QuotaFilter
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.maintenance import SqlMaintenance
 from fiscus.stores.sql.quota_tables import quota_usage
+from tests.stores.conftest import plan_of
 from tests.stores.quota_desk import NOW, QuotaDesk, at
 
 
@@ -139,6 +140,16 @@ def test_a_range_of_years_has_the_days_of_its_last_year(desk: QuotaDesk) -> None
     found = history(desk, quota, since=at("2020-01-01"))
     assert len(found.rows) == 3
     assert [day.day for day in found.days] == [date(2034, 1, 2), date(2035, 1, 2)]
+
+
+def test_days_are_looked_up_one_by_one(desk: QuotaDesk) -> None:
+    quota = desk.allocate()
+    desk.usage(quota, "1", "2026-03-02")
+    plan = plan_of(desk.database, lambda: history(desk, quota), of="days")
+    if desk.database.is_sqlite:
+        assert "SCAN quota_usage" not in plan
+    else:
+        assert "Join Filter" not in plan  # each row would be compared with each day
 
 
 def test_one_id_of_a_quota_for_all_is_looked_at_alone(desk: QuotaDesk) -> None:

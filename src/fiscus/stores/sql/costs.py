@@ -43,6 +43,7 @@ from fiscus.stores.sql.tables import (
     cost_series,
     reservations,
 )
+from fiscus.stores.sql.within import rows_within
 from fiscus.wire import decode_any, decode_stored, encode
 from fiscus.zones import FAR_FUTURE
 
@@ -183,8 +184,11 @@ class SqlCosts:
     ) -> sa.Subquery:
         """Rollups added up first by what is narrow: joining and sorting by names costs more."""
         stretches = self._stretches(query.stretches)
-        time, of_tenant = cost_rollups.c.bucket, [cost_rollups.c.tenant_id == tenant_id]
-        rollups, both = self._within(stretches, query.stretches, cost_rollups, time, of_tenant)
+        wanted = [
+            cost_rollups.c.tenant_id == tenant_id,
+            *_during(cost_rollups.c.bucket, stretches, query.stretches),
+        ]
+        rollups, both = rows_within(stretches, cost_rollups, wanted, is_sqlite=self._sqlite)
         apart = (stretches.c.period, stretches.c.day, rollups.c.series_id)
         sums = (
             sa.select(
@@ -205,10 +209,12 @@ class SqlCosts:
     def record_sums(self, connection: Connection, tenant_id: str, query: SumQuery) -> list[CostSum]:
         if not query.stretches:
             return []
-        where = self._records_where(tenant_id, query.wanted)
         stretches = self._stretches(query.stretches)
-        time = cost_records.c.timestamp
-        records, both = self._within(stretches, query.stretches, cost_records, time, where)
+        wanted = [
+            *_during(cost_records.c.timestamp, stretches, query.stretches),
+            *self._records_where(tenant_id, query.wanted),
+        ]
+        records, both = rows_within(stretches, cost_records, wanted, is_sqlite=self._sqlite)
         rows = (
             self._rows(query, stretches, records)
             .add_columns(
@@ -220,26 +226,6 @@ class SqlCosts:
             .select_from(both)
         )
         return [_read_sum(row) for row in _summed(connection, query, rows)]
-
-    def _within(
-        self,
-        stretches: sa.CTE,
-        given: Sequence[Stretch],
-        table: sa.Table,
-        time: sa.Column[Any],
-        where: Sequence[Condition],
-    ) -> tuple[sa.FromClause, sa.FromClause]:
-        """The rows of `table` that are in a stretch, by themselves and beside it.
-
-        Looked up for one stretch after the other. PostgreSQL needs the OFFSET for that: it takes
-        any number of stretches for 100, and without statistics any number of rows for one, and
-        then would compare each row with each stretch.
-        """
-        wanted = (*_during(time, stretches, given), *where)
-        if self._sqlite:
-            return table, stretches.join(table, sa.and_(*wanted))
-        rows = sa.select(table).where(*wanted).offset(0).lateral("rows")
-        return rows, stretches.join(rows, sa.true())
 
     def _rows(self, query: SumQuery, when: sa.FromClause, table: sa.FromClause) -> sa.Select[Any]:
         """What tells the sums of `query` apart; `table` has the dimensions."""

@@ -22,6 +22,7 @@ from fiscus.stores.sql.paging import SortKey, parse_number, parse_time, read_pag
 from fiscus.stores.sql.quota_tables import quota_consumptions, quotas
 from fiscus.stores.sql.quota_tables import quota_usage as t
 from fiscus.stores.sql.sums import ExactSum
+from fiscus.stores.sql.within import rows_within
 from fiscus.zones import day_start, local_day
 
 DAYS: Final = 30
@@ -160,17 +161,30 @@ def _day_totals(
         .data(stretches)
         .cte("days")
     )
+    rows, both = rows_within(
+        days,
+        t,
+        [
+            t.c.at >= days.c.starts,
+            t.c.at < days.c.ends,
+            # what these say as well, for PostgreSQL to leave out the other months' partitions
+            t.c.at >= stretches[0][1],
+            t.c.at <= newest,
+            *where,
+        ],
+        is_sqlite=connection.dialect.name == "sqlite",
+    )
     query = (
         sa.select(
             days.c.day,
-            _of_kind(t.c.kind, t.c.amount, UsageKind.CONSUME).label("consumed"),
-            _of_kind(t.c.kind, t.c.amount, UsageKind.RELEASE).label("released"),
-            _of_kind(t.c.kind, t.c.burst, UsageKind.CONSUME).label("burst"),
-            sa.func.sum(sa.case((t.c.kind == UsageKind.CONSUME.value, 1), else_=0)).label("count"),
+            _of_kind(rows.c.kind, rows.c.amount, UsageKind.CONSUME).label("consumed"),
+            _of_kind(rows.c.kind, rows.c.amount, UsageKind.RELEASE).label("released"),
+            _of_kind(rows.c.kind, rows.c.burst, UsageKind.CONSUME).label("burst"),
+            sa.func.sum(sa.case((rows.c.kind == UsageKind.CONSUME.value, 1), else_=0)).label(
+                "count"
+            ),
         )
-        .join(t, sa.and_(t.c.at >= days.c.starts, t.c.at < days.c.ends))
-        # what the join says as well, for PostgreSQL to leave out the other months' partitions
-        .where(*where, t.c.at >= stretches[0][1], t.c.at <= newest)
+        .select_from(both)
         .group_by(days.c.day)
         .order_by(days.c.day)
     )
