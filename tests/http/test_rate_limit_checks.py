@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ import pytest
 from fiscus.access.model import Role
 from fiscus.ids import uuid7
 from fiscus.ratelimits.counter_loop import PORTION
-from tests.http.app_client import AppClient, open_app
+from tests.http.app_client import POLICY, AppClient, open_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from datetime import datetime
 
+    from fiscus.ratelimits.policy_port import TenantPolicies
     from tests.valkey import Servers, Valkey
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +90,50 @@ async def test_a_new_policy_binds_the_next_check(client: AppClient) -> None:
     assert (await check(client))["remaining_requests"] == 0
     await client.delete(f"/rate-limits/{policy['policy_id']}?force=true")
     assert (await check(client))["policies"] == []
+
+
+async def test_policies_that_change_all_the_time_are_read_once_a_call_and_beside_the_event_loop(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.make_policy()
+    policies, readers = client.engine.policies, list[int]()
+    live = policies.live
+
+    def live_and_changed(tenant_id: str, now: datetime) -> TenantPolicies:
+        found = live(tenant_id, now)
+        readers.append(threading.get_ident())
+        client.engine.limiter.changed(tenant_id)
+        return found
+
+    monkeypatch.setattr(policies, "live", live_and_changed)
+    await check(client)
+    await client.post("/rate-limits/check/batch", {"checks": [CHECK] * 5})
+    assert len(readers) == 2
+    assert threading.get_ident() not in readers
+
+
+async def test_a_check_that_waits_for_policies_read_since_before_a_change_goes_by_the_change(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = await client.make_policy(limit_value=5)
+    policies = client.engine.policies
+    live, has_read, may_end = policies.live, threading.Event(), threading.Event()
+
+    def live_slowly(tenant_id: str, now: datetime) -> TenantPolicies:
+        found = live(tenant_id, now)
+        has_read.set()
+        may_end.wait(30)
+        return found
+
+    monkeypatch.setattr(policies, "live", live_slowly)
+    before = asyncio.create_task(check(client))
+    await asyncio.to_thread(has_read.wait, 30)
+    await client.put(f"/rate-limits/{policy['policy_id']}", {**POLICY, "limit_value": 7})
+    after = asyncio.create_task(check(client))
+    await asyncio.sleep(0)
+    may_end.set()
+    assert (await before)["limit_value"] in {5, 7}
+    assert (await after)["limit_value"] == 7
 
 
 async def test_batch_answers_each_in_order(client: AppClient) -> None:

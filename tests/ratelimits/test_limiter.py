@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 from msgspec.structs import replace
 
+from fiscus.clock import to_us
 from fiscus.errors import Conflict, Forbidden, ServiceUnavailable
 from fiscus.money import Amount
 from fiscus.priorities import Priority
@@ -348,6 +349,29 @@ def test_what_changes_while_a_tenant_is_read_has_it_read_again_only_if_it_is_its
     desk.check()
     desk.check()
     assert desk.policies.reads == reads
+
+
+def test_of_readings_that_overlap_the_one_that_began_last_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk(policy("a", limit_value=10))
+    live = desk.policies.live
+
+    def live_and_overtaken(tenant_id: str, now: datetime) -> TenantPolicies:
+        found = live(tenant_id, now)
+        monkeypatch.undo()
+        desk.policies.put(policy("a", limit_value=3))
+        desk.limiter.changed(TENANT)
+        desk.check()
+        return found
+
+    monkeypatch.setattr(desk.policies, "live", live_and_overtaken)
+    desk.check()
+    now = desk.clock.now()
+    take = desk.limiter.prepare(
+        request(), TENANT, now, to_us(now), None, Priority.NORMAL, were_read=True
+    ).take
+    assert [rule.limit for rule in take.rules] == [3]
 
 
 def test_policies_read_by_a_later_check_serve_one_that_began_before() -> None:

@@ -62,10 +62,12 @@ class LimitChecks:
         if len(batch.checks) > MAX_CHECKS:
             raise too_many("checks", len(batch.checks), MAX_CHECKS)
         prepared: list[Prepared] = []
+        were_read: set[str] = set()
         for check in batch.checks:
             tenant_id = call.principal.tenant_for(check.tenant_id)
-            if not self._limiter.is_ready(tenant_id):
+            if tenant_id not in were_read:
                 await self._loop_limiter.ready(tenant_id, call.now)
+                were_read.add(tenant_id)
             prepared.append(self._prepare(check, tenant_id, call, now_us))
         taken = await self._loop_limiter.decide_each(tuple(one.take for one in prepared), now_us)
         return self._limiter.answer_batch(prepared, taken, now_us)
@@ -81,6 +83,7 @@ class LimitChecks:
             now_us,
             principal.key_id,
             principal.highest_priority,
+            were_read=True,
         )
 
 

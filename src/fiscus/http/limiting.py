@@ -49,12 +49,20 @@ class LoopLimiter:
         return self._limiter.decide_here(take, now_us)
 
     async def ready(self, tenant_id: str, now: datetime) -> None:
-        """Make sure that the tenant's policies are known, so that `Limiter.prepare` need not wait.
+        """Make sure that the tenant's policies are known as they are by now, so that
+        `Limiter.prepare` need not wait.
 
-        Raises `ServiceUnavailable` when they are not and cannot be read.
+        Raises `ServiceUnavailable` when they are not known and cannot be read.
         """
         if self._limiter.is_ready(tenant_id):
             return
+        began_before = tenant_id in self._reading
+        await self._read_with_others(tenant_id, now)
+        if began_before and not self._limiter.is_ready(tenant_id):
+            # changed since that began, and perhaps before this was called
+            await self._read_with_others(tenant_id, now)
+
+    async def _read_with_others(self, tenant_id: str, now: datetime) -> None:
         reading = self._reading.get(tenant_id)
         if reading is None:
             reading = asyncio.create_task(self._read(tenant_id, now))

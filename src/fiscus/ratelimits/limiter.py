@@ -294,8 +294,13 @@ class Limiter:
         now_us: int,
         key_id: str | None,
         highest: Priority,
+        *,
+        were_read: bool = False,
     ) -> Prepared:
-        """Find the policies of a check and their counters. Errors as of `check`."""
+        """Find the policies of a check and their counters. Errors as of `check`.
+
+        With `were_read` the caller had `read_policies` done for this check, and nothing is read.
+        """
         rank = _RANK[highest if request.priority is None else request.priority]
         if rank < _RANK[highest]:
             raise Forbidden(
@@ -303,7 +308,7 @@ class Limiter:
                 details={"field": "priority"},
                 suggested_action=f"Send priority {highest} or lower, or leave it out.",
             )
-        policies = self._matching(request, tenant_id, now, now_us, key_id)
+        policies = self._matching(request, tenant_id, now, now_us, key_id, were_read=were_read)
         take = _take(policies, tenant_id, request.resource_key, request.request_count, now_us, rank)
         return Prepared(policies, take)
 
@@ -477,6 +482,8 @@ class Limiter:
         now: datetime,
         now_us: int,
         key_id: str | None,
+        *,
+        were_read: bool = False,
     ) -> tuple[Applied, ...]:
         caller = Caller(
             tenant_id,
@@ -486,7 +493,7 @@ class Limiter:
             request.feature_id,
             key_id if request.api_key_id is None else request.api_key_id,
         )
-        return self._cache.matching(caller, now, now_us)
+        return self._cache.matching(caller, now, now_us, were_read=were_read)
 
 
 def _tried(job: str, do: Callable[[], object]) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import count
 from typing import Final, Protocol
 
 from fiscus.clock import to_us
@@ -22,7 +23,6 @@ from fiscus.ratelimits.policy_port import TenantPolicies
 KEEP_US: Final = 300_000_000
 MAX_TENANTS: Final = 20_000
 MAX_CALLERS: Final = 65_536
-_TRIES: Final = 3
 
 
 class PolicySource(Protocol):
@@ -38,9 +38,11 @@ class PolicySource(Protocol):
 
 
 class _Tenant:
-    __slots__ = ("index", "outdated", "read_us", "reading", "stale", "version")
+    __slots__ = ("index", "number", "outdated", "read_us", "reading", "stale", "version")
 
-    def __init__(self, version: int, index: PolicyIndex, read_us: int) -> None:
+    def __init__(self, number: int, version: int, index: PolicyIndex, read_us: int) -> None:
+        self.number = number
+        """Of the reading; they are numbered as they begin."""
         self.version = version
         self.index = index
         self.read_us = read_us
@@ -62,6 +64,7 @@ class PolicyCache:
         self._callers: OrderedDict[Caller, tuple[object, tuple[Applied, ...]]] = OrderedDict()
         self._changes: OrderedDict[str, object] = OrderedDict()
         """What tells the last change that was told of each tenant from those before it."""
+        self._numbers = count()
         self._lock = threading.Lock()
 
     def is_ready(self, tenant_id: str) -> bool:
@@ -69,15 +72,18 @@ class PolicyCache:
         tenant = self._tenants.get(tenant_id)
         return tenant is not None and not tenant.stale
 
-    def matching(self, caller: Caller, now: datetime, now_us: int) -> tuple[Applied, ...]:
+    def matching(
+        self, caller: Caller, now: datetime, now_us: int, *, were_read: bool = False
+    ) -> tuple[Applied, ...]:
         """Every policy that applies, in the order of their ids.
 
         Reads the tenant's policies when they are not known or were changed here; policies that are
         known are used on while the database cannot be reached, and without any,
-        `ServiceUnavailable` is raised.
+        `ServiceUnavailable` is raised. With `were_read` they were read for this caller, and what
+        changed since is for those who come later.
         """
         tenant = self._tenants.get(caller[0])
-        if tenant is None or tenant.stale:
+        if tenant is None or (tenant.stale and not were_read):
             tenant = self.read(caller[0], now)
         # a check may have begun just before they were read, and a clock may go back
         elif not -KEEP_US < now_us - tenant.read_us < KEEP_US:
@@ -91,28 +97,27 @@ class PolicyCache:
 
     def read(self, tenant_id: str, now: datetime) -> _Tenant:
         """Read a tenant's policies from their source. Errors as of `matching`."""
-        tries = 0
-        while True:
-            tries += 1
-            change = self._changes.get(tenant_id)
-            try:
-                live = self._source.live(tenant_id, now)
-            except ServiceUnavailable:
-                known = self._tenants.get(tenant_id)
-                if known is None:
-                    raise
-                # one check waited in vain: the others need not
-                known.stale, known.outdated = False, True
-                return known
-            tenant = _Tenant(live.version, PolicyIndex(live.policies), to_us(now))
-            with self._lock:
-                # a change that was told while we read may not be in what we read
-                tenant.stale = change is not self._changes.get(tenant_id)
-                if tenant_id not in self._tenants and len(self._tenants) >= MAX_TENANTS:
-                    del self._tenants[next(iter(self._tenants))]
+        number, change = next(self._numbers), self._changes.get(tenant_id)
+        try:
+            live = self._source.live(tenant_id, now)
+        except ServiceUnavailable:
+            known = self._tenants.get(tenant_id)
+            if known is None:
+                raise
+            # one check waited in vain: the others need not
+            known.stale, known.outdated = False, True
+            return known
+        tenant = _Tenant(number, live.version, PolicyIndex(live.policies), to_us(now))
+        with self._lock:
+            # a change that was told while we read may not be in what we read
+            tenant.stale = change is not self._changes.get(tenant_id)
+            known = self._tenants.get(tenant_id)
+            if known is None and len(self._tenants) >= MAX_TENANTS:
+                del self._tenants[next(iter(self._tenants))]
+            # one that began later may have ended before
+            if known is None or known.number < number:
                 self._tenants[tenant_id] = tenant
-            if not tenant.stale or tries >= _TRIES:
-                return tenant
+        return tenant
 
     def changed(self, tenant_id: str) -> None:
         """Read the tenant's policies again before the next check."""
