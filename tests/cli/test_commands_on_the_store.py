@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from fiscus import Fiscus, ValidationError
+from fiscus.cli import terminal
 from fiscus.stores.sql.diagnosis import rights_of_the_application
 from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.fiscus_process import clean_environment, run_fiscus
@@ -104,6 +106,14 @@ def test_created_key_is_listed_by_its_beginning_only(run: Run) -> None:
         (made["key_id"], "gateway", ["service"])
     ]
     assert made["api_key"] not in run("keys", "list").out
+
+
+def test_a_key_is_shown_in_one_piece_however_narrow_the_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal.out, "_width", 40)
+    shown = run("keys", "create").out
+    assert re.search(r"^ *API key +fsk_[\w-]{43} *$", shown, re.MULTILINE)
 
 
 def test_a_first_key_tells_that_a_database_was_begun_for_it(run: Run, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from fiscus.cli.terminal import (
     print_raw,
     progress,
     show_error,
+    show_whole,
     shown,
 )
 from fiscus.costs.calls import RecordBatchAnswer
@@ -218,7 +219,7 @@ def _require_all(answer: RecordBatchAnswer) -> None:
 def show_what_to_try(url: str, key: str) -> None:
     """The address, the key, and three calls that can be pasted as they are."""
     out.print()
-    out.print(
+    show_whole(
         facts(
             [
                 ("address", url),

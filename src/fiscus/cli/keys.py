@@ -21,6 +21,7 @@ from fiscus.cli.terminal import (
     out,
     print_json,
     show_table,
+    show_whole,
     shown,
 )
 from fiscus.engine import Engine
@@ -84,7 +85,7 @@ def create(
     if as_json:
         print_json(NewApiKey(**asdict(made), api_key=secret))
         return
-    out.print(
+    show_whole(
         facts(
             [
                 ("API key", f"[bold]{secret}[/]"),

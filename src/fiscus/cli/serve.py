@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.terminal import CommandError, facts, notes, out, shown
+from fiscus.cli.terminal import CommandError, facts, notes, show_whole, shown
 from fiscus.engine import Engine
 from fiscus.logs import configure_logs
 from fiscus.settings import Settings
@@ -124,7 +124,7 @@ def show_address(
         rows.append(("for Envoy", f"gRPC on {settings.host} port {settings.grpc_port}"))
     if admin_key is not None:
         rows.append(("admin key", f"[bold]{admin_key}[/]"))
-    out.print(facts(rows, title=f"Fiscus {version('fiscus')}"))
+    show_whole(facts(rows, title=f"Fiscus {version('fiscus')}"))
     if admin_key is not None:
         notes.print(
             "[yellow]The admin key is shown this once and stored only as a hash: keep it.[/]",

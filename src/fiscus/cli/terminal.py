@@ -120,11 +120,16 @@ def show_table(table: Table, *, stack: Sequence[str] = ()) -> None:
     first of them, an id, stays in one piece and can be copied.
     """
     if not out.is_terminal:
-        Console(highlight=False, width=_WIDEST).print(table)
+        show_whole(table)
     elif stack and _widths(table).maximum > out.width:
         out.print(_stacked(table, stack))
     else:
         out.print(table)
+
+
+def show_whole(table: Table) -> None:
+    """A table of which the terminal alone wraps lines, so that a key is copied in one piece."""
+    Console(highlight=False, width=_WIDEST).print(table)
 
 
 def _stacked(table: Table, stack: Sequence[str]) -> Table:
