@@ -243,16 +243,14 @@ def test_a_store_that_is_down_keeps_no_server_from_starting(
 def test_a_round_does_no_more_than_its_share(
     open_one: OpenOne, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "MOST_RENEWALS", 3)
     monkeypatch.setattr(rounds, "RENEW_PORTION", 1)
     engine = open_one("sqlite")  # a store of its own: the share is of all tenants
     first = allocate(engine, period_type="daily")
     clock.advance(days=5)
-    worker = Worker(engine)
-    worker.step()
+    goes_on = iter([True] * 3 + [False])
+    assert Worker(engine)._renew_quotas(clock.now(), lambda: next(goes_on)) == 3
     assert len(all_of(engine, first.tenant_id)) == 4
-    clock.advance(seconds=30)
-    worker.step()
+    Worker(engine).step()
     assert len(all_of(engine, first.tenant_id)) == 7
 
 
@@ -440,7 +438,7 @@ def test_a_tenant_whose_rows_cannot_be_had_keeps_no_other_from_being_renewed(
 def test_history_older_than_the_setting_is_forgotten(
     engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "MOST_RENEWALS", 0)  # of the other tests' quotas, by now
+    monkeypatch.setattr(Worker, "_renew_quotas", lambda *_: 0)  # of the other tests, by now
     first = allocate(engine, period_type="yearly")
     use(engine, first.tenant_id, 1)
     clock.advance(days=200)

@@ -23,6 +23,7 @@ from fiscus.ledger.commands import Command, Outcome
 from fiscus.ledger.loop import value
 from fiscus.ledger.requests import check_command
 from fiscus.paging import PageRequest
+from fiscus.portions import GoesOn
 from fiscus.settings import Settings
 from fiscus.stores.sql import maintenance
 from fiscus.stores.sql.database import Database
@@ -168,6 +169,32 @@ def test_a_process_that_leads_no_more_leaves_the_rest_of_its_round_to_the_next(
     assert tenant_id in engine.reservations.tenants_with_due(clock.now())
     leads = True
     Worker(engine).step()
+    assert tenant_id not in engine.reservations.tenants_with_due(clock.now())
+
+
+def test_a_job_that_lasts_leaves_the_others_their_turns_and_is_gone_on_with_at_once(
+    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "SHARE_SECONDS", 0)
+    portions = 0
+
+    def drop_many(_: object, goes_on: GoesOn) -> int:
+        nonlocal portions
+        while portions < 10:
+            portions += 1
+            if not goes_on():
+                break
+        return 1
+
+    monkeypatch.setattr(type(engine.maintenance), "drop_expired_answers", drop_many)
+    tenant_id, _ = with_budget(engine)
+    reserve(engine, tenant_id)
+    clock.advance(seconds=61)
+    worker = Worker(engine)
+    assert worker.step() == 0
+    assert portions == 1
+    monkeypatch.undo()
+    worker.step()
     assert tenant_id not in engine.reservations.tenants_with_due(clock.now())
 
 

@@ -17,7 +17,7 @@ from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Expire, Expired
 from fiscus.ledger.loop import value
 from fiscus.logs import get_logger
-from fiscus.portions import GoesOn, for_each_tenant, raise_any
+from fiscus.portions import GoesOn, for_each_tenant, raise_any, to_the_end
 from fiscus.quotas.port import DueRenewal
 
 log = get_logger(__name__)
@@ -31,10 +31,10 @@ RENEW_SECONDS: Final = 30
 HISTORY_SECONDS: Final = 3600
 RENEW_PORTION: Final = 100
 """Quotas that are read at once to be renewed."""
-MOST_RENEWALS: Final = 10_000
-"""Renewals of one round, so that catching up on years does not keep other work from being done."""
 CATCH_UP_SECONDS: Final = 20.0
 """How long a server may be kept from starting by renewals that were missed."""
+SHARE_SECONDS: Final = 20.0
+"""How long a job may keep the others waiting; what it leaves is gone on with in the next round."""
 LEAD_SECONDS: Final = 5
 """How often a process that does not lead asks whether it may, and one that is at work whether it
 still does."""
@@ -48,6 +48,19 @@ class Job(NamedTuple):
     run: Callable[[datetime, GoesOn], int]
 
 
+class _Share:
+    """Lets a job go on for as long as the worker does, but no longer than its share of a round."""
+
+    def __init__(self, goes_on: GoesOn) -> None:
+        self._goes_on = goes_on
+        self._until = time.monotonic() + SHARE_SECONDS
+        self.is_used_up = False
+
+    def __call__(self) -> bool:
+        self.is_used_up = time.monotonic() >= self._until
+        return not self.is_used_up and self._goes_on()
+
+
 class Worker:
     """The rounds of one process. `run` blocks until stopped; `step` does what is due now."""
 
@@ -57,11 +70,11 @@ class Worker:
         self._partitions = Job("prepare_partitions", PARTITIONS_SECONDS, self._prepare_partitions)
         self._jobs = (
             self._partitions,
+            Job("renew_quotas", RENEW_SECONDS, self._renew_quotas),
             Job("expire_reservations", EXPIRE_SECONDS, self._expire_reservations),
             Job("drop_expired_answers", ANSWERS_SECONDS, self._drop_expired_answers),
             Job("learn_usage_patterns", LEARN_SECONDS, engine.usage.learn),
             Job("drop_old_usage", USAGE_SECONDS, self._drop_old_usage),
-            Job("renew_quotas", RENEW_SECONDS, self._renew_quotas),
             Job("drop_quota_history", HISTORY_SECONDS, self._drop_quota_history),
         )
         self._due: dict[str, datetime] = {}
@@ -84,7 +97,7 @@ class Worker:
         before its partition never gets one, and a quota whose period is over applies to nobody
         until it is renewed, and lets everything through.
         """
-        self._run(self._partitions, self._engine.clock.now())
+        self._run(self._partitions, self._engine.clock.now(), to_the_end)
         now, until = self._engine.clock.now(), time.monotonic() + CATCH_UP_SECONDS
         try:
             renewed = self._renew_quotas(now, lambda: time.monotonic() < until)
@@ -141,8 +154,10 @@ class Worker:
             if self._due.get(job.name, now) > now + timedelta(seconds=job.every_seconds):
                 self._due[job.name] = now
             if self._due.get(job.name, now) <= now and self._goes_on():
-                self._run(job, now)
-                self._due[job.name] = now + timedelta(seconds=job.every_seconds)
+                share = _Share(self._goes_on)
+                self._run(job, now, share)
+                pause_seconds = 0 if share.is_used_up else job.every_seconds
+                self._due[job.name] = now + timedelta(seconds=pause_seconds)
         soonest = min((self._due.get(job.name, now) for job in self._jobs), default=now)
         return max(0.0, (soonest - now).total_seconds())
 
@@ -169,9 +184,9 @@ class Worker:
         self._leads = leads
         return leads
 
-    def _run(self, job: Job, now: datetime) -> None:
+    def _run(self, job: Job, now: datetime, goes_on: GoesOn) -> None:
         try:
-            done = job.run(now, self._goes_on)
+            done = job.run(now, goes_on)
         except FiscusError as error:
             self._failing.add(job.name)
             log.warning("job_failed", job=job.name, reason=error.message)
@@ -213,7 +228,7 @@ class Worker:
         """Allocate next periods until none is due: after downtime, a next one may be due, too."""
         quotas, tried, renewed = self._engine.quotas, set[DueRenewal](), 0
         failed: dict[str, FiscusError] = {}
-        while len(tried) < MOST_RENEWALS:
+        while True:
             # what was left out is due all the same, and before the rest
             left_out = sum(one.tenant_id in failed for one in tried)
             found = quotas.due_renewals(now, RENEW_PORTION + left_out)
@@ -222,6 +237,7 @@ class Worker:
                 break
             for one in due:
                 if not goes_on():
+                    raise_any(failed)
                     return renewed
                 tried.add(one)
                 if one.tenant_id in failed:
