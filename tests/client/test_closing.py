@@ -178,6 +178,15 @@ def test_closing_an_async_client_inside_a_block_hides_no_error_of_the_program(
         asyncio.run(run())
 
 
+def test_an_async_client_without_a_loop_of_asyncio_says_so(server: RunningServer) -> None:
+    """Such as under trio, which sends into coroutines as is done here."""
+    client = AsyncClient(server.url, server.key)
+    for call in (client.health(), client.reserve(**OPERATION, estimate=1).__aenter__()):
+        with pytest.raises(ServiceUnavailable, match="event loop of asyncio") as refused:
+            call.send(None)
+        assert not refused.value.retriable
+
+
 # the connection of a loop that is gone is closed by nobody
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_an_async_client_in_a_second_loop_says_so_and_can_be_closed_there(

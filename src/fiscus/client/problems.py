@@ -155,6 +155,16 @@ def of_another_process() -> ServiceUnavailable:
     )
 
 
+def without_asyncio() -> ServiceUnavailable:
+    """A call where no event loop of asyncio runs, as under trio."""
+    return _for_good(
+        ServiceUnavailable(
+            "An AsyncClient needs a running event loop of asyncio, and here is none",
+            suggested_action="Await it within asyncio.run; elsewhere use a Client, in a thread.",
+        )
+    )
+
+
 def _for_good(error: ServiceUnavailable) -> ServiceUnavailable:
     error.retriable = False
     return error

@@ -13,7 +13,12 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 import anyio
 import httpx
 
-from fiscus.client.problems import closed, of_another_loop, of_another_process
+from fiscus.client.problems import (
+    closed,
+    of_another_loop,
+    of_another_process,
+    without_asyncio,
+)
 
 T = TypeVar("T")
 
@@ -175,7 +180,7 @@ class AsyncTransport:
         if self._client.is_closed:
             raise closed(_CLIENT)
         if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+            self._loop = _running_loop()
             self._pid = os.getpid()
         if self._pid != os.getpid():
             raise of_another_process()
@@ -210,6 +215,13 @@ class AsyncTransport:
         if self._loop is None:
             return True
         return self._pid == os.getpid() and self._loop is asyncio.get_running_loop()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise without_asyncio() from None
 
 
 async def uninterrupted(
