@@ -113,8 +113,8 @@ class Engine:
             if waited >= _CLAIM_SECONDS:
                 raise Conflict(
                     "Another Fiscus, in this or another process, counts rate limits on this data",
-                    suggested_action="Set FISCUS_REDIS_URL for all of them, so that they count "
-                    "together in Redis or Valkey.",
+                    suggested_action="Close the other one, or set FISCUS_REDIS_URL for all of "
+                    "them, so that they count together in Redis or Valkey.",
                 )
             time.sleep(_CLAIM_TRY_SECONDS)
             waited += _CLAIM_TRY_SECONDS
