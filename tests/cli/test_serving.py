@@ -255,16 +255,11 @@ def test_several_processes_without_redis_are_refused(run: Run) -> None:
     assert "FISCUS_REDIS_URL" in done.err
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def test_second_server_on_the_same_data_is_refused_without_redis(
-    request: pytest.FixtureRequest, tmp_path: Path, kind: str
-) -> None:
-    env: dict[str, str] = {}
-    if kind == "postgresql":
-        env["FISCUS_DATABASE_URL"] = request.getfixturevalue("postgres_url")
-    with fiscus_server(tmp_path, env=env):
-        env["FISCUS_DATA_DIR"] = str(tmp_path / "data")
-        done = run_fiscus("serve", "--port", str(free_port()), env=env)
+def test_second_server_on_the_same_data_is_refused_without_redis(tmp_path: Path) -> None:
+    with fiscus_server(tmp_path) as server:
+        done = run_fiscus(
+            *("serve", "--port", str(free_port()), "--data-dir", str(server.data_dir))
+        )
     assert done.returncode == 1
     assert "Another Fiscus, in this or another process, counts rate limits" in done.stderr
     assert "FISCUS_REDIS_URL" in done.stderr

@@ -17,7 +17,7 @@ from fiscus import Fiscus
 from fiscus.access.model import ApiKey, Role, hash_key
 from fiscus.clock import ManualClock, SystemClock
 from fiscus.engine import Engine
-from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.errors import Conflict, ServiceUnavailable, ValidationError
 from fiscus.health import dependencies_of
 from fiscus.ids import uuid7
 from fiscus.paging import PageRequest
@@ -204,6 +204,18 @@ def test_one_that_leads_and_says_nothing_any_more_is_followed_by_another(
     monkeypatch.undo()
     wait_until(second.maintenance.try_lead)
     assert not first.maintenance.try_lead()
+
+
+def test_who_counts_refuses_another_on_the_same_data_until_it_ends(
+    open_on: Callable[..., Engine], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiscus.engine._CLAIM_SECONDS", 0.0)
+    first, second = open_on(database_url), open_on(database_url)
+    first.claim_counters()
+    with pytest.raises(Conflict, match="counts rate limits on this data"):
+        second.claim_counters()
+    first.close()
+    second.claim_counters()
 
 
 @pytest.fixture
