@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import DECISIONS
 from fiscus.http.descriptions import ABOUT
-from fiscus.http.examples import ANSWERS, ERRORS
+from fiscus.http.examples import ANSWERS, ERRORS, REQUESTS
 from fiscus.http.openapi import EVERYWHERE, build_document
 from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF
@@ -137,6 +137,21 @@ async def test_every_example_works_and_is_answered_as_documented(data_dir: Path)
             status = next(iter(by_id[name]["responses"]))
             content = by_id[name]["responses"][status]["content"]
             check(answer, next(iter(content.values()))["schema"], name)
+
+
+@pytest.mark.anyio
+async def test_what_names_a_creation_is_documented_where_it_is_answered(client: AppClient) -> None:
+    by_id = {operation["operationId"]: operation for _, _, operation in operations()}
+    for name, path in {
+        "create_budget": "/budgets",
+        "create_policy": "/rate-limits",
+        "create_quota": "/quotas",
+        "create_api_key": "/api-keys",
+    }.items():
+        reply = await client.post(path, REQUESTS[name])
+        documented = by_id[name]["responses"]["201"]["headers"]
+        for header in ("Location", "ETag"):
+            assert (header in documented) == (header in reply.headers), (name, header)
 
 
 @pytest.mark.anyio

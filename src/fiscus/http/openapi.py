@@ -262,6 +262,11 @@ def _endpoint(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> Json:
             "description": "The version, for `If-Match`.",
             "schema": {"type": "string"},
         }
+        if endpoint.status == 201:
+            answer["headers"]["Location"] = {
+                "description": "Where what was made is from now on.",
+                "schema": {"type": "string", "format": "uri-reference"},
+            }
     operation["responses"] = {
         str(endpoint.status): answer,
         **_errors((*EVERYWHERE, *endpoint.errors), schemas),
