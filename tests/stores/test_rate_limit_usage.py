@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from fiscus.errors import NotFound, ValidationError
 from fiscus.ids import uuid7
@@ -252,6 +254,29 @@ def test_the_usual_load_is_what_came_in_the_last_four_weeks_by_hour_of_the_week(
     desk.each_hour(state, MIDNIGHT - WEEK, MIDNIGHT)
     assert desk.usage.learn(NOON) == 1
     assert hours_of(desk.load(state)) == {hour: 1 + 40 * (hour == 9) for hour in range(168)}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_learning_may_take_longer_than_an_answer(desk: Desk, database: Database) -> None:
+    state = desk.follower()
+    desk.each_hour(state, MIDNIGHT - 2 * WEEK, MIDNIGHT)
+
+    def be_impatient(connection: Any, *_: Any) -> None:
+        connection.execute("SET statement_timeout = '500ms'")
+        connection.commit()
+
+    sa.event.listen(database.engine, "checkout", be_impatient)
+    with ThreadPoolExecutor(1) as pool, database.read(desk.tenant_id) as reader:
+        reader.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        reader.execute(sa.text("RESET ROLE"))
+        reader.execute(sa.text("LOCK TABLE rate_limit_usage IN ACCESS EXCLUSIVE MODE"))
+        learning = pool.submit(desk.usage.learn, NOON)
+        waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not (reader.execute(waiting).scalar_one() or learning.done()):
+            pass
+        reader.execute(sa.text("SELECT pg_sleep(0.6)"))
+    assert learning.result() == 1
 
 
 def test_the_limit_follows_what_was_learned(desk: Desk) -> None:
