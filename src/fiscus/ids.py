@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from random import Random
 from time import time_ns
 from typing import Final
@@ -15,8 +16,9 @@ _NS_PER_MS: Final = 1_000_000
 
 _random: Final = Random()  # noqa: S311 - an id has to be unique, not secret
 _bits: Final = _random.getrandbits
-# A forked process must not go on with its parent's numbers.
-os.register_at_fork(after_in_child=_random.seed)
+if sys.platform != "win32":
+    # a forked process must not go on with its parent's numbers
+    os.register_at_fork(after_in_child=_random.seed)
 
 
 def uuid7() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
 import sys
 
@@ -39,3 +41,16 @@ def test_limits_in_process_need_next_to_nothing() -> None:
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert loaded.isdisjoint({*HEAVY, "cryptography", "httpx", "pydantic", "structlog"})
+
+
+@pytest.mark.parametrize("module", ["fiscus.ids", "fiscus.wire", "fiscus.client.holds"])
+def test_what_clients_are_made_of_loads_where_nothing_forks(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """As on Windows, whose `os` has no `register_at_fork`."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.loader is not None
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
