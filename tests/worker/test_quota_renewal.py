@@ -435,6 +435,24 @@ def test_a_tenant_whose_rows_cannot_be_had_keeps_no_other_from_being_renewed(
 # -- history
 
 
+def test_a_worker_that_is_told_to_stop_begins_no_other_renewal(
+    open_one: OpenOne, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_one("sqlite")
+    both = [allocate(engine), allocate(engine)]
+    clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
+    worker = Worker(engine)
+    renew = type(engine.quotas).renew
+
+    def renew_and_stop(store: Any, *given: Any) -> Any:
+        worker.stop()
+        return renew(store, *given)
+
+    monkeypatch.setattr(type(engine.quotas), "renew", renew_and_stop)
+    worker.step()
+    assert sorted(len(all_of(engine, one.tenant_id)) for one in both) == [1, 2]
+
+
 def test_history_older_than_the_setting_is_forgotten(
     engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

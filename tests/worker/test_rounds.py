@@ -266,6 +266,27 @@ def test_a_round_that_fails_is_told_and_tried_again(
     assert reserved(engine, tenant_id, budget_id) == 0
 
 
+def test_who_leads_again_does_all_at_once_and_tells_nothing_of_before(
+    open_one: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_one("sqlite")
+    leads, tried = [True, False, True], list[object]()
+
+    def fail(maintenance: object) -> list[str]:
+        tried.append(maintenance)
+        raise ServiceUnavailable("no room for another partition")
+
+    monkeypatch.setattr(type(engine.maintenance), "try_lead", lambda _: leads.pop(0))
+    monkeypatch.setattr(type(engine.maintenance), "prepare_partitions", fail)
+    worker = Worker(engine)
+    worker.step()
+    assert engine.background.trouble is not None
+    worker.step()
+    assert engine.background.trouble is None
+    worker.step()
+    assert len(tried) == 2
+
+
 @pytest.mark.postgres
 def test_a_connection_that_is_lost_while_leading_is_asked_for_is_no_end(
     open_one: Callable[[str], Engine],
@@ -295,6 +316,26 @@ def test_worker_stops_when_told(engine: Engine) -> None:
     thread.join(timeout=30)
     assert not thread.is_alive()
     assert threading.current_thread() is not thread
+
+
+def test_a_worker_that_is_told_to_stop_begins_with_no_other_tenant(
+    open_one: Callable[[str], Engine], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_one("sqlite")
+    for _ in range(2):
+        reserve(engine, with_budget(engine)[0])
+    clock.advance(seconds=61)
+    worker = Worker(engine)
+    execute, commands = type(engine.ledger).execute, list[object]()
+
+    def execute_and_stop(ledger: Any, command: Any) -> Any:
+        commands.append(command)
+        worker.stop()
+        return execute(ledger, command)
+
+    monkeypatch.setattr(type(engine.ledger), "execute", execute_and_stop)
+    worker.step()
+    assert len(commands) == 1
 
 
 @pytest.mark.postgres
