@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -208,6 +210,22 @@ def test_a_violation_carries_the_result(now: Microseconds) -> None:
         "LimitResult(allowed=False, remaining=0, name='1/minute', "
         "retry_after_seconds=60, degraded=False)"
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_forked_process_counts_on_when_another_thread_was_counting() -> None:
+    api = limit("1/hour")
+    api.hit("a")
+    with api._counters._lock:  # type: ignore[attr-defined]
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(5)
+            counts_on = False
+            try:
+                counts_on = api.hit("b").allowed and not api.hit("a").allowed
+            finally:
+                os._exit(0 if counts_on else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(

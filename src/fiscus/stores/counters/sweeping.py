@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
 S = TypeVar("S")
 
@@ -32,6 +35,11 @@ class SweptStates(Generic[S]):
         self._takes = 0
         self._round: list[str] = []
         self._round_began_us = 0
+        _here.add(self)
+
+    def forked(self) -> None:
+        """Go on in a forked process: whoever held the lock goes on in the other one."""
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """How many counters are held."""
@@ -75,6 +83,18 @@ class SweptStates(Generic[S]):
                 del states[key]
                 gone += 1
         return gone
+
+
+_here: Final[WeakSet[SweptStates[Any]]] = WeakSet()
+
+
+def _forked() -> None:
+    for one in _here:
+        one.forked()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forked)
 
 
 __all__ = ["CLOCK_SLACK_US", "STEP_TAKES", "SweptStates"]
