@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.own_postgres import OwnPostgres
+    from tests.fiscus_process import FiscusProcess
 
 pytestmark = pytest.mark.postgres
 
@@ -28,11 +30,18 @@ PATIENCE_SECONDS = 20
 
 
 @pytest.fixture
-def url(own_postgres: OwnPostgres) -> Iterator[str]:
-    made = fresh_database(own_postgres.server)
+def urls(own_postgres: OwnPostgres) -> Iterator[tuple[str, str]]:
+    """Of two databases of one server."""
+    made = fresh_database(own_postgres.server), fresh_database(own_postgres.server)
     yield made
     own_postgres.thaw()
-    drop_database(own_postgres.server, made)
+    for one in made:
+        drop_database(own_postgres.server, one)
+
+
+@pytest.fixture
+def url(urls: tuple[str, str]) -> str:
+    return urls[0]
 
 
 def read(database: Database, sql: str = "SELECT 1") -> object:
@@ -55,12 +64,15 @@ def test_connections_in_use_and_new_ones_give_up_a_server_that_hangs(
     assert read(database) == 1
     own_postgres.freeze()
     began = time.monotonic()
-    with pytest.raises(ServiceUnavailable):  # on the connection that was used before
-        read(database)
-    with pytest.raises(ServiceUnavailable):  # on one that is to be made
-        read(database)
-    with pytest.raises(ServiceUnavailable):
-        database.write("acme", lambda connection: connection.execute(sa.text("SELECT 1")))
+    with ThreadPoolExecutor() as threads:  # one has the connection that was used before
+        tries = [
+            threads.submit(read, database),
+            threads.submit(read, database),
+            threads.submit(database.write, "acme", lambda one: one.execute(sa.text("SELECT 1"))),
+        ]
+    for one in tries:
+        with pytest.raises(ServiceUnavailable):
+            one.result()
     assert time.monotonic() - began < PATIENCE_SECONDS
     own_postgres.thaw()
     assert read(database) == 1
@@ -68,23 +80,39 @@ def test_connections_in_use_and_new_ones_give_up_a_server_that_hangs(
     database.close()
 
 
-@pytest.mark.parametrize("apart", ["true", "false"])
 def test_a_server_whose_database_hangs_answers_and_ends_when_told(
-    url: str, own_postgres: OwnPostgres, tmp_path: Path, apart: str
+    urls: tuple[str, str], own_postgres: OwnPostgres, tmp_path: Path
 ) -> None:
-    settings = {"FISCUS_DATABASE_URL": url, "FISCUS_LEDGER_APART": apart}
-    with fiscus_server(tmp_path, env=settings) as server:
-        with httpx.Client(
-            base_url=f"{server.url}/budget/v1",
-            headers={"X-API-Key": server.key},
-            timeout=PATIENCE_SECONDS,
-        ) as client:
-            check = {"resource_type": "llm", "estimated_cost": 1}
-            assert client.post("/budgets/check", json=check).status_code == 200
-            assert client.get("/budgets").status_code == 200
-            own_postgres.freeze()
+    apart, together = (
+        {"FISCUS_DATABASE_URL": url, "FISCUS_LEDGER_APART": apart}
+        for url, apart in zip(urls, ("true", "false"), strict=True)
+    )
+    check = {"resource_type": "llm", "estimated_cost": 1}
+
+    def answers_and_ends(server: FiscusProcess) -> None:
+        with client_of(server) as client:
             assert client.get("/budgets").status_code == 503
             assert client.post("/budgets/check", json=check).status_code == 503
             health = client.get("/health")
             assert (health.status_code, health.json()["status"]) == (503, "DOWN")
         assert server.stop() == 0, server.output()
+
+    with (
+        fiscus_server(tmp_path / "apart", env=apart) as first,
+        fiscus_server(tmp_path / "together", env=together) as second,
+        ThreadPoolExecutor() as threads,
+    ):
+        for server in (first, second):
+            with client_of(server) as client:
+                assert client.post("/budgets/check", json=check).status_code == 200
+                assert client.get("/budgets").status_code == 200
+        own_postgres.freeze()
+        list(threads.map(answers_and_ends, (first, second)))
+
+
+def client_of(server: FiscusProcess) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"{server.url}/budget/v1",
+        headers={"X-API-Key": server.key},
+        timeout=PATIENCE_SECONDS,
+    )
