@@ -141,6 +141,11 @@ def mapping() -> dict[str, Any]:
 
 
 @pytest.fixture
+def host() -> str:
+    return "127.0.0.1"
+
+
+@pytest.fixture
 def redis_url() -> str | None:
     """Where the counters are; None: in this process."""
     return None
@@ -148,7 +153,7 @@ def redis_url() -> str | None:
 
 @pytest.fixture
 def envoy(
-    tmp_path: Path, clock: ManualClock, mapping: dict[str, Any], redis_url: str | None
+    tmp_path: Path, clock: ManualClock, mapping: dict[str, Any], host: str, redis_url: str | None
 ) -> Iterator[Envoy]:
     settings = Settings(data_dir=tmp_path, redis_url=redis_url, counters_timeout_seconds=5)
     engine = open_engine(settings, clock=clock)
@@ -159,12 +164,13 @@ def envoy(
         clock,
         DescriptorMapping(convert(mapping, MappingSpec)),
         metrics,
-        host="127.0.0.1",
+        host=host,
         port=0,
     )
     server.start()
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        where = f"[{host}]" if ":" in host else host
+        with grpc.insecure_channel(f"{where}:{server.port}") as channel:
             key = keep_key(engine, Role.SERVICE, tenant_id=TENANT)
             yield Envoy(engine, clock, server, metrics, channel, key)
     finally:

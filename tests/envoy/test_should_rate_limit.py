@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -461,6 +462,20 @@ NAME = b"envoy.service.ratelimit.v3.RateLimitService"
 def test_health_needs_no_key(envoy: Envoy, named: bytes) -> None:
     check = envoy.channel.unary_unary("/grpc.health.v1.Health/Check")
     assert check(named, timeout=30) == b"\x08\x01"
+
+
+class TestOnIpv6:
+    @pytest.fixture
+    def host(self) -> str:
+        try:
+            with socket.socket(socket.AF_INET6) as probe:
+                probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this system has no IPv6")
+        return "::1"
+
+    def test_an_address_with_colons_is_listened_on(self, envoy: Envoy) -> None:
+        assert envoy.ask({"path": "/"}).overall_code == OK
 
 
 def test_health_of_another_service_is_not_found(envoy: Envoy) -> None:

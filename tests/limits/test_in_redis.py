@@ -154,6 +154,13 @@ def test_half_a_character_is_refused_before_it_is_sent(api: Limit) -> None:
         api.hit("\ud800")
 
 
+def test_a_url_that_is_none_is_told_by_its_argument_and_not_by_a_setting(name: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        limit("5/minute", counters="nosuch://127.0.0.1", name=name)
+    assert caught.value.field == "counters"
+    assert caught.value.message.startswith("counters is not a URL")
+
+
 def test_a_name_of_half_a_character_is_refused(valkey_url: str) -> None:
     with pytest.raises(ValidationError) as caught:
         limit("5/minute", counters=valkey_url, name="\ud800")
