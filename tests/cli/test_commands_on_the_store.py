@@ -139,6 +139,13 @@ def test_ids_of_keys_are_whole_in_80_columns(run: Run) -> None:
     assert lines[at + 1 : at + 3] == ["the first of our gateways", ", ".join(roles)]
 
 
+def test_keys_are_listed_to_the_last_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fiscus.cli.keys.MAX_PAGE_SIZE", 1)
+    made = [run("keys", "create", "--json").json()["key_id"] for _ in range(3)]
+    listed = run("keys", "list", "--json").json()["api_keys"]
+    assert [key["key_id"] for key in listed] == made[::-1]
+
+
 def test_key_expires_when_said(run: Run) -> None:
     made = run("keys", "create", "--expires-in-days", "30", "--json").json()
     assert made["expires_at"] > made["created_at"]

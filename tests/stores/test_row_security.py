@@ -187,6 +187,19 @@ def test_every_table_with_a_tenant_has_forced_row_level_security(secured: Secure
     assert unprotected == []
 
 
+def test_what_runs_as_the_owner_is_called_by_the_applications_role_alone(secured: Secured) -> None:
+    with contextlib.closing(psycopg.connect(secured.owner_url)) as owner:
+        may = owner.execute(
+            """
+            SELECT has_function_privilege(%s, oid, 'EXECUTE'),
+                   has_function_privilege('public', oid, 'EXECUTE')
+              FROM pg_proc WHERE prosecdef
+            """,
+            [secured.role],
+        ).fetchall()
+    assert set(may) == {(True, False)}
+
+
 def test_the_applications_role_owns_nothing_and_is_nobody_special(secured: Secured) -> None:
     with contextlib.closing(psycopg.connect(secured.owner_url)) as owner:
         role = owner.execute(
