@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,7 +15,7 @@ def wrong_setting(error: ValidationError) -> tuple[str, str]:
     first = error.errors(include_url=False, include_input=False)[0]
     name = "_".join(str(part) for part in first["loc"])
     what = first["msg"].replace("Input should be", "must be").replace("Input is", "is")
-    return name, what
+    return name, what.removeprefix("Value error, ")
 
 
 class Settings(BaseSettings):
@@ -156,7 +155,7 @@ class Settings(BaseSettings):
     def _names_a_folder(cls, value: object) -> object:
         """`Path("")` is the working folder, which nobody means who gives an empty name."""
         if value == "":
-            raise PydanticCustomError("empty", "must not be empty")
+            raise ValueError("must not be empty")
         return value
 
     @property

@@ -386,7 +386,7 @@ async def test_health_names_what_is_needed(bench: Bench) -> None:
             "record",
             {**OPERATION, "cost_amount": 1, "timestamp": datetime(2026, 1, 1)},  # noqa: DTZ001
             "timestamp",
-            "timezone",
+            "has no offset",
         ),
         ("create_budget", {**BUDGET, "budget_amount": 1.5}, "budget_amount", "float"),
         ("create_budget", {**BUDGET, "thresholds": [0.8]}, "thresholds[0]", "float"),

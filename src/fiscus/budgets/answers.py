@@ -178,6 +178,6 @@ def _message(decided: BudgetsDecided, shown: BudgetLine | None, *, held: bool) -
             f"{label} has no room: {left}, {needed}. It escalates, but approvals are not "
             "available in this version, so the operation is denied."
         )
-    if word == DENY:
-        return f"{label} has no room: {left}, {needed}."
-    return f"{label} only watches and would have {_WATCHED[word]}: {left}, {needed}."
+    if word in _WATCHED:
+        return f"{label} only watches and would have {_WATCHED[word]}: {left}, {needed}."
+    return f"{label} has no room: {left}, {needed}."
