@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, TypeVar, cast
 
 import msgspec
 
+from fiscus.choices import choices_at
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.money import CURRENCY, NOT_A_NUMBER, Amount, parse_amount
 from fiscus.nesting import MAX_LEVELS, FreeForm, cut_below, free_form
@@ -82,7 +83,6 @@ _TOO_DEEP: Final = f"is nested deeper than {MAX_LEVELS} levels"
 _HAS_SURROGATES: Final = "must not contain a lone surrogate, which UTF-8 cannot say"
 _A_TIME: Final = "Send a time with its offset, such as 2026-01-31T09:00:00Z."
 _IN_WORDS: Final = (
-    ("Invalid enum value", None, "Look up what it may be in the API reference."),
     (repr(ID_PATTERN), _NOT_AN_ID, None),
     (repr(ID_OR_EVERY_PATTERN), f"{_NOT_AN_ID}, or {EVERY} for every one", None),
     (repr(NO_NUL), _HAS_NUL, None),
@@ -92,7 +92,12 @@ _IN_WORDS: Final = (
     ("with a timezone component", "has no offset from UTC", _A_TIME),
     ("RFC3339 encoded date", "is not an RFC 3339 date", "Send a day such as 2026-01-31."),
 )
-"""A part of what msgspec says, what it means where that is not plain, and what to do."""
+"""A part of what msgspec says, what it means, and what to do."""
+_BOUND: Final = re.compile(
+    r"^Expected `(?P<kind>\w+)` (?P<of_length>of length )?(?P<sign>[<>]=?) (?P<bound>\S+)$"
+)
+_SIGNS: Final = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_LENGTHS: Final = {"str": "characters", "array": "items", "object": "entries"}
 _an_id: Final = re.compile(ID_PATTERN)
 
 
@@ -374,7 +379,7 @@ def _decode(body: bytes | str, kind: type[T]) -> T:
     try:
         return decoder_for(kind).decode(body)
     except msgspec.ValidationError as error:
-        raise explain(error) from None
+        raise explain(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise (_wrong_number(body) or not_json(error)) from None
     except InvalidOperation:
@@ -386,7 +391,7 @@ def _out_of_range(body: bytes | str, naming: msgspec.json.Decoder[Any]) -> Valid
     try:
         naming.decode(body)
     except msgspec.ValidationError as error:
-        return explain(error)
+        return explain(error, object)
     raise AssertionError("a number is out of range for one decoder alone")
 
 
@@ -452,7 +457,7 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
         converted = msgspec.convert(given, worked_out(kind), dec_hook=_read_given)
         encode(converted)
     except msgspec.ValidationError as error:
-        raise explain(error) from None
+        raise explain(error, kind) from None
     except UnicodeEncodeError:
         raise has_surrogates(surrogates_in(given) or "body") from None
     except NotImplementedError as error:  # of `_write_custom`, in a struct that was given
@@ -460,8 +465,8 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
     return converted
 
 
-def explain(error: msgspec.ValidationError) -> ValidationError:
-    """msgspec's message as ours, with the field's name apart."""
+def explain(error: msgspec.ValidationError, kind: type[Any]) -> ValidationError:
+    """msgspec's message about a `kind` as ours, with the field's name apart."""
     text = str(error)
     match = _PATH.match(text)
     what, path = (match["what"], match["path"].lstrip(".")) if match else (text, "")
@@ -478,10 +483,22 @@ def explain(error: msgspec.ValidationError) -> ValidationError:
             f"{field} is missing", field=field, suggested_action=f"Send {field}."
         )
     field = path or "body"
+    if what.startswith("Invalid enum value") and (choices := choices_at(kind, path)):
+        return _wrong(field, what, f"Use one of {', '.join(choices)}.")
+    if bound := _BOUND.match(what):
+        return _wrong(field, _bound_in_words(bound))
     for told, meant, todo in _IN_WORDS:
         if told in what:
-            return _wrong(field, meant or what, todo)
+            return _wrong(field, meant, todo)
     return _wrong(field, what)
+
+
+def _bound_in_words(told: re.Match[str]) -> str:
+    if told["of_length"] is None:
+        return f"must be {_SIGNS[told['sign']]} {told['bound']}"
+    if told["sign"] == ">=" and told["bound"] == "1":
+        return "must not be empty"
+    return f"must have {_SIGNS[told['sign']]} {told['bound']} {_LENGTHS[told['kind']]}"
 
 
 def _wrong(field: str, what: str, todo: str | None = None) -> ValidationError:

@@ -186,12 +186,12 @@ def test_unknown_role_is_wrong_use_and_status_2(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("keys", "create", ""), "name"),
-        (("keys", "create", "x" * 300), "name"),
+        (("keys", "create", ""), "NAME"),
+        (("keys", "create", "x" * 300), "NAME"),
         (("serve", "--port", "99999"), "--port"),
         (("serve", "--grpc-port", "0"), "--grpc-port"),
-        (("quotas", "allocate", "gpu", "1_0", "--scope", "project:a"), "allocated_amount"),
-        (("quotas", "allocate", "gpu", "1", "--burst", "NaN", "--scope", "project:a"), "burst"),
+        (("quotas", "allocate", "gpu", "1_0", "--scope", "project:a"), "AMOUNT"),
+        (("quotas", "allocate", "gpu", "1", "--burst", "NaN", "--scope", "project:a"), "--burst"),
         (("quotas", "list", "--url", "nope"), "--url"),
     ],
     ids=lambda one: " ".join(one)[:40] if isinstance(one, tuple) else one,

@@ -184,18 +184,22 @@ def test_history_of_a_deleted_quota_is_shown(
     [
         (("allocate", "gpu", "10", "--scope", "search"), "names no scope", 2),
         (("allocate", "gpu", "10", "--scope", "team:search"), "no type of scope", 2),
-        (("allocate", "gpu", "0", "--scope", "project:a"), "allocated_amount", 1),
-        (("allocate", "gpu", "lots", "--scope", "project:a"), "allocated_amount", 2),
+        (("allocate", "gpu", "0", "--scope", "project:a"), "error: AMOUNT", 1),
+        (("allocate", "gpu", "5.x", "--scope", "project:a"), "error: AMOUNT", 2),
+        (("allocate", "gpu", "5.x", "--scope", "project:a"), "try: Correct AMOUNT.", 2),
+        (("allocate", "", "5", "--scope", "project:a"), "error: RESOURCE: must not be empty", 2),
         (("allocate", "gpu", "1", "--scope", "project:a", "--start", "soon"), "--start", 2),
-        (("allocate", "gpu", "1", "--scope", "project:a", "--period", "custom"), "period_end", 1),
+        (("allocate", "gpu", "1", "--scope", "project:a", "--period", "custom"), "error: --end", 1),
         (("distribute", "gpu", "1", "--yes"), "nobody gets a part", 2),
         (("distribute", "gpu", "1", "--to", "user:a,level=1"), "neither tier", 2),
         (("distribute", "gpu", "1", "--to", "user:a,tier=9"), "tier", 2),
         (("distribute", "gpu", "1", "--to", "user:a", "--to", "user:a", "--yes"), "entities[1]", 1),
+        (("distribute", "gpu", "0", "--to", "user:a", "--yes"), "error: TOTAL", 1),
         (("distribute", "gpu", "1", "--entities", "/nowhere.json"), "cannot be read", 1),
         (("history", "../budgets"), "no quota id", 2),
         (("history", "01890000-0000-7000-8000-000000000000"), "NOT_FOUND", 1),
         (("list", "--scope", "team"), "no type of scope", 2),
+        (("list", "--resource", ""), "error: --resource: must not be empty", 1),
         (("list", "--scope", ""), "no type of scope", 2),
         (("list", "--scope", "project:"), "names no scope", 2),
         (("list", "--scope", ":search"), "no type of scope", 2),
@@ -208,6 +212,17 @@ def test_what_is_wrong_is_one_line(
     assert done.status == status
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_wrong_word_in_a_file_of_entities_is_told_with_the_words_that_may_stand_there(
+    quotas: Quotas, tmp_path: Path
+) -> None:
+    entities = tmp_path / "entities.json"
+    entities.write_text('[{"scope_type": "team", "scope_id": "search"}]')
+    done = quotas("distribute", "gpu", "1", "--entities", str(entities), "--dry-run")
+    assert done.status == 1
+    assert "[0].scope_type" in done.err
+    assert "try: Use one of tenant, project, user, feature." in done.err
 
 
 AMOUNTS = st.decimals(0, 10**9, places=3)

@@ -386,7 +386,7 @@ async def test_health_names_what_is_needed(bench: Bench) -> None:
             "record",
             {**OPERATION, "cost_amount": 1, "timestamp": datetime(2026, 1, 1)},  # noqa: DTZ001
             "timestamp",
-            "has no offset",
+            "no offset",
         ),
         ("create_budget", {**BUDGET, "budget_amount": 1.5}, "budget_amount", "float"),
         ("create_budget", {**BUDGET, "thresholds": [0.8]}, "thresholds[0]", "float"),
@@ -396,7 +396,7 @@ async def test_health_names_what_is_needed(bench: Bench) -> None:
         ("report", {"format": "csv"}, "format", "not a field"),
         ("record_batch", {"records": []}, "records", "empty"),
         ("record_batch", {"records": [{"cost_amount": 0.1}]}, "records[0].cost_amount", "float"),
-        ("check_batch", {"checks": []}, "checks", "length"),
+        ("check_batch", {"checks": []}, "checks", "empty"),
     ],
 )
 async def test_a_wrong_argument_is_named(

@@ -150,7 +150,7 @@ def test_no_value_makes_a_check_that_is_wrong(value: str) -> None:
 
 WRONG = [
     ("", "rules: is missing"),
-    ("rules: []", "rules: Expected `array` of length >= 1"),
+    ("rules: []", "rules: must not be empty"),
     ("rules: {", "cannot be read"),
     ("limits: []", "limits is not a field"),
     ("rules: [{match: {}}]", "rules[0].resource_type is missing"),

@@ -272,6 +272,16 @@ async def test_a_wrong_query_parameter_is_named(client: AppClient, query: str, f
     assert problem_of(reply, 400, "VALIDATION_ERROR")["details"]["field"] == field
 
 
+async def test_a_wrong_word_is_told_with_those_that_may_stand_there(client: AppClient) -> None:
+    replies = [
+        await client.post("/budgets", {**BUDGET, "period_type": "monthy"}),
+        await client.get("/budgets", params={"period_type": "monthy"}),
+    ]
+    for reply in replies:
+        problem = problem_of(reply, 400, "VALIDATION_ERROR")
+        assert problem["suggested_action"].startswith("Use one of daily, weekly, monthly, ")
+
+
 async def test_times_of_a_query_are_rfc_3339(client: AppClient) -> None:
     for start in ("1700000000", "1700000000.5", "null", ""):
         reply = await client.get("/cost-tracking/records", params={"start": start})

@@ -6,7 +6,8 @@ import json
 from contextlib import suppress
 from datetime import date, datetime
 from decimal import Context, Decimal
-from typing import Any
+from enum import Enum
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -19,8 +20,12 @@ from fiscus.budgets.model import BudgetSpec
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.errors import NotFound, ValidationError
 from fiscus.money import Amount
-from fiscus.ratelimits.model import ResourcePattern
+from fiscus.periods import PeriodType
+from fiscus.priorities import Priority
+from fiscus.quotas.calls import DistributeRequest
+from fiscus.ratelimits.model import CalendarUnit, PolicySpec, ResourcePattern
 from fiscus.ratelimits.rules import Algorithm
+from fiscus.scopes import ScopeType
 from fiscus.tenants import TenantSpec
 
 KINDS = [
@@ -43,6 +48,10 @@ values = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+class Priorities(msgspec.Struct):
+    by_name: dict[str, list[Priority | None]]
 
 
 class Priced(msgspec.Struct):
@@ -362,11 +371,16 @@ def test_a_number_that_no_decimal_holds_is_a_fault_of_its_place(number: str) -> 
         (ResourcePattern, "a*b", "with * only at its end", "Correct it"),
         (datetime, "2026-01-31", "is not an RFC 3339 time", "such as 2026-01-31T09:00:00Z"),
         (date, "2026-1-31", "is not an RFC 3339 date", "such as 2026-01-31."),
-        (Algorithm, "RFC3339 encoded date", "Invalid enum value", "Look up what it may be"),
+        (Algorithm, "RFC3339 encoded date", "Invalid enum value", "Use one of token_bucket, "),
+        (wire.Name, "", "it: must not be empty", "Correct it"),
+        (wire.Name, "a" * 201, "it: must have at most 200 characters", "Correct it"),
+        (wire.Tags, dict.fromkeys(map(str, range(51)), ""), "must have at most 50 entries", "it"),
+        (Annotated[int, msgspec.Meta(ge=1)], 0, "it: must be at least 1", "Correct it"),
+        (Annotated[int, msgspec.Meta(le=9)], 10, "it: must be at most 9", "Correct it"),
     ],
 )
 def test_a_fault_is_told_in_words_and_not_as_a_pattern(
-    kind: Any, value: str, words: str, todo: str
+    kind: Any, value: Any, words: str, todo: str
 ) -> None:
     one = msgspec.defstruct("One", [("it", kind)])
     with pytest.raises(ValidationError) as caught:
@@ -374,3 +388,25 @@ def test_a_fault_is_told_in_words_and_not_as_a_pattern(
     assert words in caught.value.message
     assert "regex" not in caught.value.message
     assert todo in str(caught.value.suggested_action)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "choices"),
+    [
+        (BudgetSpec, {"period_type": "monthy"}, PeriodType),
+        (BudgetSpec, {"allocated_to_type": "team"}, ScopeType),
+        (PolicySpec, {"calendar": "fortnight"}, CalendarUnit),
+        (DistributeRequest, {"entities": [{"scope_type": "team"}]}, ScopeType),
+        (Priorities, {"by_name": {"a": [None, "urgent"]}}, Priority),
+    ],
+)
+def test_a_word_that_may_not_stand_in_its_place_is_told_with_all_that_may(
+    kind: Any, body: Any, choices: type[Enum]
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        wire.decode(json.dumps(body), kind)
+    words = ", ".join(one.value for one in choices)
+    assert caught.value.suggested_action == f"Use one of {words}."
+    with pytest.raises(ValidationError) as of_python:
+        wire.convert(body, kind)
+    assert of_python.value.suggested_action == caught.value.suggested_action

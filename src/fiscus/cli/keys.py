@@ -15,7 +15,7 @@ from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import (
     JsonFlag,
     facts,
-    from_options,
+    naming,
     new_table,
     notes,
     out,
@@ -28,6 +28,7 @@ from fiscus.engine import Engine
 from fiscus.paging import MAX_PAGE_SIZE, page_request
 from fiscus.priorities import Priority
 from fiscus.scopes import parse_id
+from fiscus.wire import convert
 
 app = typer.Typer(
     help="Make, list and revoke API keys, straight on the configured store.",
@@ -42,7 +43,9 @@ Tenant = Annotated[
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for.")] = "command line",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What the key is for.")
+    ] = "command line",
     role: Annotated[
         list[Role] | None,
         typer.Option(
@@ -65,14 +68,13 @@ def create(
     as_json: JsonFlag = False,
 ) -> None:
     """Make an API key. It is shown this once."""
-    spec = from_options(
-        {
-            "name": name,
-            "roles": role or [Role.SERVICE],
-            "highest_priority": highest_priority,
-        },
-        ApiKeySpec,
-    )
+    wanted = {
+        "name": name,
+        "roles": role or [Role.SERVICE],
+        "highest_priority": highest_priority,
+    }
+    with naming({"name": "NAME"}):
+        spec = convert(wanted, ApiKeySpec)
     with _engine(data_dir, may_begin=True) as engine:
         now = engine.clock.now()
         if expires_in_days is not None:
@@ -135,7 +137,9 @@ def list_keys(tenant: Tenant = None, data_dir: DataDir = None, as_json: JsonFlag
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `fiscus keys list` shows it.")],
+    key_id: Annotated[
+        str, typer.Argument(metavar="KEY_ID", help="The key's id, as `fiscus keys list` shows it.")
+    ],
     tenant: Tenant = None,
     data_dir: DataDir = None,
     as_json: JsonFlag = False,

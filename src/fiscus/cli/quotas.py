@@ -20,7 +20,7 @@ from fiscus.cli.terminal import (
     Url,
     UsageError,
     cannot_be_read,
-    from_options,
+    naming,
     notes,
     print_json,
 )
@@ -67,6 +67,27 @@ RenewAmount = Annotated[
     RenewalAmount,
     typer.Option("--renewal-amount", help="Of the next period: the same, or by usage."),
 ]
+_TYPED: Final = {
+    "resource_type": "RESOURCE",
+    "allocated_amount": "AMOUNT",
+    "total_amount": "TOTAL",
+    "scope_id": "--scope",
+    "max_burst_amount": "--burst",
+    "max_burst_ratio": "--burst-ratio",
+    "burst_premium_rate": "--premium-rate",
+    "currency": "--currency",
+    "period_type": "--period",
+    "period_start": "--start",
+    "period_end": "--end",
+    "timezone": "--timezone",
+    "renewal_amount": "--renewal-amount",
+    "then": "--then",
+    "decimals": "--decimals",
+    "since": "--since",
+    "until": "--until",
+    "tenant_id": "--tenant",
+}
+"""What is typed for each field of a request."""
 
 
 @app.command("list")
@@ -87,7 +108,7 @@ def list_quotas(
     kind, scope_id = _scope_or_type(scope)
     quotas: list[QuotaView] = []
     token: str | None = None
-    with Api(url, key) as api:
+    with naming(_TYPED | {"resource_type": "--resource"}), Api(url, key) as api:
         while True:
             page = api.get(
                 PATH,
@@ -115,7 +136,7 @@ def list_quotas(
 @app.command()
 def allocate(
     resource: Resource,
-    amount: Annotated[str, typer.Argument(help="How much of it for the period.")],
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="How much of it for the period.")],
     scope: Annotated[
         str, typer.Option(metavar="TYPE:ID", help="Who gets it; the id `*`: every one of its own.")
     ],
@@ -139,18 +160,17 @@ def allocate(
         resource, period, start, end, timezone, premium_rate, currency, tenant, auto_renew,
         renewal_amount,
     )  # fmt: skip
-    spec = from_options(
-        {
-            **terms,
-            "scope_type": kind,
-            "scope_id": scope_id,
-            "allocated_amount": amount,
-            "max_burst_amount": burst,
-        },
-        QuotaSpec,
-    )
-    with Api(url, key) as api:
-        quota = api.post(PATH, spec, QuotaView, idempotency_key=uuid7())
+    wanted = {
+        **terms,
+        "scope_type": kind,
+        "scope_id": scope_id,
+        "allocated_amount": amount,
+        "max_burst_amount": burst,
+    }
+    with naming(_TYPED):
+        spec = convert(wanted, QuotaSpec)
+        with Api(url, key) as api:
+            quota = api.post(PATH, spec, QuotaView, idempotency_key=uuid7())
     if as_json:
         print_json(quota)
     else:
@@ -160,7 +180,7 @@ def allocate(
 @app.command()
 def distribute(
     resource: Resource,
-    total: Annotated[str, typer.Argument(help="How much is shared out.")],
+    total: Annotated[str, typer.Argument(metavar="TOTAL", help="How much is shared out.")],
     key: Key,
     url: Url = DEFAULT_URL,
     to: Annotated[
@@ -203,20 +223,18 @@ def distribute(
         resource, period, start, end, timezone, premium_rate, currency, tenant, auto_renew,
         renewal_amount,
     )  # fmt: skip
-    wanted = from_options(
-        {
-            **terms,
-            "total_amount": total,
-            "strategy": strategy,
-            "entities": _entities(to or [], entities_file),
-            "then": then,
-            "max_burst_ratio": burst_ratio,
-            "decimals": decimals,
-            "dry_run": True,
-        },
-        DistributeRequest,
-    )
-    with Api(url, key) as api:
+    values = {
+        **terms,
+        "total_amount": total,
+        "strategy": strategy,
+        "entities": _entities(to or [], entities_file),
+        "then": then,
+        "max_burst_ratio": burst_ratio,
+        "decimals": decimals,
+        "dry_run": True,
+    }
+    with naming(_TYPED), Api(url, key) as api:
+        wanted = convert(values, DistributeRequest)
         if not yes or dry_run:
             preview = _distribute(api, wanted)
             if as_json:
@@ -235,7 +253,9 @@ def distribute(
 
 @app.command()
 def history(
-    quota_id: Annotated[str, typer.Argument(help="As `fiscus quotas list` shows it.")],
+    quota_id: Annotated[
+        str, typer.Argument(metavar="QUOTA_ID", help="As `fiscus quotas list` shows it.")
+    ],
     key: Key,
     url: Url = DEFAULT_URL,
     since: Annotated[
@@ -251,7 +271,7 @@ def history(
 ) -> None:
     """Show what was taken from a quota and given back: a chart of its days, and the latest rows."""
     path = f"{PATH}/{_segment(quota_id)}"
-    with Api(url, key) as api:
+    with naming(_TYPED | {"scope_id": "--scope-id"}), Api(url, key) as api:
         found = api.get(
             f"{path}/history",
             QuotaHistory,
@@ -310,11 +330,9 @@ def _entities(given: list[str], path: Path | None) -> list[Entity]:
         except OSError as failure:
             raise cannot_be_read(path, failure.strerror) from None
         except ValidationError as error:
-            raise CommandError(
-                f"{path}: {error.message}",
-                suggested_action='write a list such as [{"scope_type": "project", "scope_id": '
-                '"search"}].',
-            ) from None
+            a_list = 'write a list such as [{"scope_type": "project", "scope_id": "search"}].'
+            todo = a_list if error.field == "body" else error.suggested_action
+            raise CommandError(f"{path}: {error.message}", suggested_action=todo) from None
     if not entities:
         raise UsageError(
             "nobody gets a part", suggested_action="add --to project:search or --entities FILE."

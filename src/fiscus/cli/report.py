@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
@@ -17,6 +17,7 @@ from fiscus.cli.terminal import (
     Url,
     facts,
     money,
+    naming,
     new_table,
     notes,
     out,
@@ -28,6 +29,15 @@ from fiscus.cli.terminal import (
 from fiscus.costs.report_model import Granularity, Report, ReportSection, ReportType
 
 PATH = "/cost-tracking/reports"
+
+_TYPED: Final = {
+    "group_by": "--group-by",
+    "start_date": "--start",
+    "end_date": "--end",
+    "tenant_id": "--tenant",
+    "currency": "--currency",
+}
+"""What is typed for each field of a request."""
 
 
 def report(
@@ -73,7 +83,7 @@ def report(
         "format": "csv" if as_csv else "json",
     }
     body = {name: value for name, value in wanted.items() if value is not None}
-    with Api(url, key) as api:
+    with naming(_TYPED), Api(url, key) as api:
         if as_csv:
             print_raw(api.post_for_csv(PATH, body))
             return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import typer
 from rich import box
@@ -19,9 +21,7 @@ from rich.text import Text
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.money import plain
 from fiscus.visible import visible
-from fiscus.wire import convert, encode
-
-T = TypeVar("T")
+from fiscus.wire import encode
 
 out: Final = Console(highlight=False)
 notes: Final = Console(stderr=True, highlight=False)
@@ -59,6 +59,7 @@ Key = Annotated[
     str,
     typer.Option("--key", envvar="FISCUS_KEY", help="An API key.", show_envvar=True),
 ]
+_PLACE_WITHIN: Final = re.compile(r"[.\[]")
 _WIDEST: Final = 1000
 DEFAULT_URL: Final = "http://127.0.0.1:3472"
 
@@ -70,13 +71,30 @@ def cannot_be_read(name: object, why: object) -> CommandError:
     )
 
 
-def from_options(values: Mapping[str, Any], kind: type[T]) -> T:
-    """What options and arguments say; raises `UsageError` naming the wrong one."""
+@contextmanager
+def naming(typed: Mapping[str, str]) -> Generator[None]:
+    """An error about a field of a request names what was typed for it.
+
+    `typed` has the option or argument of each field. What no server was needed for is wrong use.
+    """
     try:
-        return convert(values, kind)
+        yield
     except ValidationError as error:
+        wrong = _PLACE_WITHIN.split(error.field, 1)[0]
+        if wrong not in typed:
+            raise
+        # a field that is also a word of any sentence is meant only where it is the wrong one
+        meant = [name for name in typed if "_" in name or name == wrong]
+        fields = re.compile(rf"\b({'|'.join(meant)})\b")
         todo = (error.suggested_action or "Correct it.").replace(" and send it again", "")
-        raise UsageError(error.message, suggested_action=todo) from None
+        message, todo = (
+            fields.sub(lambda found: typed[found[0]], text) for text in (error.message, todo)
+        )
+        if error.correlation_id is None:
+            raise UsageError(message, suggested_action=todo) from None
+        told = ValidationError(message, field=error.field, suggested_action=todo)
+        told.correlation_id = error.correlation_id
+        raise told from None
 
 
 def shown(text: str) -> str:
