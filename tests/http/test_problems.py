@@ -399,6 +399,7 @@ async def test_enforce_turns_a_denial_into_a_402(client: AppClient) -> None:
     reply = await client.post("/budgets/check?enforce=true", check)
     problem = problem_of(reply, 402, "BUDGET_EXCEEDED")
     assert problem["details"]["max_allowed_cost"] == 1
+    assert problem["details"]["correlation_id"] == problem["correlation_id"]
     throttled = client.make_key(Role.SERVICE)
     reply = await client.post("/budgets/check?enforce=maybe", check, key=throttled)
     problem_of(reply, 400, "VALIDATION_ERROR")
@@ -410,8 +411,9 @@ async def test_an_enforced_batch_tells_what_its_other_checks_hold(client: AppCli
     reply = await client.post("/budgets/check/batch?enforce=true", {"checks": [check, check]})
     problem = problem_of(reply, 402, "BUDGET_EXCEEDED")
     details = problem["details"]
-    assert set(details) == {"allowed", "results"}
+    assert set(details) == {"allowed", "results", "correlation_id"}
     assert details["allowed"] is False
+    assert details["correlation_id"] == problem["correlation_id"]
     held, denied = details["results"]
     assert (held["allowed"], denied["allowed"]) == (True, False)
     assert problem["message"] == denied["message"]

@@ -82,10 +82,13 @@ async def test_an_enforced_denial_is_a_429_with_the_answer_in_it(client: AppClie
     assert (reply.status_code, reply.json()["error_code"]) == (429, "QUOTA_EXHAUSTED")
     details = reply.json()["details"]
     assert (details["allowed"], details["max_allowed_amount"]) == (False, 9)
+    assert details["correlation_id"] == reply.headers["X-Correlation-ID"]
     assert reply.headers["Content-Type"] == "application/problem+json"
     batch = await client.post("/quotas/check/batch?enforce=true", {"checks": [USE, body]})
     assert (batch.status_code, batch.json()["error_code"]) == (429, "QUOTA_EXHAUSTED")
-    taken, denied = batch.json()["details"]["results"]
+    details = batch.json()["details"]
+    assert details["correlation_id"] == batch.headers["X-Correlation-ID"]
+    taken, denied = details["results"]
     assert (taken["allowed"], denied["allowed"]) == (True, False)
     path = f"/quotas/consumptions/{taken['consumption_id']}/release"
     assert (await client.post(path)).status_code == 200

@@ -69,6 +69,7 @@ async def test_enforced_denial_is_429_with_the_answer_in_it(client: AppClient) -
     assert problem["error_code"] == "RATE_LIMIT_VIOLATED"
     assert problem["retriable"] is True
     assert problem["details"]["policies"][0]["decision"] == "deny"
+    assert problem["details"]["correlation_id"] == problem["correlation_id"]
 
 
 async def test_enforced_denial_that_waiting_never_helps_is_not_retriable(client: AppClient) -> None:
@@ -144,7 +145,9 @@ async def test_batch_answers_each_in_order(client: AppClient) -> None:
     assert answer["allowed"] is False
     enforced = await client.post("/rate-limits/check/batch?enforce=true", body)
     assert enforced.status_code == 429
-    assert [one["allowed"] for one in enforced.json()["details"]["results"]] == [False] * 3
+    problem = enforced.json()
+    assert [one["allowed"] for one in problem["details"]["results"]] == [False] * 3
+    assert problem["details"]["correlation_id"] == problem["correlation_id"]
 
 
 async def test_batch_of_more_than_500_is_413(client: AppClient) -> None:

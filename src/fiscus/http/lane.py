@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fiscus.access.model import Principal
@@ -172,7 +172,7 @@ class DecisionLane:
                 raise
             allowed = getattr(outcome, "allowed", True)
             if enforce and not allowed:
-                raise _refusal(outcome)
+                raise _refusal(replace(outcome, correlation_id=correlation_id))
             status, content_type = decision.status, "application/json"
             more = told or gate.left()
             payload = (
@@ -313,7 +313,7 @@ def _refusal(outcome: Any) -> Refused:
     if isinstance(outcome, CheckBatchAnswer | RateLimitBatchAnswer | QuotaCheckBatchAnswer):
         results: Sequence[CheckAnswer | RateLimitCheckAnswer | QuotaCheckAnswer] = outcome.results
         error = _refusal(next(one for one in results if not one.allowed))
-        error.details = dict[str, object](allowed=False, results=results)
+        error.details = asdict(outcome)
         return error
     if isinstance(outcome, RateLimitCheckAnswer):
         return rate_limit_refusal(outcome)
