@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import pydantic
 from msgspec.structs import asdict, replace
@@ -114,6 +114,15 @@ class Fiscus(BlockingApi):
     ...     with fiscus.reserve(project="search", resource_type="llm", estimate="0.02") as r:
     ...         r.settle("0.0187")
     """
+
+    if not TYPE_CHECKING:  # type checkers tell of what is missing themselves
+
+        def __init__(self, *opened: object, **named: object) -> None:
+            match opened:
+                case (_EngineBackend() as backend, tenant) if not named:
+                    super().__init__(backend, tenant)
+                case _:
+                    raise TypeError("use Fiscus.open(data_dir=…): it opens the stores first")
 
     @classmethod
     def open(

@@ -144,6 +144,14 @@ def test_a_decision_without_the_store_holds_nothing_and_is_recorded_later(tmp_pa
 # -- opening an engine
 
 
+@pytest.mark.parametrize("given", [{}, {"data_dir": "data"}, {"backend": "data", "tenant": "a"}])
+def test_fiscus_that_is_called_says_that_it_is_opened(given: dict[str, str]) -> None:
+    with pytest.raises(TypeError, match=r"use Fiscus\.open\(data_dir="):
+        Fiscus(**given)
+    with pytest.raises(TypeError, match=r"use Fiscus\.open\(data_dir="):
+        Fiscus(*given.values())
+
+
 def test_what_was_recorded_is_there_after_opening_again(tmp_path: Path) -> None:
     with Fiscus.open(data_dir=str(tmp_path), tenant="acme") as engine:
         engine.record(resource_type="llm", cost_amount=1)
