@@ -225,3 +225,32 @@ async def test_probes_and_metrics_are_not_limited(data_dir: Path) -> None:
             reply = await client.send("GET", "/metrics", key=key)
             assert (reply.status_code, reply.headers.get("RateLimit")) == (200, None)
         assert (await client.get("/rate-limits", key=key)).status_code == 200
+
+
+async def test_a_call_held_up_by_the_limits_is_counted_by_the_limit_and_as_no_denial(
+    data_dir: Path,
+) -> None:
+    calls = {
+        "/budgets/check?enforce=true": CHECK,
+        "/rate-limits/check?enforce=true": {"resource_type": "api"},
+        "/quotas/check?enforce=true": {"resource_type": "gpu", "required_amount": 1},
+        "/cost-tracking/record": RECORD,
+        "/budgets": {},
+    }
+    async with open_app(data_dir, api_limit_tenant=1, api_limit_cost_records=1) as client:
+        key, service = client.make_key(Role.TENANT_ADMIN), client.make_key(Role.SERVICE)
+        for path, body in calls.items():  # one passes, the others are held up
+            await client.post(path, body, key=key)
+        for _ in range(2):
+            await client.post("/cost-tracking/record", RECORD, key=service)
+        shown = client.metrics.render().decode()
+    assert 'fiscus_api_limited_total{limit="api-tenant"} 4.0' in shown
+    assert 'fiscus_api_limited_total{limit="api-cost-records"} 1.0' in shown
+    for line in (
+        'check_duration_seconds_count{operation="check",outcome="allowed"} 1.0',
+        'rate_limit_duration_seconds_count{operation="rate_limit_check",outcome="limited"} 1.0',
+        'quota_duration_seconds_count{operation="quota_check",outcome="limited"} 1.0',
+        'record_duration_seconds_count{operation="record",outcome="limited"} 2.0',
+    ):
+        assert line in shown
+    assert 'outcome="denied"' not in shown

@@ -16,7 +16,9 @@ HEAD = """# Metrics
 `system_architect`. With several workers it shows the sums over all of them. Latencies have the
 buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `fiscus/http/metrics.py`.
 
-Of a histogram there are `_bucket`, `_sum` and `_count`.
+Of a histogram there are `_bucket`, `_sum` and `_count`. The `outcome` of a decision is `allowed`,
+`denied`, `error`, or `limited` when the limits on Fiscus's own API refused the call, so that
+nothing was decided.
 
 | metric | type | meaning |
 | --- | --- | --- |

@@ -37,6 +37,13 @@ class ApiLimit(StrEnum):
     REPORTS = "api-reports"
 
 
+class ApiLimited(RateLimitViolated):
+    """A call was refused by the API's own limits, and nothing was decided."""
+
+    limit: str
+    """The name of the limit that held it up."""
+
+
 class Limits(Struct, frozen=True):
     """The limits of a caller's calls of one kind."""
 
@@ -55,7 +62,7 @@ class Gate(Struct):
     """What its limits said; None before the call was counted."""
 
     async def admit(self) -> None:
-        """Count the call, unless it was. Raises `RateLimitViolated` when there is no room."""
+        """Count the call, unless it was. Raises `ApiLimited` when there is no room."""
         if self.limits is None or self.taken is not None:
             return
         outcome = await self.limiter.decide((self.limits.take,), self.now_us)
@@ -158,16 +165,18 @@ _UNKNOWN: Final = Limits(Take("", (), (), 0, 0), ())
 """Told apart from None, which is known to be no limit."""
 
 
-def _exceeded(limits: Limits, taken: Taken) -> RateLimitViolated:
+def _exceeded(limits: Limits, taken: Taken) -> ApiLimited:
     deciding = _deciding(taken)
     name, limit = limits.names[deciding], limits.take.rules[deciding].limit
-    return RateLimitViolated(
+    error = ApiLimited(
         f"More than {limit} calls a minute are held up by the limit {name}",
         answer=None,
         details={"limit": name, "limit_value": limit, "time_window_seconds": 60},
         suggested_action="Try again after the time in Retry-After, or send batches.",
         retry_after_seconds=whole_seconds(taken.verdicts[deciding].wait_us or 0),
     )
+    error.limit = name
+    return error
 
 
 def _deciding(taken: Taken) -> int:
@@ -183,4 +192,4 @@ def _deciding(taken: Taken) -> int:
     )
 
 
-__all__ = ["ApiLimit", "ApiLimits", "Gate"]
+__all__ = ["ApiLimit", "ApiLimited", "ApiLimits", "Gate"]

@@ -25,7 +25,7 @@ from fiscus.errors import (
     ValidationError,
 )
 from fiscus.headers import FieldLines, headers_of, lines_of, raw
-from fiscus.http.api_limits import ApiLimits, Gate
+from fiscus.http.api_limits import ApiLimited, ApiLimits, Gate
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.decisions import Asked, Call, Decision, find
@@ -185,7 +185,7 @@ class DecisionLane:
             content_type, status, more, payload = self._failed(
                 error, principal, tenant_id, path, correlation_id, told or _left(gate)
             )
-            word = "denied" if isinstance(error, Refused) else "error"
+            word = _outcome_of(error)
         except Exception:
             log.exception("request_failed", path=path, correlation_id=correlation_id)
             content_type, status, more, payload = self._failed(
@@ -279,6 +279,12 @@ def _head(content_type: str, payload: bytes, correlation_id: str, more: FieldLin
 def _left(gate: Gate | None) -> FieldLines:
     """What is told of the API's own limits; nothing of a call that did not come as far."""
     return "" if gate is None else gate.left()
+
+
+def _outcome_of(error: FiscusError) -> str:
+    if isinstance(error, ApiLimited):
+        return "limited"
+    return "denied" if isinstance(error, Refused) else "error"
 
 
 def _wants_enforcement(decision: Decision, query: bytes) -> bool:

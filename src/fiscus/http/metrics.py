@@ -157,6 +157,12 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
+        self._api_limited = Counter(
+            "fiscus_api_limited",
+            "Calls refused by the limits on Fiscus's own API (429), by the limit.",
+            ("limit",),
+            registry=registry,
+        )
         self._requests = Counter(
             "fiscus_http_requests",
             "Requests answered, by route template; decisions are in the histograms.",
@@ -173,7 +179,7 @@ class Metrics:
     # -- told by the edge
 
     def decided(self, operation: str, outcome: str, seconds: float) -> None:
-        """A decision endpoint answered: `allowed`, `denied` or `error`."""
+        """A decision endpoint answered: `allowed`, `denied`, `limited` or `error`."""
         observe = self._decided.get((operation, outcome))
         if observe is None:
             family = self._checks
@@ -226,6 +232,10 @@ class Metrics:
     def access_denied(self, reason: str) -> None:
         """`reason`: `credential`, `role` or `tenant`."""
         self._access_denied.labels(reason).inc()
+
+    def api_limited(self, limit: str) -> None:
+        """The API's own limit of this name held a call up."""
+        self._api_limited.labels(limit).inc()
 
     def requested(self, method: str, route: str, status: int) -> None:
         self._requests.labels(method, route, str(status)).inc()

@@ -1,4 +1,7 @@
-"""Every call that was refused for who made it, even in a part, leaves a log line and a count."""
+"""Every call that was refused for who made it, even in a part, leaves a log line and a count.
+
+One that the API's own limits hold up leaves a count alone: there may be many.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterable
 
 from fiscus.access.model import Principal
 from fiscus.errors import FiscusError, Forbidden, Unauthorized
+from fiscus.http.api_limits import ApiLimited
 from fiscus.http.metrics import Metrics
 from fiscus.logs import get_logger
 from fiscus.wire import ItemError
@@ -21,7 +25,11 @@ def note_refusal(
     path: str,
     correlation_id: str,
 ) -> None:
-    """Log `access_denied` and count it when `error` refuses the caller; else nothing."""
+    """Log `access_denied` and count it when `error` refuses the caller; count one that has to wait
+    for the API's own limits; else nothing."""
+    if isinstance(error, ApiLimited):
+        metrics.api_limited(error.limit)
+        return
     if isinstance(error, Unauthorized):
         reason = "credential"
     elif isinstance(error, Forbidden):
