@@ -51,6 +51,23 @@ async def test_records_are_read_one_by_one(client: AppClient) -> None:
         assert record["correlation_id"]
 
 
+async def test_record_without_an_amount_is_a_400_and_usage_without_a_price_a_422(
+    client: AppClient,
+) -> None:
+    codes = {
+        "VALIDATION_ERROR": [{}, {"usage": {}}, {"usage_unit": "tokens"}],
+        "COST_CALCULATION_ERROR": [{"usage": {"tokens": 1}}, {"usage_quantity": 0}],
+    }
+    for code, bodies in codes.items():
+        for body in ({"resource_type": "llm", **more} for more in bodies):
+            reply = await client.post("/cost-tracking/record", body)
+            assert reply.status_code == (400 if code == "VALIDATION_ERROR" else 422)
+            assert reply.json()["error_code"] == code
+            assert reply.json()["details"]["field"] == "cost_amount"
+            batch = await client.post("/cost-tracking/record/batch", {"records": [body]})
+            assert batch.json()["results"][0]["error"]["error_code"] == code
+
+
 async def test_records_are_filtered_by_every_parameter(client: AppClient) -> None:
     ids = await record_all(client)
 

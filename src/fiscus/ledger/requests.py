@@ -130,11 +130,7 @@ def record_command(
     key = _one_key(key, request.idempotency_key)
     once = if_keyed(tenant_id, "record", key, request, now)
     if request.cost_amount is None:
-        raise CostCalculationError(
-            "No price is known for this usage",
-            details={"field": "cost_amount"},
-            suggested_action="Send cost_amount.",
-        )
+        raise _without_amount(request)
     if request.cost_amount < ZERO and request.charge_category not in MAY_BE_NEGATIVE:
         raise ValidationError(
             f"cost_amount must not be negative in category {request.charge_category}",
@@ -318,6 +314,18 @@ def release_consumption_command(
         amount=None if request.amount is None else _not_negative(request.amount, "amount"),
         now=now,
         idempotency=if_keyed(tenant_id, "quota_release", key, (consumption_id, request), now),
+    )
+
+
+def _without_amount(request: RecordRequest) -> FiscusError:
+    if request.usage_quantity is None and not request.usage:
+        return ValidationError(
+            "cost_amount is missing", field="cost_amount", suggested_action="Send cost_amount."
+        )
+    return CostCalculationError(
+        "No price is known for this usage",
+        details={"field": "cost_amount"},
+        suggested_action="Send cost_amount.",
     )
 
 
