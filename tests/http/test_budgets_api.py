@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fiscus.http.examples import REQUESTS
 from tests.http.app_client import API, BUDGET
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+GLOBEX = {"currency": "EUR", "timezone": "Europe/Berlin"}
 NOBODY = "019cd7d8-7c00-7a11-8f00-0123456789ab"
 
 
@@ -155,6 +157,20 @@ async def test_lists_are_filtered(client: AppClient) -> None:
     assert await names("enforcement_action=throttle") == []
 
 
+@pytest.mark.parametrize("tag", ["*", '"1"'])
+async def test_what_makes_something_refuses_if_match(client: AppClient, tag: str) -> None:
+    for operation, path in {
+        "create_budget": "/budgets",
+        "create_policy": "/rate-limits",
+        "create_quota": "/quotas",
+        "create_api_key": "/api-keys",
+    }.items():
+        reply = await client.post(path, REQUESTS[operation], headers={"If-Match": tag})
+        assert (reply.status_code, reply.json()["details"]["field"]) == (400, "If-Match")
+        assert (await client.post(path, REQUESTS[operation])).status_code == 201
+        assert (await client.get(path, headers={"If-Match": tag})).status_code == 200
+
+
 async def test_a_budget_in_use_is_deleted_only_by_force(client: AppClient) -> None:
     budget = await client.make_budget()
     path = f"/budgets/{budget['budget_id']}"
@@ -203,13 +219,18 @@ async def test_utilization_shows_present_and_past_periods(client: AppClient) -> 
 
 async def test_a_tenants_settings_are_set_and_read(client: AppClient) -> None:
     assert (await client.get("/tenants/globex")).status_code == 404
-    made = await client.put("/tenants/globex", {"currency": "EUR", "timezone": "Europe/Berlin"})
+    none_yet = await client.put("/tenants/globex", {}, headers={"If-Match": "*"})
+    assert none_yet.status_code == 409
+    assert (await client.get("/tenants/globex")).status_code == 404
+    made = await client.put("/tenants/globex", GLOBEX)
     assert made.status_code == 200
     read = await client.get("/tenants/globex")
     assert (read.json()["currency"], read.headers["ETag"]) == ("EUR", made.headers["ETag"])
     stale = await client.put("/tenants/globex", {}, headers={"If-Match": '"99"'})
     assert stale.status_code == 409
     assert (await client.put("/tenants/globex", {"timezone": "Nowhere"})).status_code == 400
+    any_version = await client.put("/tenants/globex", GLOBEX, headers={"If-Match": "*"})
+    assert (any_version.status_code, any_version.json()["version"]) == (200, 2)
     assert (await client.put("/tenants/a%20b", {})).status_code == 400
     budget = await client.make_budget(tenant_id="globex")
     assert (budget["currency"], budget["timezone"]) == ("EUR", "Europe/Berlin")

@@ -24,7 +24,7 @@ from fiscus.budgets.queries import (
 )
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
-from fiscus.http.versions import etag, expected_version, refuse_if_match
+from fiscus.http.versions import etag, expected_version
 from fiscus.queries import TenantQuery
 
 _BUDGET_ID: Final = {"budget_id": "The id of the budget."}
@@ -88,7 +88,6 @@ async def replace_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
 
 async def delete_budget(call: Call[DeleteBudgetQuery, NoBody]) -> Response:
     tenant_id = call.tenant_for(call.query.tenant_id)
-    refuse_if_match(call)
     await call.run(
         call.engine.budgets.delete,
         tenant_id,

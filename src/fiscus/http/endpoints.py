@@ -164,7 +164,7 @@ class Endpoint(Generic[Q, B]):
     idempotent: bool = False
     """Whether it takes an idempotency key."""
     versioned: bool = False
-    """Whether its answer carries an `ETag`; with PUT, it takes `If-Match`."""
+    """Whether its answer carries an `ETag`."""
     content_types: tuple[str, ...] = ("application/json",)
     streams: bool = False
     """Whether the handler reads the body itself, as NDJSON of any length."""
@@ -172,6 +172,11 @@ class Endpoint(Generic[Q, B]):
     """Which of the API's own limits holds for it, besides the general ones."""
     path_notes: dict[str, str] = field(default_factory=dict[str, str])
     """What each id in the path is."""
+
+    @property
+    def takes_if_match(self) -> bool:
+        """Others that change something refuse it, as whoever sends it counts on it."""
+        return self.versioned and self.method == "PUT"
 
 
 async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Request) -> Response:
@@ -192,6 +197,8 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         gate = server.api_limits.gate(principal, endpoint.limited_as, to_us(now))
         await gate.admit()
         principal.require(endpoint.action)
+        if b"if-match" in headers and endpoint.method != "GET" and not endpoint.takes_if_match:
+            raise _if_match_is_not_taken()
         query = read_query(request.scope["query_string"], endpoint.query)
         if endpoint.streams:
             body = endpoint.request()
@@ -219,6 +226,14 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
     if gate is not None:
         reply.raw_headers.extend(raw(headers_of(gate.left())))
     return reply
+
+
+def _if_match_is_not_taken() -> ValidationError:
+    return ValidationError(
+        "If-Match is taken only where a PUT replaces a version",
+        field="If-Match",
+        suggested_action="Leave If-Match out: it would have no effect here.",
+    )
 
 
 def problem_reply(error: FiscusError, request: Request, *, status: int | None = None) -> Response:

@@ -222,7 +222,7 @@ def _endpoint(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> Json:
     parameters += _query_parameters(endpoint, schemas)
     if endpoint.idempotent:
         parameters.append(_IDEMPOTENCY_KEY)
-    if endpoint.versioned and endpoint.method == "PUT":
+    if endpoint.takes_if_match:
         parameters.append(_IF_MATCH)
     parameters.append(_CORRELATION_ID)
     operation: Json = {
@@ -346,7 +346,8 @@ _IDEMPOTENCY_KEY: Final[Json] = {
 _IF_MATCH: Final[Json] = {
     "name": "If-Match",
     "in": "header",
-    "description": "The `ETag` of the version being replaced; another version answers 409.",
+    "description": "The `ETag` of the version being replaced, or `*` for any; another version, "
+    "or none, answers 409.",
     "schema": {"type": "string", "pattern": '^("[0-9]{1,18}"|\\*)$'},
 }
 _CORRELATION_HEADER: Final[Json] = {

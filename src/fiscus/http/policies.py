@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from fiscus.access.model import Action
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
-from fiscus.http.versions import etag, expected_version, refuse_if_match
+from fiscus.http.versions import etag, expected_version
 from fiscus.queries import TenantQuery
 from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyPage, PolicyView
 from fiscus.ratelimits.limits import effective_limit, still_hold
@@ -86,7 +86,6 @@ async def replace_policy(call: Call[NoQuery, PolicySpec]) -> Response:
 async def delete_policy(call: Call[DeletePolicyQuery, NoBody]) -> Response:
     tenant_id = call.tenant_for(call.query.tenant_id)
     policy_id = policy_id_of(call)
-    refuse_if_match(call)
 
     def delete() -> None:
         if not call.query.force:

@@ -16,7 +16,7 @@ from fiscus.errors import FiscusError
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.refusals import note_refused_items
-from fiscus.http.versions import etag, expected_version, refuse_if_match
+from fiscus.http.versions import etag, expected_version
 from fiscus.idempotency import KEEP_ALLOCATIONS
 from fiscus.paths import BASE_PATH
 from fiscus.queries import TenantQuery
@@ -141,7 +141,6 @@ async def replace_quota(call: Call[ReplaceQuotaQuery, QuotaSpec]) -> Response:
 
 async def delete_quota(call: Call[DeleteQuotaQuery, NoBody]) -> Response:
     tenant_id = call.tenant_for(call.query.tenant_id)
-    refuse_if_match(call)
     await call.run(
         call.engine.quotas.delete,
         tenant_id,

@@ -8,11 +8,12 @@ from fastapi import Response
 from msgspec.structs import replace
 
 from fiscus.access.model import Action
+from fiscus.errors import Conflict, NotFound
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
-from fiscus.http.versions import etag, expected_version
+from fiscus.http.versions import etag, expected_version, is_for_what_exists
 from fiscus.scopes import parse_id
-from fiscus.tenants import Tenant, TenantSpec
+from fiscus.tenants import Tenant, TenantSpec, TenantStore
 
 
 async def get_tenant(call: Call[NoQuery, NoBody]) -> Response:
@@ -21,14 +22,29 @@ async def get_tenant(call: Call[NoQuery, NoBody]) -> Response:
 
 
 async def put_tenant(call: Call[NoQuery, TenantSpec]) -> Response:
+    tenant_id = _tenant_id(call)
+    if is_for_what_exists(call):
+        await call.run(_require, call.engine.tenants, tenant_id)
     tenant = await call.run(
         call.engine.tenants.put,
-        _tenant_id(call),
+        tenant_id,
         call.body,
         expected_version=expected_version(call, call.body.version),
         now=call.now,
     )
     return _answer(tenant, call)
+
+
+def _require(tenants: TenantStore, tenant_id: str) -> None:
+    """Raises `Conflict` where there is no tenant yet; one that there is stays for good."""
+    try:
+        tenants.get(tenant_id)
+    except NotFound:
+        raise Conflict(
+            f"Nothing was set for tenant {tenant_id} that could be replaced",
+            details={"tenant_id": tenant_id},
+            suggested_action="Leave If-Match out to set its settings for the first time.",
+        ) from None
 
 
 def _tenant_id(call: Call[Any, Any]) -> str:

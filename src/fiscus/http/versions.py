@@ -16,10 +16,10 @@ def expected_version(call: Call[Any, Any], in_body: int | None) -> int | None:
 
     Raises `ValidationError` for an unreadable `If-Match`, and when the two differ.
     """
-    given: str | None = call.request.headers.get("if-match")
-    if given is None or given.strip() == "*":
+    given = _if_match(call)
+    if given in (None, "*"):
         return in_body
-    match = _ETAG.fullmatch(given.strip())
+    match = _ETAG.fullmatch(given)
     if match is None:
         raise ValidationError(
             "If-Match is not an ETag of this resource",
@@ -36,14 +36,14 @@ def expected_version(call: Call[Any, Any], in_body: int | None) -> int | None:
     return version
 
 
-def refuse_if_match(call: Call[Any, Any]) -> None:
-    """Raises `ValidationError` when a deletion carries `If-Match`, which would have no effect."""
-    if "if-match" in call.request.headers:
-        raise ValidationError(
-            "If-Match is not taken when deleting",
-            field="If-Match",
-            suggested_action="Leave If-Match out; force=false already protects what is in use.",
-        )
+def is_for_what_exists(call: Call[Any, Any]) -> bool:
+    """Whether a PUT is to make nothing new, whatever version there is: `If-Match: *`."""
+    return _if_match(call) == "*"
+
+
+def _if_match(call: Call[Any, Any]) -> str | None:
+    given: str | None = call.request.headers.get("if-match")
+    return None if given is None else given.strip()
 
 
 def etag(version: int) -> dict[str, str]:
