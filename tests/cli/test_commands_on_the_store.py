@@ -18,6 +18,9 @@ import sqlalchemy as sa
 
 from fiscus import Fiscus, ValidationError
 from fiscus.cli import terminal
+from fiscus.cli.simulate_traces import TraceFormat
+from fiscus.costs.report_model import ReportType
+from fiscus.quotas.model import Strategy
 from fiscus.stores.sql.diagnosis import rights_of_the_application
 from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.fiscus_process import clean_environment, run_fiscus
@@ -25,6 +28,7 @@ from tests.ports import free_port
 from tests.servers import add_login, drop_database, fresh_database
 
 if TYPE_CHECKING:
+    from enum import StrEnum
     from pathlib import Path
 
     from tests.cli.conftest import Run
@@ -114,6 +118,22 @@ def test_a_key_is_shown_in_one_piece_however_narrow_the_terminal(
     monkeypatch.setattr(terminal.out, "_width", 40)
     shown = run("keys", "create").out
     assert re.search(r"^ *API key +fsk_[\w-]{43} *$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("simulate",), TraceFormat),
+        (("report",), ReportType),
+        (("quotas", "distribute"), Strategy),
+    ],
+)
+def test_what_an_option_may_be_is_told_in_whole_words_in_80_columns(
+    run: Run, command: tuple[str, ...], words: type[StrEnum]
+) -> None:
+    told = run(*command, "--help", COLUMNS="80").out
+    for word in words:
+        assert re.search(rf"(?<![\w-]){word}(?![\w-])", told), word
 
 
 def test_a_first_key_tells_that_a_database_was_begun_for_it(run: Run, tmp_path: Path) -> None:

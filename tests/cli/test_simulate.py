@@ -378,6 +378,15 @@ def test_summary_tells_policies_apart_and_who_was_denied(desk: Desk) -> None:
     assert done.err == ""
 
 
+@pytest.mark.usefixtures("narrow")
+def test_headings_are_whole_words_in_80_columns(desk: Desk) -> None:
+    policies = [{"policy_id": "p" * 30, **ONE_A_MINUTE, "shadow": True}]
+    lines = [{"time": f"2026-01-31T09:{minute:02}:00Z", "request_count": 2} for minute in range(9)]
+    done = desk.run(policies, lines)
+    headings = done.out[: done.out.index("p" * 30)].split()
+    assert {"checks", "admitted", "denied", "shadow", "requests", "longest"} <= set(headings)
+
+
 def test_chart_stacks_admitted_below_denied_without_colour(desk: Desk) -> None:
     policy = {**ONE_A_MINUTE, "limit_value": 5}
     lines = [{"time": 60 * minute} for minute in range(60) for _ in range(10)]

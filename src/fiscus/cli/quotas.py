@@ -47,7 +47,12 @@ PATH: Final = "/quotas"
 
 Tenant = Annotated[str | None, typer.Option(help="Default: the key's tenant.")]
 Resource = Annotated[str, typer.Argument(metavar="RESOURCE", help="Such as gpu_hours.")]
-PeriodOption = Annotated[QuotaPeriod, typer.Option("--period", help="How long it holds.")]
+PeriodOption = Annotated[
+    QuotaPeriod,
+    typer.Option(
+        "--period", metavar="PERIOD", help=f"How long it holds: {', '.join(QuotaPeriod)}."
+    ),
+]
 Start = Annotated[
     str | None,
     typer.Option(help="A time in the period, or where custom begins; default now."),
@@ -67,6 +72,7 @@ RenewAmount = Annotated[
     RenewalAmount,
     typer.Option("--renewal-amount", help="Of the next period: the same, or by usage."),
 ]
+_FOR_THE_REST: Final = [one for one in Strategy if one is not Strategy.RESERVED]
 _TYPED: Final = {
     "resource_type": "RESOURCE",
     "allocated_amount": "AMOUNT",
@@ -193,9 +199,16 @@ def distribute(
         Path | None,
         typer.Option("--entities", help="JSON: a list of entities as the API takes them."),
     ] = None,
-    strategy: Annotated[Strategy, typer.Option(help="How it is shared out.")] = Strategy.FAIR_SHARE,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(metavar="STRATEGY", help=f"How it is shared out: {', '.join(Strategy)}."),
+    ] = Strategy.FAIR_SHARE,
     then: Annotated[
-        Strategy, typer.Option(help="With reserved: how the rest is shared out.")
+        Strategy,
+        typer.Option(
+            metavar="STRATEGY",
+            help=f"With reserved, how the rest is shared out: {', '.join(_FOR_THE_REST)}.",
+        ),
     ] = Strategy.FAIR_SHARE,
     decimals: Annotated[int, typer.Option(min=0, max=12, help="Digits of each part.")] = 0,
     burst_ratio: Annotated[

@@ -44,7 +44,10 @@ def report(
     key: Key,
     url: Url = DEFAULT_URL,
     report_type: Annotated[
-        ReportType, typer.Option("--type", help="What to group by first.")
+        ReportType,
+        typer.Option(
+            "--type", metavar="TYPE", help=f"What to group by first: {', '.join(ReportType)}."
+        ),
     ] = ReportType.BY_SERVICE,
     group_by: Annotated[
         list[str] | None,

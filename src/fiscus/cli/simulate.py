@@ -36,7 +36,12 @@ def simulate(
         str, typer.Option(help="Requests of the past, also in gzip; - is standard input.")
     ],
     form: Annotated[
-        TraceFormat, typer.Option("--format", help="auto tells it from the first line.")
+        TraceFormat,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help=f"One of {', '.join(TraceFormat)}; auto tells it from the first line.",
+        ),
     ] = TraceFormat.AUTO,
     counters: Annotated[
         str, typer.Option(help="memory, or the address of a Redis or Valkey: redis://…")

@@ -223,7 +223,7 @@ def _show_policies(tally: Tally) -> None:
         del columns["requests\nadmitted"]
     if out.width < _WIDE:
         table = new_table("policy", *columns, right=tuple(columns))
-        table.padding, table.pad_edge = (0, 1, 0, 0), False
+        table.padding, table.pad_edge = 0, False  # so that headings are whole in 80 columns
         for column in table.columns[1:]:
             column.no_wrap, column.overflow = False, "fold"  # figures are never cut
     else:
