@@ -12,6 +12,7 @@ import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 
+from fiscus import batches
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable
 from fiscus.paging import PageRequest
@@ -409,6 +410,16 @@ def test_other_tenant_is_denied_and_charges_nothing(envoy: Envoy) -> None:
     error = envoy.refused({"path": "/"}, {"path": "/", "tenant": "globex"})
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
     assert envoy.ask({"path": "/", "tenant": "acme"}).overall_code == OK
+
+
+def test_descriptors_to_which_too_many_policies_apply_are_an_invalid_argument(
+    envoy: Envoy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envoy.policy(limit_value=1)
+    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 1)
+    error = envoy.refused({"path": "/"}, {"path": "/"})
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert envoy.ask({"path": "/"}).overall_code == OK
 
 
 def test_platform_admin_may_ask_for_every_tenant(envoy: Envoy) -> None:

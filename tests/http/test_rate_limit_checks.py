@@ -156,6 +156,20 @@ async def test_batch_of_more_than_500_is_413(client: AppClient) -> None:
     assert (await client.post("/rate-limits/check/batch", {"checks": []})).status_code == 400
 
 
+async def test_a_batch_to_which_too_many_policies_apply_is_413_and_takes_nothing(
+    client: AppClient,
+) -> None:
+    for _ in range(11):
+        await client.make_policy(limit_value=1000)
+    reply = await client.post("/rate-limits/check/batch", {"checks": [CHECK] * 500})
+    problem = reply.json()
+    assert (reply.status_code, problem["error_code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert problem["details"] == {"field": "checks", "maximum": 5000}
+    assert (await check(client, request_count=0))["remaining_requests"] == 1000
+    fewer = await client.post("/rate-limits/check/batch", {"checks": [CHECK] * 454})
+    assert fewer.json()["allowed"]
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fiscus import batches
 from fiscus.http.stream import MAX_LINE_BYTES, _lines
 from tests.http.app_client import API
 
@@ -113,6 +114,20 @@ async def test_an_empty_stream_is_summed_up(client: AppClient) -> None:
         lines, summary = await stream(client, body)
         assert lines == []
         assert (summary["recorded"], summary["failed"], summary["completed"]) == (0, 0, True)
+
+
+async def test_a_chunk_that_meets_too_many_budgets_is_recorded_in_parts(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_MET_BY_RECORDS", 20)
+    for _ in range(3):
+        await client.make_budget()
+    lines, summary = await stream(
+        client, b"\n".join([*[line(project_id="search")] * 20, b"{", line()])
+    )
+    assert [one["line"] for one in lines] == list(range(1, 23))
+    assert [one["line"] for one in lines if "error" in one] == [21]
+    assert (summary["recorded"], summary["failed"], summary["completed"]) == (21, 1, True)
 
 
 async def test_when_the_ledger_cannot_go_on_the_stream_says_where(client: AppClient) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from fiscus import batches
 from fiscus.budgets import matching
+from fiscus.budgets.calls import CheckAnswer, CheckBatchRequest
 from fiscus.clock import ManualClock
 from fiscus.costs.model import CostFlag
 from fiscus.errors import PayloadTooLarge, ValidationError
+from fiscus.ledger import requests
 from tests.ledger.books import read_books
 from tests.ledger.desk import Desk, check_request, open_at
 
@@ -607,6 +610,62 @@ def test_an_invalid_check_rejects_its_batch_by_its_place(desk: Desk) -> None:
     with pytest.raises(PayloadTooLarge):
         desk.check_batch([check_request("0")] * 501)
     assert desk.used(budget) == ("0", "0")
+
+
+MANY = 11
+"""More budgets than each check of a full batch may meet."""
+
+
+def test_a_batch_that_meets_too_many_budgets_is_refused_and_fails_no_other(desk: Desk) -> None:
+    budgets = [desk.budget("1000") for _ in range(MANY)]
+    now = desk.engine.clock.now()
+    request = CheckBatchRequest(checks=[check_request("1")] * 500)
+    batch = requests.check_batch_command(request, desk.tenant_id, now)
+    *others, refused = desk.outcomes([desk.check_command("1"), desk.check_command("1"), batch])
+    assert isinstance(refused, PayloadTooLarge)
+    assert refused.message == (
+        "The first 455 of 500 checks meet 5005 budgets; at most 5000 are met at once"
+    )
+    assert [isinstance(one, CheckAnswer) and one.allowed for one in others] == [True, True]
+    assert {desk.used(budget) for budget in budgets} == {("0", "2")}
+    assert desk.check_batch([check_request("1")] * 454).allowed
+
+
+def test_budgets_that_begin_with_their_first_use_count_for_a_batch(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 5)
+    budgets = [desk.budget("10", period_type="rolling") for _ in range(3)]
+    with pytest.raises(PayloadTooLarge):
+        desk.check_batch([check_request("1")] * 2)
+    assert {desk.used(budget) for budget in budgets} == {("0", "0")}
+    assert desk.check_batch([check_request("1")]).allowed
+
+
+def test_one_check_alone_is_a_batch_however_many_budgets_it_meets(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 2)
+    for _ in range(3):
+        desk.budget("10")
+    assert desk.check_batch([check_request("1")]).allowed
+    assert desk.check("1").allowed
+
+
+def test_a_batch_that_was_answered_is_answered_again_when_more_budgets_match(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 5)
+    checks = [check_request("1")] * 2
+    first = desk.check_batch(checks, "k")
+    for _ in range(3):
+        desk.budget("10")
+    again = desk.check_batch(checks, "k")
+    assert [one.reservation_id for one in again.results] == [
+        one.reservation_id for one in first.results
+    ]
+    with pytest.raises(PayloadTooLarge):
+        desk.check_batch(checks, "other")
 
 
 def test_a_throttled_budget_admits_its_share_over_many_checks(desk: Desk) -> None:

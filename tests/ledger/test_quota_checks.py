@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import pytest
 
+from fiscus import batches
 from fiscus.clock import ManualClock
 from fiscus.costs.port import CostFilter
 from fiscus.engine import Engine
@@ -486,6 +487,22 @@ def test_an_invalid_item_rejects_its_batch(desk: QuotaDesk) -> None:
         desk.consume_batch([quota_check("0")] * 501)
     assert desk.quota_used(quota) == (1, 0)
     assert desk.consume_batch([quota_check("0.001")] * 500).allowed
+
+
+def test_a_batch_that_meets_too_many_quotas_and_budgets_takes_nothing(
+    desk: QuotaDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 5)
+    whole = desk.quota(10, scope_type="tenant", scope_id=desk.tenant_id)
+    one = desk.quota(10, max_burst_amount=5, burst_premium_rate=1)
+    assert desk.consume_batch([quota_check("1")] * 2).allowed
+    with pytest.raises(PayloadTooLarge) as caught:
+        desk.consume_batch([quota_check("1")] * 3)
+    assert caught.value.message.startswith("The first 3 of 3 checks meet 6 quotas and budgets")
+    desk.budget("10")  # that premiums of the burst are charged to
+    with pytest.raises(PayloadTooLarge):
+        desk.consume_batch([quota_check("1")] * 2)
+    assert (desk.quota_used(whole), desk.quota_used(one)) == ((2, 0), (2, 0))
 
 
 def test_amounts_are_exact_and_never_negative(desk: QuotaDesk) -> None:

@@ -6,9 +6,16 @@ from datetime import UTC, datetime
 
 import pytest
 
+from fiscus import batches
 from fiscus.clock import ManualClock
 from fiscus.costs.model import CostFlag
-from fiscus.errors import Conflict, CostCalculationError, NotFound, ValidationError
+from fiscus.errors import (
+    Conflict,
+    CostCalculationError,
+    NotFound,
+    PayloadTooLarge,
+    ValidationError,
+)
 from tests.ledger.books import read_books
 from tests.ledger.desk import Desk
 
@@ -125,6 +132,33 @@ def test_a_cost_that_meets_many_budgets_for_the_first_time_is_recorded(
     assert desk.settle(again, "1").flags == [CostFlag.LATE]
     assert len(desk.record("1").budgets) == MANY
     assert {desk.used(budget) for budget in budgets} == {("2", "0")}
+
+
+def test_costs_that_meet_too_many_budgets_are_refused_together(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_MET_BY_RECORDS", 5)
+    budgets = [desk.budget("10") for _ in range(2)]
+    cost = {"resource_type": "llm", "cost_amount": 1, "project_id": "p"}
+    with pytest.raises(PayloadTooLarge) as caught:
+        desk.record_batch([{}, cost, cost, cost])
+    assert caught.value.message.startswith("The first 4 of 4 records meet 6 budgets")
+    assert {desk.used(budget) for budget in budgets} == {("0", "0")}
+    assert desk.record_batch([{}, cost, cost]).recorded == 2
+
+
+def test_costs_meet_the_budgets_of_the_reservations_that_they_settle(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_MET_BY_RECORDS", 5)
+    budgets = [desk.budget("10") for _ in range(2)]
+    held = [desk.reserve("1") for _ in range(3)]
+    costs = [{"resource_type": "llm", "cost_amount": 1, "reservation_id": one} for one in held]
+    with pytest.raises(PayloadTooLarge):
+        desk.record_batch(costs)
+    assert {desk.used(budget) for budget in budgets} == {("0", "3")}
+    assert desk.record_batch(costs[:2]).recorded == 2
+    assert {desk.used(budget) for budget in budgets} == {("2", "1")}
 
 
 @pytest.mark.parametrize("kind", ["check", "record"])

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from fiscus import batches
 from fiscus.clock import ManualClock, to_us
-from fiscus.errors import ServiceUnavailable
+from fiscus.errors import PayloadTooLarge, ServiceUnavailable
 from fiscus.http.limiting import LoopLimiter
 from fiscus.ids import uuid7
 from fiscus.priorities import Priority
@@ -34,6 +35,28 @@ def test_a_batch_is_decided_in_order_each_for_itself() -> None:
     answer = desk.limiter.check_batch(batch, [TENANT] * 3, NOON)
     assert [one.allowed for one in answer.results] == [True, False, True]
     assert not answer.allowed
+
+
+def test_a_batch_to_which_too_many_policies_apply_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 5)
+    desk = Desk(policy(limit_value=9), policy(limit_value=9))
+    batch = RateLimitBatchRequest(checks=[request()] * 3)
+    with pytest.raises(PayloadTooLarge) as caught:
+        desk.limiter.check_batch(batch, [TENANT] * 3, NOON)
+    assert caught.value.message == (
+        "The first 3 of 3 checks meet 6 rate limit policies; at most 5 are met at once"
+    )
+    with pytest.raises(PayloadTooLarge):
+        desk.limiter.check_together([request()] * 3, TENANT, NOON)
+    with pytest.raises(PayloadTooLarge):
+        desk.limiter.adjust_together(
+            [AdjustRequest(resource_type="api", request_count=1)] * 3, TENANT, NOON
+        )
+    assert desk.left() == 9
+    two = RateLimitBatchRequest(checks=[request()] * 2)
+    assert desk.limiter.check_batch(two, [TENANT] * 2, NOON).allowed
 
 
 class Watched(RedisCounters):

@@ -25,6 +25,7 @@ from fiscus.envoy.service import Observer, RateLimitService
 from fiscus.errors import (
     FiscusError,
     Forbidden,
+    PayloadTooLarge,
     ServiceUnavailable,
     Unauthorized,
     ValidationError,
@@ -48,6 +49,7 @@ _SERVING: Final = b"\x08\x01"
 
 _STATUSES: Final[dict[type[FiscusError], grpc.StatusCode]] = {
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    PayloadTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
     ServiceUnavailable: grpc.StatusCode.UNAVAILABLE,
     Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
     ValidationError: grpc.StatusCode.INVALID_ARGUMENT,

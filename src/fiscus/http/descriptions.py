@@ -22,6 +22,10 @@ before a credential is looked at, and a request of which nothing more comes for 
 that is neither empty nor `{}` answers 400, or 413 where it is larger than any may be; the health
 probes and `/metrics` ignore theirs.
 
+A batch of checks meets at most 5000 definitions (budgets, quotas, policies) in all, one of costs
+10 000, a definition that several items meet counted for each. One that meets more answers 413 and
+has no effect: send fewer items at once.
+
 Every call but the health probes needs an API key (`X-API-Key`) or a JSON Web Token (`Authorization:
 Bearer`). The tenant is that of the credential; a platform_admin may name another one in
 `tenant_id`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from fiscus.batches import checks_met
 from fiscus.errors import too_many
 from fiscus.headers import FieldLines
 from fiscus.http.api_limits import Gate
@@ -17,7 +18,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckRequest,
 )
 from fiscus.ratelimits.headers import rate_limit_lines
-from fiscus.ratelimits.limiter import Limiter, Prepared
+from fiscus.ratelimits.limiter import POLICIES, Limiter, Prepared
 from fiscus.ratelimits.port import Take
 
 
@@ -61,6 +62,7 @@ class LimitChecks:
     ) -> RateLimitBatchAnswer:
         if len(batch.checks) > MAX_CHECKS:
             raise too_many("checks", len(batch.checks), MAX_CHECKS)
+        met = checks_met(len(batch.checks), POLICIES)
         prepared: list[Prepared] = []
         were_read: set[str] = set()
         for check in batch.checks:
@@ -69,6 +71,7 @@ class LimitChecks:
                 await self._loop_limiter.ready(tenant_id, call.now)
                 were_read.add(tenant_id)
             prepared.append(self._prepare(check, tenant_id, call, now_us))
+            met.add(len(prepared[-1].policies), len(prepared))
         taken = await self._loop_limiter.decide_each(tuple(one.take for one in prepared), now_us)
         return self._limiter.answer_batch(prepared, taken, now_us)
 

@@ -145,7 +145,7 @@ class RecordStream(Response):
         return completed
 
     def _record(self, lines: list[bytes | None]) -> tuple[bytes, bool]:
-        """Record a chunk in one command: its answers, and whether the ledger can go on."""
+        """Record a chunk: its answers, and whether the ledger can go on."""
         now = self._call.engine.clock.now()
         numbers: list[int] = []
         items: list[Record | Unfit] = []
@@ -164,12 +164,25 @@ class RecordStream(Response):
                 path=self._call.request.scope["path"],
                 correlation_id=self._call.correlation_id,
             )
+        return self._commit(numbers, items, now)
+
+    def _commit(
+        self, numbers: list[int], items: list[Record | Unfit], now: datetime
+    ) -> tuple[bytes, bool]:
+        """As `_record`; items that meet too many budgets for one command are two."""
         try:
             outcome = self._call.engine.ledger.execute(
                 RecordBatch(tenant_id=self._tenant_id, records=items, now=now)
             )
         except FiscusError as error:
             outcome = error
+        if isinstance(outcome, PayloadTooLarge):
+            half = len(items) // 2
+            first, completed = self._commit(numbers[:half], items[:half], now)
+            if not completed:
+                return first, False
+            second, completed = self._commit(numbers[half:], items[half:], now)
+            return first + second, completed
         recorded = isinstance(outcome, RecordBatchAnswer)
         if recorded:
             answers = [

@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from fiscus.batches import records_met
 from fiscus.budgets.calls import SettleAnswer
 from fiscus.budgets.matching import Matched
 from fiscus.budgets.model import Converted, Reservation, ReservationStatus
@@ -32,22 +33,24 @@ from fiscus.wire import decode, encode
 _UNRESERVED: Final = CostFlag.UNRESERVED
 
 
-def plan_record(workspace: Workspace, command: Record) -> None:
-    """Add what recording will read to the group's needs."""
+def plan_record(workspace: Workspace, command: Record) -> int:
+    """Add what recording will read to the group's needs; how many budgets it meets."""
     cost = command.cost
     if cost.operation_id is not None:
         workspace.needs.operations.add((command.tenant_id, cost.operation_id))
     if command.reservation_id is not None:
         workspace.need_reservation(command.reservation_id, command.tenant_id)
-    plan_matches(workspace, cost.operation, cost.timestamp)
+    return plan_matches(workspace, cost.operation, cost.timestamp)
 
 
 def plan_record_batch(workspace: Workspace, command: RecordBatch) -> None:
-    for record in command.records:
-        if isinstance(record, Record):
-            if record.idempotency is not None:
-                workspace.needs.idempotency.add(record.idempotency.at)
-            plan_record(workspace, record)
+    met = records_met(len(command.records))
+    with workspace.planning(command):
+        for number, record in enumerate(command.records, 1):
+            if isinstance(record, Record):
+                if record.idempotency is not None:
+                    workspace.needs.idempotency.add(record.idempotency.at)
+                met.add(plan_record(workspace, record), number)
 
 
 def apply_record(workspace: Workspace, command: Record) -> CostRecorded | RecordAnswer:

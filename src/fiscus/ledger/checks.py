@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from fiscus.batches import checks_met
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.matching import Matched
@@ -179,10 +180,12 @@ def _reserve(
 
 
 def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
-    for check in command.checks:
-        if check.idempotency is not None:
-            workspace.needs.idempotency.add(check.idempotency.at)
-        plan_matches(workspace, check.operation, check.now)
+    met = checks_met(len(command.checks), "budgets")
+    with workspace.planning(command):
+        for number, check in enumerate(command.checks, 1):
+            if check.idempotency is not None:
+                workspace.needs.idempotency.add(check.idempotency.at)
+            met.add(plan_matches(workspace, check.operation, check.now), number)
 
 
 def with_nothing_held(

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
+from fiscus.batches import records_met
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import status_at
@@ -75,7 +76,7 @@ log = get_logger(__name__)
 class Handler(NamedTuple):
     """What is done with one type of command."""
 
-    plan: Callable[[Workspace, Any], None]
+    plan: Callable[[Workspace, Any], object]
     """Adds what it will read to the group's needs."""
     apply: Callable[[Workspace, Any], Decided]
     """Does it; may raise `MoreNeeded`, or a `FiscusError`, after which it is undone."""
@@ -125,6 +126,7 @@ def _do(workspace: Workspace, command: Command) -> Any:
 
 def _apply_check_batch(workspace: Workspace, command: CheckBatch) -> BudgetBatchDecided:
     """Decide in order; an item in error rejects the batch, a denied one may."""
+    workspace.require_planned(command)
     mark = workspace.mark()
     earlier: set[IdempotencyKey] = set()
     if command.all_or_nothing:
@@ -172,6 +174,7 @@ def _with_nothing_held(
 
 def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBatchDecided:
     """Decide in order, each for itself; an item in error rejects the batch."""
+    workspace.require_planned(command)
     return QuotaBatchDecided(_each(workspace, command.checks))
 
 
@@ -193,6 +196,8 @@ def _each(workspace: Workspace, checks: Sequence[Check | Consume]) -> list[Any]:
 
 
 def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedBatch:
+    workspace.require_planned(command)
+    met = records_met(len(command.records))
     results: list[CostRecorded | RecordAnswer | ItemError] = []
     more_needed: MoreNeeded | None = None
     for record in command.records:  # what is likely is asked first: a "no" takes longer
@@ -202,8 +207,12 @@ def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedB
             except MoreNeeded as error:
                 more_needed = error  # and go on, as in `_each`
                 continue
-            if isinstance(outcome, (CostRecorded, RecordAnswer)):
+            if isinstance(outcome, CostRecorded):
                 results.append(outcome)
+            elif isinstance(outcome, RecordAnswer):
+                results.append(outcome)
+                # of a reservation, as nobody knew by its id
+                met.add(len(outcome.budgets), len(results))
             else:
                 assert isinstance(outcome, FiscusError)
                 results.append(item_error(outcome))

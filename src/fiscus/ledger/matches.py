@@ -10,12 +10,13 @@ from fiscus.ledger.workspace import Workspace
 from fiscus.operations import Operation
 
 
-def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -> None:
-    """Add the balances an operation will read to the group's needs.
+def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -> int:
+    """Add the balances an operation will read to the group's needs; how many budgets it meets.
 
     A floating budget's period is known only once its anchor is loaded; it sends the group round.
     """
-    met = workspace.tenant(operation.tenant_id).budgets.met(operation, moment)
+    budgets = workspace.tenant(operation.tenant_id).budgets
+    met = budgets.met(operation, moment)
     complete = True
     if met is None:
         met, complete = _met_by_anchors(workspace, operation, moment)
@@ -25,6 +26,8 @@ def plan_matches(workspace: Workspace, operation: Operation, moment: datetime) -
             workspace.needs.balances[one.blank.key] = one.blank
     if complete:
         workspace.planned[id(operation)] = met
+        return len(met)
+    return len(budgets.matches(operation))
 
 
 def _met_by_anchors(

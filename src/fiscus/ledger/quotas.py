@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from fiscus.batches import checks_met
 from fiscus.costs.model import ChargeCategory
 from fiscus.errors import Conflict, NotFound, ValidationError
 from fiscus.ids import uuid7
@@ -43,30 +44,34 @@ _RELEASE: Final = UsageKind.RELEASE
 _NO_PREMIUMS: Final[dict[str, Operation]] = {}
 
 
-def plan_consume(workspace: Workspace, command: Consume) -> None:
-    """Add the balances a check will read to the group's needs.
+def plan_consume(workspace: Workspace, command: Consume) -> int:
+    """Add the balances a check will read to the group's needs; how many it meets.
 
     With a premium on a burst, the budgets that the premium would be charged to are among them.
     """
     operation = command.operation
     balances = workspace.needs.quota_balances
     found = workspace.tenant(operation.tenant_id).quotas.matches(operation, command.now)
+    met = len(found)
     premiums = _NO_PREMIUMS
     for one in found:
         quota, blank = one.quota, one.blank
         balances[blank.key] = blank
         if quota.burst_premium_rate and command.consume:
             premium = _premium_operation(operation, quota.quota_id)
-            plan_matches(workspace, premium, command.now)
+            met += plan_matches(workspace, premium, command.now)
             premiums = premiums | {quota.quota_id: premium}
     workspace.planned_quotas[id(operation)] = PlannedQuotas(found, premiums)
+    return met
 
 
 def plan_consume_batch(workspace: Workspace, command: ConsumeBatch) -> None:
-    for check in command.checks:
-        if check.idempotency is not None:
-            workspace.needs.idempotency.add(check.idempotency.at)
-        plan_consume(workspace, check)
+    met = checks_met(len(command.checks), "quotas and budgets")
+    with workspace.planning(command):
+        for number, check in enumerate(command.checks, 1):
+            if check.idempotency is not None:
+                workspace.needs.idempotency.add(check.idempotency.at)
+            met.add(plan_consume(workspace, check), number)
 
 
 def plan_give_back(workspace: Workspace, command: GiveBack) -> None:

@@ -6,7 +6,8 @@ decided. A row that was not loaded raises `MoreNeeded`: the group starts again w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -24,6 +25,7 @@ from fiscus.budgets.openings import Freed, Hold, freed_by
 from fiscus.costs.fx import Rates
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import add_up
+from fiscus.errors import PayloadTooLarge
 from fiscus.idempotency import Idempotency, IdempotencyKey, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
@@ -103,6 +105,8 @@ class Workspace:
         """What planning found, by the `id` of the operation, which its command keeps alive."""
         self.planned_quotas: dict[int, PlannedQuotas] = {}
         """As `planned`; keeps the operations of premiums alive."""
+        self._too_large: dict[int, PayloadTooLarge] = {}
+        """Batches that are not planned to their end, by the `id` of the command."""
 
     def open(self, transaction: LedgerTransaction, loaded: Loaded) -> None:
         """Start deciding on what the store gave."""
@@ -122,6 +126,25 @@ class Workspace:
         if found is None:
             found = self._tenants[tenant_id] = self._definitions.get(tenant_id)
         return found
+
+    # -- batches that meet too much
+
+    @contextmanager
+    def planning(self, batch: object) -> Generator[None]:
+        """Plan a batch until it turns out to be too large; then `require_planned` raises why.
+
+        Not at once: definitions that changed may have it meet less, and what was answered before
+        is answered again.
+        """
+        try:
+            yield
+        except PayloadTooLarge as error:
+            self._too_large[id(batch)] = error
+
+    def require_planned(self, batch: object) -> None:
+        error = self._too_large.get(id(batch))
+        if error is not None:
+            raise error
 
     # -- going back
 

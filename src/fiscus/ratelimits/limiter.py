@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from fiscus.batches import checks_met
 from fiscus.breaker import BreakerState
 from fiscus.clock import Clock, from_us, to_us
 from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable, too_many
@@ -52,6 +53,8 @@ _FLUSH_SECONDS: Final = 60.0
 """Between two writes of what was counted: usage is kept by the minute."""
 _FLUSH_ROWS: Final = 500
 _FLUSH_PAUSE_SECONDS: Final = 0.05
+POLICIES: Final = "rate limit policies"
+"""What checks meet, in words."""
 
 
 class Prepared(Struct, frozen=True, gc=False):
@@ -131,15 +134,16 @@ class Limiter:
     ) -> RateLimitBatchAnswer:
         """Decide checks in order, each for itself; `tenant_ids` are theirs, one by one.
 
-        Raises `PayloadTooLarge` for more than 500.
+        Raises `PayloadTooLarge` for more than 500, or when too many policies apply to them in all.
         """
         if len(request.checks) > MAX_CHECKS:
             raise too_many("checks", len(request.checks), MAX_CHECKS)
         now_us = to_us(now)
-        prepared = [
-            self.prepare(check, tenant_id, now, now_us, key_id, priority)
-            for check, tenant_id in zip(request.checks, tenant_ids, strict=True)
-        ]
+        met = checks_met(len(request.checks), POLICIES)
+        prepared: list[Prepared] = []
+        for check, tenant_id in zip(request.checks, tenant_ids, strict=True):
+            prepared.append(self.prepare(check, tenant_id, now, now_us, key_id, priority))
+            met.add(len(prepared[-1].policies), len(prepared))
         taken = self.decide_each(tuple(one.take for one in prepared), now_us)
         return self.answer_batch(prepared, taken, now_us)
 
@@ -156,12 +160,15 @@ class Limiter:
 
         A counter that several of them name is taken from once, by the one that asks for the most,
         and each of them is judged by its own count and priority. The answers of requests that have
-        room are `allowed` also when another is not; then nothing was taken.
+        room are `allowed` also when another is not; then nothing was taken. Raises
+        `PayloadTooLarge` when too many policies apply to them in all.
         """
         now_us = to_us(now)
-        prepared = [
-            self.prepare(request, tenant_id, now, now_us, key_id, priority) for request in requests
-        ]
+        met = checks_met(len(requests), POLICIES)
+        prepared: list[Prepared] = []
+        for request in requests:
+            prepared.append(self.prepare(request, tenant_id, now, now_us, key_id, priority))
+            met.add(len(prepared[-1].policies), len(prepared))
         take, policies = joined([(one.take, one.policies) for one in prepared])
         outcome = self.decide((take,), now_us)
         taken = None if outcome is None else outcome[0]
@@ -206,12 +213,14 @@ class Limiter:
         """Correct what `check_together` took, in one step; what is left afterwards.
 
         A counter that several of them name is corrected once, by the largest correction. Errors as
-        of `adjust`.
+        of `adjust`, and `PayloadTooLarge` as of `check_together`.
         """
         now_us = to_us(now)
+        met = checks_met(len(requests), POLICIES)
         asked: list[tuple[tuple[Applied, ...], Take]] = []
         for one in requests:
             policies = self._matching(one, tenant_id, now, now_us, key_id)
+            met.add(len(policies), len(asked) + 1)
             take = _take(policies, tenant_id, one.resource_key, one.request_count, now_us)
             asked.append((policies, take))
         joint = corrected([take for _, take in asked])
