@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -48,6 +51,11 @@ class Provider:
         self.keys: list[dict[str, Any]] = []
         self.status = 200
         self.asked = 0
+        self.compresses = False
+        self.drips = False
+        """The head comes byte by byte, and never ends."""
+        self.accepted: str | None = None
+        """Which encodings were asked for."""
         self.answers = threading.Event()
         """Until it is set, the provider hangs."""
         self.answers.set()
@@ -57,11 +65,25 @@ class Provider:
             def do_GET(self) -> None:
                 outer.asked += 1
                 assert outer.answers.wait(20)
+                outer.accepted = self.headers["Accept-Encoding"]
+                if outer.drips:
+                    self._drip()
+                    return
                 body = json.dumps({"keys": outer.keys}).encode()
                 self.send_response(outer.status)
+                if outer.compresses:
+                    body = gzip.compress(body)
+                    self.send_header("Content-Encoding", "gzip")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def _drip(self) -> None:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                with suppress(OSError):
+                    for _ in range(200):
+                        self.wfile.write(b"x")
+                        threading.Event().wait(0.02)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -172,6 +194,32 @@ def test_who_waits_for_a_fetch_that_fails_does_not_ask_again(
         provider.answers.set()
         assert all(isinstance(one.exception(20), ServiceUnavailable) for one in waiting)
     assert provider.asked == 1
+
+
+def test_an_answer_that_is_compressed_is_not_asked_for_and_not_taken(
+    provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = new_key()
+    provider.keys = [published(key, "a")]
+    provider.compresses = True
+    with pytest.raises(ServiceUnavailable):
+        TokenVerifier(Settings(jwt_jwks_url=provider.url)).verify(signed(key, "a"), NOON)
+    assert provider.accepted == "identity"
+    (line,) = told(caplog)
+    assert line.fields["reason"] == "the answer is compressed, which was not asked for"
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jwks_module, "TIMEOUT_SECONDS", 0.2)
+    provider.drips = True
+    began = monotonic()
+    with pytest.raises(ServiceUnavailable):
+        TokenVerifier(Settings(jwt_jwks_url=provider.url)).verify(signed(new_key(), "a"), NOON)
+    assert monotonic() - began < 3
+    (line,) = told(caplog)
+    assert line.fields["reason"] == "the answer takes too long"
 
 
 @pytest.mark.anyio

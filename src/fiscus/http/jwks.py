@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import threading
 from contextlib import suppress
@@ -24,7 +25,7 @@ KEEP_SECONDS: Final = 600.0
 LEAST_PAUSE_SECONDS: Final = 30.0
 """A key id nobody knows makes us ask again, but not more often than this."""
 TIMEOUT_SECONDS: Final = 5.0
-"""Of connecting and of each part of the answer, and how long those parts may come for."""
+"""How long a fetch may take in all: whoever needs a key waits for it."""
 FAILED_SECONDS: Final = 1.0
 """For so long after a fetch that failed, everybody is told so: those who waited for it too."""
 MAX_BYTES: Final = 1_000_000
@@ -34,7 +35,8 @@ log = get_logger(__name__)
 
 
 class Jwks:
-    """Public keys by key id. Thread-safe; `key` blocks while it fetches.
+    """Public keys by key id. Thread-safe; `key` blocks while it fetches, and is for threads that
+    run no event loop.
 
     Keys that were fetched once stay in use while the provider cannot be reached.
     """
@@ -79,19 +81,7 @@ class Jwks:
             raise _unreachable()
         self._asked_at = monotonic()
         try:
-            with httpx.stream("GET", self._url, timeout=TIMEOUT_SECONDS) as answer:
-                if not answer.is_success:
-                    # httpx's own error tells the URL
-                    raise ValueError(f"the answer has the status {answer.status_code}")
-                body = b""
-                begins = monotonic()
-                for part in answer.iter_bytes():
-                    body += part
-                    if len(body) > MAX_BYTES:
-                        raise ValueError("the answer is too large")
-                    if monotonic() - begins > TIMEOUT_SECONDS:
-                        raise ValueError("the answer takes too long")
-            self._keys = _keys_of(body)
+            self._keys = _keys_of(asyncio.run(_fetched(self._url)))
         except (
             httpx.HTTPError,
             ValueError,
@@ -105,6 +95,34 @@ class Jwks:
             self._failed_at = monotonic()
             if self._keys is None:
                 raise _unreachable() from None
+
+
+async def _fetched(url: str) -> bytes:
+    """The answer's body. A coroutine, as httpx bounds a call as a whole in no other way."""
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT_SECONDS),
+            httpx.AsyncClient(timeout=TIMEOUT_SECONDS) as client,
+        ):
+            return await _read(client, url)
+    except TimeoutError:
+        raise ValueError("the answer takes too long") from None
+
+
+async def _read(client: httpx.AsyncClient, url: str) -> bytes:
+    # a few compressed bytes may stand for any number
+    async with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+        if not answer.is_success:
+            # httpx's own error tells the URL
+            raise ValueError(f"the answer has the status {answer.status_code}")
+        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise ValueError("the answer is compressed, which was not asked for")
+        body = b""
+        async for part in answer.aiter_raw():
+            body += part
+            if len(body) > MAX_BYTES:
+                raise ValueError("the answer is too large")
+        return body
 
 
 class _Set(Struct, frozen=True):
