@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fiscus import batches
-from fiscus.http.stream import MAX_LINE_BYTES, _lines
-from tests.http.app_client import API
+from fiscus.http import backlog, endpoints
+from fiscus.http.stream import MAX_LINE_BYTES, _lines, _send_all
+from tests.http.app_client import API, open_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
 
     from tests.http.app_client import AppClient
 
@@ -38,6 +41,19 @@ async def stream(client: AppClient, content: Any, **more: Any) -> tuple[list[Any
     assert summary["summary"] is True
     assert summary["correlation_id"] == reply.headers["X-Correlation-ID"]
     return lines, summary
+
+
+def scope_of(client: AppClient) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": URL,
+        "raw_path": URL.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"x-api-key", client.key.encode())],
+    }
 
 
 async def total(client: AppClient) -> tuple[int, float]:
@@ -154,20 +170,93 @@ async def test_a_client_that_hangs_up_leaves_whole_chunks_only(client: AppClient
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": URL,
-        "raw_path": URL.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"x-api-key", client.key.encode())],
-    }
-    await client.app(scope, receive, send)
+    await client.app(scope_of(client), receive, send)
     assert sent[0]["status"] == 200
     assert b'"summary"' not in b"".join(one.get("body", b"") for one in sent)
     assert await total(client) == (42, 42)
+
+
+async def test_a_client_that_takes_nothing_is_read_no_further_than_there_is_room(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spoken to as a server does, with a client that sends on and on."""
+    monkeypatch.setattr(backlog, "_IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(endpoints, "MOST_WAITING_BYTES", 200_000)
+    stopped, takes = asyncio.Event(), asyncio.Event()
+    wait = backlog.AnswerSpace.next_given_back
+
+    async def stop(space: backlog.AnswerSpace) -> None:
+        stopped.set()
+        await wait(space)
+
+    monkeypatch.setattr(backlog.AnswerSpace, "next_given_back", stop)
+    most, read_count, sent = 40, 0, b""
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read_count
+        read_count += 1
+        return {"type": "http.request", "body": b"x\n" * 100, "more_body": read_count < most}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal sent
+        if "body" in message:
+            await takes.wait()
+            sent += message["body"]
+
+    async with open_app(data_dir) as client:
+        answering = asyncio.create_task(client.app(scope_of(client), receive, send))
+        await asyncio.wait_for(stopped.wait(), 30)
+        assert 0 < read_count < most / 2
+        takes.set()
+        await asyncio.wait_for(answering, 30)
+    assert read_count == most
+    assert [json.loads(one).get("line") for one in sent.splitlines()] == [
+        *range(1, 100 * most + 1),
+        None,
+    ]
+
+
+async def test_every_stream_finds_room_and_a_small_one_always_goes_on() -> None:
+    space = backlog.AnswerSpace(4_000_000)
+    first, second, third = (backlog.Backlog(space) for _ in range(3))
+    for one, put_bytes in ((first, 2_500_000), (second, 1_200_000), (third, 1_000_000)):
+        one.put(b"x" * put_bytes)
+    stopped = [asyncio.ensure_future(one.room()) for one in (first, second)]
+    await asyncio.wait_for(third.room(), 30)
+    await asyncio.sleep(0)
+    assert [one.done() for one in stopped] == [False, False]
+    taken = 0
+    while taken < 2_500_000:
+        taken += len(await first.next())
+    assert (await asyncio.wait_for(asyncio.gather(*stopped), 30)) == [None, None]
+    for one in (first, second, third):
+        one.close()
+    assert space.free_bytes == 4_000_000
+
+
+async def test_what_is_left_for_a_client_that_hung_up_keeps_nobody_waiting() -> None:
+    """As a server does, `send` returns at once when the client is gone."""
+    turns = 0
+    counted = asyncio.Event()
+    waiting = backlog.Backlog(backlog.AnswerSpace(10_000_000))
+    waiting.put(b"x" * 65_536 * 50)
+    waiting.finish()
+
+    async def send(message: dict[str, Any]) -> None:
+        pass
+
+    async def others() -> None:
+        nonlocal turns
+        while not counted.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    going_on = asyncio.create_task(others())
+    await _send_all(waiting, send)
+    counted.set()
+    await going_on
+    waiting.close()
+    assert turns >= 50
 
 
 async def test_a_line_without_end_is_dropped_while_it_arrives() -> None:

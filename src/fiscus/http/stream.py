@@ -2,7 +2,8 @@
 
 Answers go out while records come in. A client that sends everything before it reads anything would
 stop both sides once the sockets' buffers are full; so answers it does not take yet wait in a
-temporary file, and memory stays bounded by what one read brings.
+temporary file, and memory stays bounded by what one read brings. The files are bounded, too: beyond
+that no more is read of a client, and one that then takes nothing is hung up on as any other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime
-from tempfile import SpooledTemporaryFile
 from time import perf_counter
 from typing import Annotated, Any, Final
 
@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
 from fiscus.costs.model import CostFlag
 from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
+from fiscus.http.backlog import Backlog
 from fiscus.http.body import ClientGone, require_plain
 from fiscus.http.endpoints import Call, NoBody
 from fiscus.http.refusals import note_refused_items
@@ -33,8 +34,6 @@ from fiscus.wire import ItemError, encode, item_error
 CHUNK_LINES: Final = 500
 MAX_LINE_BYTES: Final = 65_536
 NDJSON: Final = "application/x-ndjson"
-_IN_MEMORY_BYTES: Final = 1_000_000
-_SEND_BYTES: Final = 65_536
 _END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 
 log = get_logger(__name__)
@@ -93,7 +92,7 @@ class RecordStream(Response):
         started = perf_counter()
         headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        backlog = _Backlog()
+        backlog = Backlog(self._call.server.answer_space)
         sending = asyncio.create_task(_send_all(backlog, send))
         completed = stopped = False
         try:
@@ -118,13 +117,18 @@ class RecordStream(Response):
             with contextlib.suppress(asyncio.CancelledError):  # of a client that reads nothing
                 await send(_END)
 
-    async def _record_all(self, receive: Callable[[], Awaitable[Any]], backlog: _Backlog) -> bool:
+    async def _record_all(self, receive: Callable[[], Awaitable[Any]], backlog: Backlog) -> bool:
         """Take the lines to the ledger, a chunk at a time: reading waits for the commit.
 
         False when the ledger cannot go on; raises `ClientGone`.
         """
         completed = True
-        async for lines in _lines(receive):
+
+        async def receive_with_room() -> Any:
+            await backlog.room()
+            return await receive()
+
+        async for lines in _lines(receive_with_room):
             for begin in range(0, len(lines), CHUNK_LINES):
                 # shielded: a request that is given up leaves the chunk whole
                 work = self._call.run(self._record, lines[begin : begin + CHUNK_LINES])
@@ -250,48 +254,9 @@ async def _lines(
             yield lines
 
 
-async def _send_all(backlog: _Backlog, send: Callable[[Any], Awaitable[None]]) -> None:
+async def _send_all(backlog: Backlog, send: Callable[[Any], Awaitable[None]]) -> None:
     while part := await backlog.next():
         await send({"type": "http.response.body", "body": part, "more_body": True})
+        # to a client that hung up this returns at once, however much is left
+        await asyncio.sleep(0)
     await send(_END)
-
-
-class _Backlog:
-    """Answers that wait for the client, in order; beyond a megabyte in a temporary file."""
-
-    def __init__(self) -> None:
-        self._file = SpooledTemporaryFile[bytes](max_size=_IN_MEMORY_BYTES)
-        self._written = 0
-        self._read = 0
-        self._ready = asyncio.Event()
-        self._finished = False
-
-    def put(self, part: bytes) -> None:
-        self._file.seek(self._written)
-        self._written += self._file.write(part)
-        self._ready.set()
-
-    def finish(self) -> None:
-        """No more is put."""
-        self._finished = True
-        self._ready.set()
-
-    async def next(self) -> bytes:
-        """What to send next; empty at the end."""
-        while self._read == self._written:
-            if self._finished:
-                return b""
-            self._ready.clear()
-            await self._ready.wait()
-        self._file.seek(self._read)
-        part = self._file.read(_SEND_BYTES)
-        self._read += len(part)
-        if self._read == self._written:
-            # the client keeps up: the file needs not grow
-            self._read = self._written = 0
-            self._file.seek(0)
-            self._file.truncate()
-        return part
-
-    def close(self) -> None:
-        self._file.close()
