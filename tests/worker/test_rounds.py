@@ -287,6 +287,30 @@ def test_who_leads_again_does_all_at_once_and_tells_nothing_of_before(
     assert len(tried) == 2
 
 
+def test_who_does_not_lead_tells_of_no_work_that_fails(
+    open_one: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, leads = open_one("sqlite"), False
+
+    def fail_and_follow(_: object) -> list[str]:
+        nonlocal leads
+        leads = False
+        raise ServiceUnavailable("no room for another partition")
+
+    monkeypatch.setattr(rounds, "LEAD_SECONDS", 0)  # asked before each piece of work
+    monkeypatch.setattr(type(engine.maintenance), "try_lead", lambda _: leads)
+    monkeypatch.setattr(type(engine.maintenance), "prepare_partitions", fail_and_follow)
+    follower = Worker(engine)
+    follower.catch_up()
+    follower.step()
+    assert engine.background.trouble is None
+    leads = True
+    follower.step()
+    assert not follower.leads
+    follower.step()
+    assert engine.background.trouble is None
+
+
 @pytest.mark.postgres
 def test_a_connection_that_is_lost_while_leading_is_asked_for_is_no_end(
     open_one: Callable[[str], Engine],

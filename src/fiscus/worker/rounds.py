@@ -147,6 +147,7 @@ class Worker:
 
     def _round(self) -> float:
         if not self._may_lead():
+            self._failing.clear()  # whoever leads tries again, and tells
             return LEAD_SECONDS
         now = self._engine.clock.now()
         for job in self._jobs:
@@ -180,7 +181,6 @@ class Worker:
         if leads != self._leads:
             log.info("worker_leads" if leads else "worker_follows")
             self._due.clear()
-            self._failing.clear()
         self._leads = leads
         return leads
 
