@@ -234,7 +234,7 @@ def test_a_store_that_is_down_keeps_no_server_from_starting(
 ) -> None:
     first = allocate(engine)
     clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
-    down = Failing(engine, first.tenant_id, ServiceUnavailable("down"))
+    down = Failing(engine, {first.tenant_id}, ServiceUnavailable("down"))
     caplog.set_level(logging.INFO)
     Worker(replace(engine, quotas=down)).catch_up()
     assert told(caplog)[-1].event == "quotas_not_caught_up"
@@ -340,11 +340,11 @@ def test_two_processes_workers_renew_once(open_one: OpenOne, clock: ManualClock)
 
 
 class Failing:
-    """The engine's quotas, whose renewals fail as told, for one tenant."""
+    """The engine's quotas, whose renewals fail as told, for some tenants."""
 
-    def __init__(self, engine: Engine, tenant_id: str, error: Exception) -> None:
+    def __init__(self, engine: Engine, tenants: set[str], error: Exception) -> None:
         self._quotas = engine.quotas
-        self._tenant_id = tenant_id
+        self._tenants = tenants
         self.error: Exception | None = error
         self.tries = 0
 
@@ -352,7 +352,7 @@ class Failing:
         return getattr(self._quotas, name)
 
     def renew(self, tenant_id: str, quota_id: str, now: datetime) -> Quota | None:
-        if tenant_id == self._tenant_id and self.error is not None:
+        if tenant_id in self._tenants and self.error is not None:
             self.tries += 1
             raise self.error
         return self._quotas.renew(tenant_id, quota_id, now)
@@ -373,7 +373,7 @@ def test_a_failing_renewal_is_tried_three_times_and_told_with_its_tenant(
 ) -> None:
     failing, fine = allocate(engine), allocate(engine)
     clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
-    quotas = Failing(engine, failing.tenant_id, error)
+    quotas = Failing(engine, {failing.tenant_id}, error)
     rounds_of(engine, clock, quotas, 270)
     assert quotas.tries == 2  # at once, and after a minute
     assert not [one for one in told(caplog) if one.event == "quota_renewal_failed"]
@@ -393,7 +393,7 @@ def test_a_failing_renewal_is_tried_three_times_and_told_with_its_tenant(
 def test_a_renewal_that_failed_once_is_done_later(engine: Engine, clock: ManualClock) -> None:
     first = allocate(engine)
     clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
-    quotas = Failing(engine, first.tenant_id, Conflict("not now"))
+    quotas = Failing(engine, {first.tenant_id}, Conflict("not now"))
     rounds_of(engine, clock, quotas, 0)
     quotas.error = None
     rounds_of(engine, clock, quotas, 60)
@@ -405,7 +405,7 @@ def test_a_store_that_is_down_costs_a_quota_none_of_its_tries(
 ) -> None:
     first = allocate(engine)
     clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
-    quotas = Failing(engine, first.tenant_id, ServiceUnavailable("down"))
+    quotas = Failing(engine, {first.tenant_id}, ServiceUnavailable("down"))
     rounds_of(engine, clock, quotas, 300)
     assert quotas.tries > 3
     assert "job_failed" in {one.event for one in told(caplog)}
@@ -422,7 +422,7 @@ def test_a_tenant_whose_rows_cannot_be_had_keeps_no_other_from_being_renewed(
     locked = [allocate(engine, "locked", resource_type=f"r{number}") for number in range(3)]
     fine = allocate(engine)
     clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
-    quotas = Failing(engine, "locked", ServiceUnavailable("locked"))
+    quotas = Failing(engine, {"locked"}, ServiceUnavailable("locked"))
     rounds_of(engine, clock, quotas, 0)
     assert len(all_of(engine, fine.tenant_id)) == 2
     assert quotas.tries == 1
@@ -430,6 +430,31 @@ def test_a_tenant_whose_rows_cannot_be_had_keeps_no_other_from_being_renewed(
     quotas.error = None
     rounds_of(engine, clock, quotas, 0)
     assert len(all_of(engine, "locked")) == 2 * len(locked)
+
+
+def test_tenants_whose_rows_cannot_be_had_come_last_in_the_next_round(
+    open_one: OpenOne, clock: ManualClock
+) -> None:
+    engine = open_one("sqlite")  # a store of its own, in which these are due first
+    locked = {allocate(engine).tenant_id for _ in range(3)}
+    clock.advance(seconds=1)
+    fine = allocate(engine)
+    clock.set(datetime(2026, 3, 31, 1, 0, tzinfo=UTC))
+    quotas = Failing(engine, locked, ServiceUnavailable("locked"))
+    worker = Worker(replace(engine, quotas=quotas))
+
+    def renew() -> None:
+        most = quotas.tries + len(locked)  # who waits for so many has no time left for another
+        worker._renew_quotas(clock.now(), lambda: quotas.tries < most)
+
+    with pytest.raises(ServiceUnavailable):
+        renew()
+    with pytest.raises(ServiceUnavailable):
+        renew()
+    assert len(all_of(engine, fine.tenant_id)) == 2
+    quotas.error = None
+    renew()
+    assert {len(all_of(engine, one)) for one in locked} == {2}
 
 
 # -- history

@@ -80,6 +80,8 @@ class Worker:
         self._due: dict[str, datetime] = {}
         self._failing: set[str] = set()
         """Jobs that failed when they were due last."""
+        self._not_had: set[str] = set()
+        """Tenants whose quotas could not be had when they were to be renewed last."""
         self._leads = False
         self._asked_at = 0.0
         """When the store was asked last whether this process leads, by the monotonic clock."""
@@ -225,30 +227,45 @@ class Worker:
         return self._engine.usage.drop_before(now - timedelta(days=days), goes_on)
 
     def _renew_quotas(self, now: datetime, goes_on: GoesOn) -> int:
-        """Allocate next periods until none is due: after downtime, a next one may be due, too."""
-        quotas, tried, renewed = self._engine.quotas, set[DueRenewal](), 0
+        """Allocate next periods until none is due: after downtime, a next one may be due, too.
+
+        Tenants whose rows could not be had before come last: a few whose locks are waited for take
+        up the whole share of a round, and of each one after it.
+        """
         failed: dict[str, FiscusError] = {}
+        late = frozenset(self._not_had)
+        renewed = self._renew_but(late, failed, now, goes_on)
+        if late:
+            renewed += self._renew_but(frozenset(), failed, now, goes_on)
+        raise_any(failed)
+        return renewed
+
+    def _renew_but(
+        self, late: frozenset[str], failed: dict[str, FiscusError], now: datetime, goes_on: GoesOn
+    ) -> int:
+        """Renew what is due of tenants that are neither `late` nor have `failed`."""
+        quotas, tried, renewed = self._engine.quotas, set[DueRenewal](), 0
         while True:
             # what was left out is due all the same, and before the rest
-            left_out = sum(one.tenant_id in failed for one in tried)
+            left_out = sum(one.tenant_id in failed or one.tenant_id in late for one in tried)
             found = quotas.due_renewals(now, RENEW_PORTION + left_out)
             due = [one for one in found if one not in tried]
             if not due:
-                break
+                return renewed
             for one in due:
                 if not goes_on():
-                    raise_any(failed)
                     return renewed
                 tried.add(one)
-                if one.tenant_id in failed:
+                if one.tenant_id in failed or one.tenant_id in late:
                     continue
                 try:
                     renewed += self._renew(one, now)
                 except ServiceUnavailable as error:
                     # perhaps rows of this tenant are locked, for which the others are not to wait
                     failed[one.tenant_id] = error
-        raise_any(failed)
-        return renewed
+                    self._not_had.add(one.tenant_id)
+                else:
+                    self._not_had.discard(one.tenant_id)
 
     def _renew(self, due: DueRenewal, now: datetime) -> bool:
         """Whether the next period was allocated; what fails is tried three times, then told."""
