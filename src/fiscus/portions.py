@@ -20,20 +20,26 @@ def to_the_end() -> bool:
     return True
 
 
-def for_each_tenant(tenants: Iterable[str], work: Callable[[str], int], goes_on: GoesOn) -> int:
+def for_each_tenant(
+    tenants: Iterable[str], work: Callable[[str], int], goes_on: GoesOn, late: set[str]
+) -> int:
     """Do the work of one tenant after the other; how much was done.
 
     One whose work fails does not keep the others waiting: that is raised once all had their turn.
+    The next time it comes last, as it may take all the time there is; `late` keeps those.
     """
     done = 0
     failed: dict[str, FiscusError] = {}
-    for tenant_id in tenants:
+    for tenant_id in sorted(tenants, key=late.__contains__):
         if not goes_on():
             break
         try:
             done += work(tenant_id)
         except FiscusError as error:
             failed[tenant_id] = error
+            late.add(tenant_id)
+        else:
+            late.discard(tenant_id)
     raise_any(failed)
     return done
 

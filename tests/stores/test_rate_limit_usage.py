@@ -28,6 +28,10 @@ from tests.stores.conftest import in_threads
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
+WAITING = """
+    SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+     WHERE NOT granted AND datname = current_database()
+"""
 
 
 def window(start: datetime = NOON, scope_id: str = "u1", **fields: Any) -> UsageWindow:
@@ -272,7 +276,7 @@ def test_learning_may_take_longer_than_an_answer(desk: Desk, database: Database)
         reader.execute(sa.text("RESET ROLE"))
         reader.execute(sa.text("LOCK TABLE rate_limit_usage IN ACCESS EXCLUSIVE MODE"))
         learning = pool.submit(desk.usage.learn, NOON)
-        waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        waiting = sa.text(WAITING)
         while not (reader.execute(waiting).scalar_one() or learning.done()):
             pass
         reader.execute(sa.text("SELECT pg_sleep(0.6)"))

@@ -198,6 +198,27 @@ def test_a_job_that_lasts_leaves_the_others_their_turns_and_is_gone_on_with_at_o
     assert tenant_id not in engine.reservations.tenants_with_due(clock.now())
 
 
+def test_a_job_that_fails_is_not_tried_again_before_it_is_due_however_long_it_took(
+    engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "SHARE_SECONDS", 0)
+    tries = 0
+
+    def fail(_: object, goes_on: GoesOn) -> int:
+        nonlocal tries
+        tries += 1
+        raise ServiceUnavailable("the connection was cut" if goes_on() else "after its share")
+
+    monkeypatch.setattr(type(engine.maintenance), "drop_expired_answers", fail)
+    worker = Worker(engine)
+    worker.step()
+    worker.step()
+    assert tries == 1
+    clock.advance(seconds=rounds.ANSWERS_SECONDS)
+    worker.step()
+    assert tries == 2
+
+
 def test_work_is_done_when_due_and_not_before(engine: Engine, clock: ManualClock) -> None:
     tenant_id, budget_id = with_budget(engine)
     worker = Worker(engine)

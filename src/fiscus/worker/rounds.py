@@ -34,7 +34,8 @@ RENEW_PORTION: Final = 100
 CATCH_UP_SECONDS: Final = 20.0
 """How long a server may be kept from starting by renewals that were missed."""
 SHARE_SECONDS: Final = 20.0
-"""How long a job may keep the others waiting; what it leaves is gone on with in the next round."""
+"""How long a job may keep the others waiting; what it leaves is gone on with in the next round, or
+where it failed, when it is due again."""
 LEAD_SECONDS: Final = 5
 """How often a process that does not lead asks whether it may, and one that is at work whether it
 still does."""
@@ -80,8 +81,9 @@ class Worker:
         self._due: dict[str, datetime] = {}
         self._failing: set[str] = set()
         """Jobs that failed when they were due last."""
-        self._not_had: set[str] = set()
-        """Tenants whose quotas could not be had when they were to be renewed last."""
+        self._expire_late: set[str] = set()
+        self._renew_late: set[str] = set()
+        """Tenants whose rows could not be had the last time, which come last."""
         self._leads = False
         self._asked_at = 0.0
         """When the store was asked last whether this process leads, by the monotonic clock."""
@@ -159,7 +161,8 @@ class Worker:
             if self._due.get(job.name, now) <= now and self._goes_on():
                 share = _Share(self._goes_on)
                 self._run(job, now, share)
-                pause_seconds = 0 if share.is_used_up else job.every_seconds
+                goes_on_at_once = share.is_used_up and job.name not in self._failing
+                pause_seconds = 0 if goes_on_at_once else job.every_seconds
                 self._due[job.name] = now + timedelta(seconds=pause_seconds)
         soonest = min((self._due.get(job.name, now) for job in self._jobs), default=now)
         return max(0.0, (soonest - now).total_seconds())
@@ -209,7 +212,8 @@ class Worker:
                 freed += count
             return freed
 
-        return for_each_tenant(self._engine.reservations.tenants_with_due(now), expire, goes_on)
+        tenants = self._engine.reservations.tenants_with_due(now)
+        return for_each_tenant(tenants, expire, goes_on, self._expire_late)
 
     def _expire(self, tenant_id: str, now: datetime) -> int:
         outcome = value(self._engine.ledger.execute(Expire(tenant_id=tenant_id, now=now)))
@@ -233,7 +237,7 @@ class Worker:
         up the whole share of a round, and of each one after it.
         """
         failed: dict[str, FiscusError] = {}
-        late = frozenset(self._not_had)
+        late = frozenset(self._renew_late)
         renewed = self._renew_but(late, failed, now, goes_on)
         if late:
             renewed += self._renew_but(frozenset(), failed, now, goes_on)
@@ -263,9 +267,9 @@ class Worker:
                 except ServiceUnavailable as error:
                     # perhaps rows of this tenant are locked, for which the others are not to wait
                     failed[one.tenant_id] = error
-                    self._not_had.add(one.tenant_id)
+                    self._renew_late.add(one.tenant_id)
                 else:
-                    self._not_had.discard(one.tenant_id)
+                    self._renew_late.discard(one.tenant_id)
 
     def _renew(self, due: DueRenewal, now: datetime) -> bool:
         """Whether the next period was allocated; what fails is tried three times, then told."""

@@ -61,6 +61,7 @@ class SqlRateLimitUsage:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._learn_late: set[str] = set()
 
     def add(self, rows: Sequence[UsageRow]) -> None:
         if not rows:
@@ -88,7 +89,7 @@ class SqlRateLimitUsage:
             )
 
     def learn(self, now: datetime, goes_on: GoesOn = to_the_end) -> int:
-        return learn(self._database, now, goes_on)
+        return learn(self._database, now, goes_on, self._learn_late)
 
     def drop_before(self, moment: datetime, goes_on: GoesOn = to_the_end) -> int:
         key = sa.tuple_(t.c.policy_id, t.c.scope_id, t.c.window_start)

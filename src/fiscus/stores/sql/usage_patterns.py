@@ -42,8 +42,9 @@ class _Learned(NamedTuple):
     """Whether it differs from what was known before."""
 
 
-def learn(database: Database, now: datetime, goes_on: GoesOn) -> int:
-    """Learn whatever is due; the number of policies whose usual load changed."""
+def learn(database: Database, now: datetime, goes_on: GoesOn, late: set[str]) -> int:
+    """Learn whatever is due; the number of policies whose usual load changed. `late` is as that of
+    `for_each_tenant`."""
     query = sa.select(policies.c.tenant_id).where(*_FOLLOWING).distinct()
     with database.read(ALL_TENANTS) as connection:
         tenants = list(connection.execute(query.order_by(policies.c.tenant_id)).scalars())
@@ -52,7 +53,7 @@ def learn(database: Database, now: datetime, goes_on: GoesOn) -> int:
         due = _learn_due(database, tenant_id, now)
         return _keep(database, tenant_id, due, now) if due else 0
 
-    return for_each_tenant(tenants, learn_of, goes_on)
+    return for_each_tenant(tenants, learn_of, goes_on, late)
 
 
 def _learn_due(database: Database, tenant_id: str, now: datetime) -> list[_Learned]:
