@@ -19,6 +19,7 @@ from fiscus.ratelimits.calls import UsageWindow
 from fiscus.ratelimits.limits import effective_limit
 from fiscus.ratelimits.model import PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import UsageRow
+from fiscus.stores.sql import answering
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
@@ -262,7 +263,10 @@ def test_the_usual_load_is_what_came_in_the_last_four_weeks_by_hour_of_the_week(
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_learning_may_take_longer_than_an_answer(desk: Desk, database: Database) -> None:
+def test_learning_may_take_longer_than_an_answer(
+    desk: Desk, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "MOST_LOOKS", 5)  # each of a tenth of a second
     state = desk.follower()
     desk.each_hour(state, MIDNIGHT - 2 * WEEK, MIDNIGHT)
 
@@ -271,15 +275,14 @@ def test_learning_may_take_longer_than_an_answer(desk: Desk, database: Database)
         connection.commit()
 
     sa.event.listen(database.engine, "checkout", be_impatient)
-    with ThreadPoolExecutor(1) as pool, database.read(desk.tenant_id) as reader:
-        reader.execute(sa.text("SET LOCAL statement_timeout = 0"))
+    with ThreadPoolExecutor(1) as pool, database.read_at_length(desk.tenant_id) as reader:
         reader.execute(sa.text("RESET ROLE"))
         reader.execute(sa.text("LOCK TABLE rate_limit_usage IN ACCESS EXCLUSIVE MODE"))
         learning = pool.submit(desk.usage.learn, NOON)
         waiting = sa.text(WAITING)
         while not (reader.execute(waiting).scalar_one() or learning.done()):
             pass
-        reader.execute(sa.text("SELECT pg_sleep(0.6)"))
+        reader.execute(sa.text("SELECT pg_sleep(0.8)"))
     assert learning.result() == 1
 
 

@@ -21,7 +21,7 @@ _LOOK_SECONDS: Final = 0.1
 SILENT_LOOKS: Final = 10
 """After so many looks without a word, and again after as many, it is asked whether it hangs."""
 MOST_LOOKS: Final = 120
-"""No statement may take so long, by `statement_timeout`."""
+"""No statement may take so long, by `statement_timeout`, unless it is told that it may."""
 
 
 class AnsweringConnection(psycopg.Connection[Any]):
@@ -30,6 +30,9 @@ class AnsweringConnection(psycopg.Connection[Any]):
     A server that takes its time over a statement still lets others connect, one that hangs does
     not: so the one is waited for, and the other is found out within three seconds.
     """
+
+    statements_may_last = False
+    """Whether they are waited for as long as the server does not hang."""
 
     def wait(self, gen: PQGen[T], interval: float = _LOOK_SECONDS, *args: Any, **more: Any) -> T:
         del interval  # `_unless_it_hangs` counts looks of this length
@@ -43,7 +46,8 @@ class AnsweringConnection(psycopg.Connection[Any]):
                 ready = yield wanted
                 if ready == Ready.NONE:
                     silent += 1
-                    if silent >= MOST_LOOKS or (silent % SILENT_LOOKS == 0 and self._hangs()):
+                    too_long = silent >= MOST_LOOKS and not self.statements_may_last
+                    if too_long or (silent % SILENT_LOOKS == 0 and self._hangs()):
                         self.pgconn.finish()
                         raise psycopg.OperationalError("the server does not answer")
                 else:

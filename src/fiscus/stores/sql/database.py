@@ -115,6 +115,22 @@ class Database:
                 raise
             raise failure from error
 
+    @contextmanager
+    def read_at_length(self, *tenants: str) -> Generator[Connection]:
+        """As `read`, for statements that may take longer than an answer may."""
+        with self.read(*tenants) as connection:
+            if self.is_sqlite:
+                yield connection
+                return
+            answering = connection.connection.driver_connection
+            assert isinstance(answering, AnsweringConnection)
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+            answering.statements_may_last = True
+            try:
+                yield connection
+            finally:
+                answering.statements_may_last = False
+
     def write(self, tenant: str, change: Callable[[Connection], T]) -> T:
         """Run `change` on the rows of `tenant` in one transaction and commit it; what it returns.
 

@@ -62,10 +62,8 @@ def _learn_due(database: Database, tenant_id: str, now: datetime) -> list[_Learn
         policies.c.definition, policies.c.hourly_load, policies.c.learned_until
     ).where(policies.c.tenant_id == tenant_id, *_FOLLOWING)
     due: list[_Learned] = []
-    with database.read(tenant_id) as connection:
-        if not database.is_sqlite:
-            # adding up weeks of many users may take longer than an answer may
-            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+    # adding up weeks of many users takes its time
+    with database.read_at_length(tenant_id) as connection:
         for row in connection.execute(query).all():
             policy = decode(row.definition, Policy)
             until = weeks_end(now, policy.timezone)
