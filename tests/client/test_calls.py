@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fiscus import Conflict, IdempotencyConflict, NotFound, ValidationError
+from fiscus import Conflict, Fiscus, IdempotencyConflict, NotFound, ValidationError
 from fiscus.budgets.calls import BudgetView, CheckAnswer, SettleAnswer, Utilization
 from fiscus.budgets.model import Budget, EnforcementAction, Filters, ReservationStatus
 from fiscus.costs.calls import RecordAnswer
@@ -19,6 +19,8 @@ from fiscus.ids import uuid7
 from tests.client.apis import BUDGET, OPERATION
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.client.apis import Bench
 
 pytestmark = pytest.mark.anyio
@@ -155,7 +157,11 @@ class Text(str):
 
 
 class Moment(datetime):
-    """As that of pandas."""
+    """As that of pandas, and of tests that freeze time."""
+
+
+class Day(date):
+    """As that of tests that freeze time."""
 
 
 class Count(int): ...
@@ -172,7 +178,12 @@ async def test_what_is_of_a_subclass_is_taken_as_what_it_is(bench: Bench) -> Non
         "cost_amount": Count(2),
         "timestamp": Moment(2026, 3, 10, 8, tzinfo=UTC),
         "tags": {Text("team"): Text("a")},
-        "usage": {"tokens": Count(7), "seconds": Seconds(1.5), "model": [Text("m")]},
+        "usage": {
+            "tokens": Count(7),
+            "seconds": Seconds(1.5),
+            "model": [Text("m")],
+            "day": Day(2026, 3, 10),
+        },
     }
     await bench.api.record(**cost)
     await bench.api.record_batch([cost])
@@ -181,7 +192,12 @@ async def test_what_is_of_a_subclass_is_taken_as_what_it_is(bench: Bench) -> Non
     for record in (await bench.api.records(**operation)).items:
         assert type(record.project_id) is str
         assert (record.tags, record.timestamp) == ({"team": "a"}, cost["timestamp"])
-        assert record.usage == {"tokens": 7, "seconds": Decimal("1.5"), "model": ["m"]}
+        assert record.usage == {
+            "tokens": 7,
+            "seconds": Decimal("1.5"),
+            "model": ["m"],
+            "day": "2026-03-10",
+        }
     await bench.api.create_rate_limit(
         scope_type="project",
         scope_id=Project.SEARCH,
@@ -194,6 +210,33 @@ async def test_what_is_of_a_subclass_is_taken_as_what_it_is(bench: Bench) -> Non
         for key in (Project.SEARCH, "search")
     ]
     assert [one.allowed for one in asked] == [True, False]
+
+
+async def test_a_budget_begins_on_the_day_of_a_frozen_test(bench: Bench) -> None:
+    budget = await bench.api.create_budget(**BUDGET, start_date=Day(2026, 3, 1))
+    assert budget.start_date == date(2026, 3, 1)
+
+
+def test_a_clock_may_give_what_a_test_froze(tmp_path: Path) -> None:
+    class Frozen:
+        def now(self) -> datetime:
+            return Moment(2026, 3, 10, 12, tzinfo=UTC)
+
+    with Fiscus.open(data_dir=tmp_path, tenant="acme", clock=Frozen()) as fiscus:
+        budget_id = fiscus.create_budget(**BUDGET).budget_id
+        assert fiscus.check(**OPERATION, estimate=1).budget_id == budget_id
+        assert fiscus.get_budget(budget_id).created_at == Frozen().now()
+
+
+@pytest.mark.parametrize("key", [(1, 2), (Text("a"),)], ids=repr)
+async def test_a_key_that_no_json_has_is_told_by_its_field(bench: Bench, key: object) -> None:
+    cost = {**OPERATION, "cost_amount": 2, "usage": {key: 1}}
+    with pytest.raises(ValidationError, match="names that are text") as told:
+        await bench.api.record(**cost)
+    assert told.value.field == "usage"
+    with pytest.raises(ValidationError, match="must not contain a tuple") as told:
+        await bench.api.record_batch([cost])
+    assert told.value.field == "records[0].usage"
 
 
 async def test_records_are_found_by_any_tag_key(bench: Bench) -> None:
