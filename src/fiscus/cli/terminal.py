@@ -11,10 +11,11 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import Progress, ProgressColumn
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -140,17 +141,25 @@ def show_table(table: Table, *, stack: Sequence[str] = ()) -> None:
     if not out.is_terminal:
         show_whole(table)
     elif stack and _widths(table).maximum > out.width:
-        out.print(_stacked(table, stack))
+        _show_stacked(table, stack)
     else:
         out.print(table)
 
 
 def show_whole(table: Table) -> None:
     """A table of which the terminal alone wraps lines, so that a key is copied in one piece."""
-    Console(highlight=False, width=_WIDEST).print(table)
+    console = Console(highlight=False, width=_WIDEST)
+    for line in console.render_lines(table, pad=False):
+        # blanks up to the longest line would be wrapped as well, into lines of their own
+        while line and not line[-1].text.strip():
+            line.pop()
+        if line:
+            text, style, _ = line.pop()
+            line.append(Segment(text.rstrip(), style))
+        console.print(Segments([*line, Segment.line()]))
 
 
-def _stacked(table: Table, stack: Sequence[str]) -> Table:
+def _show_stacked(table: Table, stack: Sequence[str]) -> None:
     columns = {str(column.header): list(column.cells) for column in table.columns}
     beside = [column for column in table.columns if column.header not in stack]
     names = [str(column.header) for column in beside]
@@ -159,15 +168,18 @@ def _stacked(table: Table, stack: Sequence[str]) -> Table:
     for row in range(table.row_count):
         below = "\n".join(str(columns[name][row]) for name in stack)
         stacked.add_row(below, *(columns[name][row] for name in names))
-    stacked.columns[0].min_width = max(len(str(one)) for one in columns[stack[0]])
-    if _widths(stacked).minimum > out.width:  # then rather all columns than whole ids
-        stacked.columns[0].min_width = None
-    return stacked
+    # what is below an id may be folded, but neither that nor a number
+    for column, name in zip(stacked.columns, (stack[0], *names), strict=True):
+        column.min_width = max(_widths(one).maximum for one in columns[name])
+    if _widths(stacked).minimum > out.width:
+        show_whole(stacked)
+    else:
+        out.print(stacked)
 
 
-def _widths(table: Table) -> Measurement:
+def _widths(shown: RenderableType) -> Measurement:
     """The least and the most columns of a terminal that it can do with."""
-    return out.measure(table, options=out.options.update_width(_WIDEST))
+    return out.measure(shown, options=out.options.update_width(_WIDEST))
 
 
 def facts(rows: Sequence[tuple[str, str]], title: str | None = None) -> Table:
