@@ -59,11 +59,21 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 @pytest.fixture
-def narrow(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard output is a terminal of 80 columns, without colours."""
-    monkeypatch.setattr(terminal.out, "_force_terminal", True)
-    monkeypatch.setattr(terminal.out, "_color_system", None)
-    monkeypatch.setattr(terminal.out, "_width", 80)
+def in_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`in_terminal(80)`: standard output is a terminal of so many columns, without colours."""
+
+    def take(columns: int) -> None:
+        monkeypatch.setattr(terminal.out, "_force_terminal", True)
+        monkeypatch.setattr(terminal.out, "_color_system", None)
+        monkeypatch.setattr(terminal.out, "_width", columns)
+
+    return take
+
+
+@pytest.fixture
+def narrow(run: Run, in_terminal: Callable[[int], None]) -> None:
+    """A terminal of 80 columns."""
+    in_terminal(80)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from fiscus.cli import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.table import Table
 
@@ -19,10 +19,8 @@ NUMBERS = ("1,000,000", "12 (1.2 %)", "999,988")
 
 
 @pytest.fixture(params=[30, 60, 72, 75, 80, 100, 200])
-def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(terminal.out, "_force_terminal", True)
-    monkeypatch.setattr(terminal.out, "_color_system", None)
-    monkeypatch.setattr(terminal.out, "_width", request.param)
+def width(request: pytest.FixtureRequest, in_terminal: Callable[[int], None]) -> int:
+    in_terminal(request.param)
     return request.param
 
 
