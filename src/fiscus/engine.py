@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from fiscus.access.port import ApiKeyStore
 from fiscus.budgets.port import BudgetStore, ReservationStore
@@ -30,8 +30,15 @@ _CLAIM_SECONDS: Final = 5.0
 _CLAIM_TRY_SECONDS: Final = 0.25
 
 
+class PoolUse(NamedTuple):
+    """How many connections there are for reads and changes."""
+
+    in_use: int
+    idle: int
+
+
 class StoreProbe(Protocol):
-    """What health checks and `doctor` ask of the store."""
+    """What health checks, metrics and `doctor` ask of the store."""
 
     kind: str
     """`sqlite` or `postgresql`."""
@@ -42,6 +49,10 @@ class StoreProbe(Protocol):
 
     def pending_migrations(self) -> list[str]:
         """Revisions that are not applied yet."""
+        ...
+
+    def pool_use(self) -> PoolUse:
+        """The connections that this process has open, but those of the ledger; asks nobody."""
         ...
 
 

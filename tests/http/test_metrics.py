@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fiscus.access.model import Role
+from fiscus.http import metrics as metrics_module
 from tests.http.app_client import open_app
 
 if TYPE_CHECKING:
@@ -111,6 +114,78 @@ def test_worker_processes_are_shown_as_one(tmp_path: Path) -> None:
     assert "fiscus_group_size_count 2.0" in done.stdout
     labels = 'operation="check",outcome="allowed"'
     assert f"fiscus_check_duration_seconds_count{{{labels}}} 2.0" in done.stdout
+
+
+def looked_up(found: dict[str, float], cache: str) -> tuple[float, float]:
+    """Hits and misses."""
+    family = "fiscus_cache_lookups_total"
+    hits = found[f'{family}{{cache="{cache}",outcome="hit"}}']
+    return hits, found[f'{family}{{cache="{cache}",outcome="miss"}}']
+
+
+async def test_caches_tell_their_hits_from_their_misses(client: AppClient) -> None:
+    found = await samples(client)
+    assert looked_up(found, "credentials") == (0, 1)
+    assert looked_up(found, "definitions") == looked_up(found, "policies") == (0, 0)
+
+    for _ in range(3):
+        await client.post("/budgets/check", {"resource_type": "llm", "estimated_cost": 1})
+        await client.post("/rate-limits/check", {"resource_type": "api"})
+    found = await samples(client)
+    assert looked_up(found, "credentials") == (7, 1)
+    assert looked_up(found, "policies") == (2, 1)
+    # a tenant of which nothing was written has no definitions to read
+    assert looked_up(found, "definitions") == (3, 0)
+
+    await client.make_budget()
+    await client.make_policy()
+    for _ in range(3):
+        await client.post("/budgets/check", {"resource_type": "llm", "estimated_cost": 1})
+        await client.post("/rate-limits/check", {"resource_type": "api"})
+    found = await samples(client)
+    assert looked_up(found, "policies") == (4, 2)
+    assert looked_up(found, "definitions") == (5, 1)
+
+
+async def test_callers_who_share_a_reading_of_policies_miss_once(client: AppClient) -> None:
+    checks = [client.post("/rate-limits/check", {"resource_type": "api"}) for _ in range(5)]
+    await asyncio.gather(*checks)
+    assert looked_up(await samples(client), "policies") == (4, 1)
+
+
+async def test_a_credential_that_is_refused_is_a_miss_each_time(client: AppClient) -> None:
+    for _ in range(2):
+        await client.get("/budgets", key="not-a-key-0123456789-abcdefghij")
+    assert looked_up(await samples(client), "credentials") == (0, 3)
+
+
+async def test_the_pool_is_shown(client: AppClient) -> None:
+    await client.get("/budgets")
+    found = await samples(client)
+    assert found['fiscus_pool_connections{state="in_use"}'] == 0
+    assert found['fiscus_pool_connections{state="idle"}'] >= 1
+
+
+async def test_others_see_what_no_group_tells_within_seconds(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    await client.get("/budgets")
+    value = client.metrics._registry.get_sample_value
+    name, labels = "fiscus_cache_lookups_total", {"cache": "credentials", "outcome": "miss"}
+    assert value(name, labels) == 0
+    # alone, render() is soon enough
+    await client.metrics.keep_told()
+    assert value(name, labels) == 1
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(metrics_module, "TELL_SECONDS", 0)
+    telling = asyncio.create_task(client.metrics.keep_told())
+    try:
+        await client.get("/budgets", key=client.make_key(Role.TENANT_ADMIN))
+        async with asyncio.timeout(30):
+            while value(name, labels) != 2:
+                await client.get("/health/live", key=None)
+    finally:
+        telling.cancel()
 
 
 def state_told_of(client: AppClient, breaker: str) -> list[str]:

@@ -385,3 +385,13 @@ def test_a_process_that_cannot_begin_is_an_error_at_once(
             engine.ledger.wait_until_ready()
     finally:
         engine.close()
+
+
+async def test_look_ups_of_definitions_are_known_to_who_asks(desk: Desk) -> None:
+    lookups = desk.engine.ledger.lookups
+    desk.budget("50")
+    before = lookups.count, lookups.misses
+    await asyncio.to_thread(desk.check, "1")
+    for _ in range(2):
+        await check(desk, "1")
+    assert (lookups.count - before[0], lookups.misses - before[1]) == (3, 1)

@@ -208,9 +208,10 @@ def through(
     teller: Teller, hearer: Hearer, *outcomes: tuple[Command, Decided | FiscusError]
 ) -> list[ToldOutcome]:
     commands = [command for command, _ in outcomes]
-    frame = teller.done(1, commands, [outcome for _, outcome in outcomes], [], 0.5)
+    frame = teller.done(1, commands, [outcome for _, outcome in outcomes], [], (3, 1), 0.5)
     (done,) = hearer.feed(bytes(frame))
     assert (done.number, done.failure, done.seconds, done.fallbacks) == (1, None, 0.5, [])
+    assert done.lookups == (3, 1)
     return done.outcomes
 
 

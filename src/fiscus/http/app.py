@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -65,8 +66,8 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
     setting that is unfit.
     """
     metrics = Metrics() if metrics is None else metrics
-    metrics.watch(engine.ledger, engine.limiter)
     authenticator = Authenticator(engine.api_keys, engine.settings)
+    metrics.watch(engine.ledger, engine.limiter, authenticator.lookups, engine.store.pool_use)
     limiter = LoopLimiter(engine.limiter)
     api_limits = ApiLimits(engine.settings, limiter)
     server = Server(engine, authenticator, api_limits, metrics)
@@ -74,8 +75,11 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         engine.limiter.start()
+        telling = asyncio.create_task(metrics.keep_told())
         yield
         server.closing = True
+        telling.cancel()
+        await asyncio.wait({telling})
 
     app = FastAPI(
         openapi_url=None,

@@ -27,6 +27,7 @@ from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
 from fiscus.logs import get_logger
+from fiscus.lookups import Lookups
 from fiscus.settings import Settings
 
 log = get_logger(__name__)
@@ -59,6 +60,7 @@ class Authenticator:
     def __init__(self, api_keys: ApiKeyStore, settings: Settings) -> None:
         self._api_keys = api_keys
         self._tokens = TokenVerifier(settings)
+        self.lookups: Final = Lookups()
         self._known: dict[str, KnownCaller] = {}
         self._lookups: dict[str, asyncio.Task[KnownCaller]] = {}
         self._refreshing: asyncio.Task[None] | None = None
@@ -73,6 +75,7 @@ class Authenticator:
         known = self._known.get(hash_key(_credential(headers)))
         if known is None or not known.since <= now < known.until:
             return None
+        self.lookups.count += 1
         known.used = True
         if now >= known.refresh_at and self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh(now))
@@ -87,6 +90,7 @@ class Authenticator:
         credential = _credential(headers)
         digest = hash_key(credential)
         known = self._known.get(digest)
+        self.lookups.count += 1
         if known is not None and known.since <= now < known.until:
             return known.principal
         try:
@@ -115,6 +119,7 @@ class Authenticator:
                     "Too many credentials are being looked up", retry_after_seconds=1
                 )
             lookup = asyncio.create_task(self._look_up(credential, digest, now))
+            self.lookups.misses += 1
             self._lookups[digest] = lookup
             lookup.add_done_callback(partial(self._looked_up, digest))
         return lookup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
@@ -19,13 +20,16 @@ from prometheus_client import (
 
 from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
+from fiscus.engine import PoolUse
 from fiscus.ledger.loop import Ledger
+from fiscus.lookups import Lookups
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
 from fiscus.ratelimits.limiter import Limiter
 
 LATENCY_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
 GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+TELL_SECONDS: Final = 5.0
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 disable_created_metrics()  # they would double the series and nobody reads them
 
@@ -151,6 +155,20 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._cache_lookups = Counter(
+            "fiscus_cache_lookups",
+            "Look-ups of API keys and tokens, definitions (once for each tenant of a group) and "
+            "rate-limit policies in memory; of a miss the store was read, or a token verified.",
+            ("cache", "outcome"),
+            registry=registry,
+        )
+        self._pool = Gauge(
+            "fiscus_pool_connections",
+            "Connections to the database for reads and changes of definitions.",
+            ("state",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._access_denied = Counter(
             "fiscus_access_denied",
             "Calls refused for their credential (401), or their role or tenant (403).",
@@ -173,6 +191,8 @@ class Metrics:
         self._denied: dict[str, Callable[[], None]] = {}
         self._ledger: Ledger | None = None
         self._limiter: Limiter | None = None
+        self._caches: list[_CacheShown] = []
+        self._pool_use: Callable[[], PoolUse] | None = None
         self._breakers_shown: tuple[BreakerState, BreakerState] | None = None
         self._showing = threading.Lock()
 
@@ -252,10 +272,26 @@ class Metrics:
 
     # -- told by the ledger, in any thread
 
-    def watch(self, ledger: Ledger, limiter: Limiter) -> None:
-        """Be told by `ledger` and `limiter` about their groups; show their queue and breakers."""
+    def watch(
+        self,
+        ledger: Ledger,
+        limiter: Limiter,
+        credentials: Lookups,
+        pool_use: Callable[[], PoolUse],
+    ) -> None:
+        """Be told by `ledger` and `limiter` about their groups; show their queue and breakers, the
+        pool, and how often `credentials`, definitions and policies were in memory."""
         self._ledger = ledger
         self._limiter = limiter
+        self._pool_use = pool_use
+        self._caches = [
+            _CacheShown(name, lookups, self._cache_lookups)
+            for name, lookups in (
+                ("credentials", credentials),
+                ("definitions", ledger.lookups),
+                ("policies", limiter.lookups),
+            )
+        ]
         ledger.observer = self
         if limiter.loop is not None:
             limiter.loop.observer = _CountersObserver(self)
@@ -278,16 +314,33 @@ class Metrics:
     def render(self) -> bytes:
         """Everything, as Prometheus reads it."""
         self._look_at_stores()
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            together = CollectorRegistry()
-            multiprocess.MultiProcessCollector(together)
-            return generate_latest(together)
-        return generate_latest(self._registry)
+        if not _is_shared():
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        multiprocess.MultiProcessCollector(together)
+        return generate_latest(together)
+
+    async def keep_told(self) -> None:
+        """Until cancelled, note every few seconds what another process that shows the sums cannot
+        look at; nothing to do where there is none."""
+        try:
+            while _is_shared():
+                self._look_at_stores()
+                await asyncio.sleep(TELL_SECONDS)
+        finally:
+            self._look_at_stores()
 
     def _look_at_stores(self) -> None:
         if self._ledger is not None:
             self._queue_depth.set(self._ledger.queue_depth)
         self._look_at_breakers()
+        with self._showing:
+            for cache in self._caches:
+                cache.show()
+        if self._pool_use is not None:
+            use = self._pool_use()
+            self._pool.labels("in_use").set(use.in_use)
+            self._pool.labels("idle").set(use.idle)
 
     def _look_at_breakers(self) -> None:
         """After each group: another process that shows the sums cannot look at these breakers."""
@@ -302,6 +355,29 @@ class Metrics:
                 self._breaker.labels(str(state)).set(state is shown[0])
                 self._counters_breaker.labels(str(state)).set(state is shown[1])
             self._breakers_shown = shown
+
+
+class _CacheShown:
+    """What was counted of a cache, and what of it Prometheus was told."""
+
+    def __init__(self, name: str, lookups: Lookups, counter: Counter) -> None:
+        self._lookups = lookups
+        self._hits = counter.labels(name, "hit")
+        self._misses = counter.labels(name, "miss")
+        self._shown = 0, 0
+
+    def show(self) -> None:
+        hits, misses = self._shown
+        new_misses = self._lookups.misses - misses
+        # a miss may be counted a moment before the look-up that it is of
+        new_hits = max(0, self._lookups.count - self._lookups.misses - hits)
+        self._misses.inc(new_misses)
+        self._hits.inc(new_hits)
+        self._shown = hits + new_hits, misses + new_misses
+
+
+def _is_shared() -> bool:
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
 class _CountersObserver:

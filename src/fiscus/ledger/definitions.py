@@ -12,6 +12,7 @@ from typing import Final
 
 from fiscus.budgets.matching import BudgetIndex
 from fiscus.ledger.port import Definitions
+from fiscus.lookups import Lookups
 from fiscus.quotas.matching import QuotaIndex
 from fiscus.tenants import TenantSettings
 from fiscus.zones import DAWN
@@ -52,6 +53,7 @@ class DefinitionCache:
     """The definitions of the tenants used of late; bounded, the least used goes first."""
 
     def __init__(self, max_tenants: int = MAX_TENANTS) -> None:
+        self.lookups: Final = Lookups()
         self._tenants: OrderedDict[str, TenantDefinitions] = OrderedDict()
         self._max_tenants = max_tenants
 

@@ -91,6 +91,7 @@ class GroupRunner:
     def _decide(self, commands: Sequence[Command], *, patient: bool) -> list[Decided | FiscusError]:
         """As `decide`, but for rows that are locked, which raise in any case."""
         needs = Needs(tenants={command.tenant_id for command in commands})
+        self.definitions.lookups.count += len(needs.tenants)
         for _ in range(MAX_ATTEMPTS):
             workspace = Workspace(self.definitions, self._rates, needs, self._known_series)
             for command in commands:
@@ -219,6 +220,7 @@ class GroupRunner:
             if self.definitions.is_behind(tenant_id, version, earliest)
         ]
         if behind:
+            self.definitions.lookups.misses += len(behind)
             since = earliest - KEEP_ENDED_QUOTAS
             for tenant_id in behind:
                 known = self.definitions.reaching_back_to(tenant_id, earliest)

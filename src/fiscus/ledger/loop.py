@@ -17,6 +17,7 @@ from fiscus.groups import GroupLimits, GroupLoop
 from fiscus.ledger.commands import Command, Outcome, weight
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.port import StoreUnavailable
+from fiscus.lookups import Lookups
 from fiscus.replies import LoopReplies
 
 _LATELY: Final = timedelta(minutes=1)
@@ -36,7 +37,8 @@ class LedgerHere(Protocol):
 class Ledger(GroupLoop[Command, Outcome]):
     """The loop over the database.
 
-    `run` does a group: `group.GroupRunner.run`, or what asks a process that has one.
+    `run` does a group: `group.GroupRunner.run`, or what asks a process that has one. `lookups`
+    counts how often a group looked for its tenants' definitions.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class Ledger(GroupLoop[Command, Outcome]):
         clock: Clock,
         degraded: DegradedDecisions,
         limits: GroupLimits,
+        lookups: Lookups,
     ) -> None:
+        self.lookups: Final = lookups
         self._degraded = degraded
         super().__init__(
             "ledger",

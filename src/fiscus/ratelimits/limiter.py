@@ -19,6 +19,7 @@ from fiscus.breaker import BreakerState
 from fiscus.clock import Clock, from_us, to_us
 from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable, too_many
 from fiscus.logs import get_logger
+from fiscus.lookups import Lookups
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.answers import NONE_APPLIES, check_answer
 from fiscus.ratelimits.calls import (
@@ -288,6 +289,11 @@ class Limiter:
         Raises `ServiceUnavailable`; nothing is lost then.
         """
         self._flush(policy_id, pause_seconds=0.0)
+
+    @property
+    def lookups(self) -> Lookups:
+        """How often policies were looked for."""
+        return self._cache.lookups
 
     @property
     def breaker_state(self) -> BreakerState:

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from fiscus.clock import to_us
 from fiscus.errors import ServiceUnavailable
+from fiscus.lookups import Lookups
 from fiscus.ratelimits.matching import Applied, Caller, PolicyIndex
 from fiscus.ratelimits.policy_port import TenantPolicies
 
@@ -58,6 +59,7 @@ class PolicyCache:
     """The policies of the tenants used of late. Safe in any thread."""
 
     def __init__(self, source: PolicySource) -> None:
+        self.lookups: Final = Lookups()
         self._source = source
         self._tenants: dict[str, _Tenant] = {}
         # ordered: a dict finds its first only past the places of those that were first before
@@ -82,6 +84,7 @@ class PolicyCache:
         `ServiceUnavailable` is raised. With `were_read` they were read for this caller, and what
         changed since is for those who come later.
         """
+        self.lookups.count += 1
         tenant = self._tenants.get(caller[0])
         if tenant is None or (tenant.stale and not were_read):
             tenant = self.read(caller[0], now)
@@ -96,7 +99,11 @@ class PolicyCache:
         return found
 
     def read(self, tenant_id: str, now: datetime) -> _Tenant:
-        """Read a tenant's policies from their source. Errors as of `matching`."""
+        """Read a tenant's policies from their source, for a check. Errors as of `matching`."""
+        self.lookups.misses += 1
+        return self._read(tenant_id, now)
+
+    def _read(self, tenant_id: str, now: datetime) -> _Tenant:
         number, change = next(self._numbers), self._changes.get(tenant_id)
         try:
             live = self._source.live(tenant_id, now)
@@ -144,7 +151,7 @@ class PolicyCache:
         for tenant_id, tenant in known.items():
             if tenant.outdated or versions.get(tenant_id, 0) != tenant.version:
                 try:
-                    self.read(tenant_id, now)
+                    self._read(tenant_id, now)
                 except Exception as error:  # noqa: BLE001 - it is raised below
                     failure = error
         if failure is not None:

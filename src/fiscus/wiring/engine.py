@@ -155,7 +155,8 @@ def _open_ledger(
     definitions = DefinitionCache()
     store = database.ledger_store(settings.ledger_deadline_seconds)
     runner = GroupRunner(store, rates, definitions)
-    ledger = Ledger(runner.run, clock, DegradedDecisions(definitions, journal), limits)
+    degraded = DegradedDecisions(definitions, journal)
+    ledger = Ledger(runner.run, clock, degraded, limits, definitions.lookups)
     return ledger, store.close
 
 

@@ -23,6 +23,7 @@ from fiscus.ledger.commands import ANSWERS, Command, Outcome
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.port import StoreUnavailable
+from fiscus.lookups import Lookups
 from fiscus.loop_groups import LoopGroups, Told
 from fiscus.wire import decode
 
@@ -58,7 +59,7 @@ class LedgerApart(Ledger):
         self._number = 0
         self._loop_line: LoopLine | None = None
         self._here: LoopGroups[Command, ToldOutcome | Outcome] | None = None
-        super().__init__(self._ask, clock, degraded, limits)
+        super().__init__(self._ask, clock, degraded, limits, Lookups())
 
     def wait_until_ready(self) -> None:
         """Raises `ServiceUnavailable` when the process ends instead."""
@@ -73,7 +74,7 @@ class LedgerApart(Ledger):
         """For the coroutines of the running event loop, the only one that asks."""
         loop = asyncio.get_running_loop()
         if self._here is None:
-            self._loop_line = LoopLine(self._process, self._fallbacks, loop)
+            self._loop_line = LoopLine(self._process, self._fallbacks, self.lookups, loop)
             self._here = LoopGroups(self._loop_line, self, loop)
         elif self._here.loop is not loop:
             raise AssertionError("another event loop asks the ledger's process")
@@ -112,6 +113,7 @@ class LedgerApart(Ledger):
         """Have a group done; on the thread, which waits."""
         done = self._done(commands)
         self._fallbacks.told(done.fallbacks)
+        self.lookups.add(*done.lookups)
         if done.failure is not None:
             raise done.failure
         return [
@@ -148,10 +150,15 @@ class LoopLine:
     """A `loop_groups.Elsewhere`: the process, as one event loop asks it."""
 
     def __init__(
-        self, process: LedgerProcess, fallbacks: ToldFallbacks, loop: asyncio.AbstractEventLoop
+        self,
+        process: LedgerProcess,
+        fallbacks: ToldFallbacks,
+        lookups: Lookups,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._process = process
         self._fallbacks = fallbacks
+        self._lookups = lookups
         self._loop = loop
         self._number = 0
         self._told: dict[int, Hears] = {}
@@ -263,6 +270,7 @@ class LoopLine:
 
     def _answer(self, done: Done) -> None:
         self._fallbacks.told(done.fallbacks)
+        self._lookups.add(*done.lookups)
         told = self._told.pop(done.number, None)
         if told is None:
             return

@@ -102,6 +102,8 @@ class Done(Struct, frozen=True):
     """How long the groups took that it was done with."""
     fallbacks: list[Fallback]
     """Of tenants whose definitions changed since the group before."""
+    lookups: tuple[int, int]
+    """How often definitions were looked for since the group before, and had to be read."""
 
 
 class _Answer(Struct, frozen=True, array_like=True, tag=1):
@@ -167,6 +169,7 @@ class _Rest(Struct, frozen=True, array_like=True):
     unavailable: str | None
     seconds: float
     fallbacks: list[Fallback]
+    lookups: tuple[int, int]
     anew: bool
     """Numbers begin at 0 again."""
     budgets: list[tuple[Budget, str, Period]]
@@ -242,6 +245,7 @@ class Teller:
         commands: Sequence[Command],
         outcomes: Sequence[Decided | FiscusError],
         fallbacks: Sequence[Fallback],
+        lookups: tuple[int, int],
         seconds: float,
     ) -> bytearray:
         """A `Done` as a frame."""
@@ -263,6 +267,7 @@ class Teller:
             None,
             seconds,
             fallbacks,
+            lookups,
             anew,
             [(one.budget, one.scope_id, one.period) for one in new_budgets],
             budgets_met,
@@ -330,7 +335,7 @@ def unavailable_message(number: int, error: Exception) -> bytearray:
     maybe_done = isinstance(error, MaybeDone)
     return _framed(
         bytearray(LENGTH.size),
-        (number, (), str(error), 0.0, (), False, (), (), (), (), maybe_done),
+        (number, (), str(error), 0.0, (), (0, 0), False, (), (), (), (), maybe_done),
     )
 
 
@@ -395,7 +400,7 @@ class Hearer:
         if rest.unavailable is not None:
             kind = MaybeDone if rest.maybe_done else StoreUnavailable
             failure = kind(rest.unavailable)
-        return Done(rest.number, outcomes, failure, rest.seconds, rest.fallbacks)
+        return Done(rest.number, outcomes, failure, rest.seconds, rest.fallbacks, rest.lookups)
 
     def _heard(self, told: _Told) -> ToldOutcome:
         match told:

@@ -93,7 +93,10 @@ class LedgerServer:
             end = start + len(group.commands)
             done = outcomes[start:end]
             told = self._fallbacks.next()
+            looked_up = self._runner.definitions.lookups.take()
             line.sendall(
-                self._tellers[line].done(group.number, group.commands, done, told, seconds)
+                self._tellers[line].done(
+                    group.number, group.commands, done, told, looked_up, seconds
+                )
             )
             start = end

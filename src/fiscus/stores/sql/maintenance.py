@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fiscus.clock import Clock
+from fiscus.engine import PoolUse
 from fiscus.errors import ServiceUnavailable
 from fiscus.portions import GoesOn, to_the_end
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database, not_writable
@@ -74,6 +75,11 @@ class SqlProbe:
     def pending_migrations(self) -> list[str]:
         with self._database.read() as connection:
             return [one.revision for one in revisions_of(connection) if not one.applied]
+
+    def pool_use(self) -> PoolUse:
+        pool = self._database.engine.pool
+        assert isinstance(pool, sa.QueuePool)
+        return PoolUse(pool.checkedout(), pool.checkedin())
 
 
 class SqlMaintenance:
