@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from fiscus.http.metrics import Metrics
+from fiscus.http.most_used import MostUsed
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -14,7 +15,13 @@ HEAD = """# Metrics
 
 `GET /budget/v1/metrics`, in Prometheus' text format, for the roles `platform_admin` and
 `system_architect`. With several workers it shows the sums over all of them. Latencies have the
-buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `fiscus/http/metrics.py`.
+buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `fiscus/http/metrics.py` and
+`fiscus/http/most_used.py`.
+
+The budgets and quotas used most are told to `platform_admin` alone, as their series name tenants.
+They are read from the database when metrics are asked for, once a minute at most. While it does not
+answer within a second the last ones are shown for five minutes, then none; all else comes at once.
+There are never more than 20 series of each, but which ones they are changes with time.
 
 Of a histogram there are `_bucket`, `_sum` and `_count`. The `outcome` of a decision is `allowed`,
 `denied`, `error`, or `limited` when the limits on Fiscus's own API refused the call, so that
@@ -29,7 +36,8 @@ _ENDINGS = {"counter": "_total"}
 
 def reference() -> str:
     """The page as it should be."""
-    families = text_string_to_metric_families(Metrics().render().decode())
+    shown = Metrics().render() + MostUsed([], []).render()
+    families = text_string_to_metric_families(shown.decode())
     rows = sorted(
         f"| `{one.name}{_ENDINGS.get(one.type, '')}` | {one.type} | {one.documentation} |\n"
         for one in families

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from fiscus.budgets.calls import ReservationView, Utilization
@@ -33,6 +34,14 @@ class ReservationFilter(NamedTuple):
     user_id: str | None = None
     feature_id: str | None = None
     operation_id: str | None = None
+
+
+class BudgetUse(NamedTuple):
+    """How far the current period of a budget is used: (spent + reserved) / amount."""
+
+    tenant_id: str
+    budget_id: str
+    utilization_ratio: Decimal
 
 
 class BudgetStore(Protocol):
@@ -92,6 +101,14 @@ class BudgetStore(Protocol):
         now: datetime,
     ) -> Utilization:
         """Use per period: the current one first, then past ones, newest first."""
+        ...
+
+    def most_used(self, now: datetime, most: int) -> list[BudgetUse]:
+        """Those used most now, of all tenants, at most so many; the most used first.
+
+        A budget for `*` is as used as it is by the id that used most. What is not used is not among
+        them. Raises `ServiceUnavailable`, also when it takes too long.
+        """
         ...
 
 

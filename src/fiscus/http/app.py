@@ -33,6 +33,7 @@ from fiscus.http.endpoints import Endpoint, Server, problem_reply, run_endpoint
 from fiscus.http.lane import DecisionLane
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.metrics import Metrics
+from fiscus.http.most_used import MostUsedReader
 from fiscus.http.openapi import build_document
 from fiscus.http.probes import probes_router
 from fiscus.paths import BASE_PATH
@@ -90,8 +91,9 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
     )
     app.add_exception_handler(HTTPException, _no_such_route)
     app.include_router(docs_router(_document()))
-    app.include_router(probes_router(server))
-    app.include_router(probes_router(server, BASE_PATH))
+    most_used = MostUsedReader(server)
+    app.include_router(probes_router(server, most_used))
+    app.include_router(probes_router(server, most_used, BASE_PATH))
     app.include_router(_endpoints_router(server))
     rest = Edge(app, metrics)
     return DecisionLane(engine, authenticator, limiter, api_limits, metrics, rest)

@@ -305,7 +305,8 @@ def _add_probes(paths: dict[str, Json], prefix: str, schemas: _Schemas) -> None:
             "operationId": "metrics" + under,
             "tags": ["Operation"],
             "summary": "Metrics for Prometheus",
-            "description": "For platform_admin and system_architect.",
+            "description": "For platform_admin and system_architect; the budgets and quotas that "
+            "are used most, whose series name tenants, for platform_admin only.",
             "parameters": [_CORRELATION_ID],
             "responses": {
                 "200": {

@@ -13,11 +13,14 @@ from fiscus.health import DOWN
 from fiscus.http.endpoints import Server, json_reply, problem_reply
 from fiscus.http.health import Health
 from fiscus.http.metrics import CONTENT_TYPE
+from fiscus.http.most_used import MostUsedReader
 from fiscus.http.refusals import note_refusal
 from fiscus.http.sent_once import sent_twice
 
 MAY_SEE_METRICS: Final = frozenset({Role.PLATFORM_ADMIN, Role.SYSTEM_ARCHITECT})
-"""Metrics count the calls of all tenants, without naming one."""
+"""Metrics count the calls of all tenants, without naming one; but for `MAY_SEE_MOST_USED`."""
+MAY_SEE_MOST_USED: Final = frozenset({Role.PLATFORM_ADMIN})
+"""The tenants of what is used most are named."""
 
 
 class ProbeAnswer(Struct, frozen=True, kw_only=True):
@@ -28,7 +31,7 @@ class ProbeAnswer(Struct, frozen=True, kw_only=True):
     correlation_id: str
 
 
-def probes_router(server: Server, prefix: str = "") -> APIRouter:
+def probes_router(server: Server, most_used: MostUsedReader, prefix: str = "") -> APIRouter:
     """`/health`, `/health/live`, `/health/ready` and `/metrics`, below `prefix`."""
     router = APIRouter(prefix=prefix, include_in_schema=False)
     health = Health(server)
@@ -80,7 +83,11 @@ def probes_router(server: Server, prefix: str = "") -> APIRouter:
                 correlation_id=_correlation_id(request),
             )
             return problem_reply(error, request)
-        return Response(server.metrics.render(), media_type=CONTENT_TYPE)
+        most = await most_used.read() if principal.roles & MAY_SEE_MOST_USED else None
+        rendered = server.metrics.render()
+        if most is not None:
+            rendered += most.render()
+        return Response(rendered, media_type=CONTENT_TYPE)
 
     _ = (health_, live, ready, metrics)
     return router

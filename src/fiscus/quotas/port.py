@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from fiscus.errors import FiscusError
@@ -46,6 +47,15 @@ class DueRenewal(NamedTuple):
 
     tenant_id: str
     quota_id: str
+
+
+class QuotaUse(NamedTuple):
+    """How far a quota is used: (used + burst_used) / allocated."""
+
+    tenant_id: str
+    quota_id: str
+    resource_type: str
+    utilization_ratio: Decimal
 
 
 class QuotaStore(Protocol):
@@ -135,6 +145,10 @@ class QuotaStore(Protocol):
         until: datetime | None,
     ) -> QuotaHistory:
         """Rows newest first, and the totals of the quota's local days. Raises `NotFound`."""
+        ...
+
+    def most_used(self, now: datetime, most: int) -> list[QuotaUse]:
+        """Those used most whose period runs now, of all tenants; as `BudgetStore.most_used`."""
         ...
 
     # -- requests for more

@@ -17,13 +17,14 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.budgets.calls import Utilization
 from fiscus.budgets.definitions import define, unlike_usage
 from fiscus.budgets.model import Budget, BudgetSpec
-from fiscus.budgets.port import BudgetFilter
+from fiscus.budgets.port import BudgetFilter, BudgetUse
 from fiscus.errors import Conflict, NotFound
 from fiscus.idempotency import Idempotency
 from fiscus.ids import is_uuid, uuid7
 from fiscus.paging import Page, PageRequest
-from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.idempotency import once
+from fiscus.stores.sql.most_used import LOOK_SECONDS, budgets_used_most
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.tables import budget_versions
 from fiscus.stores.sql.tables import budgets as t
@@ -163,6 +164,10 @@ class SqlBudgets:
         with self._database.read(tenant_id) as connection:
             budget = _get(connection, tenant_id, budget_id)
             return read_utilization(connection, budget, page, scope_id=scope_id, now=now)
+
+    def most_used(self, now: datetime, most: int) -> list[BudgetUse]:
+        with self._database.read_in_time(LOOK_SECONDS, ALL_TENANTS) as connection:
+            return budgets_used_most(connection, now, most)
 
     def _put(
         self,

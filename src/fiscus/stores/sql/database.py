@@ -45,6 +45,8 @@ HARDLY_WAIT: Final = sa.text(
 """For changes of tables on PostgreSQL, which can be made later: whoever comes after one that waits
 waits too, and then until it is made."""
 
+_IN_TIME: Final = sa.text("SELECT set_config('statement_timeout', :most, true)")
+
 DATABASE_SETTING: Final = "FISCUS_DATABASE_URL"
 
 APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
@@ -130,6 +132,19 @@ class Database:
                 yield connection
             finally:
                 answering.statements_may_last = False
+
+    @contextmanager
+    def read_in_time(self, seconds: float, *tenants: str) -> Generator[Connection]:
+        """As `read`, for what nobody needs enough to have it take longer: `ServiceUnavailable`."""
+        with self.read(*tenants) as connection:
+            if not self.is_sqlite:
+                connection.execute(_IN_TIME, {"most": f"{seconds * 1000:.0f}ms"})
+                yield connection
+                return
+            reading = connection.connection.dbapi_connection
+            assert isinstance(reading, sqlite3.Connection)
+            with sqlite.ended_after(seconds, reading):
+                yield connection
 
     def write(self, tenant: str, change: Callable[[Connection], T]) -> T:
         """Run `change` on the rows of `tenant` in one transaction and commit it; what it returns.

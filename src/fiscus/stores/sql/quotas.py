@@ -32,11 +32,12 @@ from fiscus.quotas.model import (
     QuotaSpec,
     RenewalStatus,
 )
-from fiscus.quotas.port import DueRenewal, QuotaFilter, QuotaRequestFilter
+from fiscus.quotas.port import DueRenewal, QuotaFilter, QuotaRequestFilter, QuotaUse
 from fiscus.stores.sql import quota_balances, quota_renewals, quota_requests
 from fiscus.stores.sql import quota_rows as rows
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.idempotency import keep_answer, once, stored_answer
+from fiscus.stores.sql.most_used import LOOK_SECONDS, quotas_used_most
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.quota_allocations import (
     Distribution,
@@ -214,6 +215,10 @@ class SqlQuotas:
             rows.put(connection, last, by, now, deleted=True)
 
         self._database.write(tenant_id, change)
+
+    def most_used(self, now: datetime, most: int) -> list[QuotaUse]:
+        with self._database.read_in_time(LOOK_SECONDS, ALL_TENANTS) as connection:
+            return quotas_used_most(connection, now, most, is_sqlite=self._database.is_sqlite)
 
     # -- requests for more
 

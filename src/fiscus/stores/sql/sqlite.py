@@ -7,8 +7,8 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Collection, Sequence
-from contextlib import closing
+from collections.abc import Collection, Generator, Sequence
+from contextlib import closing, contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import chain
@@ -26,6 +26,8 @@ from fiscus.stores.sql.write_turn import WriteTurn
 
 BUSY_TIMEOUT_MS: Final = 5_000
 _TRY_SECONDS: Final = 0.01
+_STEPS: Final = 1_000_000
+"""Of SQLite's own, some 50 ms, until one that may be interrupted asks whether it is."""
 # A checkpoint writes each changed page once however often it changed: every 32 MiB, not 4.
 CHECKPOINT_PAGES: Final = 8_000
 LARGEST_CHUNK: Final = 128
@@ -68,6 +70,17 @@ def configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.create_function("lower", 1, str.lower, deterministic=True)
     # The stub knows aggregates of integers only.
     connection.create_aggregate("decimal_sum", 1, DecimalSum)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def ended_after(seconds: float, connection: sqlite3.Connection) -> Generator[None]:
+    """What is read meanwhile is interrupted when it takes longer: an `OperationalError`."""
+    deadline = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() >= deadline, _STEPS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, _STEPS)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

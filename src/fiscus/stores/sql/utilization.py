@@ -31,6 +31,8 @@ from fiscus.stores.sql.tables import budget_periods as t
 from fiscus.stores.sql.tables import reservation_lines as lines
 from fiscus.stores.sql.tables import reservations
 
+ABOUT_USED: Final = sa.cast(t.c.spent, sa.Float) + sa.cast(t.c.reserved, sa.Float)
+"""Of a period; to look for those used most, of which the exact numbers are then read."""
 # ix_budget_periods_newest has the budget before these two.
 _ORDER: Final = (SortKey(t.c.period_start, parse_time), SortKey(t.c.scope_id, parse_scope_id))
 
@@ -112,6 +114,29 @@ def used_currently(connection: Connection, budget: Budget, now: datetime) -> boo
     return any(
         _is_current(prepared, row.period_start, now, anchors.get(row.scope_id)) for row in rows
     )
+
+
+def current_ratio(connection: Connection, budget: Budget, now: datetime) -> Decimal | None:
+    """How far the current period is used; of a budget for `*`, by the id that used most of it.
+
+    None where nothing was used. The id is found by approximate numbers.
+    """
+    prepared = PreparedBudget(budget)
+    query = sa.select(t).where(t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id)
+    if prepared.floats:
+        query = query.where(t.c.period_start <= now, t.c.period_end > now)
+    else:
+        period = prepared.period_at(now)
+        if period is None:
+            return None
+        query = query.where(t.c.period_start == period.start)
+    row = connection.execute(query.order_by(ABOUT_USED.desc()).limit(1)).first()
+    if row is None:
+        return None
+    anchor = _anchors(connection, prepared, [row.scope_id]).get(row.scope_id)
+    due = _due(connection, budget, now) if row.reserved else {}
+    use = _use(prepared, row, due, now, anchor)
+    return use.utilization_ratio if use.current else None
 
 
 def open_reservations(connection: Connection, budget: Budget, now: datetime) -> int:
