@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fiscus.access.model import Role
+from fiscus.http.limiting import LoopLimiter
 from fiscus.ids import uuid7
 from fiscus.ratelimits.counter_loop import PORTION
 from tests.http.app_client import POLICY, AppClient, open_app
+from tests.ratelimits.desk import Desk
+from tests.ratelimits.policies import TENANT, policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -135,6 +138,34 @@ async def test_a_check_that_waits_for_policies_read_since_before_a_change_goes_b
     may_end.set()
     assert (await before)["limit_value"] in {5, 7}
     assert (await after)["limit_value"] == 7
+
+
+async def test_a_check_that_comes_as_a_reading_ends_goes_by_what_changed_during_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class AtOnce(LoopLimiter):
+        """Its readings take one step of the event loop, after which others hear of their end."""
+
+        async def _read(self, tenant_id: str, now: datetime) -> None:
+            self._limiter.read_policies(tenant_id, now)
+
+    desk = Desk(policy("a", limit_value=10))
+    live, limiter, now = desk.policies.live, AtOnce(desk.limiter), desk.clock.now()
+
+    def live_and_changed(tenant_id: str, now: datetime) -> TenantPolicies:
+        found = live(tenant_id, now)
+        monkeypatch.undo()
+        desk.policies.put(policy("a", limit_value=3))
+        desk.limiter.changed(TENANT)
+        return found
+
+    monkeypatch.setattr(desk.policies, "live", live_and_changed)
+    before = asyncio.create_task(limiter.ready(TENANT, now))
+    await asyncio.sleep(0)
+    after = asyncio.create_task(limiter.ready(TENANT, now))
+    await asyncio.gather(before, after)
+    assert desk.policies.reads == 2
+    assert desk.limiter.is_ready(TENANT)
 
 
 async def test_batch_answers_each_in_order(client: AppClient) -> None:

@@ -64,7 +64,7 @@ class LoopLimiter:
 
     async def _read_with_others(self, tenant_id: str, now: datetime) -> None:
         reading = self._reading.get(tenant_id)
-        if reading is None:
+        if reading is None or reading.done():  # `_was_read` is called a little later
             reading = asyncio.create_task(self._read(tenant_id, now))
             self._reading[tenant_id] = reading
             reading.add_done_callback(partial(self._was_read, tenant_id))
@@ -75,7 +75,8 @@ class LoopLimiter:
         await anyio.to_thread.run_sync(partial(self._limiter.read_policies, tenant_id, now))
 
     def _was_read(self, tenant_id: str, reading: asyncio.Task[None]) -> None:
-        del self._reading[tenant_id]
+        if self._reading[tenant_id] is reading:
+            del self._reading[tenant_id]
         if not reading.cancelled():
             reading.exception()  # seen here too, for when every caller has hung up
 
