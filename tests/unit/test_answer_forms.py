@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fiscus.budgets import forms
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding, answer
@@ -68,6 +69,18 @@ checks = st.builds(
 )
 
 
+def as_decided(
+    one: BudgetStanding, matched: Matched, throttle: ThrottleShare | None
+) -> BudgetStanding:
+    """Without a throttle nothing is refused by one, nor allowed where there is no room."""
+    if throttle is not None:
+        return one
+    if one.decision == "throttle":
+        return replace(one, decision="shadow_throttle")
+    overspent = one.spent + one.reserved > matched.budget.budget_amount
+    return replace(one, decision="warn") if one.decision == "allow" and overspent else one
+
+
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[list[BudgetsDecided], list[Check]]:
     """Checks in a row that meet some of the same budgets, most of them admitted."""
@@ -76,14 +89,16 @@ def batches(draw: st.DrawFn) -> tuple[list[BudgetsDecided], list[Check]]:
     for _ in range(draw(st.integers(1, 5))):
         met = draw(st.lists(st.sampled_from(budgets), max_size=3))
         one = draw(st.sampled_from([standings, standings, other_standings]))
+        throttle = draw(st.none() | st.just(ThrottleShare(Decimal("0.5"), 0)))
+        stand = draw(st.lists(one, min_size=len(met), max_size=len(met)))
         decided.append(
             BudgetsDecided(
                 met,
                 draw(st.sampled_from([True, True, True, False])),
                 draw(st.integers(0, max(0, len(met) - 1))),
-                draw(st.none() | st.just(ThrottleShare(Decimal("0.5"), 0))),
+                throttle,
                 None,
-                draw(st.lists(one, min_size=len(met), max_size=len(met))),
+                [as_decided(*its, throttle) for its in zip(stand, met, strict=True)],
                 draw(st.sampled_from([False, False, True])),
             )
         )
