@@ -76,8 +76,6 @@ def _filled(decided: BudgetsDecided, asked: CheckAsked, expires_at: str, day: st
         )
         separator = ","
         if index == deciding:
-            if left < ZERO:  # it has no room, and lets this pass
-                return None
             head, shown_left, shown_share = form.head, left_text, share
         if form.limits and (most is None or left < most):
             most, most_text = left, left_text
