@@ -368,9 +368,7 @@ def test_of_readings_that_overlap_the_one_that_began_last_stays(
     monkeypatch.setattr(desk.policies, "live", live_and_overtaken)
     desk.check()
     now = desk.clock.now()
-    take = desk.limiter.prepare(
-        request(), TENANT, now, to_us(now), None, Priority.NORMAL, were_read=True
-    ).take
+    take = desk.limiter.prepare(request(), TENANT, now, to_us(now), None, Priority.NORMAL).take
     assert [rule.limit for rule in take.rules] == [3]
 
 

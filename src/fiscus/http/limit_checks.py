@@ -86,7 +86,6 @@ class LimitChecks:
             now_us,
             principal.key_id,
             principal.highest_priority,
-            were_read=True,
         )
 
 

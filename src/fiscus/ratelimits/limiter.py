@@ -120,6 +120,7 @@ class Limiter:
         not known and cannot be read.
         """
         now_us = to_us(now)
+        self._cache.make_ready(tenant_id, now)
         prepared = self.prepare(request, tenant_id, now, now_us, key_id, priority)
         outcome = self.decide((prepared.take,), now_us)
         return self.answer(prepared, None if outcome is None else outcome[0], now_us)
@@ -140,6 +141,8 @@ class Limiter:
         if len(request.checks) > MAX_CHECKS:
             raise too_many("checks", len(request.checks), MAX_CHECKS)
         now_us = to_us(now)
+        for tenant_id in set(tenant_ids):
+            self._cache.make_ready(tenant_id, now)
         met = checks_met(len(request.checks), POLICIES)
         prepared: list[Prepared] = []
         for check, tenant_id in zip(request.checks, tenant_ids, strict=True):
@@ -165,6 +168,7 @@ class Limiter:
         `PayloadTooLarge` when too many policies apply to them in all.
         """
         now_us = to_us(now)
+        self._cache.make_ready(tenant_id, now)
         met = checks_met(len(requests), POLICIES)
         prepared: list[Prepared] = []
         for request in requests:
@@ -217,6 +221,7 @@ class Limiter:
         of `adjust`, and `PayloadTooLarge` as of `check_together`.
         """
         now_us = to_us(now)
+        self._cache.make_ready(tenant_id, now)
         met = checks_met(len(requests), POLICIES)
         asked: list[tuple[tuple[Applied, ...], Take]] = []
         for one in requests:
@@ -275,12 +280,14 @@ class Limiter:
         self._cache.changed(tenant_id)
 
     def is_ready(self, tenant_id: str) -> bool:
-        """Whether `prepare` answers without waiting for the database."""
+        """Whether the tenant's policies are known as they are, so that nothing has to be read."""
         return self._cache.is_ready(tenant_id)
 
     def read_policies(self, tenant_id: str, now: datetime) -> None:
-        """Read a tenant's policies, so that `prepare` need not wait. Raises
-        `ServiceUnavailable`."""
+        """Make a tenant's policies ready for `prepare`, in any case by reading them.
+
+        Raises `ServiceUnavailable`.
+        """
         self._cache.read(tenant_id, now)
 
     def flush_usage(self, policy_id: str | None = None) -> None:
@@ -309,12 +316,10 @@ class Limiter:
         now_us: int,
         key_id: str | None,
         highest: Priority,
-        *,
-        were_read: bool = False,
     ) -> Prepared:
-        """Find the policies of a check and their counters. Errors as of `check`.
+        """Find the policies of a check, which were made ready for it, and their counters.
 
-        With `were_read` the caller had `read_policies` done for this check, and nothing is read.
+        Errors as of `check`.
         """
         rank = _RANK[highest if request.priority is None else request.priority]
         if rank < _RANK[highest]:
@@ -323,7 +328,7 @@ class Limiter:
                 details={"field": "priority"},
                 suggested_action=f"Send priority {highest} or lower, or leave it out.",
             )
-        policies = self._matching(request, tenant_id, now, now_us, key_id, were_read=were_read)
+        policies = self._matching(request, tenant_id, now, now_us, key_id)
         take = _take(policies, tenant_id, request.resource_key, request.request_count, now_us, rank)
         return Prepared(policies, take)
 
@@ -497,8 +502,6 @@ class Limiter:
         now: datetime,
         now_us: int,
         key_id: str | None,
-        *,
-        were_read: bool = False,
     ) -> tuple[Applied, ...]:
         caller = Caller(
             tenant_id,
@@ -508,7 +511,7 @@ class Limiter:
             request.feature_id,
             key_id if request.api_key_id is None else request.api_key_id,
         )
-        return self._cache.matching(caller, now, now_us, were_read=were_read)
+        return self._cache.matching(caller, now, now_us)
 
 
 def _tried(job: str, do: Callable[[], object]) -> None:

@@ -70,23 +70,28 @@ class PolicyCache:
         self._lock = threading.Lock()
 
     def is_ready(self, tenant_id: str) -> bool:
-        """Whether `matching` answers without waiting for the database."""
+        """Whether the tenant's policies are known, and were not changed here since they were."""
         tenant = self._tenants.get(tenant_id)
         return tenant is not None and not tenant.stale
 
-    def matching(
-        self, caller: Caller, now: datetime, now_us: int, *, were_read: bool = False
-    ) -> tuple[Applied, ...]:
-        """Every policy that applies, in the order of their ids.
+    def make_ready(self, tenant_id: str, now: datetime) -> None:
+        """Read the tenant's policies unless they are ready.
 
-        Reads the tenant's policies when they are not known or were changed here; policies that are
-        known are used on while the database cannot be reached, and without any,
-        `ServiceUnavailable` is raised. With `were_read` they were read for this caller, and what
-        changed since is for those who come later.
+        Policies that are known are used on while the database cannot be reached; without any,
+        `ServiceUnavailable` is raised.
+        """
+        if not self.is_ready(tenant_id):
+            self.read(tenant_id, now)
+
+    def matching(self, caller: Caller, now: datetime, now_us: int) -> tuple[Applied, ...]:
+        """Every policy that applies, in the order of their ids, as they were when they were made
+        ready for this caller: what changed since is for those who come later.
+
+        Reads them when they are not known at all. Errors as of `make_ready`.
         """
         self.lookups.count += 1
         tenant = self._tenants.get(caller[0])
-        if tenant is None or (tenant.stale and not were_read):
+        if tenant is None:
             tenant = self.read(caller[0], now)
         # a check may have begun just before they were read, and a clock may go back
         elif not -KEEP_US < now_us - tenant.read_us < KEEP_US:
@@ -99,7 +104,7 @@ class PolicyCache:
         return found
 
     def read(self, tenant_id: str, now: datetime) -> _Tenant:
-        """Read a tenant's policies from their source, for a check. Errors as of `matching`."""
+        """Read a tenant's policies from their source, for a check. Errors as of `make_ready`."""
         self.lookups.misses += 1
         return self._read(tenant_id, now)
 
