@@ -191,6 +191,10 @@ def _plain_one(value: object) -> object:
         return _in_utc(value)
     if isinstance(value, date):
         return date(value.year, value.month, value.day)
+    kind = type(value)
+    if hasattr(kind, "__getitem__") and not issubclass(kind, bytes | tuple):
+        # msgspec would ask it for the fields of an object, and take it for one without any
+        raise ValueError(f"must not be a {kind.__name__}: give a dict or a list")
     return value
 
 
@@ -218,6 +222,8 @@ def _given(values: Mapping[str, object], place: str = "") -> dict[str, Any]:
                 given[name] = _plain(value)
             except RecursionError:
                 raise _wrong(f"{place}{name}", _TOO_DEEP) from None
+            except ValueError as error:
+                raise _wrong(f"{place}{name}", str(error)) from None
     return given
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserList
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,19 @@ def test_one_field_by_both_of_its_names_is_told_with_both(api: BlockingApi) -> N
     with pytest.raises(ValidationError, match="project and project_id") as told:
         api.reserve(resource_type="llm", estimate=1, project="search", project_id="other")
     assert told.value.suggested_action == "Give project or project_id."
+
+
+@pytest.mark.parametrize("given", [UserList([1]), range(3), {"resource_types": UserList(["llm"])}])
+def test_what_only_can_be_asked_by_a_key_is_no_object_without_fields(
+    api: BlockingApi, given: Any
+) -> None:
+    """Else the filters of a budget would be empty, so that it counts everything."""
+    wanted: Any = {**BUDGET, "filters": given}
+    with pytest.raises(ValidationError, match="give a dict or a list") as told:
+        api.create_budget(**wanted)
+    assert told.value.field == "filters"
+    with pytest.raises(ValidationError, match="give a dict or a list"):
+        api.check(**OPERATION, estimate=1, tags=given)
 
 
 class Tokens:
