@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Unauthorized,
         ValidationError,
     )
+    from fiscus.wire import to_json
 
 __version__: str
 """The version that is installed."""
@@ -66,6 +67,7 @@ __all__ = [
     "__version__",
     "quota",
     "reserve",
+    "to_json",
     "use",
 ]
 
@@ -81,6 +83,7 @@ _ELSEWHERE: Final = {
     "Settlement": "fiscus.client.settlements",
     "quota": "fiscus.client.default",
     "reserve": "fiscus.client.default",
+    "to_json": "fiscus.wire",
     "use": "fiscus.client.default",
 }
 """Where a public name is; the others are errors."""

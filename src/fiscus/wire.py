@@ -359,6 +359,14 @@ encode: Final = _encoder.encode
 """An answer as JSON bytes, amounts as numbers with their exact digits."""
 encode_into: Final = _encoder.encode_into
 """As `encode`, into a buffer."""
+
+
+def to_json(answer: msgspec.Struct) -> bytes:
+    """An answer of Fiscus's as the JSON that a server sends, amounts as exact numbers: for a
+    web framework, a queue or a log, which do not know its types."""
+    return encode(answer)
+
+
 _BLANK: Final = "\0"  # JSON writes it in another way
 
 
@@ -569,5 +577,6 @@ __all__ = [
     "pieces_around",
     "surrogates_in",
     "tenant_of_items",
+    "to_json",
     "worked_out",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fiscus
-from fiscus import AsyncClient, Client, Fiscus, ValidationError
+from fiscus import AsyncClient, Client, Fiscus, ValidationError, to_json
 from fiscus.client.asynchronous import AsyncApi
 from fiscus.client.blocking import BlockingApi
 from tests.client.apis import BUDGET, OPERATION
@@ -46,6 +47,17 @@ def test_every_public_name_can_be_had_and_no_other() -> None:
     assert set(fiscus.__all__) <= set(dir(fiscus))
     with pytest.raises(AttributeError, match="no attribute 'reservee'"):
         _ = fiscus.reservee
+
+
+def test_what_is_answered_can_be_handed_on_as_json(tmp_path: Path) -> None:
+    with Fiscus.open(data_dir=tmp_path) as here:
+        budget = here.create_budget(**BUDGET, thresholds=["0.8"])
+        answer = here.check(**OPERATION, estimate="0.25")
+        report = here.report(group_by=["project"])
+    told = [json.loads(to_json(one), parse_float=Decimal) for one in (budget, answer, report)]
+    assert told[0]["thresholds"] == [Decimal("0.8")]
+    assert told[1]["budgets"][0]["reserved"] == Decimal("0.25")
+    assert told[2]["groups"] == []
 
 
 def test_importing_the_clients_loads_no_engine_and_no_web_framework() -> None:
