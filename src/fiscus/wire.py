@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
 from typing import Annotated, Any, Final, TypeVar, cast
@@ -22,6 +22,7 @@ import msgspec
 
 from fiscus.choices import choices_at
 from fiscus.errors import FiscusError, ValidationError
+from fiscus.given import PLAIN, in_utc, plain
 from fiscus.money import CURRENCY, NOT_A_NUMBER, Amount, parse_amount
 from fiscus.nesting import MAX_LEVELS, FreeForm, cut_below, free_form
 from fiscus.scopes import EVERY, ID
@@ -166,60 +167,15 @@ _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
 
-def _plain(value: object) -> Any:
-    """What a Python caller gave, as the wire knows it: a subclass of text, of a number or of a day,
-    such as a member of an enum, as what it is a subclass of, and moments in UTC."""
-    if isinstance(value, Mapping):
-        named = cast("Mapping[object, object]", value)
-        return {_plain_one(name): _plain(inner) for name, inner in named.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in cast("Sequence[object]", value)]
-    return _plain_one(value)
-
-
-def _plain_one(value: object) -> object:
-    """As `_plain`, of what has nothing within it; what else may be a key stays what it is."""
-    if type(value) in _PLAIN:
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)  # what a member of an enum is, not how it shows itself
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, datetime):
-        return _in_utc(value)
-    if isinstance(value, date):
-        return date(value.year, value.month, value.day)
-    kind = type(value)
-    if hasattr(kind, "__getitem__") and not issubclass(kind, bytes | tuple):
-        # msgspec would ask it for the fields of an object, and take it for one without any
-        raise ValueError(f"must not be a {kind.__name__}: give a dict or a list")
-    return value
-
-
-_PLAIN: Final = frozenset({str, int, float, bool, Decimal})
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """The same moment, as far as it is one: an offset in JSON has no seconds, one here may."""
-    try:
-        if moment.utcoffset() is not None:
-            moment = moment.astimezone(UTC)
-        return datetime.combine(moment.date(), moment.timetz())
-    except (OverflowError, ValueError):  # at an end of time, or no time at all, as that of pandas
-        return moment
-
-
 def _given(values: Mapping[str, object], place: str = "") -> dict[str, Any]:
     """The values of a Python caller as the wire knows them; `None` means "not given"."""
     given: dict[str, Any] = {}
     for name, value in values.items():
-        if type(value) in _PLAIN:  # as most are, in calls that are made all the time
+        if type(value) in PLAIN:  # as most are, in calls that are made all the time
             given[name] = value
         elif value is not None:
             try:
-                given[name] = _plain(value)
+                given[name] = plain(value)
             except RecursionError:
                 raise _wrong(f"{place}{name}", _TOO_DEEP) from None
             except ValueError as error:
@@ -349,7 +305,7 @@ def _write_custom(value: object) -> object:
     if isinstance(value, Decimal):
         return Decimal(value)
     # of a clock that a test froze
-    if isinstance(value, datetime) and (moment := _in_utc(value)) is not value:
+    if isinstance(value, datetime) and (moment := in_utc(value)) is not value:
         return moment
     raise NotImplementedError(type(value))  # as above
 
