@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,25 @@ def test_a_floating_budget_is_heard_too(journal: Path) -> None:
     assert not allowed(decide(journal, make_budget("a", **ALLOW), denying))
     allowing = make_budget("b", period_type="rolling", **ALLOW)
     assert allowed(decide(journal, allowing))
+
+
+def test_nobody_decides_by_the_half_of_a_change(journal: Path) -> None:
+    cache = DefinitionCache()
+    outcomes: list[Outcome] = []
+    asking = threading.Thread(
+        target=lambda: outcomes.append(DegradedDecisions(cache, journal).decide(check()))
+    )
+
+    class OneByOne(list[Budget]):
+        def __iter__(self) -> Iterator[Budget]:
+            allowing, denying = super().__iter__()
+            yield allowing
+            asking.start()
+            asking.join(0.05)
+            yield denying
+
+    changed = Definitions(1, TenantSettings(), [], [])
+    changed.budgets = OneByOne([make_budget("a", **ALLOW), make_budget("b")])
+    cache.get("t").apply(changed)
+    asking.join()
+    assert not allowed(outcomes[0])

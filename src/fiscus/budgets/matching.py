@@ -280,6 +280,11 @@ class BudgetIndex:
             return [one for one in known if one[0].counts_all or one[0].counts(operation)]
         return known
 
+    def counting(self, operation: Operation) -> list[PreparedBudget]:
+        """As `matches`, but nothing is remembered: for other threads than the one that decides."""
+        found = self._of_scopes(self._scopes.ids_of(operation))
+        return [prepared for prepared, _ in found if prepared.counts(operation)]
+
     def _of_scopes(self, ids: ScopeIds) -> list[tuple[PreparedBudget, str]]:
         found: list[tuple[PreparedBudget, str]] = []
         for by_id, scope_id in self._scopes.at(ids):

@@ -6,13 +6,16 @@ before it decides anything; only what changed is read again.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from fiscus.budgets.matching import BudgetIndex
+from fiscus.budgets.matching import BudgetIndex, PreparedBudget
 from fiscus.ledger.port import Definitions
 from fiscus.lookups import Lookups
+from fiscus.operations import Operation
 from fiscus.quotas.matching import QuotaIndex
 from fiscus.tenants import TenantSettings
 from fiscus.zones import DAWN
@@ -23,7 +26,7 @@ MAX_TENANTS: Final = 20_000
 class TenantDefinitions:
     """One tenant's settings, live budgets and quotas that are not over, as of `version`."""
 
-    __slots__ = ("budgets", "quotas", "quotas_since", "settings", "version")
+    __slots__ = ("_changing", "budgets", "quotas", "quotas_since", "settings", "version")
 
     def __init__(self) -> None:
         self.version = 0
@@ -32,21 +35,29 @@ class TenantDefinitions:
         self.settings = TenantSettings()
         self.budgets = BudgetIndex()
         self.quotas = QuotaIndex()
+        self._changing = threading.Lock()
+        """So that nobody who cannot wait for the store decides by the half of a change."""
 
     def apply(self, changed: Definitions, quotas_since: datetime = DAWN) -> None:
         """Take what changed since `version`, of quotas those that had not ended by a moment."""
-        self.version = changed.version
+        with self._changing:
+            self.version = changed.version
+            for budget_id in changed.deleted:
+                self.budgets.remove(budget_id)
+            for budget in changed.budgets:
+                self.budgets.put(budget)
         self.settings = changed.settings
-        for budget_id in changed.deleted:
-            self.budgets.remove(budget_id)
-        for budget in changed.budgets:
-            self.budgets.put(budget)
         for quota_id in changed.deleted_quotas:
             self.quotas.remove(quota_id)
         for quota in changed.quotas:
             self.quotas.put(quota)
         self.quotas.drop_ended(quotas_since)
         self.quotas_since = quotas_since
+
+    def last_known(self, operation: Operation) -> Sequence[PreparedBudget] | None:
+        """The budgets that count an operation, for any thread; None when none were ever read."""
+        with self._changing:
+            return self.budgets.counting(operation) if self.version > 0 else None
 
 
 class DefinitionCache:
@@ -83,7 +94,7 @@ class DefinitionCache:
             known = self._tenants[tenant_id] = TenantDefinitions()
         return known
 
-    def last_known(self, tenant_id: str) -> BudgetIndex | None:
-        """The budgets of a tenant that was ever loaded; for decisions without the store."""
-        found = self._tenants.get(tenant_id)
-        return found.budgets if found is not None and found.version > 0 else None
+    def last_known(self, operation: Operation) -> Sequence[PreparedBudget] | None:
+        """A `degraded.LastKnown`, of the tenants used of late."""
+        found = self._tenants.get(operation.tenant_id)
+        return None if found is None else found.last_known(operation)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from fiscus.budgets.calls import CheckBatchAnswer, allowed_without_store
-from fiscus.budgets.matching import BudgetIndex
+from fiscus.budgets.matching import PreparedBudget
 from fiscus.budgets.model import OnStoreFailure
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, CheckBatch, Command, Outcome
 from fiscus.logs import get_logger
+from fiscus.operations import Operation
 from fiscus.wire import encode_canonical
 
 log = get_logger(__name__)
@@ -27,10 +28,10 @@ _MEANWHILE: Final = "The store cannot be reached; the matching budgets allow ope
 
 
 class LastKnown(Protocol):
-    """Budgets in memory."""
+    """Budgets in memory, for any thread."""
 
-    def last_known(self, tenant_id: str) -> BudgetIndex | None:
-        """The budgets of a tenant; None when they are not known."""
+    def last_known(self, operation: Operation) -> Sequence[PreparedBudget] | None:
+        """The budgets that count an operation; None when its tenant's are not known."""
         ...
 
 
@@ -64,14 +65,10 @@ class DegradedDecisions:
         )
 
     def _may_pass(self, command: Check) -> bool:
-        known = self._budgets.last_known(command.tenant_id)
+        known = self._budgets.last_known(command.operation)
         if known is None:
             return False
-        matches = [
-            prepared.budget
-            for prepared, _ in known.matches(command.operation)
-            if prepared.period_at(command.now) is not None
-        ]
+        matches = [one.budget for one in known if one.period_at(command.now) is not None]
         return bool(matches) and all(
             budget.shadow or (budget.on_store_failure is OnStoreFailure.ALLOW and not budget.frozen)
             for budget in matches

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from fiscus.budgets.matching import BudgetIndex
+from fiscus.budgets.matching import BudgetIndex, PreparedBudget
 from fiscus.budgets.model import OnStoreFailure
 from fiscus.ledger.apart.outcomes import Fallback
 from fiscus.ledger.definitions import TenantDefinitions
+from fiscus.operations import Operation
 
 
 class FallbacksToTell:
@@ -45,8 +46,9 @@ class ToldFallbacks:
     def __init__(self) -> None:
         self._budgets: dict[str, BudgetIndex] = {}
 
-    def last_known(self, tenant_id: str) -> BudgetIndex | None:
-        return self._budgets.get(tenant_id)
+    def last_known(self, operation: Operation) -> Sequence[PreparedBudget] | None:
+        found = self._budgets.get(operation.tenant_id)
+        return None if found is None else found.counting(operation)
 
     def told(self, fallbacks: Iterable[Fallback]) -> None:
         for one in fallbacks:
