@@ -14,9 +14,10 @@ from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import Budget
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
+from fiscus.ledger.apart.fallbacks import FallbacksToTell, ToldFallbacks
 from fiscus.ledger.commands import Check, CheckBatch, Expire, Outcome
-from fiscus.ledger.definitions import DefinitionCache
-from fiscus.ledger.degraded import DegradedDecisions
+from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
+from fiscus.ledger.degraded import DegradedDecisions, LastKnown
 from fiscus.ledger.port import Definitions
 from fiscus.operations import Operation
 from fiscus.tenants import TenantSettings
@@ -42,12 +43,42 @@ def check(**fields: Any) -> Check:
     )
 
 
+def read(*budgets: Budget) -> Definitions:
+    return Definitions(1, TenantSettings(), list(budgets), [])
+
+
+def in_process(budgets: tuple[Budget, ...]) -> LastKnown:
+    cache = DefinitionCache()
+    cache.get("t").apply(read(*budgets))
+    return cache
+
+
+def tell(fallbacks: ToldFallbacks, *budgets: Budget) -> None:
+    """As a ledger's process does that has read these and nothing before."""
+    definitions, to_tell = TenantDefinitions(), FallbacksToTell()
+    definitions.apply(read(*budgets))
+    to_tell.refreshed("t", definitions)
+    fallbacks.told(to_tell.next())
+
+
+def apart(budgets: tuple[Budget, ...]) -> LastKnown:
+    fallbacks = ToldFallbacks()
+    tell(fallbacks, *budgets)
+    return fallbacks
+
+
 def decide(
     journal: Path, *budgets: Budget, command: Check | CheckBatch | Expire | None = None
 ) -> Outcome:
-    cache = DefinitionCache()
-    cache.get("t").apply(Definitions(1, TenantSettings(), list(budgets), []))
-    return DegradedDecisions(cache, journal).decide(command or check())
+    """What is decided, which is the same wherever the ledger is."""
+    outcomes: list[Outcome] = []
+    for known_to in (apart, in_process):
+        journal.unlink(missing_ok=True)
+        degraded = DegradedDecisions(known_to(budgets), journal)
+        outcomes.append(degraded.decide(command or check()))
+    first, second = outcomes
+    assert type(first) is type(second)
+    return first
 
 
 def allowed(outcome: Outcome) -> bool:
@@ -144,6 +175,15 @@ def test_a_floating_budget_is_heard_too(journal: Path) -> None:
     assert allowed(decide(journal, allowing))
 
 
+def test_what_a_new_process_reads_replaces_what_one_before_it_told(journal: Path) -> None:
+    fallbacks = ToldFallbacks()
+    degraded = DegradedDecisions(fallbacks, journal)
+    tell(fallbacks, make_budget("a", **ALLOW))
+    assert allowed(degraded.decide(check()))
+    tell(fallbacks, make_budget("a"))
+    assert not allowed(degraded.decide(check()))
+
+
 def test_nobody_decides_by_the_half_of_a_change(journal: Path) -> None:
     cache = DefinitionCache()
     outcomes: list[Outcome] = []
@@ -159,7 +199,7 @@ def test_nobody_decides_by_the_half_of_a_change(journal: Path) -> None:
             asking.join(0.05)
             yield denying
 
-    changed = Definitions(1, TenantSettings(), [], [])
+    changed = read()
     changed.budgets = OneByOne([make_budget("a", **ALLOW), make_budget("b")])
     cache.get("t").apply(changed)
     asking.join()

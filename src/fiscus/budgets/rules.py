@@ -14,7 +14,13 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fiscus.budgets.model import Budget, BudgetBalance, Converted, EnforcementAction
+from fiscus.budgets.model import (
+    Budget,
+    BudgetBalance,
+    Converted,
+    EnforcementAction,
+    OnStoreFailure,
+)
 from fiscus.money import (
     EXACT,
     ONE,
@@ -161,6 +167,13 @@ def _without_room(budget: Budget) -> str:
     else:
         return WARN if action is EnforcementAction.SOFT_LIMIT else ALLOW
     return SHADOW + verdict if budget.shadow else verdict
+
+
+def passes_without_store(budget: Budget) -> bool:
+    """Whether a budget lets operations through that cannot be decided on."""
+    if budget.shadow:
+        return True
+    return budget.on_store_failure is OnStoreFailure.ALLOW and not budget.frozen
 
 
 def throttle_share(budget: Budget, balance: BudgetBalance) -> Decimal:

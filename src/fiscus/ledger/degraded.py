@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from fiscus.budgets.calls import CheckBatchAnswer, allowed_without_store
 from fiscus.budgets.matching import PreparedBudget
-from fiscus.budgets.model import OnStoreFailure
+from fiscus.budgets.rules import passes_without_store
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, CheckBatch, Command, Outcome
@@ -68,11 +68,8 @@ class DegradedDecisions:
         known = self._budgets.last_known(command.operation)
         if known is None:
             return False
-        matches = [one.budget for one in known if one.period_at(command.now) is not None]
-        return bool(matches) and all(
-            budget.shadow or (budget.on_store_failure is OnStoreFailure.ALLOW and not budget.frozen)
-            for budget in matches
-        )
+        met = [one.budget for one in known if one.period_at(command.now) is not None]
+        return bool(met) and all(map(passes_without_store, met))
 
     def _write(self, checks: Sequence[Check]) -> bool:
         """Append the decisions to the journal; whether they are on disk."""

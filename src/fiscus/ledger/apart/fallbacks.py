@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fiscus.budgets.matching import BudgetIndex, PreparedBudget
-from fiscus.budgets.model import OnStoreFailure
+from fiscus.budgets.rules import passes_without_store
 from fiscus.ledger.apart.outcomes import Fallback
 from fiscus.ledger.definitions import TenantDefinitions
 from fiscus.operations import Operation
@@ -15,8 +15,6 @@ class FallbacksToTell:
     """On the ledger's side: collects what the other side has to be told."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
-        """Tenants of whose budgets the other side knows some."""
         self._to_tell: dict[str, TenantDefinitions] = {}
 
     def refreshed(self, tenant_id: str, definitions: TenantDefinitions) -> None:
@@ -24,18 +22,18 @@ class FallbacksToTell:
         self._to_tell[tenant_id] = definitions
 
     def next(self) -> list[Fallback]:
-        """What has to be told now."""
+        """What has to be told now.
+
+        That a tenant's budgets let nothing through is told too: a process before this one may have
+        told otherwise.
+        """
         if not self._to_tell:
             return []
         found: list[Fallback] = []
         for tenant_id, definitions in self._to_tell.items():
             budgets = definitions.budgets
-            if any(one.on_store_failure is OnStoreFailure.ALLOW for one in budgets):
-                self._told.add(tenant_id)
-                found.append(Fallback(tenant_id, list(budgets)))
-            elif tenant_id in self._told:
-                self._told.remove(tenant_id)
-                found.append(Fallback(tenant_id, []))
+            some_pass = any(map(passes_without_store, budgets))
+            found.append(Fallback(tenant_id, list(budgets) if some_pass else []))
         self._to_tell.clear()
         return found
 

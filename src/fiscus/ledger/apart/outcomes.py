@@ -79,7 +79,7 @@ class Failed(Struct, frozen=True, array_like=True, tag=2):
 
 
 class Fallback(Struct, frozen=True, array_like=True):
-    """A tenant's budgets, if some of them allow operations without the store; else none."""
+    """A tenant's budgets, if some of them let operations through without the store; else none."""
 
     tenant_id: str
     budgets: list[Budget]
