@@ -104,6 +104,21 @@ def test_a_clock_that_was_far_ahead_and_is_put_right_finds_the_quotas_of_its_tim
     assert (answer.matched, answer.allowed) == (1, False)
 
 
+def test_a_clock_that_is_put_right_step_by_step_finds_the_quotas_of_its_time(
+    desk: QuotaDesk, clock: ManualClock
+) -> None:
+    right = clock.now()
+    end = right + timedelta(hours=12)
+    desk.quota("1", period_type="custom", period_start=right, period_end=end)
+    clock.advance(days=2)
+    assert desk.consume("2").matched == 0
+    clock.advance(hours=-23)
+    desk.quota("1", scope_id="other")
+    assert desk.consume("2").matched == 0
+    clock.set(right + timedelta(hours=2))
+    assert not desk.consume("2").allowed
+
+
 def test_burst_is_tracked_apart_and_levels_are_told_once(desk: QuotaDesk) -> None:
     quota = desk.quota(10, max_burst_amount=5)
     told = [desk.consume(amount).quotas[0] for amount in ("7", "1", "3", "0.5", "3.5")]

@@ -52,7 +52,7 @@ class TenantDefinitions:
         for quota in changed.quotas:
             self.quotas.put(quota)
         self.quotas.drop_ended(quotas_since)
-        self.quotas_since = quotas_since
+        self.quotas_since = max(self.quotas_since, quotas_since)
 
     def last_known(self, operation: Operation) -> Sequence[PreparedBudget] | None:
         """The budgets that count an operation, for any thread; None when none were ever read."""
