@@ -326,7 +326,7 @@ def _charge_budgets(
                 continue
             converted = Converted(convert(amount, rate), rate.value, rate.as_of)
         balance = charge(
-            workspace.balance(one.blank), amount if converted is None else converted.amount
+            workspace.balance(one.blank.key), amount if converted is None else converted.amount
         )
         workspace.put_balance(balance)
         if one.prepared.floats:

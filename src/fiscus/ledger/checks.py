@@ -127,7 +127,7 @@ def _demands(
     demands: list[Demand] = []
     for one in matched:
         budget = one.budget
-        balance = workspace.balance(one.blank)
+        balance = workspace.balance(one.blank.key)
         demands.append(
             Demand(budget, balance, estimate, None)
             if budget.currency == currency
@@ -242,7 +242,5 @@ def throttled_balances(
 def keep_throttle_credits(workspace: Workspace, throttled: list[BudgetBalance]) -> None:
     """Let the accumulators stand although a batch was undone, or it would be refused for ever."""
     for one in throttled:
-        blank = BudgetBalance(one.key, one.tenant_id, one.period_end)
-        workspace.put_balance(
-            replace(workspace.balance(blank), throttle_credit=one.throttle_credit)
-        )
+        balance = workspace.balance(one.key)
+        workspace.put_balance(replace(balance, throttle_credit=one.throttle_credit))

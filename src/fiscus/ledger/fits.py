@@ -177,7 +177,7 @@ def _course(workspace: Workspace, want: _Want, now: datetime) -> _Course | None:
     if met is None:
         following = prepared.period_at(begins_at)
     else:
-        balance = workspace.balance(met.blank)
+        balance = workspace.balance(met.blank.key)
         if is_throttled and not reserve:
             balance = advanced(budget, balance)
         balance = replace(balance, reserved=add(balance.reserved, ahead.amount))

@@ -82,7 +82,7 @@ def keep_anchor(workspace: Workspace, matched: Matched, moment: datetime) -> Non
     if scope_id in prepared.anchors:
         return
     key = (prepared.budget.budget_id, scope_id)
-    if workspace.anchor(key, prepared.budget.tenant_id) is None:
+    if workspace.anchor(key) is None:
         workspace.put_anchor(key, prepared.budget.tenant_id, prepared.anchor_for(moment))
 
 
@@ -92,6 +92,5 @@ def _anchor(
     known = prepared.anchors.get(scope_id)
     if known is not None:
         return known
-    budget = prepared.budget
-    stored = workspace.anchor((budget.budget_id, scope_id), budget.tenant_id)
+    stored = workspace.anchor((prepared.budget.budget_id, scope_id))
     return stored if stored is not None else prepared.anchor_for(moment)

@@ -182,22 +182,16 @@ class Workspace:
             known.update((one.key, one) for one in unknown)
             raise MoreNeeded
 
-    def balance(self, blank: BudgetBalance) -> BudgetBalance:
-        """The balance at `blank.key` as it stands in this group."""
-        key = blank.key
+    def balance(self, key: BalanceKey) -> BudgetBalance:
+        """A balance that was planned for, as it stands in this group."""
         changed = self.changes.balances.get(key)
         if changed is not None:
             return changed
         found = self._loaded.balances.get(key)
-        if found is not None:
-            return found
-        if key not in self.needs.balances:
-            self.needs.balances[key] = blank
-            raise MoreNeeded
-        return blank
+        return self.needs.balances[key] if found is None else found
 
     def held_balance(self, key: BalanceKey) -> BudgetBalance | None:
-        """The balance a reservation's line holds on; None when its budget was removed since."""
+        """As `balance`, of any key; None where no balance is in this group, or only a blank."""
         return self.changes.balances.get(key) or self._loaded.balances.get(key)
 
     def put_balance(self, balance: BudgetBalance) -> None:
@@ -216,13 +210,10 @@ class Workspace:
             known.update(dict.fromkeys(unknown, tenant_id))
             raise MoreNeeded
 
-    def anchor(self, key: AnchorKey, tenant_id: str) -> date | None:
-        """The stored anchor, or the one this group is about to store."""
+    def anchor(self, key: AnchorKey) -> date | None:
+        """The stored anchor that was planned for, or the one this group is about to store."""
         if new := self.changes.anchors.get(key):
             return new[1]
-        if key not in self.needs.anchors:
-            self.needs.anchors[key] = tenant_id
-            raise MoreNeeded
         return self._loaded.anchors.get(key)
 
     def put_anchor(self, key: AnchorKey, tenant_id: str, anchor: date) -> None:
@@ -447,14 +438,9 @@ class Workspace:
     # -- idempotency
 
     def stored_answer(self, idempotency: Idempotency, now: datetime) -> StoredAnswer | None:
-        """The answer kept under a key, if its window has not ended."""
+        """The answer kept under a key that was planned for, if its window has not ended."""
         key = idempotency.at
-        found = self.changes.answers.get(key)
-        if found is None:
-            if key not in self.needs.idempotency:
-                self.needs.idempotency.add(key)
-                raise MoreNeeded
-            found = self._loaded.idempotency.get(key)
+        found = self.changes.answers.get(key) or self._loaded.idempotency.get(key)
         return found if found is not None and found.expires_at > now else None
 
     def keep_answer(self, idempotency: Idempotency, answer: bytes) -> None:
