@@ -96,14 +96,14 @@ def test_an_operation_lacking_the_attribute_does_not_match() -> None:
 def test_a_new_version_takes_the_place_of_the_old_one_also_in_another_scope() -> None:
     index = BudgetIndex([make_budget("b", allocated_to_id="p")])
     index.put(make_budget("b", allocated_to_id="q"))
-    assert len(index) == 1
+    assert len(list(index)) == 1
     assert index.matches(OPERATION) == []
     index.put(make_budget("b", "99"))
     ((prepared, _),) = index.matches(OPERATION)
     assert prepared.budget.budget_amount == 99
     index.remove("b")
     index.remove("b")
-    assert (len(index), index.matches(OPERATION), index.get("b")) == (0, [], None)
+    assert (list(index), index.matches(OPERATION), index.get("b")) == ([], [], None)
 
 
 budgets = st.builds(

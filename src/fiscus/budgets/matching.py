@@ -203,9 +203,6 @@ class BudgetIndex:
         for budget in budgets:
             self.put(budget)
 
-    def __len__(self) -> int:
-        return len(self._by_id)
-
     def get(self, budget_id: str) -> PreparedBudget | None:
         return self._by_id.get(budget_id)
 

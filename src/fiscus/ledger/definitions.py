@@ -63,17 +63,16 @@ class TenantDefinitions:
 class DefinitionCache:
     """The definitions of the tenants used of late; bounded, the least used goes first."""
 
-    def __init__(self, max_tenants: int = MAX_TENANTS) -> None:
+    def __init__(self) -> None:
         self.lookups: Final = Lookups()
         self._tenants: OrderedDict[str, TenantDefinitions] = OrderedDict()
-        self._max_tenants = max_tenants
 
     def get(self, tenant_id: str) -> TenantDefinitions:
         """The tenant's definitions as last seen; version 0 when never."""
         found = self._tenants.get(tenant_id)
         if found is None:
             found = self._tenants[tenant_id] = TenantDefinitions()
-            if len(self._tenants) > self._max_tenants:
+            if len(self._tenants) > MAX_TENANTS:
                 self._tenants.popitem(last=False)
         else:
             self._tenants.move_to_end(tenant_id)

@@ -61,9 +61,6 @@ class QuotaIndex:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def get(self, quota_id: str) -> Quota | None:
-        return self._by_id.get(quota_id)
-
     def put(self, quota: Quota) -> None:
         """Add a quota, or replace its earlier version."""
         if quota.quota_id in self._by_id:
