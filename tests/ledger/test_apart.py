@@ -32,7 +32,7 @@ from fiscus.wire import decode
 from fiscus.wiring.engine import open_engine
 from tests.fiscus_process import has_ended
 from tests.ledger.books import read_books
-from tests.ledger.desk import Desk
+from tests.ledger.desk import Desk, check_request
 from tests.log_lines import Told, told
 from tests.valkey import wait_until
 
@@ -217,6 +217,30 @@ async def test_news_of_a_broken_line_do_not_end_the_one_that_took_its_place(desk
     line._open()  # as when another process has begun
     line._broke(broken, BrokenPipeError())
     assert answer(await check(desk, "1")).allowed
+
+
+async def test_a_line_belongs_to_the_process_that_it_leads_to(
+    engine: Engine, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.budget("10")
+    assert isinstance(engine.ledger, LedgerApart)
+    process = engine.ledger._process
+    thread_line = process.thread_line
+
+    def another_process() -> None:
+        ended = pid(engine)
+        os.kill(ended, signal.SIGKILL)
+        wait_until(lambda: pid(engine) != ended)
+
+    def line_of_the_next() -> Any:
+        monkeypatch.undo()
+        another_process()
+        return thread_line()
+
+    another_process()
+    monkeypatch.setattr(process, "thread_line", line_of_the_next)
+    for _ in range(2):  # what operations meet is told once on each line
+        assert desk.check_batch([check_request("1")]).allowed
 
 
 async def test_descriptors_that_are_short_for_a_moment_are_tried_again(

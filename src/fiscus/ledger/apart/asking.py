@@ -52,9 +52,8 @@ class LedgerApart(Ledger):
     ) -> None:
         self._process = process
         self._fallbacks = fallbacks
-        self._line = process.thread_line()
-        self._asked_count = process.began_count
-        """Of the process that `_line` leads to."""
+        self._line, self._asked_count = process.thread_line()
+        """And the `began_count` of the process that it leads to."""
         self._hearer = Hearer()
         self._number = 0
         self._loop_line: LoopLine | None = None
@@ -126,13 +125,12 @@ class LedgerApart(Ledger):
     def _done(self, commands: list[Command]) -> Done:
         self._number += 1
         try:
-            began_count = self._process.began_count
-            if self._asked_count != began_count:
-                line = self._process.thread_line()  # or later, when there are no descriptors left
+            if self._asked_count != self._process.began_count:
+                # or later, when there are no descriptors left
+                line, self._asked_count = self._process.thread_line()
                 self._line.close()
                 self._line = line
                 self._hearer = Hearer()
-                self._asked_count = began_count
             self._line.sendall(group_message(self._number, commands))
         except OSError as error:
             what = _OUT_OF_REACH if self._process.is_alive else _ENDED
@@ -213,9 +211,8 @@ class LoopLine:
         """Connect, if that can be done: the process may have been closed by now, and there may be
         no descriptors left, for now."""
         self._end(MaybeDone(_ENDED))
-        self._opened_count = self._process.began_count
         try:
-            self._socket = self._process.loop_line()
+            self._socket, self._opened_count = self._process.loop_line()
         except OSError as error:
             self._why_closed = f"{_OUT_OF_REACH}: {error}"
             return

@@ -48,15 +48,16 @@ class LedgerProcess:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def loop_line(self) -> socket.socket:
-        """The line for an event loop, which the caller closes. Raises `OSError` when closed."""
+    def loop_line(self) -> tuple[socket.socket, int]:
+        """The line for an event loop, which the caller closes, and the `began_count` of the process
+        it leads to. Raises `OSError` when closed."""
         with self._lock:
-            return self._lines[0].dup()
+            return self._lines[0].dup(), self.began_count
 
-    def thread_line(self) -> socket.socket:
+    def thread_line(self) -> tuple[socket.socket, int]:
         """As `loop_line`, for threads."""
         with self._lock:
-            return self._lines[1].dup()
+            return self._lines[1].dup(), self.began_count
 
     def when_started(self, call: Callable[[], None]) -> None:
         """Call whenever another process takes the place of one that ended; in any thread."""
