@@ -43,7 +43,7 @@ MOST_LOCKED_OF_TENANT: Final = 3
 """As `MOST_LOCKED`, of one tenant, whose rest is refused."""
 MAX_KNOWN_SERIES: Final = 500_000
 KEEP_ENDED_QUOTAS: Final = timedelta(days=1)
-"""How far a clock may go back and still meet the quotas of its time."""
+"""How far a clock may go back before the quotas of its time are read again."""
 
 
 class GroupRunner:

@@ -168,8 +168,8 @@ def _with_nothing_held(
         if isinstance(result, BudgetsDecided):
             undone.setdefault(id(result), (check, result))
     again = with_nothing_held(workspace, list(undone.values()))
-    now = dict(zip(undone, again, strict=True))
-    return [now.get(id(one), one) for one in results]
+    instead = dict(zip(undone, again, strict=True))
+    return [instead.get(id(one), one) for one in results]
 
 
 def _apply_consume_batch(workspace: Workspace, command: ConsumeBatch) -> QuotaBatchDecided:
