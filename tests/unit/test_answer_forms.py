@@ -72,12 +72,15 @@ checks = st.builds(
 def as_decided(
     one: BudgetStanding, matched: Matched, throttle: ThrottleShare | None
 ) -> BudgetStanding:
-    """Without a throttle nothing is refused by one, nor allowed where there is no room."""
-    if throttle is not None:
+    """Without a throttle nothing is refused by one, nor allowed where there is no room, but by one
+    that only watches."""
+    budget = matched.budget
+    watches = budget.shadow and budget.enforcement_action is EnforcementAction.THROTTLE
+    if throttle is not None or (watches and one.decision == "allow"):
         return one
     if one.decision == "throttle":
         return replace(one, decision="shadow_throttle")
-    overspent = one.spent + one.reserved > matched.budget.budget_amount
+    overspent = one.spent + one.reserved > budget.budget_amount
     return replace(one, decision="warn") if one.decision == "allow" and overspent else one
 
 
@@ -129,6 +132,17 @@ def test_a_batch_is_the_json_of_its_words(
     words = in_words(command, outcome)
     assert isinstance(words, CheckBatchAnswer)
     assert in_json(command, outcome) == encode(words)
+
+
+def test_what_a_watching_throttle_lets_pass_without_room_says_so() -> None:
+    budget = make_budget(amount="1", enforcement_action="throttle", shadow=True)
+    met = PreparedBudget(budget).met("p", NOW)
+    assert met is not None
+    standing = BudgetStanding(Decimal(2), Decimal(1), "allow")
+    decided = BudgetsDecided([met], True, 0, None, None, [standing])
+    asked = Check(Operation("t", "llm", "p"), None, Decimal(1), None, True, 300, "r-1", NOW)
+    assert "lets this pass its amount" in answer(decided, asked).message
+    assert forms.answers_as_json([decided], [asked]) == [encode(answer(decided, asked)).decode()]
 
 
 def test_admitted_checks_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:

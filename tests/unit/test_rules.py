@@ -272,6 +272,18 @@ def test_what_two_throttles_let_pass_is_told_the_tighter_share(first: str) -> No
     assert throttle == (min(Decimal(first), Decimal("0.4")), 0)
 
 
+def test_a_budget_that_only_watches_tells_no_share() -> None:
+    throttle = {"floor": "0.5"}
+    shadow = make_budget("a", "100", enforcement_action="throttle", throttle=throttle, shadow=True)
+    real = make_budget("b", "100", enforcement_action="throttle", throttle={"floor": "0.6"})
+    for credit in ("0.5", "0"):
+        watching = make_demand(shadow, "0", spent="100", credit=credit)
+        alone = decide([watching], reserve=True)
+        assert (alone.allowed, alone.throttle, alone.clear) == (True, None, False)
+        beside = decide([watching, make_demand(real, "0", spent="100", credit="0.4")], reserve=True)
+        assert beside.throttle == (Decimal("0.6"), 0)
+
+
 def test_nobody_is_told_to_wait_for_more_than_an_hour() -> None:
     throttle = {"floor": "0.1", "retry_after_ms": 900_000}
     budget = make_budget(amount="100", enforcement_action="throttle", throttle=throttle)

@@ -77,8 +77,11 @@ def _filled(decided: BudgetsDecided, asked: CheckAsked, expires_at: str, day: st
         separator = ","
         if index == deciding:
             head, shown_left, shown_share = form.head, left_text, share
-        if form.limits and (most is None or left < most):
-            most, most_text = left, left_text
+        if form.limits:
+            if most is None or left < most:
+                most, most_text = left, left_text
+        elif left < ZERO:  # it is let pass all the same, which the message says
+            return None
     if head is None or (most is not None and most < ZERO):  # none is met, or one is overspent
         return None
     a, b, c, d, e, f, g = head

@@ -138,10 +138,9 @@ def decide(demands: Sequence[Demand], *, reserve: bool) -> Decision:
         balances = [demand.balance for demand in demands]
         throttled = throttles and any(_would_throttle(one.budget, one.balance) for one in demands)
     elif throttles:
-        allowed, throttle = _throttle(demands, verdicts, balances)
+        allowed, throttle, is_whole = _throttle(demands, verdicts, balances)
         throttled = not allowed
-        is_whole = throttle is None or throttle.multiplier == ONE
-        clear = clear and is_whole and SHADOW + THROTTLE not in verdicts
+        clear = clear and is_whole
     if not reserve:
         balances = [demand.balance for demand in demands]
     return Decision(
@@ -217,22 +216,25 @@ def _would_throttle(budget: Budget, balance: BudgetBalance) -> bool:
 
 def _throttle(
     demands: Sequence[Demand], verdicts: list[str], balances: list[BudgetBalance]
-) -> tuple[bool, ThrottleShare | None]:
+) -> tuple[bool, ThrottleShare | None, bool]:
     """Advance the accumulators; an operation passes when its budget's reaches 1.
 
-    `balances` are those with the operation; when it does not pass, they become those without.
+    `balances` are those with the operation; when it does not pass, they become those without. Also
+    answers the least share of those that do not only watch, and whether each share is 1.
     """
     tightest: ThrottleShare | None = None
+    is_whole = True
     for index in _by_precedence(demands, verdicts):
         budget, balance = demands[index].budget, demands[index].balance
         if budget.enforcement_action is not _THROTTLE_ACTION or budget.frozen:
             continue
         share = throttle_share(budget, balance)
         credit = add(balance.throttle_credit, share)
+        is_whole = is_whole and share == ONE
         if credit >= ONE:
             left = plain(subtract(credit, ONE))
             balances[index] = replace(balances[index], throttle_credit=left)
-            if tightest is None or share < tightest.multiplier:
+            if not budget.shadow and (tightest is None or share < tightest.multiplier):
                 tightest = ThrottleShare(share, 0)
             continue
         if budget.shadow:
@@ -242,8 +244,8 @@ def _throttle(
         verdicts[index] = THROTTLE
         balances[:] = [demand.balance for demand in demands]
         balances[index] = replace(balance, throttle_credit=credit)
-        return False, ThrottleShare(share, _wait_ms(budget, credit, share))
-    return True, tightest
+        return False, ThrottleShare(share, _wait_ms(budget, credit, share)), False
+    return True, tightest, is_whole
 
 
 def _wait_ms(budget: Budget, credit: Decimal, share: Decimal, ahead: int = 0) -> int:
