@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ import pytest
 
 from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer
+from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
+from fiscus.groups import FutureSink
 from fiscus.ids import uuid7
 from fiscus.ledger.apart import asking
 from fiscus.ledger.apart.asking import LedgerApart
 from fiscus.ledger.apart.outcomes import Answered
-from fiscus.ledger.commands import Check
+from fiscus.ledger.commands import Check, Outcome
 from fiscus.processes import STEADY_SECONDS
 from fiscus.settings import Settings
 from fiscus.wire import decode
@@ -351,13 +354,18 @@ async def test_closing_does_what_waits_and_ends_the_process(
     engine = open_apart(ledger_deadline_seconds=30)
     desk = Desk(engine, f"acme-{uuid7()}")
     number = pid(engine)
-    threads = [threading.Thread(target=desk.record, args=("1",)) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: not any(thread.is_alive() for thread in threads))
     await check(desk, "1")
-    await asyncio.to_thread(engine.ledger.close)
+    os.kill(number, signal.SIGSTOP)
+    waiting: list[Future[Outcome]] = [Future() for _ in range(20)]
+    for future in waiting:
+        engine.ledger.submit(desk.record_command("1"), FutureSink(), future)
+    engine.ledger.wake()
+    closing = asyncio.create_task(asyncio.to_thread(engine.ledger.close))
+    await until(lambda: engine.ledger.is_closing)
+    os.kill(number, signal.SIGCONT)
+    await closing
     assert has_ended(number)
+    assert all(isinstance(future.result(0), RecordAnswer) for future in waiting)
     assert len(read_books(store_url, desk.tenant_id).records) == 20
     with pytest.raises(ServiceUnavailable):
         await check(desk, "1")

@@ -69,7 +69,7 @@ class LedgerProcess:
         self._process.kill()
 
     def close(self) -> None:
-        """End the process, which does what it was sent before."""
+        """End the process, after the group in hand."""
         with self._lock:
             self._closing.set()
             self._hang_up()
