@@ -324,6 +324,17 @@ def test_an_operation_id_recorded_twice_is_one_record(desk: Desk) -> None:
     assert desk.used(budget) == ("3", "0")
 
 
+def test_a_reservation_of_an_operation_recorded_before_is_answered_whose_cost_it_is(
+    desk: Desk,
+) -> None:
+    held = desk.reserve("4", operation_id="op")
+    recorded = desk.record("3", operation_id="op", user_id="u")
+    for _ in range(2):
+        answer = desk.record("3", reservation_id=held)
+        assert answer.record_id == recorded.record_id
+        assert (answer.attributed_to_type, answer.attributed_to_id) == ("user", "u")
+
+
 def test_an_operation_recorded_before_it_is_settled_is_charged_once(desk: Desk) -> None:
     budget = desk.budget("10")
     held = desk.reserve("4", operation_id="op")

@@ -184,6 +184,12 @@ def _cost_of(reservation: Reservation, command: Settle) -> Cost:
 def _as_record_answer(workspace: Workspace, settled: SettleAnswer, command: Record) -> RecordAnswer:
     reservation = require_reservation(workspace, settled.reservation_id, command.tenant_id)
     kind, scope_id = reservation.operation.attributed_to()
+    operation_id = reservation.operation_id or command.cost.operation_id
+    if operation_id is not None:
+        recorded = workspace.recorded_operation((command.tenant_id, operation_id))
+        if recorded is not None and recorded.record_id == settled.record_id:
+            # it may have been recorded before, with other ids than the reservation's
+            kind, scope_id = recorded.attributed_to_type, recorded.attributed_to_id
     return RecordAnswer(
         record_id=settled.record_id,
         recorded_at=settled.recorded_at,
