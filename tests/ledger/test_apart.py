@@ -217,9 +217,39 @@ async def test_news_of_a_broken_line_do_not_end_the_one_that_took_its_place(desk
     assert line is not None
     broken = line._socket
     assert broken is not None
+    line._end(BrokenPipeError())
     line._open()  # as when another process has begun
     line._broke(broken, BrokenPipeError())
     assert answer(await check(desk, "1")).allowed
+
+
+async def test_who_asks_anew_when_a_line_ends_opens_the_only_one_that_follows(
+    open_apart: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_apart(ledger_deadline_seconds=30, ledger_max_group=1)
+    desk = Desk(engine, f"acme-{uuid7()}")
+    await check(desk, "1")
+    assert isinstance(engine.ledger, LedgerApart)
+    process, line, ended = engine.ledger._process, engine.ledger._loop_line, pid(engine)
+    assert line is not None
+    lines: list[Any] = []
+    loop_line = process.loop_line
+
+    def counted() -> Any:
+        lines.append(loop_line())
+        return lines[-1]
+
+    monkeypatch.setattr(process, "loop_line", counted)
+    os.kill(ended, signal.SIGSTOP)
+    sent = [asyncio.ensure_future(check(desk, "1")) for _ in range(MOST_ON_THEIR_WAY)]
+    waiting = [asyncio.ensure_future(check(desk, "1")) for _ in range(2)]
+    await until(lambda: engine.ledger.queue_depth == len(waiting))
+    os.kill(ended, signal.SIGKILL)
+    wait_until(lambda: pid(engine) != ended)  # and this event loop has not seen the line's end
+    line._another_began()
+    assert all(isinstance(one, ServiceUnavailable) for one in await asyncio.gather(*sent))
+    assert all(answer(one).allowed for one in await asyncio.gather(*waiting))
+    assert len(lines) == 1
 
 
 async def test_a_line_belongs_to_the_process_that_it_leads_to(

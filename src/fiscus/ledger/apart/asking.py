@@ -203,14 +203,15 @@ class LoopLine:
             self._loop.call_soon_threadsafe(call)
 
     def _another_began(self) -> None:
-        # somebody may have asked it before this was told
-        if self._socket is None or self._opened_count != self._process.began_count:
+        if self._opened_count != self._process.began_count:
+            self._end(MaybeDone(_ENDED))
+        # somebody may have asked it before this was told, or when told that the line has ended
+        if self._socket is None:
             self._open()
 
     def _open(self) -> None:
-        """Connect, if that can be done: the process may have been closed by now, and there may be
-        no descriptors left, for now."""
-        self._end(MaybeDone(_ENDED))
+        """Connect where no line is, if that can be done: the process may have been closed by now,
+        and there may be no descriptors left, for now."""
         try:
             self._socket, self._opened_count = self._process.loop_line()
         except OSError as error:
