@@ -14,6 +14,7 @@ from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import Budget
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
+from fiscus.ledger import definitions
 from fiscus.ledger.apart.fallbacks import FallbacksToTell, ToldFallbacks
 from fiscus.ledger.commands import Check, CheckBatch, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
@@ -55,9 +56,9 @@ def in_process(budgets: tuple[Budget, ...]) -> LastKnown:
 
 def tell(fallbacks: ToldFallbacks, *budgets: Budget) -> None:
     """As a ledger's process does that has read these and nothing before."""
-    definitions, to_tell = TenantDefinitions(), FallbacksToTell()
-    definitions.apply(read(*budgets))
-    to_tell.refreshed("t", definitions)
+    known, to_tell = TenantDefinitions(), FallbacksToTell()
+    known.apply(read(*budgets))
+    to_tell.refreshed("t", known)
     fallbacks.told(to_tell.next())
 
 
@@ -204,3 +205,18 @@ def test_nobody_decides_by_the_half_of_a_change(journal: Path) -> None:
     cache.get("t").apply(changed)
     asking.join()
     assert not allowed(outcomes[0])
+
+
+def test_of_very_many_tenants_those_used_last_are_known(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(definitions, "MAX_TENANTS", 2)
+    cache = DefinitionCache()
+    degraded = DegradedDecisions(cache, journal)
+    cache.get("t").apply(read(make_budget("a", **ALLOW)))
+    cache.get("other")
+    cache.get("t")
+    cache.get("another")
+    assert allowed(degraded.decide(check()))
+    cache.get("other")
+    assert not allowed(degraded.decide(check()))
