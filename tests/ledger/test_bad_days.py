@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -464,6 +465,22 @@ def test_a_file_that_is_damaged_is_a_store_that_failed(tmp_path: Path, clock: Ma
         assert engine.store.ping_ms() > 0
         assert desk.check("1").allowed
         assert desk.used(budget) == ("0", "2")
+
+
+def test_a_connection_that_could_not_be_made_ready_is_made_anew(
+    tmp_path: Path, migrated: Path
+) -> None:
+    path = Path(shutil.copy(migrated / "fiscus.db", tmp_path))
+    in_the_way = path.with_name("fiscus.db-wal")
+    with (
+        contextlib.closing(Database(f"sqlite:///{path}")) as database,
+        contextlib.closing(database.ledger_store()) as store,
+    ):
+        in_the_way.mkdir()
+        with pytest.raises(StoreUnavailable, match="unable to open"):
+            store.begin({"acme"})
+        in_the_way.rmdir()
+        store.begin({"acme"}).rollback()
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])

@@ -256,16 +256,7 @@ class SqliteDriver:
         self._open = True
         try:
             if self._connection is None:
-                self._connection = sqlite3.connect(
-                    existing(self._path),
-                    uri=True,
-                    isolation_level=None,
-                    check_same_thread=False,
-                    cached_statements=SHAPES_KEPT,
-                )
-                configure(self._connection, self._synchronous)
-                self._file = self._file or file_at(self._path)
-                self._log = None
+                self._connection = self._connect()
             if self._file != file_at(self._path):
                 raise sqlite3.OperationalError("the file was removed or replaced")
             self._connection.execute("BEGIN IMMEDIATE")
@@ -309,7 +300,7 @@ class SqliteDriver:
             if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error:
-            self._connection = None
+            self.close()
         finally:
             self._end()
 
@@ -317,6 +308,23 @@ class SqliteDriver:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            existing(self._path),
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=SHAPES_KEPT,
+        )
+        try:
+            configure(connection, self._synchronous)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        self._file = self._file or file_at(self._path)
+        self._log = None
+        return connection
 
     def _end(self) -> None:
         self._open = False
