@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +17,7 @@ from fiscus.ledger.requests import quota_check_command
 from fiscus.paging import page_request
 from fiscus.quotas.calls import QuotaCheckRequest
 from fiscus.stores.sql.budgets import SqlBudgets
+from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.maintenance import SqlProbe
 from fiscus.stores.sql.quotas import SqlQuotas
 from fiscus.wire import convert
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
     from fiscus.budgets.model import Budget
     from fiscus.clock import ManualClock
     from fiscus.quotas.model import Quota
-    from fiscus.stores.sql.database import Database
 
 # other tests of this module may have left their tenants' on the same database
 MOST = 100
@@ -193,6 +197,25 @@ def test_a_read_that_takes_too_long_is_ended_and_the_next_is_as_ever(database: D
     with database.read("t") as connection:
         # many steps of SQLite's, but few
         assert connection.execute(sa.text(numbers), {"most": 300_000}).scalar_one() == 300_000
+
+
+def test_a_read_in_time_of_a_damaged_file_says_what_is_wrong(
+    tmp_path: Path, migrated: Path
+) -> None:
+    path = Path(shutil.copy(migrated / "fiscus.db", tmp_path))
+    with closing(sqlite3.connect(path)) as connection:
+        table = "SELECT rootpage FROM sqlite_schema WHERE name = 'budgets'"
+        ((page,),) = connection.execute(table)
+        ((page_bytes,),) = connection.execute("PRAGMA page_size")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * page_bytes)
+        file.write(b"\xa5" * page_bytes)
+    with (
+        closing(Database(f"sqlite:///{path}")) as database,
+        pytest.raises(ServiceUnavailable, match="cannot be read"),
+        database.read_in_time(5, "t") as connection,
+    ):
+        connection.execute(sa.text("SELECT * FROM budgets"))
 
 
 def test_the_pool_says_how_many_connections_are_in_use(database: Database) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Collection, Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import chain
@@ -80,7 +80,8 @@ def ended_after(seconds: float, connection: sqlite3.Connection) -> Generator[Non
     try:
         yield
     finally:
-        connection.set_progress_handler(None, _STEPS)
+        with suppress(sqlite3.ProgrammingError):  # closed meanwhile, as its file is damaged
+            connection.set_progress_handler(None, _STEPS)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
