@@ -42,8 +42,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         description="Redis or Valkey that holds the counters of rate limits: redis://, rediss://, "
-        "redis+sentinel://host,host/service or redis+cluster://host,host. Default: in this "
-        "process, which then is the only one.",
+        "redis+sentinel://host:port,host:port/service or redis+cluster://host:port,host:port. "
+        "Default: in this process, which then is the only one.",
     )
     counters_timeout_seconds: float = Field(
         0.01, gt=0, le=10, description="How long a check waits for counters in Redis."

@@ -6,7 +6,8 @@
     redis+sentinel://[[user]:password@]host:port,host:port/service[?db=1]
     redis+cluster://[[user]:password@]host:port,host:port
 
-`rediss+sentinel` and `rediss+cluster` use TLS. At most one time-out is waited for a connection, and
+`rediss+sentinel` and `rediss+cluster` use TLS. TLS, user and password are for the servers of the
+counters: Sentinels are asked without. At most one time-out is waited for a connection, and
 for each answer; nothing is tried twice behind the caller's back.
 """
 
