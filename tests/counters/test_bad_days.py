@@ -15,11 +15,13 @@ from contextlib import closing
 
 import pytest
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from fiscus.ratelimits.port import CountersUnavailable, Take
 from fiscus.ratelimits.rules import Algorithm, make_rule
 from fiscus.stores.counters.redis import RedisCounters
+from fiscus.stores.counters.redis_commands import Command, conversation
+from fiscus.stores.counters.redis_urls import open_servers
 from tests.counters.histories import NORMAL, SECOND_US, new_tenant
 from tests.counters.on_loop import OpenStore
 from tests.counters.redis_states import state_of
@@ -139,6 +141,16 @@ def test_a_correction_that_is_not_answered_is_not_said_to_be_undone(
     valkey.resume()
     wait_until(lambda: is_back(store, tenant_id))
     wait_until(lambda: used(store, tenant_id) == 7)
+
+
+def test_what_ran_when_it_was_sent_again_is_not_said_to_be_undone() -> None:
+    script = Command("key", ("EVALSHA", "sha"), ("EVAL", "text"))
+    talk = conversation(open_servers("redis://127.0.0.1:1", 1), [script, script])
+    next(talk)
+    talk.send([NoScriptError(), NoScriptError()])
+    with pytest.raises(CountersUnavailable) as caught:
+        talk.send([b"what became of it", OutOfMemoryError()])
+    assert not caught.value.nothing_done
 
 
 def test_scripts_that_were_flushed_are_sent_again(store: RedisCounters, valkey: Valkey) -> None:

@@ -85,6 +85,7 @@ def conversation(servers: Servers, commands: Sequence[Command]) -> Conversation:
             if any(isinstance(answer, MovedError) for _, answer in not_run):
                 servers.have_moved()
             again = yield [_once_more(commands[place], answer) for place, answer in not_run]
+            some_ran = some_ran or any(not isinstance(one, ResponseError) for one in again)
             for (place, _), answer in zip(not_run, again, strict=True):
                 if isinstance(answer, ResponseError):
                     raise answer
