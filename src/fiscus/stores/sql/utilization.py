@@ -1,4 +1,4 @@
-"""How far budgets are used, per period and scope. Amounts are compared here, never in SQL."""
+"""How far budgets are used, per period and scope. In SQL amounts are compared with 0 alone."""
 
 from __future__ import annotations
 
@@ -89,30 +89,31 @@ def read_utilization(
 
 def has_usage(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was ever spent or is held."""
-    query = sa.select(t.c.spent).where(
-        t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id
-    )
-    spent = connection.execute(query).scalars()
-    return any(spent) or open_reservations(connection, budget, now) > 0
+    spent = connection.execute(_spent(budget).limit(1)).first()
+    return spent is not None or open_reservations(connection, budget, now) > 0
 
 
 def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was spent in a period that has not ended, of any scope."""
     prepared = PreparedBudget(budget)
-    query = sa.select(t.c.scope_id, t.c.period_start, t.c.spent).where(
-        t.c.budget_id == budget.budget_id,
-        t.c.tenant_id == budget.tenant_id,
-        t.c.period_start <= now,
-    )
+    query = _spent(budget).where(t.c.period_start <= now)
     if not prepared.floats:
         period = prepared.period_at(now)
         if period is None:
             return False
-        query = query.where(t.c.period_start == period.start)
-    rows = [row for row in connection.execute(query) if row.spent]
+        # of a budget for `*` there are as many as ids
+        query = query.where(t.c.period_start == period.start).limit(1)
+    rows = connection.execute(query).all()
     anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
     return any(
         _is_current(prepared, row.period_start, now, anchors.get(row.scope_id)) for row in rows
+    )
+
+
+def _spent(budget: Budget) -> sa.Select[Any, Any]:
+    """The periods of a budget in which something was spent."""
+    return sa.select(t.c.scope_id, t.c.period_start).where(
+        t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id, t.c.spent != ZERO
     )
 
 
