@@ -17,6 +17,7 @@ from fiscus.quotas.port import QuotaFilter
 from fiscus.scopes import ScopeType
 from fiscus.stores.sql import quota_rows
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.quota_balances import most_used
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.tenants import TenantSpec
 from fiscus.wire import convert
@@ -439,6 +440,19 @@ def test_a_cut_below_what_is_used_needs_force(desk: QuotaDesk) -> None:
     assert desk.replace(quota, allocated_amount="1", force=True).version == 3
     # what is below already may grow without force
     assert desk.replace(quota, allocated_amount="2").version == 4
+
+
+def test_of_what_only_the_last_digit_tells_apart_the_largest_is_found(desk: QuotaDesk) -> None:
+    less, more = "1234567890123456.000000000001", "1234567890123456.000000000002"
+    quota = desk.allocate(scope_id="*", allocated_amount="1234567890123456.1")
+    for scope_id, amount in (("a", less), ("b", more), ("c", less), ("d", "1")):
+        desk.use(quota, amount, scope_id=scope_id)
+    with desk.database.read(desk.tenant_id) as connection:
+        assert most_used(connection, quota) == Decimal(more)
+    with pytest.raises(Conflict) as caught:
+        desk.replace(quota, scope_id="*", allocated_amount=less)
+    assert caught.value.details["scope_id"] == "b"
+    assert desk.replace(quota, scope_id="*", allocated_amount=more).version == 2
 
 
 def test_a_cut_of_a_quota_for_all_looks_at_each_id(desk: QuotaDesk) -> None:

@@ -21,6 +21,7 @@ from fiscus.periods import DAWN, PeriodType
 from fiscus.quotas.model import Quota
 from fiscus.quotas.port import QuotaUse
 from fiscus.stores.sql.column_types import UtcTime
+from fiscus.stores.sql.quota_balances import about_taken
 from fiscus.stores.sql.quota_tables import quota_balances, quotas
 from fiscus.stores.sql.tables import budget_periods, budgets, tenants
 from fiscus.stores.sql.utilization import ABOUT_USED, current_ratio
@@ -66,7 +67,7 @@ def quotas_used_most(
         balance = connection.execute(
             sa.select(_q.used, _q.burst_used)
             .where(_q.quota_id == quota.quota_id, _q.tenant_id == quota.tenant_id)
-            .order_by(_taken.desc())
+            .order_by(about_taken.desc())
             .limit(1)
         ).one()
         used = ratio(add(balance.used, balance.burst_used), quota.allocated_amount)
@@ -77,7 +78,6 @@ def quotas_used_most(
 
 _p: Final = budget_periods.c
 _q: Final = quota_balances.c
-_taken: Final = sa.cast(_q.used, sa.Float) + sa.cast(_q.burst_used, sa.Float)
 
 
 def _budgets(now: datetime) -> sa.Select[Any]:
@@ -128,7 +128,7 @@ def _quotas(now: datetime, most: int, *, is_sqlite: bool) -> sa.Select[Any]:
         else t.tenant_id == sa.any_(sa.func.array(every.scalar_subquery()))
     )
     used = (
-        sa.select(sa.func.max(_taken))
+        sa.select(sa.func.max(about_taken))
         .where(_q.quota_id == t.quota_id)
         .correlate(quotas)
         .scalar_subquery()

@@ -1,24 +1,28 @@
 """How far quotas are used. Only the ledger writes balances; this reads them.
 
-A quota for `*` has as many balances as there are ids: they are streamed, never held together.
+A quota for `*` has as many balances as there are ids: approximate numbers tell the database which
+may be meant, and those are streamed, never held together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fiscus.ids import is_uuid
 from fiscus.money import ZERO, add, plain
-from fiscus.quotas.definitions import remaining
 from fiscus.quotas.model import Quota, QuotaBalance, QuotaKey
 from fiscus.stores.sql.quota_tables import quota_balances as t
 from fiscus.stores.sql.quota_tables import quotas
 
+about_taken: Final = sa.cast(t.c.used, sa.Float) + sa.cast(t.c.burst_used, sa.Float)
+"""What is used, burst included; to look for ids, of which the exact numbers are then read."""
+_NEARLY: Final = 1 - 1e-9
+"""So much of a number, at least, is what may be as large as it, when both are approximate."""
 _AT_ONCE: Final = 1000
 
 
@@ -46,37 +50,39 @@ def balances_of(
 
 def most_used(connection: Connection, quota: Quota) -> Decimal:
     """What is used of a quota, burst included; of one for `*`, by the id that used most."""
-    most = ZERO
-
-    def look(used: Decimal, burst_used: Decimal) -> bool:
-        nonlocal most
-        most = max(most, add(used, burst_used))
-        return False
-
-    _first(connection, quota, look)
-    return most
+    most = sa.select(sa.func.max(about_taken)).where(*_of(quota)).correlate(None).scalar_subquery()
+    with _reading(connection, quota, about_taken >= most * _NEARLY) as rows:
+        return max((add(row.used, row.burst_used) for row in rows), default=ZERO)
 
 
 def is_used(connection: Connection, quota: Quota) -> bool:
     """Whether anything is used of a quota, by any id."""
-    return _first(connection, quota, lambda used, burst_used: bool(used or burst_used)) is not None
+    used = sa.or_(t.c.used != ZERO, t.c.burst_used != ZERO)
+    query = sa.select(sa.literal(1)).where(*_of(quota), used).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def passes(connection: Connection, quota: Quota) -> str | None:
     """An id that has used more than `quota` would give: of its allocation, or of all; or None."""
-
-    def too_much(used: Decimal, burst_used: Decimal) -> bool:
-        return used > quota.allocated_amount or remaining(quota, used, burst_used) < 0
-
-    return _first(connection, quota, too_much)
-
-
-def _first(
-    connection: Connection, quota: Quota, wanted: Callable[[Decimal, Decimal], bool]
-) -> str | None:
-    """The first id whose used and burst_used are `wanted`."""
-    query = sa.select(t.c.scope_id, t.c.used, t.c.burst_used).where(
-        t.c.quota_id == quota.quota_id, t.c.tenant_id == quota.tenant_id
+    allocated = quota.allocated_amount
+    in_all = add(allocated, quota.max_burst_amount)
+    about = sa.or_(
+        sa.cast(t.c.used, sa.Float) >= float(allocated) * _NEARLY,
+        about_taken >= float(in_all) * _NEARLY,
     )
-    with connection.execute(query, execution_options={"yield_per": _AT_ONCE}) as rows:
-        return next((row.scope_id for row in rows if wanted(row.used, row.burst_used)), None)
+    with _reading(connection, quota, about) as rows:
+        for row in rows:
+            if row.used > allocated or add(row.used, row.burst_used) > in_all:
+                return row.scope_id
+    return None
+
+
+def _of(quota: Quota) -> tuple[sa.ColumnElement[bool], ...]:
+    return t.c.quota_id == quota.quota_id, t.c.tenant_id == quota.tenant_id
+
+
+def _reading(
+    connection: Connection, quota: Quota, about: sa.ColumnElement[bool]
+) -> sa.CursorResult[Any, Any, Any]:
+    query = sa.select(t.c.scope_id, t.c.used, t.c.burst_used).where(*_of(quota), about)
+    return connection.execute(query, execution_options={"yield_per": _AT_ONCE})
