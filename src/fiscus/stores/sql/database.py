@@ -300,12 +300,8 @@ def require_apart_from_parent(url: str) -> None:
     SQLite in this process goes on to believe that it holds the locks of then, and takes none: the
     other process would remove the log in which commits of this one are.
     """
-    parsed = parse_url(url)
-    assert parsed.database is not None
-    if (
-        parsed.get_backend_name() == "sqlite"
-        and file_at(Path(parsed.database)) in _open_before_fork
-    ):
+    file = file_of(url)
+    if file is not None and file_at(file) in _open_before_fork:
         raise Conflict(
             "The process that this one was forked from had the same SQLite file open, and SQLite "
             "would mix up the locks of both",
@@ -397,10 +393,8 @@ def database_is_there(url: str, setting: str = DATABASE_SETTING) -> bool:
 
 def unwritable_file(url: str) -> Path | None:
     """As `sqlite.unwritable`; None for PostgreSQL, which is asked itself."""
-    parsed = parse_url(url)
-    assert parsed.database is not None
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    return sqlite.unwritable(Path(parsed.database)) if is_sqlite else None
+    file = file_of(url)
+    return None if file is None else sqlite.unwritable(file)
 
 
 def require_writable(url: str) -> None:
