@@ -20,6 +20,7 @@ from fiscus.quotas.model import (
 )
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.driver import Values, repeated
+from fiscus.stores.sql.ledger_read import TENANT_AFTER
 from fiscus.wire import decode
 
 _Lines: Final = tuple[ConsumptionLine, ...]
@@ -52,7 +53,6 @@ _RUNNING_QUOTAS = """
       ON q.tenant_id = r.tenant_id AND q.period_end > r.moment
     WHERE q.deleted_at IS NULL
 """
-_TENANT_AFTER = Columns(tenant_id="text", after_version="bigint")
 _CHANGED_QUOTAS = """
     SELECT CAST(q.quota_id AS TEXT), q.definition, q.deleted_at
     FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN quotas q
@@ -116,7 +116,7 @@ _ADD_USAGE = insert("quota_usage")
 def quotas_after(tenant_id: str, after_version: int, ending_after: object) -> Statement:
     """What `read_quotas` reads; `ending_after` is a time as the database takes it."""
     if after_version:
-        return Statement(_CHANGED_QUOTAS, _TENANT_AFTER, [(tenant_id, after_version)])
+        return Statement(_CHANGED_QUOTAS, TENANT_AFTER, [(tenant_id, after_version)])
     return Statement(_RUNNING_QUOTAS, _TENANT_ENDING_AFTER, [(tenant_id, ending_after)])
 
 
