@@ -218,7 +218,6 @@ class SqlPolicies:
     def live(self, tenant_id: str, now: datetime) -> TenantPolicies:
         query = sa.select(*_STATE).where(t.c.tenant_id == tenant_id, t.c.deleted_at.is_(None))
         with self._database.read(tenant_id) as connection:
-            # First of all: what changes from here on is read again under a later version.
             version = definitions_versions(connection, [tenant_id]).get(tenant_id, 0)
             rows = connection.execute(query).all()
             held = emergencies.not_over(connection, tenant_id, now)
