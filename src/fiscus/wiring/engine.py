@@ -52,7 +52,7 @@ from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.quotas import SqlQuotas
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
 from fiscus.stores.sql.reservations import SqlReservations
-from fiscus.stores.sql.sqlite import make_folder
+from fiscus.stores.sql.sqlite_files import make_folder
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.wiring.counters import open_counters
 from fiscus.wiring.ledger_process import open_rates, start_ledger

@@ -24,12 +24,13 @@ from sqlalchemy.engine import URL, Connection, make_url
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.portions import GoesOn
-from fiscus.stores.sql import sqlite
+from fiscus.stores.sql import sqlite, sqlite_files
 from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
 from fiscus.stores.sql.ledger_read import USE_SEED
 from fiscus.stores.sql.postgres import TABLES_NOT_READY, PostgresDriver
-from fiscus.stores.sql.sqlite import FileId, SqliteDriver, file_at
+from fiscus.stores.sql.sqlite import SqliteDriver
+from fiscus.stores.sql.sqlite_files import FileId, file_at
 from fiscus.stores.sql.write_turn import WriteTurn
 
 T = TypeVar("T")
@@ -202,7 +203,7 @@ class Database:
                 if not self.has_its_file:
                     raise unavailable()  # nobody would ever find what is written now
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-                log = sqlite.log_at(self.sqlite_path)
+                log = sqlite_files.log_at(self.sqlite_path)
                 if log is None or log != connection.info.setdefault("log", log):
                     raise unavailable()
                 result = change(connection)
@@ -232,12 +233,12 @@ class Database:
         return unusable(error)
 
     def _unavailable(self) -> ServiceUnavailable:
-        refused = sqlite.unwritable(self.sqlite_path) if self.is_sqlite else None
+        refused = sqlite_files.unwritable(self.sqlite_path) if self.is_sqlite else None
         return unavailable() if refused is None else not_writable(refused)
 
     def _make_engine(self, pool_size: int) -> sa.Engine:
         if self.is_sqlite:
-            sqlite.make_folder(self.sqlite_path.parent, DATABASE_SETTING)
+            sqlite_files.make_folder(self.sqlite_path.parent, DATABASE_SETTING)
             engine = sa.create_engine(
                 self.url, pool_size=pool_size, connect_args={"check_same_thread": False}
             )
@@ -261,7 +262,7 @@ class Database:
     ) -> None:
         """Once it was opened, make no file anew in place of one that was removed."""
         if self._file is not None:
-            arguments[0] = sqlite.existing(self.sqlite_path)
+            arguments[0] = sqlite_files.existing(self.sqlite_path)
             parameters["uri"] = True
 
     def _on_sqlite_connect(self, connection: Any, _record: Any) -> None:
@@ -392,9 +393,9 @@ def database_is_there(url: str, setting: str = DATABASE_SETTING) -> bool:
 
 
 def unwritable_file(url: str) -> Path | None:
-    """As `sqlite.unwritable`; None for PostgreSQL, which is asked itself."""
+    """As `sqlite_files.unwritable`; None for PostgreSQL, which is asked itself."""
     file = file_of(url)
-    return None if file is None else sqlite.unwritable(file)
+    return None if file is None else sqlite_files.unwritable(file)
 
 
 def require_writable(url: str) -> None:

@@ -17,7 +17,8 @@ from fiscus.errors import ServiceUnavailable
 from fiscus.portions import GoesOn, to_the_end
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database, not_writable
 from fiscus.stores.sql.migrate import revisions_of
-from fiscus.stores.sql.sqlite import lock_file, read_some, unlock_file, unwritable
+from fiscus.stores.sql.sqlite import read_some
+from fiscus.stores.sql.sqlite_files import lock_file, unlock_file, unwritable
 from fiscus.stores.sql.tables import idempotency_keys
 
 MONTHS_AHEAD: Final = 3

@@ -33,7 +33,8 @@ from fiscus.stores.sql.database import (
     require_writable,
     unusable,
 )
-from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS, make_folder
+from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS
+from fiscus.stores.sql.sqlite_files import make_folder
 
 HEAD: Final = "head"
 _SCRIPTS: Final = Path(__file__).parent / "migrations"

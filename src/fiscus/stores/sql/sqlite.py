@@ -1,11 +1,9 @@
-"""SQLite as a ledger's driver: one writing connection, WAL, durable on commit."""
+"""SQLite: what each connection needs; and a ledger's driver, which writes, durable on commit."""
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
-import sys
 import time
 from collections.abc import Collection, Generator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -13,15 +11,15 @@ from datetime import date, datetime
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from fiscus.clock import from_us, to_us
-from fiscus.errors import ValidationError
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
 from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import PADDING, SHAPES_KEPT, Columns, Row, Statement
+from fiscus.stores.sql.sqlite_files import FileId, existing, file_at, log_at
 from fiscus.stores.sql.write_turn import WriteTurn
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -36,12 +34,6 @@ LARGEST_CHUNK: Final = 128
 _CHANGE: Final = re.compile(r"^\s*(INSERT|UPDATE)\b")
 _LOCK: Final = re.compile(r"\{lock_\w\}")
 _TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
-
-_BESIDE: Final = ("-wal", "-shm", "-turn", "-counters")
-"""How the names go on of the files that stand beside a database's own."""
-
-FileId = tuple[int, int]
-"""A file's device and number."""
 
 
 class DecimalSum:
@@ -102,24 +94,6 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def make_folder(folder: Path, setting: str) -> None:
-    """Make a folder for the database, for this user alone: keys, journals and money are in there.
-
-    Raises `ValidationError` naming the setting it is from.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # a ValueError for a name that no file can have
-        name, why = (
-            (folder, error.strerror) if isinstance(error, OSError) else (repr(str(folder)), error)
-        )
-        raise ValidationError(
-            f"{name} cannot be the folder of Fiscus's data: {why}",
-            field=setting,
-            suggested_action=f"Set {setting} to a folder that Fiscus's user may write to.",
-        ) from error
-
-
 def read_some(path: Path) -> None:
     """Read where each table begins, from the file and not from what a connection remembers of it.
 
@@ -130,48 +104,6 @@ def read_some(path: Path) -> None:
         tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
         for (name,) in tables.fetchall():
             connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()
-
-
-def existing(path: Path) -> str:
-    """The URI by which SQLite opens a database that is there, and makes none that is not."""
-    return f"{path.absolute().as_uri()}?mode=rw"
-
-
-def file_at(path: Path) -> FileId | None:
-    """What the system knows a file by, whatever its name; None when none is there."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):  # the latter for a name that no system has
-        return None
-    return found.st_dev, found.st_ino
-
-
-def log_at(path: Path) -> FileId | None:
-    """As `file_at`, of the log that commits are in until a checkpoint: `-wal` beside a database.
-
-    It is there from the first transaction of a connection to the end of the last one.
-    """
-    return file_at(path.with_name(f"{path.name}-wal"))
-
-
-def unwritable(path: Path) -> Path | None:
-    """Which of a database's folder, its file and those beside it this process may not write to.
-
-    The first that is there; the folder, because files come and go in it. Asked of the system: to
-    open a file of SQLite's beside SQLite would, on closing it, let go of all locks on it.
-    """
-    folder = path.parent
-    if folder.is_dir() and not _may(folder, os.W_OK | os.X_OK):
-        return folder
-    files = (path, *(path.with_name(path.name + end) for end in _BESIDE))
-    return next((one for one in files if _may(one, os.F_OK) and not _may(one, os.W_OK)), None)
-
-
-def _may(path: Path, how: int) -> bool:
-    try:
-        return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
-    except ValueError:  # no name of the system's, so there is nothing there
-        return False
 
 
 def must_reopen(error: sqlite3.Error) -> bool:
@@ -186,33 +118,6 @@ def is_damage(error: sqlite3.Error) -> bool:
     # made by the module itself, an error has no code
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def lock_file(path: Path) -> IO[bytes] | None:
-    """A file locked for this process until it is closed; None when another process has it."""
-    file = path.open("ab")
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
-
-
-def unlock_file(file: IO[bytes]) -> None:
-    """Let go of `lock_file`'s lock, also where a forked process has the file open still."""
-    if sys.platform != "win32":
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_UN)
-    file.close()
 
 
 class SqliteDriver:
