@@ -23,12 +23,12 @@ from fiscus.wire import decode
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import DATABASES
 
-# Made on PostgreSQL only, where the code does not name it.
 ELSEWHERE = {
     "sqlite": "ix_reservations_pending_by_tenant",
     "postgresql": "ix_reservations_pending_by_expiry",
 }
 """The index that only the other database has."""
+# Made on PostgreSQL only, where the code does not name it.
 NOT_IN_METADATA = {"ix_cost_records_timestamp"}
 PARTITIONED = ("cost_records_", "quota_usage_")
 
