@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 
 import pytest
+import sqlalchemy as sa
 
 from fiscus.budgets.calls import CheckAnswer, CheckRequest, PeriodUse
 from fiscus.budgets.model import Budget, ReservationStatus
@@ -21,7 +23,7 @@ from fiscus.errors import Conflict, IdempotencyConflict, NotFound
 from fiscus.ledger.commands import CheckBatch, Expire
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.group import GroupRunner
-from fiscus.ledger.port import Changes, LedgerTransaction
+from fiscus.ledger.port import Changes, LedgerTransaction, Needs
 from fiscus.ledger.requests import check_command, extend_command, release_command
 from fiscus.money import add
 from fiscus.paging import PageRequest
@@ -144,6 +146,32 @@ def test_of_very_many_due_holds_no_group_frees_more_than_2000(
     assert isinstance(outcome, CheckAnswer)
     assert outcome.allowed
     assert freed == [2000, 500]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_group_waits_for_its_first_tenant_before_it_has_any_other(database: Database) -> None:
+    """Two groups that each had what a change waits for would wait for each other's changes."""
+    tenants = [f"order-{number}" for number in range(20)]
+    locks = sa.text(
+        "SELECT count(*) FILTER (WHERE NOT granted), count(*) FILTER (WHERE mode = 'ShareLock') "
+        "FROM pg_locks JOIN pg_database d ON d.oid = database "
+        "WHERE locktype = 'advisory' AND datname = current_database()"
+    )
+    with (
+        closing(database.ledger_store(deadline_seconds=20)) as store,
+        database.engine.connect() as change,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        database.without_groups(change, tenants[0])
+        group = store.begin(tenants)
+        loading = pool.submit(group.load, Needs(tenants=set(tenants)))
+        while (found := change.execute(locks).one())[0] == 0:
+            assert not loading.done()
+        change.rollback()
+        assert loading.result().versions == dict.fromkeys(tenants, 0)
+        group.rollback()
+    assert tuple(found) == (1, 1)
 
 
 def test_a_hold_that_is_due_is_shown_as_over_before_it_is_freed(

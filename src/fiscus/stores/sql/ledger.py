@@ -1,8 +1,9 @@
 """The ledger's transactions on SQL: one code, two drivers.
 
 A driver runs a list of statements in one round trip (PostgreSQL) or one after the other (SQLite).
-Locks are taken in one order everywhere, reservations by id, consumptions by id, balances by key,
-quota balances by key, so that groups of several processes wait for each other and never deadlock.
+Locks are taken in one order everywhere, tenants by id, reservations by id, consumptions by id,
+balances by key, quota balances by key, so that groups of several processes wait for each other and
+never deadlock.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class SqlLedgerTransaction:
         tenants = [(one,) for one in needs.tenants]
         reading = [Statement(read.VERSIONS, read.TENANT, tenants)]
         if not self._driver.locks_store:
-            reading.insert(0, Statement(read.IN_USE, read.TENANT, tenants))
+            reading.insert(0, Statement(read.IN_USE, read.TENANT, sorted(tenants)))
         optional = (
             (read.ANSWERS, read.IDEMPOTENCY_KEY, needs.idempotency),
             (read.OPERATIONS, read.OPERATION_KEY, needs.operations),

@@ -153,7 +153,7 @@ class PostgresDriver:
                 # psycopg begins the transaction with the first statement.
                 connection.execute(
                     self._begin if self._patient else self._begin_impatient,
-                    [",".join(sorted(self._tenants))],
+                    [",".join(self._tenants)],
                 )
                 self._tenants = None
             cursors = [
