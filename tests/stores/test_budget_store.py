@@ -8,6 +8,7 @@ from decimal import Decimal
 from itertools import count
 
 import pytest
+import sqlalchemy as sa
 
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.model import Budget
@@ -20,6 +21,7 @@ from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.scopes import ScopeType
 from fiscus.stores.sql.budgets import SqlBudgets
+from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSpec
 from tests.stores.conftest import Tenant, after_each_statement, in_threads, run_beside
 
@@ -273,6 +275,36 @@ def test_lists_show_what_is_asked_for(acme: Tenant) -> None:
     assert names(allocated_to_id="p") == ["search two"]
     assert names(currency="EUR") == ["Adsyx ÜBER"]
     assert names(period_type="daily", enforcement_action="throttle") == ["Ads_x"]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_windows_of_more_ids_than_a_statement_takes_keep_a_budget(
+    acme: Tenant, database: Database, clock: ManualClock
+) -> None:
+    budget = acme.budget(
+        allocated_to_type="user", allocated_to_id="*", period_type="rolling", rolling_days=7
+    )
+    acme.record("1", user_id="ann")
+
+    def others(connection: sa.Connection) -> None:
+        rest = {
+            "budget_periods": "period_start, tenant_id, period_end, spent, reserved, "
+            "throttle_credit",
+            "budget_anchors": "tenant_id, anchor",
+        }
+        for table, columns in rest.items():
+            connection.exec_driver_sql(
+                f"INSERT INTO {table} SELECT budget_id, 'u' || n, {columns} "
+                f"FROM {table}, generate_series(1, 66000) n WHERE tenant_id = %s",
+                (acme.tenant_id,),
+            )
+
+    database.write(acme.tenant_id, others)
+    with pytest.raises(Conflict):
+        deleted(acme, budget)
+    clock.advance(days=10)
+    deleted(acme, budget)
 
 
 def test_changes_of_one_tenant_at_once_all_come_through(acme: Tenant) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -96,17 +96,26 @@ def has_usage(connection: Connection, budget: Budget, now: datetime) -> bool:
 def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was spent in a period that has not ended, of any scope."""
     prepared = PreparedBudget(budget)
-    query = _spent(budget).where(t.c.period_start <= now)
+    spent = _spent(budget)
     if not prepared.floats:
         period = prepared.period_at(now)
         if period is None:
             return False
-        # of a budget for `*` there are as many as ids
-        query = query.where(t.c.period_start == period.start).limit(1)
-    rows = connection.execute(query).all()
-    anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
+        current = spent.where(t.c.period_start == period.start).limit(1)
+        return connection.execute(current).first() is not None
+    # no window that runs began before; of a budget for `*` there are as many as ids
+    since = now - timedelta(days=budget.rolling_days + 2)
+    windows = (
+        spent.where(t.c.period_start > since, t.c.period_start <= now)
+        .add_columns(anchors.c.anchor)
+        .join(
+            anchors,
+            sa.and_(anchors.c.budget_id == t.c.budget_id, anchors.c.scope_id == t.c.scope_id),
+        )
+    )
     return any(
-        _is_current(prepared, row.period_start, now, anchors.get(row.scope_id)) for row in rows
+        _is_current(prepared, row.period_start, now, row.anchor)
+        for row in connection.execute(windows)
     )
 
 
