@@ -332,6 +332,26 @@ def _grant_app_role(owner_url: str, app_url: str) -> None:
 
 
 @pytest.mark.postgres
+def test_options_of_the_url_hold_beside_those_of_fiscus(
+    open_on: Callable[..., Engine], owner_url: str
+) -> None:
+    with psycopg.connect(owner_url) as owner:
+        owner.execute("CREATE SCHEMA apart")
+    url = f"{owner_url}?options=-c%20search_path%3Dapart&application_name=ours"
+    acme = Tenant(open_on(url), "acme")
+    acme.budget(budget_amount="1")
+    assert (acme.check("1").allowed, acme.check("1").allowed) == (True, False)
+    assert diagnose(url).missing_tables == []
+    with psycopg.connect(owner_url) as owner:
+        lie_in = "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename = 'budgets'"
+        assert owner.execute(lie_in).fetchall() == [("apart",)]
+        named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ours'"
+        row = owner.execute(named).fetchone()
+        assert row is not None
+        assert row[0] >= 2
+
+
+@pytest.mark.postgres
 def test_every_connection_of_an_owner_becomes_the_unprivileged_role(owner_url: str) -> None:
     migrate.upgrade(owner_url)
     database = Database(owner_url)

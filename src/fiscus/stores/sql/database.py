@@ -250,7 +250,7 @@ class Database:
             self.url.set(drivername="postgresql+psycopg"),
             pool_size=pool_size,
             pool_pre_ping=True,
-            connect_args=POSTGRES_OPTIONS,
+            connect_args=postgres_options(self.url),
         )
         event.listen(engine, "do_connect", _connect_answering)
         event.listen(engine, "connect", become_app_role)
@@ -275,7 +275,7 @@ class Database:
     def connect_psycopg(self) -> psycopg.Connection[tuple[Any, ...]]:
         """A PostgreSQL connection outside the pool; the caller closes it."""
         url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = AnsweringConnection.connect(url, **POSTGRES_OPTIONS)
+        connection = AnsweringConnection.connect(url, **postgres_options(self.url))
         become_app_role(connection)
         return connection
 
@@ -310,12 +310,20 @@ def require_apart_from_parent(url: str) -> None:
         )
 
 
-POSTGRES_OPTIONS: Final[dict[str, Any]] = {
-    "connect_timeout": CONNECT_SECONDS,
-    "application_name": "fiscus",
-    "options": "-c timezone=UTC -c statement_timeout=10000 -c lock_timeout=5000",
-    "tcp_user_timeout": 5000,
-}
+SESSION_IN_UTC: Final = "-c timezone=UTC"
+_SESSION: Final = f"{SESSION_IN_UTC} -c statement_timeout=10000 -c lock_timeout=5000"
+
+
+def postgres_options(url: URL, session: str = _SESSION) -> dict[str, Any]:
+    """How to connect to PostgreSQL, beside what the URL says, whose `options` stay: they may name
+    another `search_path`."""
+    given = url.normalized_query
+    return {
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": given.get("application_name", ("fiscus",))[-1],
+        "options": " ".join((*given.get("options", ()), session)),
+        "tcp_user_timeout": 5000,
+    }
 
 
 def _connect_answering(

@@ -25,11 +25,12 @@ from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.stores.sql.database import (
     ALL_TENANTS,
     DATABASE_SETTING,
-    POSTGRES_OPTIONS,
+    SESSION_IN_UTC,
     become_app_role,
     database_is_there,
     first_line,
     parse_url,
+    postgres_options,
     require_writable,
     unusable,
 )
@@ -161,7 +162,7 @@ def _engine(url: str, setting: str) -> sa.Engine:
     return sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         poolclass=sa.NullPool,
-        connect_args=POSTGRES_OPTIONS | {"options": "-c timezone=UTC"},
+        connect_args=postgres_options(parsed, SESSION_IN_UTC),
     )
 
 
