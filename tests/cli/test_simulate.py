@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from contextlib import closing
 from decimal import Decimal
@@ -18,7 +19,7 @@ from tests.fiscus_process import run_fiscus
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tests.cli.conftest import Done, Run
 
@@ -519,3 +520,25 @@ def test_trace_comes_from_standard_input(desk: Desk, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(text)))
     done = desk.run([ONE_A_MINUTE], [], "--trace", "-", "--json")
     assert admitted(read_decisions(done.out)) == [True, False]
+
+
+@pytest.fixture
+def pipe() -> Iterator[Path]:
+    """A pipe that holds a trace of two requests, by its name."""
+    reading, writing = os.pipe()
+    with open(reading, "rb"), open(writing, "wb") as file:  # noqa: PTH123 - of descriptors
+        file.write(b'{"time":0}\n{"time":1}\n')
+        file.close()
+        yield Path(f"/dev/fd/{reading}")
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="names pipes by their descriptors")
+@pytest.mark.parametrize("by_name", [False, True])
+def test_what_comes_of_a_pipe_is_shown(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, pipe: Path, by_name: bool
+) -> None:
+    with pipe.open() as standard_input:
+        monkeypatch.setattr("sys.stdin", standard_input)
+        done = desk.run([ONE_A_MINUTE], [], "--trace", str(pipe) if by_name else "-")
+    assert done.status == 0, done.err
+    assert "1 (50.0%)" in done.out

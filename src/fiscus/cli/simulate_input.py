@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
-from fiscus.cli.terminal import (
-    CommandError,
-    cannot_be_read,
-)
+from fiscus.cli.terminal import CommandError, cannot_be_read
 
 MAX_LINE_BYTES: Final = 1 << 20
 
@@ -35,25 +33,25 @@ class Input:
     """
 
     name: str
-    size_bytes: int | None
-    """As it is stored; None where the end is not known."""
+    size_bytes: int | None = None
+    """As it is stored; None where the end is not known: of standard input and of pipes."""
 
     def __init__(self, path: str) -> None:
         if path == "-":
             self.name = "standard input"
-            self.size_bytes = None
             self._file = cast("io.BufferedReader", sys.stdin.buffer)
             return
         self.name = path
         try:
-            self.size_bytes = Path(path).stat().st_size
             self._file = Path(path).open("rb")  # noqa: SIM115 - `close` closes it
         except OSError as error:
             raise cannot_be_read(path, error.strerror or error) from None
+        if self._file.seekable():
+            self.size_bytes = os.fstat(self._file.fileno()).st_size
 
-    def position_bytes(self) -> int:
-        """How much of `size_bytes` has been read."""
-        return self._file.tell()
+    def position_bytes(self) -> int | None:
+        """How much of `size_bytes` has been read; None as that, as pipes do not tell."""
+        return None if self.size_bytes is None else self._file.tell()
 
     def lines(self) -> Iterator[Line]:
         """All lines but blank ones. Raises `CommandError` naming where reading ends."""
@@ -82,5 +80,5 @@ class Input:
             ) from None
 
     def close(self) -> None:
-        if self.size_bytes is not None:
+        if self._file is not sys.stdin.buffer:
             self._file.close()
