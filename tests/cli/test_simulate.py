@@ -515,6 +515,15 @@ def test_a_number_that_is_none_is_named_by_its_line(run: Run, tmp_path: Path, gi
     assert "unexpected" not in done.err
 
 
+def test_a_number_in_json_that_is_out_of_range_is_named(run: Run, tmp_path: Path) -> None:
+    path, trace = tmp_path / "policies.json", tmp_path / "trace"
+    path.write_text('[{"limit_value": 5, "time_window_seconds": 1e99999999999999999999}]')
+    trace.write_text('{"time": 0}')
+    done = run("simulate", "--policies", str(path), "--trace", str(trace))
+    assert done.status == 1
+    assert f"{path} is not valid JSON: 1e99999999999999999999 is out of range" in done.err
+
+
 def test_trace_comes_from_standard_input(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.BytesIO(b'{"time":0}\n{"time":1}\n')
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(text)))

@@ -12,10 +12,7 @@ from typing import Any, Final, cast
 
 import yaml
 
-from fiscus.cli.terminal import (
-    CommandError,
-    cannot_be_read,
-)
+from fiscus.cli.terminal import CommandError, cannot_be_read
 from fiscus.clock import EPOCH
 from fiscus.errors import ValidationError
 from fiscus.ratelimits.definitions import define
@@ -137,7 +134,7 @@ def _parsed(path: Path) -> Any:
             )
         text = path.read_text("utf-8-sig")
         if path.suffix == ".json":
-            return json.loads(text, parse_float=Decimal)
+            return json.loads(text, parse_float=_of_json)
         return yaml.load(text, _ExactLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise cannot_be_read(path, error.strerror or error) from None
@@ -146,6 +143,13 @@ def _parsed(path: Path) -> Any:
         raise CommandError(
             f"{path} is not valid {kind}: {error}", suggested_action="correct it there."
         ) from None
+
+
+def _of_json(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text} is out of range") from None
 
 
 class _ExactLoader(yaml.SafeLoader):
