@@ -144,12 +144,19 @@ def test_demo_with_a_key_that_was_revoked_says_so(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_demo_names_the_file_whose_key_is_none(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "is shorter"), (b"\xff" * 40, "has characters that are no visible")],
+    ids=["empty", "no text"],
+)
+def test_demo_names_the_file_whose_key_is_none(
+    run: Run, tmp_path: Path, content: bytes, told: str
+) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "demo-admin-key").touch()
+    (tmp_path / "data" / "demo-admin-key").write_bytes(content)
     done = run("demo", "--serve")
     assert done.status == 1
-    assert f"{tmp_path / 'data' / 'demo-admin-key'} is shorter" in done.err
+    assert f"{tmp_path / 'data' / 'demo-admin-key'} {told}" in done.err
     assert "remove" in done.err
     assert "FISCUS_BOOTSTRAP_ADMIN_KEY" not in done.err
 

@@ -143,7 +143,7 @@ def _demo_key(settings: Settings) -> str:
 
 def _kept_key(path: Path) -> str:
     try:
-        return check_given_key(path.read_text().strip(), str(path))
+        return check_given_key(path.read_text("ascii", "replace").strip(), str(path))
     except ValidationError as error:
         raise CommandError(
             error.message,
