@@ -167,6 +167,14 @@ def test_a_summary_has_totals_and_no_groups() -> None:
     assert (found.groups, found.group_count, found.truncated) == ([], 0, False)
 
 
+def test_what_a_caller_does_to_the_lists_of_a_report_is_in_no_other() -> None:
+    first = report(cost(1))
+    first.groups.append(report(cost(1), report_type="by_user").groups[0])
+    first.group_by.append("user")
+    second = report(cost(1))
+    assert (second.groups, second.group_by) == ([], [])
+
+
 def test_a_report_without_costs_is_zero() -> None:
     found = report(report_type="by_user", compare_previous=True)
     assert (found.total_cost, found.record_count, found.groups) == (0, 0, [])

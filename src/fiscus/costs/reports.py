@@ -277,7 +277,7 @@ class _Builder:
     def section(self, dimensions: Sequence[str]) -> ReportSection:
         """Groups in order of time where they have one, then the largest first."""
         if not dimensions:
-            return _EMPTY
+            return _without_groups()
         tallies = self._costs.tallies(dimensions)
         place = next((at for at, name in enumerate(dimensions) if name in _TIMES), None)
         if place is not None and len(dimensions) == 1:
@@ -354,9 +354,16 @@ class _Builder:
         }
 
 
-_EMPTY: Final = ReportSection(
-    group_by=[], groups=[], group_count=0, truncated=False, other_cost=ZERO, other_record_count=0
-)
+def _without_groups() -> ReportSection:
+    """Made anew each time: the lists in an answer are the caller's, who may fill them."""
+    return ReportSection(
+        group_by=[],
+        groups=[],
+        group_count=0,
+        truncated=False,
+        other_cost=ZERO,
+        other_record_count=0,
+    )
 
 
 def rounded_parts(exact: dict[Key, Decimal], total: Decimal) -> dict[Key, Decimal]:
