@@ -173,10 +173,13 @@ def test_report_is_a_table_and_csv(on_server: Run) -> None:
 
 
 def test_report_that_is_no_terminals_is_not_wrapped(on_server: Run, server: FiscusProcess) -> None:
-    name = "a-service-with-a-long-name-" * 5
+    name, tenant = "a-service-with-a-long-name-" * 5, "a-tenant-with-a-long-name-" * 4
     cost = {"resource_type": "llm", "cost_amount": 1, "currency": "USD", "service_name": name}
-    send(server, "POST", "cost-tracking/record", cost)
-    assert name in on_server("report").out
+    send(server, "POST", "cost-tracking/record", {**cost, "tenant_id": tenant})
+    title, *rest = on_server("report", "--tenant", tenant).out.splitlines()
+    assert title.startswith(f"Costs of {tenant}, ")
+    assert title.endswith(" UTC")
+    assert any(name in line for line in rest)
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv"])

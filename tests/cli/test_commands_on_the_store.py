@@ -313,6 +313,11 @@ def test_doctor_finds_nothing_wrong_after_a_first_start(run: Run) -> None:
     assert {one["verdict"] for one in done.json()["checks"]} == {"ok"}
 
 
+def test_what_doctor_says_is_wrapped_only_in_a_terminal(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / ("a-long-name-" * 10)
+    assert f"{folder} is writable" in run("doctor", FISCUS_DATA_DIR=str(folder)).out
+
+
 def test_doctor_says_how_to_mend_weak_secrets(run: Run) -> None:
     done = run("doctor", FISCUS_JWT_SECRET="short", FISCUS_BOOTSTRAP_ADMIN_KEY="a" * 40)
     assert done.status == 1

@@ -94,6 +94,19 @@ def test_an_allocation_is_shown(quotas: Quotas) -> None:
     assert "of each id" in "".join(quotas("list").out.split("\n"))
 
 
+def test_what_is_no_terminals_is_not_wrapped(quotas: Quotas) -> None:
+    resource = "a-resource-with-a-long-name-" * 5
+    wanted = (resource, "10", "--yes", "--to")
+    shared = quotas("distribute", *wanted, "project:ads").out.splitlines()
+    assert f"10 {resource} is shared out, fair share:" in shared
+    made = quotas("allocate", resource, "10", "--scope", "project:search").out.splitlines()
+    assert any(resource in line for line in made)
+    (quota, _) = quotas("list", "--json").json()["quotas"]
+    first, *_ = quotas("history", quota["quota_id"]).out.splitlines()
+    assert first.startswith(f"{resource} of project search, ")
+    assert first.endswith(": 10 allocated, 0 (0 %) used")
+
+
 def test_distribute_shows_a_preview_and_asks(
     quotas: Quotas, monkeypatch: pytest.MonkeyPatch
 ) -> None:

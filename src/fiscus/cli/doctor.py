@@ -17,7 +17,7 @@ import typer
 
 from fiscus.access.model import check_given_key
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.terminal import CommandError, JsonFlag, new_table, out, print_json, shown
+from fiscus.cli.terminal import CommandError, JsonFlag, new_table, print_json, show_table, shown
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.health import LOW_DISK_BYTES, NO_DISK_BYTES
 from fiscus.scopes import parse_id
@@ -332,4 +332,4 @@ def _show(findings: list[Finding]) -> None:
         if one.mend is not None:
             seen += f"\n[cyan]mend:[/] {shown(one.mend)}"
         table.add_row(mark[one.verdict], one.check, seen)
-    out.print(table)
+    show_table(table)

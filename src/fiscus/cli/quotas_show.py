@@ -50,7 +50,7 @@ def show_quota(quota: QuotaView) -> None:
     ]
     if quota.burst_premium_rate is not None:
         rows.insert(5, ("premium", f"{number(quota.burst_premium_rate)} {quota.currency} a unit"))
-    out.print(facts(rows))
+    show_table(facts(rows))
 
 
 def show_parts(answer: DistributeAnswer, resource_type: str) -> None:
@@ -58,7 +58,7 @@ def show_parts(answer: DistributeAnswer, resource_type: str) -> None:
     total = number(answer.total_amount)
     verb = "would be shared out" if answer.dry_run else "is shared out"
     how = answer.strategy.replace("_", " ")
-    out.print(f"[bold]{total} {shown(resource_type)}[/] {verb}, {how}:")
+    out.print(f"[bold]{total} {shown(resource_type)}[/] {verb}, {how}:", soft_wrap=True)
     has_usage = any(part.usage is not None for part in answer.parts)
     numbers = ["amount", "share", *(["used in 30 days"] if has_usage else [])]
     identified = [] if answer.dry_run else ["quota id"]
@@ -81,7 +81,8 @@ def show_history(quota: QuotaView, found: QuotaHistory, *, deleted: bool) -> Non
         stands += f", {_used(quota)} used"
     out.print(
         f"[bold]{shown(quota.resource_type)}[/] of "
-        f"{shown(_scope_text(quota.scope_type, quota.scope_id))}, {_period(quota)}: {stands}"
+        f"{shown(_scope_text(quota.scope_type, quota.scope_id))}, {_period(quota)}: {stands}",
+        soft_wrap=True,
     )
     if not found.rows and not found.days:
         notes.print("Nothing was taken from it.")

@@ -102,7 +102,7 @@ def _show(found: Report) -> None:
         f"Costs of {found.tenant_id}, {found.start_date:%Y-%m-%d %H:%M} to "
         f"{found.end_date:%Y-%m-%d %H:%M} UTC"
     )
-    out.print(f"[bold]{title}[/]")
+    out.print(f"[bold]{title}[/]", soft_wrap=True)
     for section in found.all_sections():
         if section.groups:
             show_table(_groups(section, compared=found.previous is not None))
@@ -117,7 +117,7 @@ def _show(found: Report) -> None:
         ("not converted", f"[yellow]{money(one.cost, one.currency)}[/]")
         for one in found.unconverted
     )
-    out.print(facts(rows))
+    show_table(facts(rows))
     if not found.record_count:
         notes.print("No costs in this range; --start goes further back.")
 
