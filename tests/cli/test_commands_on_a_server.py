@@ -382,6 +382,17 @@ def test_a_replay_does_not_wait_for_ever(
     assert PATIENCE_SECONDS <= sum(one for one in waited if one >= 1) < PATIENCE_SECONDS + 60
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_replay_that_is_told_to_wait_for_an_hour_ends(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, waited: list[float], status: int
+) -> None:
+    answer_instead(monkeypatch, "/check", repeat(Reply(status, b"", 3600.0)))
+    done = on_server("replay", "azure-llm", str(trace), "--limit", "1", "--json")
+    assert done.status == 1
+    assert str(status) in done.err
+    assert max(waited) < 1
+
+
 @pytest.mark.parametrize("kind", ["/settle", "/check"])
 def test_a_replay_whose_call_fails_gives_back_what_is_held_and_audits(
     on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, kind: str

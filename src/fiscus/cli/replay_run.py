@@ -32,7 +32,7 @@ CURRENCY: Final = "USD"
 ATTEMPTS: Final = 9
 FIRST_RETRY_SECONDS: Final = 0.05
 PATIENCE_SECONDS: Final = 600.0
-"""How long a call may wait in all as its 429s tell it to, which costs it no attempt."""
+"""How long a call may wait in all as answers tell it to; as a 429 does, that costs no attempt."""
 FIRST_ASSUMED_TOKENS: Final = 500
 """Assumed output before enough answers are known."""
 ENOUGH_ANSWERS: Final = 50
@@ -265,9 +265,10 @@ class Replay:
                 if reply.status not in RETRIED_STATUSES:
                     raise problem
                 told = reply.retry_after_seconds or 0.0
-                if reply.status == 429 and 0 < told <= patience:
-                    patience -= told
-                else:
+                if told > patience:
+                    raise problem
+                patience -= told
+                if reply.status != 429 or not told:
                     failures += 1
             if failures == ATTEMPTS:
                 raise problem
