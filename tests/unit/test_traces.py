@@ -92,6 +92,11 @@ def test_wrong_time_is_refused_by_file_line_and_field(read, written: str, said: 
     assert refusal(read, f'{{"time": {written}}}').startswith(said)
 
 
+def test_a_time_that_is_no_utf_8_is_refused_as_any_that_is_wrong(read) -> None:
+    said = refusal(read, b'{"time": "\xff"}')
+    assert said.startswith(r':1: time: "\xff" is neither seconds nor RFC 3339')
+
+
 # ---------------------------------------------------------------- NDJSON
 
 

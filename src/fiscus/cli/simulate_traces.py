@@ -223,7 +223,7 @@ def read_log_line(content: bytes) -> Request:
 
 def _request(line: TraceLine) -> Request:
     written = bytes(line.time)
-    text = written.decode() if written[:1] != b'"' else written[1:-1].decode()
+    text = _text(written if written[:1] != b'"' else written[1:-1])
     if _SECONDS.match(text):
         at_us = _microseconds(text)
         return Request(line, from_us(at_us), at_us, True)
@@ -232,7 +232,7 @@ def _request(line: TraceLine) -> Request:
     except msgspec.MsgspecError:
         raise _wrong(
             "time",
-            f"time: {written[:60].decode(errors='replace')} is neither seconds nor RFC 3339",
+            f"time: {_text(written[:60])} is neither seconds nor RFC 3339",
             "Write seconds since 1970 such as 1767225600.25, or a time such as "
             "2026-01-31T09:00:00Z.",
         ) from None
