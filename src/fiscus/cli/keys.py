@@ -75,11 +75,10 @@ def create(
     }
     with naming({"name": "NAME"}):
         spec = convert(wanted, ApiKeySpec)
-    with _engine(data_dir, may_begin=True) as engine:
+    with _engine(data_dir, tenant, may_begin=True) as (engine, tenant_id):
         now = engine.clock.now()
         if expires_in_days is not None:
             spec = replace(spec, expires_at=now + timedelta(expires_in_days))
-        tenant_id = _tenant(engine, tenant)
         secret = new_key()
         made = engine.api_keys.create(
             made_key(secret, spec, tenant_id, by="command line", now=now), hash_key(secret)
@@ -105,8 +104,7 @@ def create(
 @app.command("list")
 def list_keys(tenant: Tenant = None, data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
     """List a tenant's keys, newest first; the keys themselves are not kept anywhere."""
-    with _engine(data_dir) as engine:
-        tenant_id = _tenant(engine, tenant)
+    with _engine(data_dir, tenant) as (engine, tenant_id):
         keys: list[ApiKey] = []
         token: str | None = None
         while True:
@@ -145,8 +143,8 @@ def revoke(
     as_json: JsonFlag = False,
 ) -> None:
     """Make a key useless from now on."""
-    with _engine(data_dir) as engine:
-        key = engine.api_keys.revoke(_tenant(engine, tenant), key_id, engine.clock.now())
+    with _engine(data_dir, tenant) as (engine, tenant_id):
+        key = engine.api_keys.revoke(tenant_id, key_id, engine.clock.now())
     if as_json:
         print_json(key)
     else:
@@ -154,29 +152,30 @@ def revoke(
 
 
 @contextmanager
-def _engine(data_dir: DataDir, *, may_begin: bool = False) -> Generator[Engine]:
-    """The store, whose tables are as somebody meant them to be: they are made, not brought up.
+def _engine(
+    data_dir: DataDir, tenant: str | None, *, may_begin: bool = False
+) -> Generator[tuple[Engine, str]]:
+    """The store, and the tenant meant. Its tables are as somebody meant them to be: they are made,
+    not brought up.
 
     `may_begin`: where there is no database yet, one is made, so that a first key can be.
     """
     from fiscus.wiring.engine import is_new, open_engine, sqlite_file
 
     settings = read_settings(data_dir=data_dir)
+    if tenant is None:
+        tenant_id = parse_id(settings.default_tenant, "FISCUS_DEFAULT_TENANT")
+    else:
+        tenant_id = parse_id(tenant, "--tenant")
     begins = may_begin and is_new(settings)
     engine = open_engine(settings, migrates=begins)
     try:
-        yield engine
+        yield engine, tenant_id
         if begins:  # by who is in another folder than the server, its keys are of no use there
             file = shown(str(sqlite_file(settings)))
             notes.print(f"There was no database here; a new one was begun: {file}", soft_wrap=True)
     finally:
         engine.close()
-
-
-def _tenant(engine: Engine, named: str | None) -> str:
-    if named is None:
-        return parse_id(engine.settings.default_tenant, "FISCUS_DEFAULT_TENANT")
-    return parse_id(named, "--tenant")
 
 
 def _when(moment: object, never: str = "") -> str:
