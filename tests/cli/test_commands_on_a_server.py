@@ -422,6 +422,7 @@ def test_replay_shows_its_audit(on_server: Run, trace: Path) -> None:
         (("--model", "no-such-model"), 1, "no price is known"),
         (("--budget", "lots"), 2, "--budget"),
         (("--budget", "0"), 2, "--budget"),
+        (("--budget", f"{10**80}%"), 2, "--budget is out of range"),
         (("--budget=-5",), 2, "--budget"),
         (("--budget", "-5%"), 2, "--budget"),
         (("--speed", "warp"), 2, "--speed"),

@@ -33,7 +33,7 @@ from fiscus.cli.terminal import (
 from fiscus.cli.trace import TraceRequest, read_azure_llm
 from fiscus.clock import SystemClock
 from fiscus.errors import FiscusError, NotFound, ValidationError
-from fiscus.money import EXACT, ZERO, add, parse_positive, round_half_even
+from fiscus.money import EXACT, ZERO, add, parse_positive
 from fiscus.tenants import Tenant
 
 app = typer.Typer(
@@ -160,7 +160,7 @@ def _amount(text: str, whole: Decimal) -> Decimal:
     try:
         if match is not None:
             share = EXACT.divide(Decimal(match[1]), Decimal(100))
-            return parse_positive(round_half_even(EXACT.multiply(whole, share)), "--budget")
+            return parse_positive(EXACT.multiply(whole, share), "--budget")
         return parse_positive(text, "--budget")
     except ValidationError as error:
         raise UsageError(
