@@ -214,9 +214,9 @@ def _running(
             stdout=output,
             stderr=output,
         )
+    server = Server(process.pid, port)
     try:
-        _wait_for(process, port, log)
-        server = Server(process.pid, port)
+        _wait_for(process, server, log)
         require_slowed(server.pids())
         yield server
     finally:
@@ -228,12 +228,13 @@ def _running(
             process.wait()
 
 
-def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_for(process: subprocess.Popen[bytes], server: Server, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
+            # that it listens says little: connections are taken before its ledger has begun
+            server.get("/health/live")
+        except (OSError, http.client.HTTPException):
             time.sleep(0.05)
         else:
             return
