@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from bench.plan import Plan, Result
-from bench.samples import Sample, Target, compare, middle
+from bench.samples import Sample, Target, compare
 from bench.servers import ROOT, Databases
 from fiscus.ratelimits.port import Take
 from fiscus.ratelimits.rules import Algorithm, make_rule
@@ -44,40 +44,37 @@ class _Seen(msgspec.Struct):
 
 def memory(algorithm: Algorithm, name: str, databases: Databases, plan: Plan) -> Result:
     """A million keys hit once, then left until they are whole again; in a process of their own."""
-    seen = [_seen(algorithm)]
-    samples = [
-        Sample(
-            operations=KEYS,
-            operations_per_second=one.rate,
-            requests_per_second=one.rate,
-            cpu_us=one.cpu_us,
-        )
-        for one in seen
-    ]
+    seen = _seen(algorithm)
+    sample = Sample(
+        operations=KEYS,
+        operations_per_second=seen.rate,
+        requests_per_second=seen.rate,
+        cpu_us=seen.cpu_us,
+    )
     return Result(
         name=name,
         store=databases.kind,
         what=f"{KEYS} keys of one {algorithm} policy hit once, then swept when unused",
-        fiscus=middle(samples),
+        fiscus=sample,
         comparisons=[
             compare(
                 "1 GiB",
                 "bytes of a million counters",
-                [float(one.full_bytes) for one in seen],
-                [float(MOST_BYTES)] * len(seen),
+                [float(seen.full_bytes)],
+                [float(MOST_BYTES)],
                 Target(ratio=1.0, rule="at most"),
             ),
             compare(
                 "64 MiB",
                 "bytes left of them when unused",
-                [float(max(1, one.left_bytes)) for one in seen],
-                [float(LEFT_BYTES)] * len(seen),
+                [float(max(1, seen.left_bytes))],
+                [float(LEFT_BYTES)],
                 Target(ratio=1.0, rule="at most"),
             ),
         ],
-        peak_memory_bytes=max(one.full_bytes for one in seen),
+        peak_memory_bytes=seen.full_bytes,
         answer_bytes=None,
-        samples={"fiscus": samples},
+        samples={"fiscus": [sample]},
     )
 
 
