@@ -227,8 +227,7 @@ class _EngineBackend(HereOnly):
     async def record_batch(
         self, request: RecordBatchRequest, *, key: str | None
     ) -> RecordBatchAnswer:
-        named = request.tenant_id or tenant_of_items(request.records, self._default_tenant)
-        tenant_id = self._tenant(named)
+        tenant_id = request.tenant_id or tenant_of_items(request.records, self._default_tenant)
         return self._run(record_batch_command(request, tenant_id, self._now(), _key(key)))
 
     async def check_rate_limit(

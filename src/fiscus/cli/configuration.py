@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from fiscus.cli.terminal import CommandError, UsageError
 from fiscus.settings import Settings, wrong_setting
@@ -48,5 +47,3 @@ def read_settings(**given: Any) -> Settings:
             f"the setting {name} is wrong: it {what}",
             suggested_action=f"correct {name}, or leave it out for its default.",
         ) from None
-    except SettingsError as error:
-        raise CommandError(f"the settings cannot be read: {error}") from None

@@ -164,7 +164,7 @@ class Worker:
                 goes_on_at_once = share.is_used_up and job.name not in self._failing
                 pause_seconds = 0 if goes_on_at_once else job.every_seconds
                 self._due[job.name] = now + timedelta(seconds=pause_seconds)
-        soonest = min((self._due.get(job.name, now) for job in self._jobs), default=now)
+        soonest = min(self._due.get(job.name, now) for job in self._jobs)
         return max(0.0, (soonest - now).total_seconds())
 
     def _goes_on(self) -> bool:
