@@ -627,6 +627,25 @@ def test_doctor_says_that_redis_cannot_be_reached(run: Run) -> None:
     assert "secret-word" not in done.out + done.err
 
 
+def test_doctor_does_not_take_connecting_for_the_time_of_a_check(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FarAway:
+        def __init__(self, *_: object, **named: object) -> None:
+            self._took_ms = iter([12.0, 3.0])
+
+        def ping_ms(self) -> float:
+            return next(self._took_ms)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("fiscus.wiring.counters.open_counters", FarAway)
+    done = run("doctor", "--json", FISCUS_REDIS_URL="redis://far.example")
+    found = {one["check"]: one for one in done.json()["checks"]}
+    assert found["counters"]["seen"] == "Redis answers in 3.0 ms"
+    assert found["counters"]["verdict"] == "ok"
+
+
 def test_doctor_looks_at_the_counters(run: Run, valkey_url: str) -> None:
     done = run("doctor", "--json", FISCUS_REDIS_URL=valkey_url)
     found = {one["check"]: one for one in done.json()["checks"]}
