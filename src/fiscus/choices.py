@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 from msgspec import inspect
@@ -16,10 +17,14 @@ def choices_at(kind: Any, path: str) -> tuple[str, ...]:
 
     `path` is as msgspec tells it: `records[1].period_type`, and `[...]` for any key of a mapping.
     """
-    here = list(_parts(inspect.type_info(kind)))
+    here = list(_parts(_known(kind)))
     for step in _STEP.finditer(path):
         here = [part for one in here for inner in _within(one, step[1]) for part in _parts(inner)]
     return tuple(word for one in here for word in _words(one))
+
+
+# A millisecond for each of a batch's wrong items would keep everybody waiting.
+_known: Final = cache(inspect.type_info)
 
 
 def _parts(known: inspect.Type) -> Iterator[inspect.Type]:
