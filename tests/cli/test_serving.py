@@ -347,7 +347,6 @@ def test_nobody_takes_an_address_while_the_sockets_that_share_it_are_made(
     assert refused
 
 
-@shares_addresses
 def turns_to_accept(sockets: list[socket.socket], connections: int) -> int:
     """How many turns of uvloop it takes to accept so many connections that have come already."""
     accepted = list[object]()
@@ -381,6 +380,7 @@ def test_a_turn_of_the_event_loop_accepts_several_connections() -> None:
     assert turns_to_accept(descriptors_of(*listen("127.0.0.1", 0)), connections) < connections / 2
 
 
+@shares_addresses
 def test_what_takes_the_place_of_an_ended_process_is_given_no_connection() -> None:
     first, other = listen("127.0.0.1", free_port(), 2)
     with bound_anew(first), other:
