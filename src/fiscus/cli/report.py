@@ -58,7 +58,10 @@ def report(
     ] = Granularity.DAY,
     start: Annotated[
         str | None,
-        typer.Option(help="2026-01-31 (UTC) or an RFC 3339 time; default: this month's start."),
+        typer.Option(
+            help="2026-01-31 (UTC) or an RFC 3339 time; default: the start of this month, or of "
+            "that of --end."
+        ),
     ] = None,
     end: Annotated[str | None, typer.Option(help="Exclusive, as --start; default: now.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Default: the key's tenant.")] = None,

@@ -65,7 +65,10 @@ class ReportRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     report_type: ReportType = ReportType.SUMMARY
     start_date: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="Default: the start of the present month in `timezone`."),
+        Meta(
+            description="Default: the start of the present month in `timezone`, or of the month of "
+            "an earlier `end_date`."
+        ),
     ] = None
     end_date: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,

@@ -39,7 +39,8 @@ class TimePeriod(NamedTuple):
 def report_range(
     start: datetime | None, end: datetime | None, timezone: str, now: datetime
 ) -> TimeRange:
-    """The range asked for, or the present month up to the end of the present quarter hour.
+    """The range asked for, by default the present month up to the end of the present quarter hour,
+    or the month of an earlier end.
 
     Raises `ValidationError` naming the date that is wrong.
     """
