@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -162,9 +161,6 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         if self.database_url is not None:
             return self.database_url
-        file = self.data_dir / "fiscus.db"
-        # the folder that this process is in may be gone, which whoever makes this one tells
-        with suppress(FileNotFoundError):
-            file = file.absolute()
+        file = str(self.data_dir / "fiscus.db")
         # SQLAlchemy reads the path as any URL's: a query begins at a `?`
-        return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+        return f"sqlite:///{file.replace('%', '%25').replace('?', '%3F')}"

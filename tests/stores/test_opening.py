@@ -15,11 +15,16 @@ from psycopg import sql
 
 from fiscus import Fiscus
 from fiscus.access.model import ApiKey, Role, hash_key
+from fiscus.budgets.calls import CheckRequest
+from fiscus.budgets.model import BudgetSpec
 from fiscus.clock import ManualClock, SystemClock
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, ServiceUnavailable, ValidationError
 from fiscus.health import dependencies_of
 from fiscus.ids import uuid7
+from fiscus.ledger.loop import value
+from fiscus.ledger.requests import check_command
+from fiscus.money import Amount
 from fiscus.paging import PageRequest
 from fiscus.ratelimits import limiter
 from fiscus.settings import Settings
@@ -27,6 +32,7 @@ from fiscus.stores.sql import maintenance, migrate
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.diagnosis import diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance
+from fiscus.wire import convert
 from fiscus.wiring.engine import ensure_admin_key, open_engine
 from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
@@ -489,6 +495,33 @@ def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:
             assert not opened.records().items
         assert (tmp_path / name / "fiscus.db").is_file()
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///fiscus.db"])
+def test_a_program_may_go_to_another_folder_than_it_opened_fiscus_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(open_engine(Settings(data_dir=Path("data"), database_url=url))) as one:
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir(tmp_path / "other")
+        spec = {
+            "budget_name": "All",
+            "budget_amount": 10,
+            "period_type": "monthly",
+            "allocated_to_type": "tenant",
+            "allocated_to_id": "acme",
+            "on_store_failure": "allow",
+        }
+        now = one.clock.now()
+        one.budgets.create("acme", convert(spec, BudgetSpec), by="test", now=now)
+        request = CheckRequest(resource_type="llm", estimated_cost=Amount(1))
+        command = check_command(request, "acme", now)
+        assert value(one.ledger.execute(command)).allowed
+        assert value(one.ledger.without_store(command)).degraded
+        (disk,) = [found for found in dependencies_of(one) if found.name == "disk"]
+        assert "are free for the data folder" in disk.message
+    assert (tmp_path / "data" / "degraded.jsonl").exists()
 
 
 def test_a_relative_data_folder_in_one_that_is_gone_is_told(

@@ -93,6 +93,8 @@ def open_engine(
     rates = open_rates(settings.exchange_rates_file, settings.exchange_rates)
     counters = open_counters(settings.redis_url, timeout_seconds=settings.counters_timeout_seconds)
     _make_data_dir(settings)
+    # a program may go to another folder while this is open
+    settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     if pending:
         owners, setting = _owners_url(settings)
         migrate.upgrade(owners, setting=setting)

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import uniform
 from typing import Any, Final, Literal, TypeVar
@@ -374,7 +374,8 @@ class SqlLedgerStore:
 
 
 def parse_url(url: str, setting: str = DATABASE_SETTING) -> URL:
-    """The URL of a supported database; raises `ValidationError` naming the setting."""
+    """The URL of a supported database, SQLite's with its whole path: a program may go to another
+    folder. Raises `ValidationError` naming the setting."""
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):  # ValueError: its port is no number
@@ -384,6 +385,10 @@ def parse_url(url: str, setting: str = DATABASE_SETTING) -> URL:
         raise _bad_url(setting)
     if backend == "sqlite" and (parsed.query or parsed.database.startswith((":memory:", "file:"))):
         raise _bad_url(setting)  # each connection would have a database of its own
+    if backend == "sqlite":
+        # the folder that this process is in may be gone, which whoever opens the file tells
+        with suppress(FileNotFoundError):
+            return parsed.set(database=str(Path(parsed.database).absolute()))
     return parsed
 
 
