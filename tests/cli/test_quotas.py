@@ -169,6 +169,19 @@ def test_history_is_a_chart_and_rows(quotas: Quotas, server: FiscusProcess, tena
     assert quotas(*history, "--since", later, "--json").json()["rows"] == []
 
 
+@pytest.mark.usefixtures("narrow")
+def test_no_digit_of_a_day_is_cut_off(quotas: Quotas, server: FiscusProcess, tenant: str) -> None:
+    quotas("allocate", "gpu_hours", "100000000", "--scope", "project:search")
+    (quota,) = quotas("list", "--json").json()["quotas"]
+    with (
+        Client(server.url, server.key, tenant=tenant) as client,
+        client.quota("gpu_hours", "12345678.123456789012", project="search") as taken,
+    ):
+        taken.release("2345678.123456789012")
+    shown = quotas("history", quota["quota_id"]).out
+    assert " 12,345,678.123456789012 (2,345,678.123456789012 given back)" in shown
+
+
 def test_history_of_a_deleted_quota_is_shown(
     quotas: Quotas, server: FiscusProcess, tenant: str
 ) -> None:

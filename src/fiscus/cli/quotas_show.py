@@ -89,7 +89,7 @@ def show_history(quota: QuotaView, found: QuotaHistory, *, deleted: bool) -> Non
         return
     marks = ASCII if out.options.ascii_only else BLOCKS
     for line in day_chart(found.days, out.width, marks):
-        out.print(line, no_wrap=True, crop=True)
+        out.print(line, soft_wrap=True)
     numbers = ["amount", "of burst", "used after"]
     table = new_table("time", "what", "scope", *numbers, right=numbers)
     for row in found.rows:
