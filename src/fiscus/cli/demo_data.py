@@ -172,7 +172,7 @@ def count() -> int:
 def _dollars(
     workload: Workload, moment: datetime, end: datetime, day: float, draw: random.Random
 ) -> float:
-    by_hour = 0.5 - 0.5 * math.cos((moment.hour + moment.minute / 60 - 2) / 24 * 2 * math.pi)
+    by_hour = 0.5 - 0.5 * math.cos((moment.hour - 2) / 24 * 2 * math.pi)
     rhythm = workload.night + (1 - workload.night) * by_hour
     if workload.night < 1 and moment.weekday() >= 5:
         rhythm *= WEEKEND

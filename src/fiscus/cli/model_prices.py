@@ -38,6 +38,5 @@ class ModelPrices:
             ) from None
         self.model = str(priced.model.id)
         self.provider = str(priced.provider.id)
-        self.description = str(priced.model_price)
         self.price = lru_cache(maxsize=65_536)(price)
         """The exact cost of a call: `price(input_tokens, output_tokens)`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -214,7 +215,7 @@ def _run(plan: Plan, amount: Decimal) -> Replay:
     return done
 
 
-def _run_loop(work: Any) -> None:
+def _run_loop(work: Coroutine[Any, Any, None]) -> None:
     try:
         from uvloop import new_event_loop
     except ImportError:  # Windows

@@ -121,7 +121,7 @@ class Replay:
         """Whether it ends early."""
         return self._stop.is_set()
 
-    async def run(self, on_progress: Callable[[Tally], None]) -> Tally:
+    async def run(self, on_progress: Callable[[Tally], None]) -> None:
         """Replay all of it; on Ctrl-C, or when a call fails for good, give back what is held and
         end."""
         loop = asyncio.get_running_loop()
@@ -136,15 +136,11 @@ class Replay:
         try:
             await asyncio.gather(*workers)
         finally:
-            self._stop_all([*workers, ticker])
+            for task in (*workers, ticker):
+                task.cancel()
             await asyncio.gather(*workers, ticker, return_exceptions=True)
             self.tally.seconds = perf_counter() - self._started
             on_progress(self.tally)
-        return self.tally
-
-    def _stop_all(self, tasks: list[asyncio.Task[None]]) -> None:
-        for task in tasks:
-            task.cancel()
 
     async def _tick(self, on_progress: Callable[[Tally], None]) -> None:
         while True:
