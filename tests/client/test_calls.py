@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fiscus import Conflict, Fiscus, IdempotencyConflict, NotFound, ValidationError
+from fiscus import Client, Conflict, Fiscus, IdempotencyConflict, NotFound, ValidationError
 from fiscus.budgets.calls import BudgetView, CheckAnswer, SettleAnswer, Utilization
 from fiscus.budgets.model import Budget, EnforcementAction, Filters, ReservationStatus
 from fiscus.costs.calls import RecordAnswer
@@ -21,7 +21,7 @@ from tests.client.apis import BUDGET, OPERATION
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.client.apis import Bench
+    from tests.client.apis import Bench, RunningServer
 
 pytestmark = pytest.mark.anyio
 
@@ -210,6 +210,15 @@ async def test_what_is_of_a_subclass_is_taken_as_what_it_is(bench: Bench) -> Non
         for key in (Project.SEARCH, "search")
     ]
     assert [one.allowed for one in asked] == [True, False]
+
+
+def test_a_key_and_a_tenant_of_an_enum_are_sent_as_their_text(
+    server: RunningServer, tenant: str
+) -> None:
+    given = Enum("Given", {"KEY": server.key, "TENANT": tenant}, type=str)
+    with Client(server.url, given.KEY, tenant=given.TENANT) as client:
+        made = client.create_budget(**BUDGET)
+        assert client.get_budget(made.budget_id).tenant_id == tenant
 
 
 async def test_a_budget_begins_on_the_day_of_a_frozen_test(bench: Bench) -> None:

@@ -213,6 +213,9 @@ def test_an_amount_that_is_not_a_number_is_an_error_of_its_item(api: BlockingApi
         ("url", 5),
         ("key", None),
         ("key", 5),
+        ("tenant", 5),
+        ("tenant", "a b"),
+        ("tenant", "\ud800"),
         ("timeout_seconds", "x"),
         ("timeout_seconds", None),
         ("total_seconds", True),
@@ -220,7 +223,7 @@ def test_an_amount_that_is_not_a_number_is_an_error_of_its_item(api: BlockingApi
         ("max_retries", 1.5),
     ],
 )
-def test_a_client_names_the_argument_of_a_wrong_type(kind: Any, field: str, given: Any) -> None:
+def test_a_client_names_the_argument_that_cannot_be_used(kind: Any, field: str, given: Any) -> None:
     arguments = {"url": "http://127.0.0.1:3472", "key": "k", field: given}
     with pytest.raises(ValidationError) as told:
         kind(**arguments)

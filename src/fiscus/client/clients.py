@@ -10,7 +10,7 @@ import httpx
 
 from fiscus.client.asynchronous import AsyncApi
 from fiscus.client.blocking import BlockingApi
-from fiscus.client.fields import given_count, given_seconds, given_text
+from fiscus.client.fields import given_count, given_seconds, given_text, tenant_named
 from fiscus.client.http_backend import HttpBackend
 from fiscus.client.retries import RetryPolicy
 from fiscus.client.transports import AsyncTransport, BlockingTransport
@@ -53,6 +53,7 @@ class Client(BlockingApi):
         total_seconds: float = TOTAL_SECONDS,
     ) -> None:
         policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
+        tenant = tenant_named(tenant, None)
         super().__init__(blocking_backend(url, key, policy), tenant)
 
 
@@ -75,6 +76,7 @@ class AsyncClient(AsyncApi):
     ) -> None:
         base_url = checked_url(url)
         policy = _checked_policy(timeout_seconds, max_retries, total_seconds)
+        tenant = tenant_named(tenant, None)
         http = _connections(httpx.AsyncClient, base_url, _headers(key))
         super().__init__(HttpBackend(base_url, AsyncTransport(http), policy), tenant)
 
@@ -89,8 +91,9 @@ def blocking_backend(url: str, key: str, policy: RetryPolicy) -> HttpBackend:
 
 def checked_url(url: str) -> str:
     """The server's address, with or without the base path of the API."""
+    url = given_text(url, "url")
     try:
-        parsed = httpx.URL(given_text(url, "url"))
+        parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     is_server = parsed.scheme in {"http", "https"} and parsed.host
@@ -130,7 +133,8 @@ def _wrong_environment(names: tuple[str, ...], error: Exception) -> ValidationEr
 
 
 def _headers(key: str) -> dict[str, str]:
-    if not given_text(key, "key") or not arrives_whole(key):
+    key = given_text(key, "key")
+    if not key or not arrives_whole(key):
         raise ValidationError(
             "key is not an API key or a token",
             field="key",
