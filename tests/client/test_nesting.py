@@ -466,6 +466,21 @@ async def test_extending_a_nested_block_extends_what_it_draws_from(bench: Bench)
         assert (await outer.settle(1)).flags == []
 
 
+@pytest.mark.parametrize("over", ["expired", "settled"])
+async def test_extending_a_nested_block_that_draws_nothing_extends_its_own_hold_alone(
+    bench: Bench, over: str
+) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=0, ttl_seconds=60) as outer:
+        if over == "expired":
+            bench.clock.advance(seconds=60)
+        async with bench.api.reserve(**OPERATION, estimate="0.25", ttl_seconds=10) as inner:
+            if over == "settled":
+                await outer.settle("0.125")
+            await inner.extend(3600)
+            bench.clock.advance(seconds=11)
+            assert (await inner.settle("0.25")).flags == []
+
+
 async def test_tasks_inside_a_block_draw_from_it(bench: Bench) -> None:
     budget = await bench.budget()
 

@@ -410,13 +410,13 @@ class Hold:
         self._released = True
 
     async def extend(self, ttl_seconds: int) -> None:
-        """Hold what this block and the one it draws from hold until `ttl_seconds` from now."""
+        """Hold what this block, and what it draws from another, until `ttl_seconds` from now."""
         if self.reservation_id is not None:
             values = {"ttl_seconds": ttl_seconds, "tenant_id": self.request.tenant_id}
             sent = monotonic()
             await self._operations.extend(self.reservation_id, convert(values, ExtendRequest))
             self._held_until = sent + ttl_seconds
-        if self._parent is not None:
+        if self._parent is not None and (self._drawn > 0 or self._answer is None):
             await self._parent.extend(ttl_seconds)
 
     async def close(self, error: BaseException | None) -> None:
