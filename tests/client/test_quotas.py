@@ -176,9 +176,16 @@ async def test_a_block_keeps_what_it_took(bench: Bench) -> None:
     assert await used(bench, quota) == Decimal("2.5")
 
 
+class Hours(float):
+    """As a number of numpy's, which shows itself with its name."""
+
+    def __repr__(self) -> str:
+        return f"Hours({float(self)})"
+
+
 async def test_a_float_is_taken_by_its_shortest_text(bench: Bench) -> None:
     quota = await bench.api.allocate_quota(**QUOTA)
-    async with bench.api.quota("gpu_hours", 0.1, project="search"):
+    async with bench.api.quota("gpu_hours", Hours(0.1), project="search"):
         pass
     async with bench.api.quota("gpu_hours", 0.7, project="search") as taken:
         await taken.release(0.1)

@@ -330,5 +330,5 @@ def _require_function(function: Any) -> None:
 
 
 def _exact(amount: AmountLike | float, field: str) -> Decimal:
-    given = repr(amount) if type(amount) is float else amount
+    given = float.__repr__(amount) if isinstance(amount, float) else amount
     return parse_not_negative(given, field)
