@@ -253,6 +253,20 @@ def test_the_steps_of_a_try_share_its_time() -> None:
                 client.record_batch(costs)
 
 
+async def test_a_question_how_the_server_is_takes_no_longer_than_all_tries_may() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()  # and nobody answers
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        began = time.monotonic()
+        with Client(url, "k", total_seconds=0.05) as client, pytest.raises(ServiceUnavailable):
+            client.health()
+        async with AsyncClient(url, "k", total_seconds=0.05) as client:
+            with pytest.raises(ServiceUnavailable):
+                await client.health()
+        assert time.monotonic() - began < 5
+
+
 def test_a_wait_longer_than_the_bound_is_left_to_the_caller(
     server: RunningServer, faulty: Faulty
 ) -> None:

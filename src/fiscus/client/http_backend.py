@@ -262,7 +262,7 @@ class HttpBackend(HereOnly):
 
     async def health(self) -> HealthAnswer:
         """One try; a server that says that it is down has answered."""
-        timeout_seconds = self._policy.timeout_seconds
+        timeout_seconds = min(self._policy.timeout_seconds, self._policy.total_seconds)
         try:
             reply = await self._transport.send(
                 Request("GET", f"{BASE_PATH}/health", None, [], {}), timeout_seconds
