@@ -219,6 +219,10 @@ async def test_without_the_server_the_policy_decides(policy: Any, allowed: bool)
         ((), {}),
         (("5/minute",), {"resource": "api"}),
         ((), {"resource": "api", "on_store_failure": "local"}),
+        ((), {"resource": 5}),
+        ((), {"resource": "api", "counters": "redis://127.0.0.1"}),
+        ((), {"resource": "api", "name": "api"}),
+        ((), {"resource": "api", "now_us": lambda: 0}),
     ],
 )
 async def test_arguments_that_make_no_sense_with_a_client_are_refused(

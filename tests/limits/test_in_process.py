@@ -235,6 +235,8 @@ def test_a_forked_process_counts_on_when_another_thread_was_counting() -> None:
         ({"on_store_failure": "deny"}, "counters"),
         ({"counters": "redis://127.0.0.1"}, "name"),
         ({"counters": "http://127.0.0.1", "name": "api"}, "counters"),
+        ({"counters": 5, "name": "api"}, "counters"),
+        ({"now_us": 5}, "now_us"),
         ({"counters": "redis://127.0.0.1", "name": "api", "on_store_failure": "x"}, "on_store"),
         ({"counters": "redis://127.0.0.1", "name": "api", "timeout_seconds": 0}, "timeout"),
         ({"counters": "redis://127.0.0.1", "name": "api", "timeout_seconds": "1"}, "timeout"),

@@ -246,8 +246,11 @@ def test_every_field_is_sent_as_text_that_http_allows() -> None:
     [
         ({"limit": "2/fortnight"}, "limit"),
         ({"exempt": "/healthz"}, "exempt"),
-        ({"exempt": ["healthz"]}, "paths"),
+        ({"exempt": ["healthz"]}, "exempt"),
+        ({"exempt": [5]}, "exempt"),
+        ({"exempt": 5}, "exempt"),
         ({"paths": {"/a*b": "1/minute"}}, "paths"),
+        ({"paths": {5: "1/minute"}}, "paths"),
         ({"paths": ["/login"]}, "paths"),
         ({"trusted_proxies": -1}, "trusted_proxies"),
         ({"trusted_proxies": "1"}, "trusted_proxies"),

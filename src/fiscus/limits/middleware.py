@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from fiscus.correlation import correlation_id_of
 from fiscus.errors import RateLimitViolated, ValidationError
 from fiscus.headers import raw
-from fiscus.limits.base import Limit, check_function
+from fiscus.limits.base import Limit, check_function, check_text
 from fiscus.limits.decorating import key_text
 from fiscus.limits.opening import limit as make_limit
 from fiscus.limits.requests import RequestHead, Scope
@@ -51,9 +51,9 @@ class RateLimitMiddleware:
         exempt: Sequence[str] = (),
         trusted_proxies: int = 0,
     ) -> None:
-        if isinstance(exempt, str):
-            raise _wrong("exempt", "exempt must be a list of paths")
         # of untyped callers, such as a text of the environment: told here, and not by every request
+        if isinstance(exempt, str) or not isinstance(exempt, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _wrong("exempt", "exempt must be a list of paths")
         if not isinstance(trusted_proxies, int) or trusted_proxies < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise _wrong("trusted_proxies", "trusted_proxies must be a whole number, 0 or more")
         if not isinstance(paths, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -62,8 +62,11 @@ class RateLimitMiddleware:
         self._app = app
         self._key_of = _client_address if key is None else key
         self._trusted_proxies = trusted_proxies
-        own: dict[str, Limit | None] = {path: _limit(one) for path, one in (paths or {}).items()}
-        own.update(dict.fromkeys(exempt))
+        own: dict[str, Limit | None] = {}
+        for path, one in (paths or {}).items():
+            own[_path(path, "paths")] = _limit(one)
+        for path in exempt:
+            own[_path(path, "exempt")] = None
         self._limits: Final = _ByPath(_limit(limit), own)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,9 +104,6 @@ class _ByPath:
     """Which limit holds for a path; None: no limit."""
 
     def __init__(self, general: Limit, own: Mapping[str, Limit | None]) -> None:
-        for path in own:
-            if not path.startswith(("/", "*")) or "*" in path[:-1]:
-                raise _wrong("paths", f"{path!r} is not a path, or a beginning with `*` after it")
         self._general = general
         self._exact = {path: one for path, one in own.items() if not path.endswith("*")}
         beginnings = [(path[:-1], one) for path, one in own.items() if path.endswith("*")]
@@ -140,6 +140,14 @@ async def _refuse(scope: Scope, send: Send, violation: RateLimitViolated) -> Non
 
 def _client_address(request: RequestHead) -> str:
     return request.client_address
+
+
+def _path(given: str, field: str) -> str:
+    """A path, or a beginning with `*` after it; raises `ValidationError` naming `field`."""
+    check_text(given, field)
+    if not given.startswith(("/", "*")) or "*" in given[:-1]:
+        raise _wrong(field, f"{given!r} is not a path, or a beginning with `*` after it")
+    return given
 
 
 def _limit(given: str | Limit) -> Limit:

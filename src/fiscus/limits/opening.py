@@ -86,7 +86,13 @@ def limit(
     `fiscus.limits.strings`. Raises `ValidationError` that says what is wrong.
     """
     check_function(key, "key")
+    check_function(now_us, "now_us")
     if client is not None:
+        for other, given in (("counters", counters), ("name", name), ("now_us", now_us)):
+            if given is not None:
+                raise _wrong(
+                    other, f"with a client, {other} is the server's", f"Leave {other} out."
+                )
         return _on_server(client, limits, resource, key, on_store_failure, timeout_seconds, {**who})
     if limits is None or resource is not None or who:
         raise _wrong("client", "resource and its scopes need a client", "Give client=Client(…).")
@@ -102,6 +108,7 @@ def limit(
         from fiscus.limits.in_process import InProcessLimit
 
         return InProcessLimit(phrases, key=key, now_us=now_us)
+    check_text(counters, "counters")
     if not name:
         raise _wrong(
             "name",
@@ -138,6 +145,7 @@ def _on_server(
             "with a client, the policies of a resource type hold",
             "Give resource, and no limits of its own.",
         )
+    check_text(resource, "resource")
     from fiscus.client.asynchronous import AsyncApi
     from fiscus.client.blocking import BlockingApi
     from fiscus.limits.on_server import ServerLimit
