@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 
 from fiscus import ServiceUnavailable, ValidationError
 from fiscus.ids import uuid7
-from fiscus.limits import Limit, LimitResult, limit
+from fiscus.limits import Limit, LimitResult, in_redis, limit
 from tests.valkey import wait_until
 
 if TYPE_CHECKING:
@@ -147,6 +148,20 @@ def test_a_child_of_a_fork_has_connections_of_its_own(
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert api.look("a").remaining == 3
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_connects_when_another_thread_was_connecting(api: Limit) -> None:
+    with in_redis._CONNECTIONS._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            status = 1
+            try:
+                status = 7 if not api.hit("a").degraded else 2
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_half_a_character_is_refused_before_it_is_sent(api: Limit) -> None:

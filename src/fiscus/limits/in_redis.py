@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from time import time_ns
 from typing import Final
+from weakref import WeakSet
 
 from fiscus.clock import SystemClock
 from fiscus.errors import ServiceUnavailable, ValidationError
@@ -32,7 +34,8 @@ class _Connection:
     """A server's counters, and what asks them for all who wait."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        self.users = 0
+        self.process: Final = os.getpid()
+        self.users: Final[WeakSet[RedisLimit]] = WeakSet()
         self.counters: Final = _counters(url, timeout_seconds)
         self.loop: Final = CounterLoop(self.counters, SystemClock(), timeout_seconds)
 
@@ -59,19 +62,23 @@ class _Connections:
         self._open: dict[tuple[int, str, float], _Connection] = {}
         self._lock = threading.Lock()
 
-    def take(self, url: str, timeout_seconds: float) -> _Connection:
+    def forked(self) -> None:
+        """Go on in a forked process: whoever held the lock goes on in the other one."""
+        self._lock = threading.Lock()
+
+    def take(self, user: RedisLimit, url: str, timeout_seconds: float) -> _Connection:
         # a thread does not survive a fork, so a child has connections of its own
         key = (os.getpid(), url, timeout_seconds)
         with self._lock:
             found = self._open.get(key)
             if found is None:
                 found = self._open[key] = _Connection(url, timeout_seconds)
-            found.users += 1
+            found.users.add(user)
             return found
 
-    def give_back(self, connection: _Connection) -> None:
+    def give_back(self, user: RedisLimit, connection: _Connection) -> None:
         with self._lock:
-            connection.users -= 1
+            connection.users.discard(user)
             if connection.users:
                 return
             self._open = {key: one for key, one in self._open.items() if one is not connection}
@@ -79,6 +86,9 @@ class _Connections:
 
 
 _CONNECTIONS: Final = _Connections()
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_CONNECTIONS.forked)
 
 
 class RedisLimit(Limit):
@@ -107,9 +117,7 @@ class RedisLimit(Limit):
         self._stand_in_anew()
         self._url = url
         self._timeout_seconds = timeout_seconds
-        self._lock = threading.Lock()
         self._connection: _Connection | None = None
-        self._process = 0
         self._here: LoopTakes | None = None
         self._connected()
 
@@ -154,22 +162,17 @@ class RedisLimit(Limit):
         await asyncio.to_thread(self.reset, key)
 
     def close(self) -> None:
-        with self._lock:
-            connection, self._connection = self._connection, None
-            self._here = None
-        if connection is not None and self._process == os.getpid():
-            _CONNECTIONS.give_back(connection)
+        connection, self._connection, self._here = self._connection, None, None
+        if connection is not None and connection.process == os.getpid():
+            _CONNECTIONS.give_back(self, connection)
 
     def _connected(self) -> _Connection:
         """This process's connection; after a fork that is another one."""
         connection = self._connection
-        if connection is not None and self._process == os.getpid():
-            return connection
-        with self._lock:
-            if self._connection is None or self._process != os.getpid():
-                self._connection = _CONNECTIONS.take(self._url, self._timeout_seconds)
-                self._process = os.getpid()
-            return self._connection
+        if connection is None or connection.process != os.getpid():
+            connection = _CONNECTIONS.take(self, self._url, self._timeout_seconds)
+            self._connection = connection
+        return connection
 
     def _takes_here(self) -> LoopTakes:
         """What asks for the running event loop; a child of a fork runs another one."""
