@@ -57,6 +57,8 @@ class Policies:
         self.version = 1
         self.reads = 0
         self.unreachable = False
+        self.unreadable: set[str] = set()
+        """Tenants whose policies cannot be had, while all else can."""
         self.broken: set[str] = set()
         """Tenants whose policies make no sense."""
 
@@ -67,7 +69,7 @@ class Policies:
 
     def live(self, tenant_id: str, now: datetime) -> TenantPolicies:
         self.reads += 1
-        if self.unreachable:
+        if self.unreachable or tenant_id in self.unreadable:
             raise ServiceUnavailable("The store cannot be reached")
         if tenant_id in self.broken:
             raise RuntimeError("no policy")

@@ -396,6 +396,19 @@ def test_policies_that_cannot_be_read_again_are_used_on_and_one_check_waits_for_
     assert desk.check(0).limit_value == 3
 
 
+def test_policies_that_cannot_be_read_again_beside_the_checks_are_told() -> None:
+    desk = Desk(policy("a", limit_value=10))
+    desk.check()
+    desk.policies.put(policy("a", limit_value=3))
+    desk.policies.unreadable = {TENANT}
+    with pytest.raises(ServiceUnavailable):  # of which the housekeeping writes to the log
+        desk.refresh()
+    assert desk.check(0).limit_value == 10
+    desk.policies.unreadable.clear()
+    desk.refresh()
+    assert desk.check(0).limit_value == 3
+
+
 def test_a_policy_that_cannot_be_counted_fails_only_its_own_checks() -> None:
     desk = Desk(uncountable(), policy("a", resource_type="llm"))
     assert desk.check(resource_type="llm").allowed

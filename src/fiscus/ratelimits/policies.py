@@ -106,12 +106,8 @@ class PolicyCache:
     def read(self, tenant_id: str, now: datetime) -> _Tenant:
         """Read a tenant's policies from their source, for a check. Errors as of `make_ready`."""
         self.lookups.misses += 1
-        return self._read(tenant_id, now)
-
-    def _read(self, tenant_id: str, now: datetime) -> _Tenant:
-        number, change = next(self._numbers), self._changes.get(tenant_id)
         try:
-            live = self._source.live(tenant_id, now)
+            return self._read(tenant_id, now)
         except ServiceUnavailable:
             known = self._tenants.get(tenant_id)
             if known is None:
@@ -119,6 +115,10 @@ class PolicyCache:
             # one check waited in vain: the others need not
             known.stale, known.outdated = False, True
             return known
+
+    def _read(self, tenant_id: str, now: datetime) -> _Tenant:
+        number, change = next(self._numbers), self._changes.get(tenant_id)
+        live = self._source.live(tenant_id, now)
         tenant = _Tenant(number, live.version, PolicyIndex(live.policies), to_us(now))
         with self._lock:
             # a change that was told while we read may not be in what we read
