@@ -89,6 +89,18 @@ def test_what_can_never_pass_can_not_pass_without_counters_either() -> None:
     assert [row.window.denied for row in usage.rows] == [3]
 
 
+def test_counters_that_are_of_no_policy_are_not_asked_for() -> None:
+    limiter = without_counters(policy(resource_type="other"))
+    limiter.close()  # whoever would ask for counters is refused from now on
+    with pytest.raises(ServiceUnavailable):
+        limiter.check(request(resource_type="other"), TENANT, NOON)
+    assert limiter.check(request(), TENANT, NOON).allowed
+    assert [one.allowed for one in limiter.check_together([request()] * 2, TENANT, NOON)] == [
+        True,
+        True,
+    ]
+
+
 def test_a_denial_without_counters_says_what_each_policy_would() -> None:
     limiter = without_counters(
         policy("a", on_store_failure="deny", resource_type="other"),

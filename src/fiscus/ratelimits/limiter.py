@@ -122,7 +122,7 @@ class Limiter:
         now_us = to_us(now)
         self._cache.make_ready(tenant_id, now)
         prepared = self.prepare(request, tenant_id, now, now_us, key_id, priority)
-        outcome = self.decide((prepared.take,), now_us)
+        outcome = self.decide((prepared.take,), now_us) if prepared.policies else None
         return self.answer(prepared, None if outcome is None else outcome[0], now_us)
 
     def check_batch(
@@ -175,7 +175,7 @@ class Limiter:
             prepared.append(self.prepare(request, tenant_id, now, now_us, key_id, priority))
             met.add(len(prepared[-1].policies), len(prepared))
         take, policies = joined([(one.take, one.policies) for one in prepared])
-        outcome = self.decide((take,), now_us)
+        outcome = self.decide((take,), now_us) if policies else None
         taken = None if outcome is None else outcome[0]
         degraded = taken is None
         if taken is None:
