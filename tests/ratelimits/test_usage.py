@@ -19,6 +19,7 @@ from fiscus.ratelimits.model import PolicyState
 from fiscus.stores.counters.memory import MemoryCounters
 from fiscus.stores.counters.redis import RedisCounters
 from fiscus.wiring.counters import open_counters
+from tests.log_lines import told
 from tests.ports import free_port
 from tests.ratelimits.desk import Desk, Usage, request
 from tests.ratelimits.policies import NOON, TENANT, Policies, policy
@@ -142,8 +143,8 @@ def test_a_shadow_policy_that_denies_without_counters_denies_nobody() -> None:
     limiter.close()
 
 
-def test_of_usage_that_cannot_be_written_the_latest_is_kept(
-    monkeypatch: pytest.MonkeyPatch,
+def test_of_usage_that_cannot_be_written_the_latest_is_kept_and_the_rest_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(limiter, "MAX_ROWS", 2)
     usage = Usage()
@@ -156,6 +157,7 @@ def test_of_usage_that_cannot_be_written_the_latest_is_kept(
     usage.unreachable = False
     desk.limiter.flush_usage()
     assert [row.window.scope_id for row in usage.rows] == ["b", "c"]
+    assert [(one.event, one.fields) for one in told(caplog)] == [("usage_given_up", {"rows": 1})]
 
 
 def test_usage_that_could_not_be_written_is_written_later() -> None:

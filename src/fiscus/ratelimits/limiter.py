@@ -449,7 +449,11 @@ class Limiter:
         if self._usage is None:
             return
         with self._flushing:
-            self._unwritten = (self._unwritten + self._tally.take(policy_id))[-MAX_ROWS:]
+            self._unwritten += self._tally.take(policy_id)
+            given_up = len(self._unwritten) - MAX_ROWS
+            if given_up > 0:
+                del self._unwritten[:given_up]
+                log.warning("usage_given_up", rows=given_up)
         while self._write_some(self._usage, policy_id):
             if pause_seconds:
                 self._stop.wait(pause_seconds)

@@ -15,7 +15,8 @@ from fiscus.ratelimits.rules import Rule, Verdict
 _SHORTEST_US: Final = 60_000_000
 _LONGEST_US: Final = 3_600_000_000
 MAX_ROWS: Final = 200_000
-"""Rows held while the database cannot be reached; beyond them the oldest are given up."""
+"""Rows that wait to be written; beyond them the oldest are given up: while the database cannot be
+reached, or when so many scopes were seen in a minute."""
 
 
 class _Tally:
