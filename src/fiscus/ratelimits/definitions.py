@@ -15,7 +15,6 @@ from fiscus.ratelimits.rules import (
     MAX_LOG_LIMIT,
     MAX_WHOLE,
     Algorithm,
-    check_numbers,
     make_rule,
 )
 from fiscus.tenants import TenantSettings
@@ -64,8 +63,6 @@ def define(
         created_at=created_at,
         updated_at=now,
     )
-    window_us = policy.time_window_seconds * 1_000_000
-    check_numbers(policy.algorithm, policy.limit_value, window_us, policy.burst_capacity)
     check_countable(policy)
     return policy
 

@@ -75,7 +75,7 @@ def decide(
     return Verdict(allowed, remaining, wait_us, reset_us, delay_ms, state)
 
 
-def adjust(rule: Rule, state: Level | None, count: int, now_us: int) -> Level | None:
+def adjust(rule: Rule, state: Level | None, count: int, now_us: int) -> Level:
     """The level after a charge was corrected by `count` requests; never below empty."""
     rate = rule.rate
     if state is None:

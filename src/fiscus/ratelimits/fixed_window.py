@@ -44,7 +44,7 @@ def decide(rule: Rule, state: Window | None, count: int, ceiling: int, now_us: i
     return Verdict(False, remaining, wait_us, end_us if used else now_us, 0, state)
 
 
-def adjust(rule: Rule, state: Window | None, count: int, now_us: int) -> Window | None:
+def adjust(rule: Rule, state: Window | None, count: int, now_us: int) -> Window:
     """The window after a charge was corrected by `count` requests; never below zero use."""
     at_us = now_us if state is None else max(now_us, state.at_us)
     used = state.used if state is not None and at_us < state.end_us else 0

@@ -1,9 +1,9 @@
 """The header fields that tell an HTTP client of its rate limits.
 
 `RateLimit-Policy` and `RateLimit` as in draft-ietf-httpapi-ratelimit-headers-10, structured fields
-(RFC 9651) with a line per policy, and the older `X-RateLimit-Limit`, `-Remaining` and `-Reset` of
-the policy that decides. `Retry-After` (RFC 9110) comes with a denial only, and not with one that no
-waiting would help.
+(RFC 9651) with a member per policy, and the older `X-RateLimit-Limit` and `-Reset` of the policy
+that decides, with what all of them leave as `-Remaining`. `Retry-After` (RFC 9110) comes with a
+denial only, and not with one that no waiting would help.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def limit_lines(
 ) -> FieldLines:
     """The header fields of the policies in `told`, at least one; the first decides.
 
-    `remaining` and `reset_epoch_seconds` are what that one says; `retry_after_seconds` is None
-    unless the request was denied.
+    `remaining` is what could be taken now, `reset_epoch_seconds` when the first would be unused;
+    `retry_after_seconds` is None unless the request was denied.
     """
     first = told[0]
     if len(told) == 1:  # most; the lines below would say the same

@@ -35,7 +35,7 @@ class Take(Struct, frozen=True, gc=False):
     count: int
     """Requests to take; 0 only looks."""
     priority: int
-    """An index of `rules.PRIORITIES`."""
+    """An index of `priorities.PRIORITIES`."""
     gated: bool = False
     """Only decided when the take before it, of the same tenant, was admitted."""
     asks: tuple[tuple[int, int], ...] = ()

@@ -83,7 +83,7 @@ class Rule(NamedTuple):
     """Requests per window: the effective limit, without burst."""
     window_us: int
     ceilings: Ceilings
-    """The most a counter may hold for a request of each priority; see `PRIORITIES`."""
+    """The most a counter may hold for a request of each of `priorities.PRIORITIES`."""
     rate: Rate
     """Of the buckets; of the others, a constant without meaning."""
     window_ends: tuple[int, ...]
@@ -109,7 +109,7 @@ def make_rule(
     Raises `ValidationError` naming the field for numbers that no rule can have, and for a bucket
     that whole numbers below 2^53 cannot hold in microseconds, milliseconds or seconds.
     """
-    check_numbers(algorithm, limit, window_us, burst)
+    _check_numbers(algorithm, limit, window_us, burst)
     ceilings = ceilings_of(limit + burst)
     rate = rate_of(limit, window_us, ceilings[0]) if algorithm in BUCKETS else _NO_RATE
     return Rule(algorithm, limit, window_us, ceilings, rate, window_ends, shadow)
@@ -137,8 +137,7 @@ def rate_of(limit: int, window_us: int, most: int) -> Rate:
     )
 
 
-def check_numbers(algorithm: Algorithm, limit: int, window_us: int, burst: int) -> None:
-    """Raises `ValidationError` naming the field."""
+def _check_numbers(algorithm: Algorithm, limit: int, window_us: int, burst: int) -> None:
     if not 1 <= limit <= MAX_LIMIT:
         raise _out_of_range("limit_value", f"must be 1 to {MAX_LIMIT}")
     if not 1 <= window_us <= MAX_WINDOW_SECONDS * 1_000_000:
