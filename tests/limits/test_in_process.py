@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -18,6 +21,9 @@ from fiscus.limits.strings import parse_limits
 from fiscus.ratelimits.port import Take
 from fiscus.stores.counters.memory import MemoryCounters
 from tests.limits.clock import START_US, Microseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -210,6 +216,13 @@ def test_a_violation_carries_the_result(now: Microseconds) -> None:
         "LimitResult(allowed=False, remaining=0, name='1/minute', "
         "retry_after_seconds=60, degraded=False)"
     )
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_a_limit_says_that_it_cannot_be_copied(copied: Callable[[Limit], object]) -> None:
+    """As when it is given to a process of a pool that is spawned: that would count by itself."""
+    with pytest.raises(TypeError, match="make another where you need one"):
+        copied(limit("1/hour"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from fiscus.errors import ValidationError
 from fiscus.limits.decorating import decorated
@@ -86,6 +86,11 @@ class Limit(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a limit can be neither pickled nor deeply copied: make another where you need one"
+        )
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """`function`, each call of which is a hit; a denied call raises `RateLimitViolated`."""
