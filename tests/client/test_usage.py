@@ -39,6 +39,34 @@ def test_a_quantity_in_another_unit_becomes_usage() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("parts", "own", "quantity", "unit", "usage"),
+    [
+        ((7, "pages"), (None, "tokens"), 7, "pages", None),
+        ((7, None), (None, "tokens"), 7, None, None),
+        ((None, "pages"), (2, None), 2, None, None),
+        ((7, "pages"), (2, None), 2, None, {"pages": 7}),
+        ((7, None), (2, "tokens"), 2, "tokens", {"unspecified": 7}),
+        ((7, None), (2, None), 9, None, None),
+        ((None, "pages"), (None, None), None, "pages", None),
+    ],
+)
+def test_no_quantity_comes_into_the_unit_of_another(
+    parts: tuple[int | None, str | None],
+    own: tuple[int | None, str | None],
+    quantity: int | None,
+    unit: str | None,
+    usage: dict[str, int] | None,
+) -> None:
+    names = ("usage_quantity", "usage_unit")
+    given = [
+        {name: value for name, value in zip(names, one, strict=True) if value is not None}
+        for one in (parts, own)
+    ]
+    merged = merge_details(*given)
+    assert [merged.get(name) for name in (*names, "usage")] == [quantity, unit, usage]
+
+
 def test_nothing_given_stays_nothing() -> None:
     assert merge_details({}, {"usage": None, "tags": {}}) == {"tags": {}}
 

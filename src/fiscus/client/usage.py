@@ -25,10 +25,16 @@ def merge_details(parts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str,
     own_tags: dict[str, str] = own.get("tags") or {}
     tags = first_tags({**own_tags, **(parts.get("tags") or {}), **own_tags})
     first, second = parts.get("usage_quantity"), own.get("usage_quantity")
+    unit, own_unit = parts.get("usage_unit"), own.get("usage_unit")
+    if first is not None or second is not None:
+        # a unit is that of its quantity, which may have none
+        merged.pop("usage_unit", None)
+        of_quantity = unit if second is None else own_unit
+        if of_quantity is not None:
+            merged["usage_unit"] = of_quantity
     if first is not None and second is not None:
-        unit = parts.get("usage_unit")
         quantity = add(first, second)
-        if unit == own.get("usage_unit") and quantity < LIMIT:
+        if unit == own_unit and quantity < LIMIT:
             merged["usage_quantity"] = quantity
         else:
             usage = merge_usage({unit or "unspecified": Decimal(first)}, usage)
