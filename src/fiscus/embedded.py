@@ -94,7 +94,6 @@ from fiscus.ratelimits.model import PolicySpec
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings, wrong_setting
 from fiscus.tenants import Tenant, TenantSpec
-from fiscus.wire import tenant_of_items
 from fiscus.wiring.engine import open_engine
 
 T = TypeVar("T")
@@ -227,7 +226,7 @@ class _EngineBackend(HereOnly):
     async def record_batch(
         self, request: RecordBatchRequest, *, key: str | None
     ) -> RecordBatchAnswer:
-        tenant_id = request.tenant_id or tenant_of_items(request.records, self._default_tenant)
+        tenant_id = self._tenant(request.tenant_id)
         return self._run(record_batch_command(request, tenant_id, self._now(), _key(key)))
 
     async def check_rate_limit(

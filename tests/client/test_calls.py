@@ -270,6 +270,17 @@ async def test_records_of_a_batch_stand_or_fall_alone(bench: Bench) -> None:
     assert sorted(await bench.costs()) == [Decimal("0.1"), 2]
 
 
+async def test_a_batch_of_records_is_of_the_tenant_that_all_of_them_name(bench: Bench) -> None:
+    other = f"{bench.tenant}-other"
+    cost = {"resource_type": "llm", "cost_amount": 1}
+    answer = await bench.api.record_batch([{**cost, "tenant": other}, {**cost, "tenant_id": other}])
+    assert (answer.recorded, answer.failed) == (2, 0)
+    assert len((await bench.api.records(tenant=other)).items) == 2
+    mixed = await bench.api.record_batch([cost, {**cost, "tenant": other}])
+    assert [one.error and one.error.error_code for one in mixed.results] == [None, "FORBIDDEN"]
+    assert await bench.costs() == [1]
+
+
 async def test_a_repeated_key_charges_once(bench: Bench) -> None:
     key = uuid7()
     for _ in range(2):

@@ -16,7 +16,7 @@ from fiscus.costs.report_model import ReportRequest
 from fiscus.errors import ValidationError
 from fiscus.quotas.calls import QuotaCheckBatchRequest
 from fiscus.ratelimits.calls import RateLimitBatchRequest
-from fiscus.wire import convert
+from fiscus.wire import convert, tenant_of_items
 
 
 def check_batch_request(
@@ -54,8 +54,9 @@ def record_batch_request(
         raise ValidationError(
             "records is empty", field="records", suggested_action="Give at least one record."
         )
+    raw = [raw_record(index, one) for index, one in enumerate(items)]
     return RecordBatchRequest(
-        records=[raw_record(index, one) for index, one in enumerate(items)], tenant_id=tenant
+        records=raw, tenant_id=None if tenant is None else tenant_of_items(raw, tenant)
     )
 
 
