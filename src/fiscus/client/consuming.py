@@ -101,11 +101,15 @@ class Taking:
             log.warning("an interrupted consumption may stay taken: %s", error.message)
         self._undone = True
 
+    def taken(self) -> QuotaCheckAnswer:
+        """What was taken; raises `RuntimeError` when that is nothing yet."""
+        if self.answer is None:
+            raise _not_entered()
+        return self.answer
+
     async def release(self, amount: AmountLike | float | None) -> None:
         """Give back a part, or all that was not given back yet."""
-        if self.answer is None:
-            raise RuntimeError("the consumption is used before its block is entered")
-        await self._release(self.answer, None if amount is None else _exact(amount, "amount"))
+        await self._release(self.taken(), None if amount is None else _exact(amount, "amount"))
 
     async def close(self, error: BaseException | None) -> None:
         """End the block. A failure to give back never hides `error`, which it was left with."""
@@ -154,10 +158,7 @@ class _Block:
     @property
     def answer(self) -> QuotaCheckAnswer:
         """The decision, with each matching quota as it stood after it."""
-        answer = self._inside().answer
-        if answer is None:
-            raise RuntimeError("the consumption is used before its block is entered")
-        return answer
+        return self._inside().taken()
 
     @property
     def consumption_id(self) -> str | None:
@@ -175,7 +176,7 @@ class _Block:
 
     def _inside(self) -> Taking:
         if self._entered is None:
-            raise RuntimeError("the consumption is used before its block is entered")
+            raise _not_entered()
         return self._entered
 
 
@@ -207,8 +208,6 @@ class Consumption(_Block):
     ) -> None:
         try:
             run_blocking(self._inside().close(error))
-        except FiscusError:
-            raise
         except BaseException:
             run_blocking(self._inside().close(error))
             raise
@@ -318,6 +317,10 @@ async def _in_thread(work: Callable[[], None]) -> None:
     run, loop = contextvars.copy_context().run, asyncio.get_running_loop()
     # no task, which the end of the loop would cancel: a thread runs to its end, and once
     await uninterrupted(lambda: loop.run_in_executor(None, run, work), _unfinished)
+
+
+def _not_entered() -> RuntimeError:
+    return RuntimeError("the consumption is used before its block is entered")
 
 
 def _require_function(function: Any) -> None:
