@@ -184,6 +184,18 @@ def test_a_calendar_day_of_a_change_of_clocks_is_longer() -> None:
         ),
         (
             {
+                # by day, as long as no use is known that would halve it
+                "limit_value": 600_000_001,
+                "time_window_seconds": 86_400,
+                "overrides": {
+                    "time_of_day": [{"from_hour": 6, "to_hour": 22, "multiplier": 97}],
+                    "usage_pattern": {"min_multiplier": "0.25", "max_multiplier": "0.5"},
+                },
+            },
+            "overrides",
+        ),
+        (
+            {
                 "limit_value": 366 * 86_400 * 10_000,
                 "time_window_seconds": 366 * 86_400,
                 "overrides": {

@@ -131,11 +131,11 @@ def ceilings_ahead(state: PolicyState, now: datetime) -> tuple[tuple[int, Ceilin
 
 def greatest_limit(policy: Policy, emergency: int = 0) -> int:
     """The most that the effective limit can come to, for checking that it can be counted."""
-    highest = max((hours.multiplier for hours in policy.overrides.time_of_day), default=ONE)
-    factor = max(ONE, highest)
+    # at hours without a multiplier, and until a usage pattern is known, it is 1
+    factor = max([ONE, *(hours.multiplier for hours in policy.overrides.time_of_day)])
     if policy.overrides.usage_pattern is not None:
-        factor = EXACT.multiply(factor, policy.overrides.usage_pattern.max_multiplier)
-    product = EXACT.multiply(Decimal(policy.limit_value), max(ONE, factor))
+        factor = EXACT.multiply(factor, max(ONE, policy.overrides.usage_pattern.max_multiplier))
+    product = EXACT.multiply(Decimal(policy.limit_value), factor)
     return int(product.to_integral_value(rounding=ROUND_FLOOR)) + emergency
 
 
