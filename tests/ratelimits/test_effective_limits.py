@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from fiscus.clock import from_us, to_us
 from fiscus.errors import ValidationError
 from fiscus.ratelimits.definitions import check_countable
-from fiscus.ratelimits.limits import calendar_ends, effective_limit, rule_at
+from fiscus.ratelimits.limits import (
+    calendar_ends,
+    ceilings_ahead,
+    effective_limit,
+    greatest_ceilings,
+    rule_at,
+)
 from fiscus.ratelimits.model import CalendarUnit, Emergency
 from tests.ratelimits.policies import NOON, TENANT, policy
 
@@ -118,6 +124,41 @@ def test_a_rule_holds_for_the_whole_stretch_it_names(
     assert found.from_us <= to_us(moment) < found.until_us
     for edge in (found.from_us, found.until_us - 1):
         assert effective_limit(state, from_us(edge)) == found.rule.limit
+
+
+PATTERN = {"min_multiplier": 0.5, "max_multiplier": 2}
+LOADS = {"unknown": (), "none": (0,) * 168, "known": (1,) * 167 + (168,)}
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"time_of_day": [NIGHT]},
+        {"time_of_day": [{**NIGHT, "multiplier": 3}]},
+        {"usage_pattern": PATTERN},
+        {"usage_pattern": {**PATTERN, "max_multiplier": 0.5}, "time_of_day": [NIGHT]},
+    ],
+    ids=["night", "more at night", "use", "both"],
+)
+def test_limits_ahead_are_looked_at_as_far_as_they_change_and_none_is_above_the_greatest(
+    overrides: dict[str, Any], load: str
+) -> None:
+    state = policy(
+        limit_value=100,
+        burst_capacity=7,
+        overrides=overrides,
+        hourly_load=LOADS[load],
+        emergencies=(emergency(5, NOON, 90),),
+    )
+    ahead = [ceilings for _, ceilings in ceilings_ahead(state, NOON)]
+    if load == "known" and "usage_pattern" in overrides:
+        assert len(ahead) == 168
+    else:
+        assert len(ahead) == (24 if "time_of_day" in overrides else 0)
+    greatest = greatest_ceilings(state)
+    for ceilings in ahead:
+        assert all(one <= most for one, most in zip(ceilings, greatest, strict=True))
 
 
 @given(moment=MOMENTS, zone=ZONES, unit=st.sampled_from(CalendarUnit))

@@ -108,12 +108,21 @@ def effective_limit(state: PolicyState, now: datetime) -> int:
     return max(1, limit)
 
 
+def hours_of_change(state: PolicyState) -> int:
+    """After how many hours a limit that changes by itself begins anew; 0: it does not change."""
+    overrides = state.policy.overrides
+    if overrides.usage_pattern is not None and any(state.hourly_load):
+        return HOURS_OF_WEEK
+    return 24 if overrides.time_of_day else 0
+
+
 def ceilings_ahead(state: PolicyState, now: datetime) -> tuple[tuple[int, Ceilings], ...]:
-    """The ceilings at each coming local hour of a policy with overrides, with when it begins: up to
-    where every hour of the day came, or of the week where its limit follows that."""
+    """The ceilings at each coming local hour of a policy whose limit changes by itself, with when
+    it begins: up to where every hour of the day came, or of the week where its limit follows that.
+    """
     policy = state.policy
     zone = zone_of(policy.timezone)
-    hours = 24 if policy.overrides.usage_pattern is None else HOURS_OF_WEEK
+    hours = hours_of_change(state)
     # a change of clocks skips hours, which come a day or a week later
     awaited = set(range(hours))
     ahead: list[tuple[int, Ceilings]] = []
@@ -127,6 +136,12 @@ def ceilings_ahead(state: PolicyState, now: datetime) -> tuple[tuple[int, Ceilin
         capacity = effective_limit(state, moment) + policy.burst_capacity
         ahead.append((to_us(moment), ceilings_of(capacity)))
     return tuple(ahead)
+
+
+def greatest_ceilings(state: PolicyState) -> Ceilings:
+    """No less than what `ceilings_ahead` can come to."""
+    emergency = sum(one.additional_capacity for one in state.emergencies)
+    return ceilings_of(greatest_limit(state.policy, emergency) + state.policy.burst_capacity)
 
 
 def greatest_limit(policy: Policy, emergency: int = 0) -> int:

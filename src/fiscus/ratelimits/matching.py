@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from fiscus.clock import from_us
 from fiscus.errors import Conflict, ValidationError
-from fiscus.ratelimits.limits import ceilings_ahead, rule_at
+from fiscus.ratelimits.limits import ceilings_ahead, greatest_ceilings, hours_of_change, rule_at
 from fiscus.ratelimits.model import PolicyScope, PolicyState
 from fiscus.ratelimits.rules import Ceilings, Rule
 from fiscus.scopes import EVERY
@@ -66,11 +66,12 @@ class LivePolicy:
 
     def larger_from_us(self, count: int, priority: int, now_us: int) -> int | None:
         """When a limit that changes by itself is large enough for so many requests; None: never."""
-        overrides = self.state.policy.overrides
-        if not overrides.time_of_day and overrides.usage_pattern is None:
+        state = self.state
+        # each hour of many policies takes long: most requests that never pass are told by these
+        if not hours_of_change(state) or count > greatest_ceilings(state)[priority]:
             return None
         if not self._ahead or not now_us < self._ahead[0][0] <= now_us + _HOUR_US:
-            self._ahead = ceilings_ahead(self.state, from_us(now_us))
+            self._ahead = ceilings_ahead(state, from_us(now_us))
         for begins_us, ceilings in self._ahead:
             if count <= ceilings[priority]:
                 return begins_us
