@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, WebSocket
 from starlette.testclient import TestClient
 
-from fiscus import ValidationError
+from fiscus import RateLimitViolated, ValidationError
 from fiscus.limits import RateLimitMiddleware, RequestHead, limit
 from tests.limits.clock import START_US, Microseconds
 
@@ -232,6 +232,41 @@ def test_an_error_of_the_application_is_its_own() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         asyncio.run(run())
+
+
+def test_an_endpoint_with_a_limit_of_its_own_is_answered_by_that() -> None:
+    app = application()
+
+    @limit("1/hour")
+    def work() -> str:
+        return "done"
+
+    @app.get("/work", name="work")
+    async def endpoint() -> str:
+        return work()
+
+    app.router.routes.insert(0, app.router.routes.pop())  # before the one for every path
+    assert get(app, "/work").headers["ratelimit-policy"] == '"2/minute";q=2;w=60'
+    refused = get(app, "/work")
+    assert (refused.status_code, refused.json()["details"]["limit"]) == (429, "1/hour")
+    assert refused.headers["ratelimit-policy"] == '"1/hour";q=1;w=3600'
+    assert refused.headers["retry-after"] in {"3600", "3599"}
+
+
+def test_a_refusal_when_the_answer_has_begun_is_for_the_server() -> None:
+    sent: list[str] = []
+
+    async def streaming(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise limit("1/hour").hit("a", 2).violation()
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "http", "path": "/", "headers": [], "client": None}
+    with pytest.raises(RateLimitViolated):
+        asyncio.run(RateLimitMiddleware(streaming, "9/minute")(scope, None, send))  # type: ignore[arg-type]
+    assert sent == ["http.response.start"]
 
 
 def test_every_field_is_sent_as_text_that_http_allows() -> None:
