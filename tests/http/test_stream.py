@@ -176,6 +176,36 @@ async def test_a_client_that_hangs_up_leaves_whole_chunks_only(client: AppClient
     assert await total(client) == (42, 42)
 
 
+@pytest.mark.parametrize("more_body", [True, False])
+async def test_answers_that_cannot_be_sent_are_given_up_with_what_they_took(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch, more_body: bool
+) -> None:
+    """As servers do that raise an error when the client is gone (ASGI 2.4)."""
+    spaces: list[backlog.AnswerSpace] = []
+    hung_up = asyncio.Event()
+    messages = [{"type": "http.request", "body": b"x\n", "more_body": more_body}]
+    make = backlog.Backlog.__init__
+
+    def made(waiting: backlog.Backlog, space: backlog.AnswerSpace) -> None:
+        spaces.append(space)
+        make(waiting, space)
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            hung_up.set()
+            raise OSError("the client is gone")
+
+    monkeypatch.setattr(backlog.Backlog, "__init__", made)
+    await client.app(scope_of(client), receive, send)
+    assert [space.free_bytes for space in spaces] == [backlog.MOST_WAITING_BYTES]
+
+
 async def test_a_client_that_takes_nothing_is_read_no_further_than_there_is_room(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

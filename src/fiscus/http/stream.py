@@ -92,27 +92,26 @@ class RecordStream(Response):
         started = perf_counter()
         headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        backlog = Backlog(self._call.server.answer_space)
-        sending = asyncio.create_task(_send_all(backlog, send))
         completed = stopped = False
-        try:
-            completed = await self._record_all(receive, backlog)
-            backlog.finish()
-            await sending
-        except (ClientGone, asyncio.CancelledError) as reason:
-            # cancelled: the server stops, and has waited for this stream for as long as it does
-            stopped = isinstance(reason, asyncio.CancelledError)
-            log.info("stream_cut_off", lines=self._line, recorded=self._recorded)
-        finally:
-            sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.closing(Backlog(self._call.server.answer_space)) as backlog:
+            sending = asyncio.create_task(_send_all(backlog, send))
+            try:
+                completed = await self._record_all(receive, backlog)
+                backlog.finish()
                 await sending
-            backlog.close()
-            self._call.server.metrics.decided(
-                "record_stream",
-                "allowed" if completed and not self._failed else "error",
-                perf_counter() - started,
-            )
+            except (ClientGone, asyncio.CancelledError) as reason:
+                # cancelled: the server stops, and has waited for this stream for as long as it does
+                stopped = isinstance(reason, asyncio.CancelledError)
+                log.info("stream_cut_off", lines=self._line, recorded=self._recorded)
+            finally:
+                self._call.server.metrics.decided(
+                    "record_stream",
+                    "allowed" if completed and not self._failed else "error",
+                    perf_counter() - started,
+                )
+                sending.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ClientGone):
+                    await sending
         if stopped:
             with contextlib.suppress(asyncio.CancelledError):  # of a client that reads nothing
                 await send(_END)
@@ -255,8 +254,14 @@ async def _lines(
 
 
 async def _send_all(backlog: Backlog, send: Callable[[Any], Awaitable[None]]) -> None:
-    while part := await backlog.next():
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-        # to a client that hung up this returns at once, however much is left
+    """Send until the backlog is finished. Raises `ClientGone` where the server tells of that."""
+    more = True
+    while more:
+        part = await backlog.next()
+        more = part != b""
+        try:
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+        except OSError:  # ASGI's word for it
+            raise ClientGone("The client hung up before it had all answers") from None
+        # to a client that hung up `send` may return at once, however much is left
         await asyncio.sleep(0)
-    await send(_END)
