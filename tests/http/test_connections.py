@@ -200,14 +200,16 @@ class ManualTimers:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.timers: list[tuple[float, Any]] = []
+        self.timers: list[asyncio.TimerHandle] = []
 
     def time(self) -> float:
         return self.now
 
     def call_later(self, seconds: float, callback: Any) -> asyncio.TimerHandle:
-        self.timers.append((self.now + seconds, callback))
-        return asyncio.TimerHandle(0, callback, (), asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        timer = asyncio.TimerHandle(self.now + seconds, callback, (), loop)
+        self.timers.append(timer)
+        return timer
 
     def call_soon(self, callback: Any, *args: Any) -> asyncio.Handle:
         return asyncio.get_running_loop().call_soon(callback, *args)
@@ -217,10 +219,11 @@ class ManualTimers:
 
     def pass_by(self, seconds: float) -> None:
         until = self.now + seconds
-        while self.timers and min(at for at, _ in self.timers) <= until:
-            self.now, callback = timer = min(self.timers, key=lambda timer: timer[0])
+        while self.timers and (timer := min(self.timers)).when() <= until:
             self.timers.remove(timer)
-            callback()
+            if not timer.cancelled():
+                self.now = timer.when()
+                timer._run()
         self.now = until
 
 
@@ -291,6 +294,33 @@ async def test_a_connection_is_closed_when_nothing_is_asked_on_it_for_a_while(
         assert not pipe.closed
         await ask(request[40:])
         timers.pass_by(6)
+        assert pipe.closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("asked", "status", "later"),
+    [
+        (f"POST {API}/budgets HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n", 401, b"{}"),
+        ("GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", 200, b"\r\n"),
+    ],
+    ids=["its body", "an empty line"],
+)
+async def test_a_connection_is_idle_also_when_something_came_after_the_answer(
+    data_dir: Path, asked: str, status: int, later: bytes
+) -> None:
+    async with open_app(data_dir) as app:
+        config = uvicorn.Config(app.app, log_config=None, timeout_keep_alive=5)
+        config.load()
+        connection = connections_of(app.app)(config, ServerState(), {})
+        connection.loop, pipe = ManualTimers(), Pipe()
+        connection.connection_made(pipe)
+        connection.data_received(asked.encode())
+        await pipe.until(f" {status} ".encode())
+        connection.loop.pass_by(4)
+        assert not pipe.closed
+        connection.data_received(later)
+        connection.loop.pass_by(6)
         assert pipe.closed
 
 

@@ -116,7 +116,8 @@ class DecisionProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
+        if self._reading:  # and answered already: its client may send the rest
+            self._unset_keepalive_if_required()
         if self._refused:
             return
         self._packet_bytes = len(data)
@@ -209,6 +210,11 @@ class DecisionProtocol(HttpToolsProtocol):
         exchange = self._exchange
         if exchange is None:
             super().on_message_complete()
+            if self.cycle.response_complete and self.timeout_keep_alive_task is None:
+                # it was answered before, and what came since has unset the timer
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
         else:
             self._exchange = None
             exchange.begin()
