@@ -114,6 +114,15 @@ def test_a_fragment_counts_for_nothing_on_either_way(server: LiveServer) -> None
                 assert wire.answer().status == 200
 
 
+def test_of_what_long_targets_ask_for_nothing_is_kept(server: LiveServer) -> None:
+    connections._target.cache_clear()
+    with Wire(server) as wire:
+        for pad, kept in (("a" * 10, 1), ("a" * 60_000, 1), ("b" * 300, 1), ("b" * 10, 2)):
+            wire.send(wire.request(f"/budgets/check?{pad}", CHECK))
+            assert wire.answer().status == 400
+            assert connections._target.cache_info().currsize == kept
+
+
 def test_nothing_is_read_while_requests_wait_for_their_answer(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ SILENT_SECONDS: Final = 30
 """How long nothing may come of a request that is not whole, or on a connection without one."""
 _NOBODY_WAITS: Final = asyncio.Event()
 _LONGEST_TARGET: Final = 256
-"""Bytes. Those of decisions are shorter."""
+"""Bytes. Those of decisions are shorter, and what is kept of others is bounded."""
 
 _Target = tuple[Asked, str, bytes]
 """What is asked, the path, and the query."""
@@ -53,7 +53,7 @@ def _target(url: bytes) -> _Target | None:
     """What is asked for at `url`; None when it is no decision, or has to be looked at closer."""
     path, _, query = url.partition(b"?")
     # ASGI servers decode paths and drop fragments
-    if len(url) > _LONGEST_TARGET or b"%" in path or b"#" in url:
+    if b"%" in path or b"#" in url:
         return None
     decoded = path.decode("latin-1")
     asked = find(decoded)
@@ -248,7 +248,7 @@ class DecisionProtocol(HttpToolsProtocol):
         parser: Any = self.parser
         if parser.get_method() != b"POST" or self.flow.write_paused:
             return None
-        target = _target(self.url)
+        target = _target(self.url) if len(self.url) <= _LONGEST_TARGET else None
         if target is None:
             return None
         cycle: Any = self.cycle
