@@ -17,11 +17,13 @@ from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable
 from fiscus.paging import PageRequest
 from fiscus.priorities import Priority
-from tests.envoy.conftest import MAPPING
+from tests.envoy.conftest import MAPPING, TENANT
 from tests.envoy.descriptors import asking
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tests.envoy.conftest import Envoy
     from tests.valkey import Servers, Valkey
 
@@ -159,6 +161,28 @@ def test_what_was_taken_once_from_a_shared_counter_is_given_back_once(envoy: Env
         assert left(envoy.ask(*both, hits=10)) == [50, 50]
         assert left(give_back(envoy, 10, *both)) == [60, 60]
     assert left(envoy.ask({"user": "dora"}, own_hits=0)) == [60]
+
+
+def test_what_was_given_back_before_a_failure_is_no_answer_that_is_repeated(
+    envoy: Envoy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(envoy.engine.policies)
+    live = kind.live
+
+    def without_globex(store: Any, tenant_id: str, now: datetime) -> Any:
+        if tenant_id == "globex":
+            raise ServiceUnavailable("The database cannot be reached")
+        return live(store, tenant_id, now)
+
+    monkeypatch.setattr(kind, "live", without_globex)
+    envoy.policy()
+    envoy.ask({"path": "/"}, hits=5)
+    acme, globex = ({"path": "/", "tenant": tenant} for tenant in (TENANT, "globex"))
+    key = envoy.make_key(Role.PLATFORM_ADMIN, tenant_id="operators")
+    assert envoy.refused(globex, key=key).code() is grpc.StatusCode.UNAVAILABLE
+    assert envoy.refused(acme, globex, own_hits=0, key=key).code() is (
+        grpc.StatusCode.DEADLINE_EXCEEDED
+    )
 
 
 def test_header_that_is_not_utf_8_has_its_limit(envoy: Envoy) -> None:

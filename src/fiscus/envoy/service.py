@@ -79,8 +79,8 @@ class RateLimitService:
         """Decide a request.
 
         Raises `Forbidden` when a descriptor stands for another tenant than the caller's, before
-        anything is decided, and `ServiceUnavailable` when the tenant's policies cannot be read or
-        something cannot be given back; it is not `retriable` when some of it may have been.
+        anything is decided, and `ServiceUnavailable` when a tenant's policies cannot be read or
+        something cannot be given back; it is not `retriable` when some may have been done.
         """
         tenants: dict[str, list[_Place]] = {}
         back: dict[str, list[_Back]] = {}
@@ -95,8 +95,13 @@ class RateLimitService:
                 request = _claiming_at_most(caller.highest_priority, found.request)
                 tenants.setdefault(tenant_id, []).append(_Place(index, request))
         answers: dict[int, RateLimitCheckAnswer] = {}
-        self._give_back(back, caller, now, answers)
-        self._decide_tenants(tenants, caller, now, answers)
+        try:
+            self._give_back(back, caller, now, answers)
+            self._decide_tenants(tenants, caller, now, answers)
+        except ServiceUnavailable as error:
+            # what was given back or taken before this would be once more
+            error.retriable = error.retriable and not answers
+            raise
         return self._response(len(asked.descriptors), answers, now)
 
     def _give_back(
@@ -109,14 +114,9 @@ class RateLimitService:
         """Each tenant's corrections as one: what was taken once is given back once."""
         for tenant_id, places in tenants.items():
             requests = [place.request for place in places]
-            try:
-                corrected = self._limiter.adjust_together(
-                    requests, tenant_id, now, key_id=caller.key_id
-                )
-            except ServiceUnavailable as error:
-                # what was given back before this would be once more
-                error.retriable = error.retriable and not answers
-                raise
+            corrected = self._limiter.adjust_together(
+                requests, tenant_id, now, key_id=caller.key_id
+            )
             for place, answer in zip(places, corrected, strict=True):
                 answers[place.number] = answer
 
