@@ -19,6 +19,7 @@ from fiscus.paging import PageRequest
 from fiscus.priorities import Priority
 from tests.envoy.conftest import MAPPING, TENANT
 from tests.envoy.descriptors import asking
+from tests.log_lines import told
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -364,6 +365,18 @@ def test_calls_are_in_the_metrics(envoy: Envoy) -> None:
     assert 'fiscus_rate_limit_violations_total{algorithm="fixed_window"} 2.0' in shown
     for reason in ("credential", "role", "tenant"):
         assert f'fiscus_access_denied_total{{reason="{reason}"}} 1.0' in shown
+
+
+def test_calls_that_are_refused_for_who_made_them_are_in_the_log(
+    envoy: Envoy, caplog: pytest.LogCaptureFixture
+) -> None:
+    envoy.refused({"path": "/"}, key="fsk_wrong")
+    envoy.refused({"path": "/"}, key=envoy.make_key(Role.AUDITOR))
+    envoy.refused({"path": "/", "tenant": "globex"})
+    denied = [line.fields for line in told(caplog) if line.event == "access_denied"]
+    assert [line["reason"] for line in denied] == ["credential", "role", "tenant"]
+    assert [line["tenant_id"] for line in denied] == [None, None, TENANT]
+    assert "fsk_wrong" not in str(denied)
 
 
 def test_call_without_a_key_is_unauthenticated(envoy: Envoy) -> None:

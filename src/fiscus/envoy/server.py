@@ -16,6 +16,7 @@ import grpc
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from google.protobuf.message import DecodeError
 
+from fiscus.access.model import Principal
 from fiscus.access.port import ApiKeyStore
 from fiscus.clock import Clock
 from fiscus.envoy.door import Door
@@ -138,16 +139,24 @@ class EnvoyServer:
         self, body: bytes, metadata: Iterable[tuple[str, str | bytes]]
     ) -> RateLimitResponse:
         now = self._clock.now()
-        refusal = "role"
+        caller: Principal | None = None
         try:
             caller = self._door.enter(metadata, now)
-            refusal = "tenant"
             return self._service.decide(read_request(body), caller, now)
-        except Unauthorized:
-            self._observer.access_denied("credential")
-            raise
-        except Forbidden:
-            self._observer.access_denied(refusal)
+        except (Unauthorized, Forbidden) as error:
+            if isinstance(error, Unauthorized):
+                reason = "credential"
+            else:
+                reason = "role" if caller is None else "tenant"
+            self._observer.access_denied(reason)
+            log.warning(
+                "access_denied",
+                reason=reason,
+                message=error.message,
+                subject=None if caller is None else caller.subject,
+                tenant_id=None if caller is None else caller.tenant_id,
+                path=_SERVICE,
+            )
             raise
 
 
