@@ -18,12 +18,17 @@ from uvicorn.server import ServerState
 from fiscus.access.model import Role
 from fiscus.http import connections
 from fiscus.http.connections import DecisionProtocol, connections_of
+from fiscus.ledger.group import GroupRunner
 from tests.http.app_client import API, open_app
 from tests.http.live_server import LiveServer, serving
 from tests.http.wire import Answer, Wire
+from tests.valkey import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from fiscus.ledger.commands import Command, Outcome
 
 CHECK = {"resource_type": "llm", "estimated_cost": 1}
 LIMIT = {"resource_type": "api"}
@@ -471,15 +476,36 @@ def test_who_takes_the_answers_slowly_gets_them_all(
     assert read.endswith(b"}")
 
 
-def test_a_stop_answers_the_decision_in_hand_and_closes(data_dir: Path) -> None:
+def test_a_stop_answers_what_is_in_hand_and_closes(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stopping = threading.Event(), threading.Event()
+    run, shutdown = GroupRunner.run, DecisionProtocol.shutdown
+
+    def run_late(runner: GroupRunner, commands: Sequence[Command]) -> list[Outcome]:
+        begun.set()
+        assert stopping.wait(30)
+        return run(runner, commands)
+
+    def stop(connection: DecisionProtocol) -> None:
+        shutdown(connection)
+        stopping.set()
+
+    monkeypatch.setattr(GroupRunner, "run", run_late)
+    monkeypatch.setattr(DecisionProtocol, "shutdown", stop)
     with serving(data_dir, default_tenant="acme") as server:
-        wire = Wire(server)
-        wire.send(wire.request("/budgets/check", CHECK))
-        answer = wire.answer()
-        wire.send(wire.request("/budgets/check", CHECK)[:-1])  # begun, not whole
-    with wire:
-        assert answer.status == 200
-        assert wire.is_closed()
+        straight, through_asgi, cut = Wire(server), Wire(server), Wire(server)
+        cut.send(cut.request("/budgets/check", CHECK)[:-1])  # begun, not whole
+        straight.send(straight.request("/budgets/check", CHECK))
+        assert begun.wait(30)
+        through_asgi.send(through_asgi.request("/budgets/check", CHECK, "Via: a", "Via: b"))
+        wait_until(lambda: server.engine.ledger.queue_depth == 1)
+    with straight, through_asgi, cut:
+        for wire in (straight, through_asgi):
+            answer = wire.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            assert wire.is_closed()
+        assert cut.is_closed()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -108,28 +107,6 @@ def test_a_client_that_hangs_up_mid_body_changes_nothing(server: LiveServer) -> 
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
             connection.sendall(head.encode() + body[:cut])
     assert records_of(server) == 0
-
-
-def test_a_stop_answers_what_is_in_hand_and_keeps_it(data_dir: Path) -> None:
-    statuses: list[int] = []
-
-    with serving(data_dir) as server:
-        headers = {"X-API-Key": server.key}
-
-        def one(number: int) -> None:
-            body = {"resource_type": "llm", "cost_amount": 1, "operation_id": f"op-{number}"}
-            reply = httpx.post(
-                f"{server.url}{API}/cost-tracking/record", json=body, headers=headers, timeout=30
-            )
-            statuses.append(reply.status_code)
-
-        threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    with serving(data_dir) as server:
-        assert records_of(server) == statuses.count(202) == 8
 
 
 def test_a_stop_ends_a_stream_that_goes_on_without_its_summary(
