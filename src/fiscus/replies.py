@@ -18,13 +18,15 @@ _SWEEP_SECONDS: Final = 0.05
 class _Waiting(Generic[C, R]):
     """One coroutine's command: not begun, begun, or answered."""
 
-    __slots__ = ("begun", "command", "deadline", "future")
+    __slots__ = ("begun", "command", "deadline", "future", "overdue")
 
     def __init__(self, command: C, future: asyncio.Future[R], deadline: float) -> None:
         self.command = command
         self.future = future
         self.deadline = deadline
         self.begun = False
+        self.overdue = False
+        """Its deadline passed, and it is answered by whether it was begun."""
 
 
 class LoopReplies(Generic[C, R]):
@@ -71,10 +73,10 @@ class LoopReplies(Generic[C, R]):
         return True
 
     def is_waiting(self, token: _Waiting[C, R]) -> bool:
-        if token.future.done():
-            return False
+        # said before it is asked, as `_sweep` does: of two threads at least one sees the other, and
+        # nothing is done that was answered as never begun
         token.begun = True
-        return True
+        return not (token.overdue or token.future.done())
 
     def _resolve(self, outcomes: list[tuple[_Waiting[C, R], R]]) -> None:
         for waiting, outcome in outcomes:
@@ -92,6 +94,7 @@ class LoopReplies(Generic[C, R]):
         now = self._loop.time()
         group_loop = self._group_loop
         for waiting in list(takewhile(lambda one: one.deadline <= now, self._waiting)):
+            waiting.overdue = True
             command = waiting.command
             self._answer(
                 waiting,
