@@ -103,8 +103,9 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/api-keys/{key_id}",
         tag="API keys",
         summary="Revoke an API key, for good",
-        description="At once in the process that answers; other processes refuse the key within "
-        "10 seconds. Keys of platform_admin are revoked by a platform_admin only.",
+        description="At once in the process that answers; other processes, and Envoy's service "
+        "over gRPC, refuse the key within 10 seconds. Keys of platform_admin are revoked by a "
+        "platform_admin only.",
         handler=revoke_api_key,
         action=Action.MANAGE_KEYS,
         answer=ApiKeyView,

@@ -51,7 +51,7 @@ class MostUsedReader:
         """What was read last, and as of when."""
 
     async def read(self) -> MostUsed | None:
-        """What is used most, as of a minute ago or later; None when that cannot be told."""
+        """What is used most, as it was read last; None when that was too long ago, or never."""
         now = self._server.engine.clock.now()
         if self._reading is None or (
             self._reading.done() and not _within(AGAIN_AFTER, self._began, now)
