@@ -155,6 +155,17 @@ async def test_what_names_a_creation_is_documented_where_it_is_answered(client: 
 
 
 @pytest.mark.anyio
+async def test_a_body_may_be_left_out_exactly_where_the_document_says(client: AppClient) -> None:
+    for method, path, operation in operations():
+        if "application/json" not in operation.get("requestBody", {}).get("content", {}):
+            continue
+        place = re.sub(r"{\w+}", "01a20dc2-6604-7c51-8289-92e520253797", path)
+        reply = await client.send(method.upper(), place)
+        is_missed = reply.status_code == 400 and reply.json()["details"] == {"field": "body"}
+        assert operation["requestBody"]["required"] is is_missed, (path, reply.text)
+
+
+@pytest.mark.anyio
 async def test_every_error_is_answered_as_documented(client: AppClient) -> None:
     errors = await run_errors(client)
     assert set(errors) == set(ERRORS) == set(STATUS_OF)

@@ -109,6 +109,8 @@ class Decision:
     """What the ledger is to do; None: the limiter decides."""
     example: dict[str, Any]
     status: int = 200
+    may_be_empty: bool = False
+    """Whether the body may be left out, as every field has a default."""
     may_enforce: bool = False
     limited_as: ApiLimit | None = None
     """Which of the API's own limits holds for it, besides the general ones."""
@@ -250,6 +252,7 @@ DECISIONS: Final = (
         ReservationView,
         _release,
         {},
+        may_be_empty=True,
         errors=("NOT_FOUND", "CONFLICT"),
     ),
     Decision(
@@ -350,6 +353,7 @@ DECISIONS: Final = (
         ConsumptionView,
         _release_consumption,
         {"amount": 0.5},
+        may_be_empty=True,
         errors=("NOT_FOUND", "CONFLICT"),
     ),
 )

@@ -14,7 +14,7 @@ from msgspec.structs import asdict, replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fiscus.access.model import Principal
-from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, ReleaseRequest
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.refusals import refusal as budget_refusal
 from fiscus.clock import to_us
 from fiscus.correlation import correlation_id_of
@@ -42,11 +42,7 @@ from fiscus.ledger.commands import RecordBatch, Unfit
 from fiscus.ledger.loop import LedgerHere
 from fiscus.logs import get_logger
 from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
-from fiscus.quotas.calls import (
-    QuotaCheckAnswer,
-    QuotaCheckBatchAnswer,
-    ReleaseConsumptionRequest,
-)
+from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.quotas.refusals import refusal as quota_refusal
 from fiscus.ratelimits.calls import (
     RateLimitBatchAnswer,
@@ -58,8 +54,6 @@ from fiscus.wire import decode, encode
 log = get_logger(__name__)
 
 _MAX_SHOWN: Final = 256
-_MAY_BE_LEFT_OUT: Final = frozenset({ReleaseRequest, ReleaseConsumptionRequest})
-"""Requests whose body may be empty: every field has a default."""
 
 
 class Reply(Struct, frozen=True):
@@ -301,7 +295,7 @@ def _wants_enforcement(decision: Decision, query: bytes) -> bool:
 
 
 def _asked_for(decision: Decision, body: bytes) -> Any:
-    if not body and decision.request in _MAY_BE_LEFT_OUT:
+    if not body and decision.may_be_empty:
         body = b"{}"
     return decode(body, decision.request)
 

@@ -207,7 +207,9 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
         "summary": decision.summary,
         "description": _who_may(decision.action),
         "parameters": parameters,
-        "requestBody": _request_body(schemas.of(decision.request), decision.example),
+        "requestBody": _request_body(
+            schemas.of(decision.request), decision.example, required=not decision.may_be_empty
+        ),
         "responses": {
             str(decision.status): _answer(
                 schemas.of(decision.answer), ANSWERS[decision.operation], ("application/json",)
@@ -422,9 +424,9 @@ def _without_null(schema: Json) -> Json:
     return {**others, **rest[0]} if len(rest) == 1 else {**others, "anyOf": rest}
 
 
-def _request_body(schema: Json, example: Any) -> Json:
+def _request_body(schema: Json, example: Any, *, required: bool = True) -> Json:
     return {
-        "required": True,
+        "required": required,
         "content": {"application/json": {"schema": schema, "example": example}},
     }
 
