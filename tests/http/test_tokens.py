@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 SECRET = "0123456789abcdef0123456789abcdef"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OF_AN_OLD_CURVE = """-----BEGIN PUBLIC KEY-----
+MDIwEAYHKoZIzj0CAQYFK4EEAAYDHgAExGxTRlwzOFZoc9M7faeo5AOxCh2LlpL5dyvzEQ==
+-----END PUBLIC KEY-----"""
+"""secp112r1, which no library of ours knows any more."""
 CLAIMS: dict[str, Any] = {
     "sub": "u-17",
     "tenant_id": "acme",
@@ -207,6 +211,7 @@ def test_junk_is_refused(junk: bytes) -> None:
             "jwt_public_key",
         ),
         ({"jwt_public_key": pem(ec.generate_private_key(ec.SECP521R1()))}, "jwt_public_key"),
+        ({"jwt_public_key": OF_AN_OLD_CURVE}, "jwt_public_key"),
         ({"jwt_jwks_url": "http://id.example/keys"}, "jwt_jwks_url"),
         ({"jwt_jwks_url": "file:///etc/passwd"}, "jwt_jwks_url"),
         ({"jwt_jwks_url": "https://"}, "jwt_jwks_url"),

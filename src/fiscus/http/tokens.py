@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import jwt
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -154,7 +155,7 @@ def _public_key(settings: Settings) -> tuple[str, Any] | None:
     try:
         pem = given.encode() if "-----BEGIN" in given else Path(given).read_bytes()
         key = load_pem_public_key(pem)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise _unfit_key(f"cannot be read: {error}") from None
     if isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         return "RS256", key
