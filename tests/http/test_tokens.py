@@ -203,6 +203,7 @@ def test_junk_is_refused(junk: bytes) -> None:
     [
         ({"jwt_secret": SecretStr("too short")}, "jwt_secret"),
         ({"jwt_secret": SecretStr(pem(RSA_KEY))}, "jwt_secret"),
+        ({"jwt_secret": SecretStr(SECRET + "\udcff")}, "jwt_secret"),
         ({"jwt_public_key": "/nowhere/key.pem"}, "jwt_public_key"),
         ({"jwt_public_key": "-----BEGIN PUBLIC KEY-----\nAAAA"}, "jwt_public_key"),
         ({"jwt_public_key": private_pem(RSA_KEY).decode()}, "jwt_public_key"),

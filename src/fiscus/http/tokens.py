@@ -130,21 +130,24 @@ def refused(message: str, action: str = "Send a valid token or API key.") -> Una
 def _secret(settings: Settings) -> bytes | None:
     if settings.jwt_secret is None:
         return None
-    secret = settings.jwt_secret.get_secret_value().encode()
+    try:
+        secret = settings.jwt_secret.get_secret_value().encode()
+    except UnicodeEncodeError:
+        raise _unfit_secret("is not UTF-8") from None
     if len(secret) < MIN_SECRET_BYTES:
-        raise ValidationError(
-            f"jwt_secret is shorter than {MIN_SECRET_BYTES} bytes",
-            field="jwt_secret",
-            suggested_action="Set FISCUS_JWT_SECRET to a random value, such as the output of "
-            "`openssl rand -hex 32`.",
-        )
+        raise _unfit_secret(f"is shorter than {MIN_SECRET_BYTES} bytes")
     if secret.lstrip().startswith(b"-----BEGIN"):
-        raise ValidationError(
-            "jwt_secret is a PEM key, which others may know",
-            field="jwt_secret",
-            suggested_action="Set FISCUS_JWT_PUBLIC_KEY instead, or a random secret.",
-        )
+        raise _unfit_secret("is a PEM key, which others may know: FISCUS_JWT_PUBLIC_KEY is for it")
     return secret
+
+
+def _unfit_secret(what: str) -> ValidationError:
+    return ValidationError(
+        f"jwt_secret {what}",
+        field="jwt_secret",
+        suggested_action="Set FISCUS_JWT_SECRET to a random value, such as the output of "
+        "`openssl rand -hex 32`.",
+    )
 
 
 def _public_key(settings: Settings) -> tuple[str, Any] | None:
