@@ -110,7 +110,7 @@ def read_mapping(path: Path) -> DescriptorMapping:
         if not isinstance(content, dict):
             raise _wrong("rules", "is missing: the file has to hold a list of rules")
         return DescriptorMapping(convert(cast("dict[str, Any]", content), MappingSpec))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise _refused(path, f"cannot be read: {error}") from None
     except ValidationError as error:
         raise _refused(path, error.message) from None
