@@ -394,6 +394,8 @@ def _wrong_number(body: bytes | str) -> ValidationError | None:
     try:
         values = json.loads(body, parse_float=str, parse_int=str, parse_constant=_Constant)
         found = next(_constants(values, ""), None)
+        if found is not None:
+            found[0].encode()  # JSON can write the half of a character, an answer cannot
     except (ValueError, RecursionError):
         return None
     return None if found is None else _wrong(*found)

@@ -91,7 +91,10 @@ async def test_a_word_in_the_place_of_an_id_has_methods_of_its_own(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"nonsense", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b"{}{}"],
+    [
+        *(b"", b"{", b"nonsense", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b"{}{}"),
+        rb'{"\ud800":NaN}',
+    ],
 )
 async def test_broken_bodies_are_a_400_everywhere(client: AppClient, body: bytes) -> None:
     for method, path in (

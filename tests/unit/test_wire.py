@@ -128,6 +128,10 @@ def test_a_number_that_is_no_json_is_named_by_its_path(
         wire.decode(body % constant, kind)
 
 
+def test_a_number_that_is_no_json_under_half_a_character_is_told_without_it() -> None:
+    assert refused('{"resource_type":"a","usage":{"\\ud800":[NaN]}}', RecordRequest) == "body"
+
+
 def test_the_word_for_such_a_number_may_be_a_text() -> None:
     body = '{"records":[{"resource_type":"NaN"},{"cost_amount":NaN}]}'
     assert refused(body, RecordBatchRequest) == RECORDS_1
