@@ -16,6 +16,7 @@ from fiscus.http.endpoints import Endpoint, NoBody
 from fiscus.problems import STATUS_OF, TITLE_OF, Problem
 from fiscus.wire import decode
 from tests.http.app_client import API, BUDGET, QUOTA, open_app
+from tests.log_lines import told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -372,6 +373,17 @@ async def test_a_failure_inside_shows_neither_a_stack_trace_nor_sql(
     assert "SELECT" not in reply.text
     assert "Traceback" not in reply.text
     assert problem["message"] == "The request failed"
+
+
+async def test_a_failure_inside_a_probe_is_a_problem_too(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("SELECT secret FROM budgets")
+
+    monkeypatch.setattr("fiscus.http.health.dependencies_of", fail)
+    problem_of(await client.send("GET", "/health", key=None), 500, "INTERNAL_ERROR")
+    assert [line.event for line in told(caplog)] == ["request_failed"]
 
 
 async def test_a_failure_inside_a_decision_says_what_to_do_as_any_other(

@@ -37,6 +37,7 @@ from fiscus.http.most_used import MostUsedReader
 from fiscus.http.openapi import build_document
 from fiscus.http.probes import probes_router
 from fiscus.paths import BASE_PATH
+from fiscus.problems import request_failed
 
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *budgets.ENDPOINTS,
@@ -90,6 +91,7 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
         lifespan=lifespan,
     )
     app.add_exception_handler(HTTPException, _no_such_route)
+    app.add_exception_handler(Exception, _failed)
     app.include_router(docs_router(_document()))
     most_used = MostUsedReader(server)
     app.include_router(probes_router(server, most_used))
@@ -141,6 +143,11 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
             request,
         )
     return _wrong_method(request)
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    """In place of Starlette's plain text; the edge gets the exception all the same, and logs it."""
+    return problem_reply(request_failed(), request)
 
 
 def _methods_of(request: Request) -> set[str]:
