@@ -80,6 +80,23 @@ def test_decisions_need_no_asgi(straight: LiveServer) -> None:
             assert wire.answer().json()["allowed"]
 
 
+@pytest.mark.parametrize("path", ["/budgets/check", "/rate-limits/check"])
+def test_a_decision_whose_failure_cannot_be_told_leaves_nobody_waiting(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("SELECT secret")
+
+    monkeypatch.setattr("fiscus.http.lane.note_refusal", fail)
+    with Wire(server) as wire:
+        # at first its key has to be looked up, and at last it goes through ASGI
+        for lines in ([], [], ["Connection: close"]):
+            wire.send(wire.request(path, {}, *lines))
+            answer = wire.answer()
+            assert (answer.status, answer.json()["error_code"]) == (500, "INTERNAL_ERROR")
+            assert b"SELECT" not in answer.body
+
+
 def test_a_correlation_id_comes_back(straight: LiveServer) -> None:
     with Wire(straight) as wire:
         wire.send(wire.request("/rate-limits/check", LIMIT, "X-Correlation-ID: mine-1"))

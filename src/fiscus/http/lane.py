@@ -217,12 +217,18 @@ class DecisionLane:
         told: FieldLines,
     ) -> tuple[str, int, FieldLines, bytes]:
         """Content type, status, further headers and body of the answer to `error`."""
-        note_refusal(
-            error, self._metrics, principal=principal, path=path, correlation_id=correlation_id
-        )
-        status, more, payload = render_problem(
-            error, correlation_id=correlation_id, tenant_id=tenant_id, instance=path
-        )
+        try:
+            note_refusal(
+                error, self._metrics, principal=principal, path=path, correlation_id=correlation_id
+            )
+            status, more, payload = render_problem(
+                error, correlation_id=correlation_id, tenant_id=tenant_id, instance=path
+            )
+        except Exception:  # one that cannot be told: who asked would wait without end
+            log.exception("request_failed", path=path, correlation_id=correlation_id)
+            status, more, payload = render_problem(
+                request_failed(), correlation_id=correlation_id, tenant_id=None, instance=path
+            )
         more = [one for one in headers_of(told) if one[0] != "Retry-After"] + more
         return PROBLEM_JSON, status, lines_of(more), payload
 
