@@ -315,4 +315,4 @@ def _answer(group: list[tuple[C, asyncio.Future[R], float]], outcome_of: Callabl
             future.set_result(outcome_of(command))
 
 
-__all__ = ["Asker", "Elsewhere", "InFlight", "LoopGroups"]
+__all__ = ["Asker", "Elsewhere", "InFlight", "LoopGroups", "Told"]

@@ -503,6 +503,7 @@ def not_json(error: Exception) -> ValidationError:
 __all__ = [
     "KEY_PATTERN",
     "MAX_TAGS",
+    "NO_NUL",
     "RESOURCES_PATTERN",
     "Currency",
     "Id",

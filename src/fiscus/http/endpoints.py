@@ -29,7 +29,7 @@ from fiscus.http.backlog import MOST_WAITING_BYTES, AnswerSpace
 from fiscus.http.body import read_body
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.metrics import Metrics
-from fiscus.http.queries import NoQuery, read_query
+from fiscus.http.queries import read_query
 from fiscus.http.refusals import note_refusal
 from fiscus.http.sent_once import sent_twice
 from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
@@ -266,7 +266,6 @@ __all__ = [
     "Call",
     "Endpoint",
     "NoBody",
-    "NoQuery",
     "Server",
     "json_reply",
     "problem_reply",
