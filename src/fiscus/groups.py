@@ -119,6 +119,10 @@ class GroupLoop(ABC, Generic[C, R]):
     def without_store(self, command: C) -> R:
         """The outcome of a command that was never begun."""
 
+    def all_without_store(self, commands: Sequence[C]) -> Sequence[R]:
+        """As `without_store`, for those who are answered at once."""
+        return [self.without_store(command) for command in commands]
+
     @abstractmethod
     def late(self, command: C) -> R:
         """The outcome of a command that may or may not have been done in time."""
@@ -223,7 +227,7 @@ class GroupLoop(ABC, Generic[C, R]):
 
     def _outcomes(self, commands: list[C]) -> Sequence[R]:
         now = self.clock.now()
-        outcome_of = self.without_store
+        maybe_done = False
         if self.breaker.allows(now):
             started = perf_counter()
             try:
@@ -237,8 +241,7 @@ class GroupLoop(ABC, Generic[C, R]):
                     )
                 else:
                     log.exception("group_failed", loop=name, commands=len(commands))
-                if isinstance(error, MaybeDone):
-                    outcome_of = self.late
+                maybe_done = isinstance(error, MaybeDone)
                 self.failed_at = self.clock.now()
                 self.breaker.failed(self.failed_at)
                 if self.observer is not None:
@@ -249,7 +252,9 @@ class GroupLoop(ABC, Generic[C, R]):
                 if self.observer is not None:
                     self.observer.group_committed(len(commands), perf_counter() - started)
                 return outcomes
-        return [outcome_of(command) for command in commands]
+        if maybe_done:
+            return [self.late(command) for command in commands]
+        return self.all_without_store(commands)
 
     def _answer(self, group: list[tuple[C, Sink, Any]], outcomes: Sequence[R]) -> bool:
         """Deliver a group's outcomes; whether a sink will wake the loop when it is done."""

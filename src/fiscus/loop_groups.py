@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from time import perf_counter
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -96,7 +97,7 @@ class Asker(Protocol[_C_contra, _R_co]):
     @property
     def is_closing(self) -> bool: ...
 
-    def without_store(self, command: _C_contra) -> _R_co: ...
+    def all_without_store(self, commands: Sequence[_C_contra]) -> Sequence[_R_co]: ...
     def late(self, command: _C_contra) -> _R_co: ...
     def weight(self, command: _C_contra) -> int: ...
 
@@ -220,7 +221,7 @@ class LoopGroups(Generic[C, R]):
             if breaker.allows(asker.clock.now()):
                 self._send(group, size)
             else:
-                _answer(group, asker.without_store)
+                self._answer_without_store(group)
 
     def _next_group(self) -> tuple[list[tuple[C, asyncio.Future[R], float]], int]:
         """Those who still wait, and their weight."""
@@ -282,20 +283,33 @@ class LoopGroups(Generic[C, R]):
         asker.breaker.failed(self.failed_at)
         if asker.observer is not None:
             asker.observer.group_failed(len(group))
-        _answer(group, asker.late if isinstance(error, MaybeDone) else asker.without_store)
+        if isinstance(error, MaybeDone):
+            self._answer_late(group)
+        else:
+            self._answer_without_store(group)
+
+    def _answer_without_store(self, group: list[tuple[C, asyncio.Future[R], float]]) -> None:
+        waiting = [one for one in group if not one[1].done()]
+        outcomes = self._asker.all_without_store([command for command, _, _ in waiting])
+        for (_, future, _), outcome in zip(waiting, outcomes, strict=True):
+            future.set_result(outcome)
+
+    def _answer_late(self, group: Iterable[tuple[C, asyncio.Future[R], float]]) -> None:
+        for command, future, _ in group:
+            if not future.done():
+                future.set_result(self._asker.late(command))
 
     def _sweep(self) -> None:
         """Answer those whose deadline passed."""
         now = self.loop.time()
-        asker, queue = self._asker, self._queue
+        queue = self._queue
         # before groups that end make room for others
+        due: list[tuple[C, asyncio.Future[R], float]] = []
         while queue and queue[0][2] <= now:
-            _answer([queue.popleft()], asker.without_store)
+            due.append(queue.popleft())
+        self._answer_without_store(due)
         for flight in list(self._flights):
-            for one in flight.group:
-                if one[2] > now:
-                    break
-                _answer([one], asker.late)
+            self._answer_late(takewhile(lambda one: one[2] <= now, flight.group))
             if flight.is_late:
                 if flight.asked is not None:
                     flight.asked.give_up()
@@ -307,12 +321,6 @@ class LoopGroups(Generic[C, R]):
             self.loop.call_later(self._sweep_seconds, self._sweep)
         else:
             self._sweeping = False
-
-
-def _answer(group: list[tuple[C, asyncio.Future[R], float]], outcome_of: Callable[[C], R]) -> None:
-    for command, future, _ in group:
-        if not future.done():
-            future.set_result(outcome_of(command))
 
 
 __all__ = ["Asker", "Elsewhere", "InFlight", "LoopGroups", "Told"]

@@ -93,13 +93,16 @@ class LoopReplies(Generic[C, R]):
         """Answer those whose deadline passed."""
         now = self._loop.time()
         group_loop = self._group_loop
+        never_begun: list[_Waiting[C, R]] = []
         for waiting in list(takewhile(lambda one: one.deadline <= now, self._waiting)):
             waiting.overdue = True
-            command = waiting.command
-            self._answer(
-                waiting,
-                group_loop.late(command) if waiting.begun else group_loop.without_store(command),
-            )
+            if waiting.begun:
+                self._answer(waiting, group_loop.late(waiting.command))
+            else:
+                never_begun.append(waiting)
+        outcomes = group_loop.all_without_store([one.command for one in never_begun])
+        for waiting, outcome in zip(never_begun, outcomes, strict=True):
+            self._answer(waiting, outcome)
         if self._waiting:
             self._loop.call_later(self._sweep_seconds, self._sweep)
         else:

@@ -169,6 +169,21 @@ def test_what_cannot_be_journaled_is_refused(tmp_path: Path) -> None:
     assert not allowed(decide(nowhere, make_budget("a", **ALLOW)))
 
 
+def test_those_who_are_answered_at_once_are_journaled_at_once(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = DefinitionCache()
+    budgets = [make_budget("a", **ALLOW), make_budget("b", allocated_to_id="q")]
+    cache.get("t").apply(Definitions(1, TenantSettings(), budgets, []))
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    commands = [check(), check(project_id="q"), Expire(tenant_id="t", now=NOW), check(user_id="u")]
+    outcomes = DegradedDecisions(cache, journal).decide_all(commands)
+    assert [allowed(one) for one in outcomes] == [True, False, False, True]
+    assert [json.loads(one)["user_id"] for one in journal.read_text().splitlines()] == [None, "u"]
+    assert len(synced) == 1
+
+
 def test_a_floating_budget_is_heard_too(journal: Path) -> None:
     denying = make_budget("b", period_type="rolling")
     assert not allowed(decide(journal, make_budget("a", **ALLOW), denying))

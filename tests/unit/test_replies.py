@@ -47,9 +47,9 @@ class Group:
 
     def wake(self) -> None: ...
 
-    def without_store(self, command: str) -> str:
+    def all_without_store(self, commands: list[str]) -> list[str]:
         self.then()
-        return WITHOUT_STORE
+        return [WITHOUT_STORE for _ in commands]
 
     def late(self, command: str) -> str:
         self.then()

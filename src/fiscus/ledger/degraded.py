@@ -48,21 +48,27 @@ class DegradedDecisions:
 
         Of a batch all or none pass, as its answer has no other word for "not decided".
         """
+        return self.decide_all([command])[0]
+
+    def decide_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        """As `decide`, each for itself. They are journaled at once: the disk is slow for each."""
+        passing = [self._passing(command) for command in commands]
+        written = [check for checks in passing for check in checks]
+        if written and not self._write(written):
+            passing = [()] * len(commands)
+        return [
+            _allowed(command, len(checks)) if checks else _unavailable()
+            for command, checks in zip(commands, passing, strict=True)
+        ]
+
+    def _passing(self, command: Command) -> Sequence[Check]:
+        """The checks of a command that may pass; none when it may not."""
         checks: Sequence[Check] = ()
         if isinstance(command, Check):
             checks = [command]
         elif isinstance(command, CheckBatch):
             checks = command.checks
-        if checks and all(map(self._may_pass, checks)) and self._write(checks):
-            answers = [allowed_without_store(_MEANWHILE) for _ in checks]
-            if isinstance(command, Check):
-                return answers[0]
-            return CheckBatchAnswer(allowed=True, results=answers)
-        return ServiceUnavailable(
-            "The store cannot be reached; nothing was decided or changed",
-            suggested_action="Try again after the time in Retry-After, with the same key.",
-            retry_after_seconds=1,
-        )
+        return checks if all(map(self._may_pass, checks)) else ()
 
     def _may_pass(self, command: Check) -> bool:
         known = self._budgets.last_known(command.operation)
@@ -83,6 +89,21 @@ class DegradedDecisions:
             log.exception("degraded_decision_not_journaled", path=str(self._journal))
             return False
         return True
+
+
+def _allowed(command: Command, count: int) -> Outcome:
+    answers = [allowed_without_store(_MEANWHILE) for _ in range(count)]
+    if isinstance(command, Check):
+        return answers[0]
+    return CheckBatchAnswer(allowed=True, results=answers)
+
+
+def _unavailable() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The store cannot be reached; nothing was decided or changed",
+        suggested_action="Try again after the time in Retry-After, with the same key.",
+        retry_after_seconds=1,
+    )
 
 
 def _entry(check: Check) -> dict[str, object]:

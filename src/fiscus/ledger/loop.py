@@ -86,6 +86,9 @@ class Ledger(GroupLoop[Command, Outcome]):
         """What each budget's failure policy says to a command that was never begun."""
         return self._degraded.decide(command)
 
+    def all_without_store(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        return self._degraded.decide_all(commands)
+
     def late(self, command: Command) -> Outcome:
         """It may still be committed, so no policy can answer for it."""
         return ServiceUnavailable(
