@@ -554,6 +554,27 @@ def test_quotas_that_are_long_over_are_neither_read_nor_kept(
         assert len(late.definitions.get(desk.tenant_id).quotas) == 1
 
 
+def test_a_change_of_quotas_tells_nobody_of_budgets(desk: QuotaDesk, store_url: str) -> None:
+    read: list[str] = []
+    with (
+        closing(Database(store_url)) as database,
+        closing(database.ledger_store()) as store,
+    ):
+        runner = GroupRunner(
+            store, desk.engine.rates, DefinitionCache(), lambda tenant_id, _: read.append(tenant_id)
+        )
+
+        def times_read_after(_change: object) -> int:
+            runner.run([desk.consume_command("1")])
+            return len(read)
+
+        assert times_read_after(desk.quota(10)) == 1
+        assert times_read_after(desk.quota(10, resource_type="gpu")) == 1
+        budget = desk.budget("10")
+        assert times_read_after(budget) == 2
+        assert times_read_after(desk.delete(budget)) == 3
+
+
 # ----------------------------------------------------------------
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import Raw
 
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import Budget
@@ -16,6 +18,7 @@ from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger import definitions
 from fiscus.ledger.apart.fallbacks import FallbacksToTell, ToldFallbacks
+from fiscus.ledger.apart.outcomes import Fallback
 from fiscus.ledger.commands import Check, CheckBatch, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.degraded import DegradedDecisions, LastKnown
@@ -198,6 +201,13 @@ def test_what_a_new_process_reads_replaces_what_one_before_it_told(journal: Path
     assert allowed(degraded.decide(check()))
     tell(fallbacks, make_budget("a"))
     assert not allowed(degraded.decide(check()))
+
+
+def test_what_is_told_is_read_by_who_decides_by_it(journal: Path) -> None:
+    fallbacks = ToldFallbacks()
+    fallbacks.told([Fallback("t", Raw(b'["no budget"]'))])
+    with pytest.raises(msgspec.ValidationError):
+        DegradedDecisions(fallbacks, journal).decide(check())
 
 
 def test_nobody_decides_by_the_half_of_a_change(journal: Path) -> None:

@@ -56,7 +56,7 @@ class GroupRunner:
         definitions: DefinitionCache,
         on_refreshed: Callable[[str, TenantDefinitions], None] = lambda _id, _definitions: None,
     ) -> None:
-        """`on_refreshed` is told of each tenant whose definitions were read again."""
+        """`on_refreshed` is told of each tenant of whose budgets any were read."""
         self.definitions = definitions
         self._on_refreshed = on_refreshed
         self._store = store
@@ -224,8 +224,11 @@ class GroupRunner:
             since = earliest - KEEP_ENDED_QUOTAS
             for tenant_id in behind:
                 known = self.definitions.reaching_back_to(tenant_id, earliest)
-                known.apply(transaction.definitions(tenant_id, known.version, since), since)
-                self._on_refreshed(tenant_id, known)
+                changed = transaction.definitions(tenant_id, known.version, since)
+                is_news = not known.version or changed.budgets or changed.deleted
+                known.apply(changed, since)
+                if is_news:
+                    self._on_refreshed(tenant_id, known)
             raise MoreNeeded
 
     def _remember(self, workspace: Workspace) -> None:

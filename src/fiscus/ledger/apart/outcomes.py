@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.matching import Matched, PreparedBudget
@@ -82,7 +82,8 @@ class Fallback(Struct, frozen=True, array_like=True):
     """A tenant's budgets, if some of them let operations through without the store; else none."""
 
     tenant_id: str
-    budgets: list[Budget]
+    budgets: Raw
+    """As JSON."""
 
 
 ToldOutcome = Answered | BudgetBatchDecided | QuotaBatchDecided | RecordedBatch | FiscusError
@@ -101,7 +102,7 @@ class Done(Struct, frozen=True):
     seconds: float
     """How long the groups took that it was done with."""
     fallbacks: list[Fallback]
-    """Of tenants whose definitions changed since the group before."""
+    """Of tenants whose budgets changed since the group before."""
     lookups: tuple[int, int]
     """How often definitions were looked for since the group before, and had to be read."""
 
