@@ -214,6 +214,7 @@ class Workspace:
         """The stored anchor that was planned for, or the one this group is about to store."""
         if new := self.changes.anchors.get(key):
             return new[1]
+        assert key in self.needs.anchors  # or it would seem that none is stored
         return self._loaded.anchors.get(key)
 
     def put_anchor(self, key: AnchorKey, tenant_id: str, anchor: date) -> None:
@@ -440,6 +441,7 @@ class Workspace:
     def stored_answer(self, idempotency: Idempotency, now: datetime) -> StoredAnswer | None:
         """The answer kept under a key that was planned for, if its window has not ended."""
         key = idempotency.at
+        assert key in self.needs.idempotency  # or an operation could be done again
         found = self.changes.answers.get(key) or self._loaded.idempotency.get(key)
         return found if found is not None and found.expires_at > now else None
 
