@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from itertools import count
 
 import pytest
@@ -23,7 +24,7 @@ from fiscus.scopes import ScopeType
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSpec
-from tests.stores.conftest import Tenant, after_each_statement, in_threads, run_beside
+from tests.stores.conftest import Tenant, after_each_statement, in_threads, plan_of, run_beside
 
 
 def replaced(acme: Tenant, budget: Budget, expected: int | None = None, **fields: object) -> Budget:
@@ -228,6 +229,51 @@ def test_a_hold_that_is_due_is_no_use_before_it_is_freed(acme: Tenant, clock: Ma
     assert replaced(acme, budget, currency="EUR").currency == "EUR"
     acme.run(Expire(tenant_id=acme.tenant_id, now=acme.now))
     assert shown() == [(Decimal(0), Decimal(100), Decimal(0))]
+
+
+def test_whether_a_budget_is_in_use_is_looked_up_among_what_holds_and_what_runs(
+    acme: Tenant,
+) -> None:
+    """Not among all lines of reservations there are, nor all periods the budget ever had."""
+    budgets = acme.engine.budgets
+    assert isinstance(budgets, SqlBudgets)
+    database = budgets._database
+    every_user = {"allocated_to_type": "user", "allocated_to_id": "*"}
+
+    def refused(budget: Budget) -> None:
+        with pytest.raises(Conflict):
+            deleted(acme, budget)
+
+    for kind in ("daily", "rolling"):
+        budget = acme.budget(period_type=kind, **every_user)
+        acme.record("1", user_id="ann")
+        holds = plan_of(database, partial(refused, budget), "FROM reservations")
+        periods = plan_of(database, partial(refused, budget), "FROM budget_periods")
+        if database.is_sqlite:
+            assert "SCAN" not in holds
+            assert "period_start>? AND period_start<?" in periods
+        else:
+            assert "Seq Scan" not in holds
+            assert "ix_budget_periods_newest" in periods
+
+
+def test_a_window_of_a_floating_budget_is_current_to_its_end(
+    acme: Tenant, clock: ManualClock
+) -> None:
+    acme.engine.tenants.put(
+        acme.tenant_id,
+        TenantSpec(timezone="Europe/Berlin"),
+        expected_version=None,
+        now=acme.now,
+    )
+    clock.set(datetime(2026, 10, 20, 22, 0, tzinfo=UTC))  # midnight of a day; 25 October is longer
+    budget = acme.budget(period_type="rolling", rolling_days=7)
+    acme.record("1")
+    clock.set(datetime(2026, 10, 27, 22, 59, tzinfo=UTC))
+    with pytest.raises(Conflict):
+        deleted(acme, budget)
+    clock.set(datetime(2026, 10, 27, 23, 0, tzinfo=UTC))
+    deleted(acme, budget)
 
 
 def test_usage_of_the_current_period_keeps_a_budget_and_of_past_ones_does_not(

@@ -565,6 +565,47 @@ def test_a_list_counts_its_records_in_the_rollups(engine: Engine, tenant: str) -
     assert any("sum(cost_rollups.record_count)" in one for one in seen)
 
 
+def test_a_list_counts_without_looking_up_the_series_of_each_rollup(
+    engine: Engine, tenant: str
+) -> None:
+    record(engine, tenant, {})
+    database = database_of(engine)
+
+    def counting(**wanted: Any) -> str:
+        costs, page = SqlCosts(database), page_request()
+        return plan_of(database, lambda: costs.list(tenant, CostFilter(**wanted), page), "sum(")
+
+    assert "cost_series" not in counting()
+    some = counting(user_id="u")
+    if database.is_sqlite:
+        assert "cost_series USING INDEX ix_cost_series_tenant_id" in some
+    else:
+        assert "Nested Loop" not in some  # each series would be looked for among all rollups
+
+
+def test_counting_the_ends_of_a_range_reads_nothing_in_between(engine: Engine, tenant: str) -> None:
+    record(engine, tenant, *({"timestamp": NOON + timedelta(minutes=m)} for m in (1, 20, 50)))
+    with statements(engine) as seen:
+        for wanted in (CostFilter(start=NOON), CostFilter(start=NOON, user_id="u")):
+            engine.costs.list(tenant, wanted, page_request())
+    ends = [one for one in seen if "count(*)" in one]
+    assert len(ends) == 4
+    for one in ends:  # of two bounds on one side SQLite goes by either
+        assert max(one.count("timestamp >="), one.count("timestamp <")) <= 1
+
+
+def test_a_reservations_record_is_looked_up(engine: Engine, tenant: str) -> None:
+    record(engine, tenant, {})
+    database, wanted = database_of(engine), CostFilter(reservation_id=uuid7())
+    costs = SqlCosts(database)
+    plan = plan_of(database, lambda: costs.list(tenant, wanted, page_request()), "FROM cost_record")
+    if database.is_sqlite:
+        assert plan.startswith("SEARCH cost_records USING")
+        assert "record_id=?" in plan.partition("\n")[0]
+    else:
+        assert "Seq Scan" not in plan
+
+
 def test_ends_between_quarter_hours_read_only_the_records_there(
     engine: Engine, tenant: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +23,11 @@ from fiscus.stores.sql import migrate
 from fiscus.stores.sql import tables as t
 from fiscus.stores.sql.paging import (
     SortKey,
+    parse_number,
     parse_scope_id,
     parse_time,
     parse_uuid,
+    rows_of,
     slice_of,
     time_value,
 )
@@ -152,6 +155,42 @@ def test_numbered_pages_give_the_whole_list(lists: dict[str, List], name: str, s
     assert [item for page in pages for item in page.items] == items
     assert {page.pagination.total_count for page in pages} == {len(items)}
     assert pages[0].pagination.total_pages == -(-len(items) // size)
+
+
+def test_a_numbered_page_is_read_from_the_end_it_is_nearer_to_and_no_further_than_its_rows() -> (
+    None
+):
+    engine = sa.create_engine("sqlite://")
+    numbers = sa.Table("numbers", sa.MetaData(), sa.Column("n", sa.Integer, primary_key=True))
+    order = [SortKey(numbers.c.n, parse_number)]
+    looked_at: list[int] = []
+
+    def look(number: int, least: int) -> bool:
+        looked_at.append(number)
+        return number >= least
+
+    with engine.connect() as connection:
+        numbers.create(connection)
+        connection.execute(sa.insert(numbers), [{"n": n} for n in range(1, 1001)])
+        raw = connection.connection.dbapi_connection
+        assert isinstance(raw, sqlite3.Connection)
+        raw.create_function("look", 2, look)
+
+        def read(page: int, least: int = 0) -> list[int]:
+            looked_at.clear()
+            query = sa.select(numbers).where(sa.func.look(numbers.c.n, least))
+            request, total = page_request(page=page, page_size=10), 1001 - max(least, 1)
+            return [row.n for row in rows_of(connection, query, order, request, total)]
+
+        assert read(100) == list(range(10, 0, -1))
+        assert len(looked_at) == 10
+        assert read(99) == list(range(20, 9, -1))
+        assert len(looked_at) == 20
+        assert read(101) == []
+        assert len(looked_at) == 0
+        assert read(1, least=998) == [1000, 999, 998]
+        assert len(looked_at) == 3
+    engine.dispose()
 
 
 @pytest.mark.parametrize("name", NAMES)

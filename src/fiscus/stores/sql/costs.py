@@ -34,7 +34,7 @@ from fiscus.paging import Page, PageRequest, build_page
 from fiscus.scopes import ScopeType
 from fiscus.stores.sql.column_types import UtcTime
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.paging import SortKey, parse_time, parse_uuid, slice_of, time_value
+from fiscus.stores.sql.paging import SortKey, parse_time, parse_uuid, rows_of, time_value
 from fiscus.stores.sql.sums import ExactSum
 from fiscus.stores.sql.tables import (
     cost_operations,
@@ -94,33 +94,30 @@ class SqlCosts:
     def list(self, tenant_id: str, wanted: CostFilter, page: PageRequest) -> Page[CostRecord]:
         records = sa.select(cost_records).where(*self._records_where(tenant_id, wanted))
         with self._database.read(tenant_id) as connection:
-            rows = connection.execute(slice_of(records, _NEWEST_FIRST, page)).all()
             count = None if page.cursor else self._count(connection, tenant_id, wanted)
+            rows = rows_of(connection, records, _NEWEST_FIRST, page, count)
         return build_page(page, [_read_record(row) for row in rows], _position, count)
 
     def _count(self, connection: Connection, tenant_id: str, wanted: CostFilter) -> int:
         """How many records there are; by the rollups as far as they can tell."""
         whole = quarter_hours_within(wanted.start or EPOCH, wanted.end or FAR_FUTURE)
-        where = self._records_where(tenant_id, wanted)
-        records = sa.select(sa.func.count()).select_from(cost_records).where(*where)
         if whole is None or wanted.tags or wanted.operation_id or wanted.reservation_id:
-            return connection.execute(records).scalar_one()
+            return connection.execute(self._counted(tenant_id, wanted)).scalar_one()
         first, last = whole
-        rollups = (
-            sa.select(sa.func.coalesce(sa.func.sum(cost_rollups.c.record_count), 0))
-            .join(cost_series, cost_series.c.series_id == cost_rollups.c.series_id)
-            .where(
-                cost_rollups.c.tenant_id == tenant_id,
-                cost_rollups.c.bucket >= first,
-                cost_rollups.c.bucket < last,
-                *self._where(cost_series, wanted),
-            )
+        rollups = sa.select(sa.func.coalesce(sa.func.sum(cost_rollups.c.record_count), 0)).where(
+            cost_rollups.c.tenant_id == tenant_id,
+            cost_rollups.c.bucket >= first,
+            cost_rollups.c.bucket < last,
+            *_of_series(cost_rollups.c.series_id, tenant_id, self._where(cost_series, wanted)),
         )
-        time = cost_records.c.timestamp
         count = int(connection.execute(rollups).scalar_one())
-        for edge in (time < first, time >= last):
-            count += connection.execute(records.where(edge)).scalar_one()
+        for edge in (wanted._replace(end=first), wanted._replace(start=last)):
+            count += connection.execute(self._counted(tenant_id, edge)).scalar_one()
         return count
+
+    def _counted(self, tenant_id: str, wanted: CostFilter) -> sa.Select[tuple[int]]:
+        where = self._records_where(tenant_id, wanted)
+        return sa.select(sa.func.count()).select_from(cost_records).where(*where)
 
     def _records_where(self, tenant_id: str, wanted: CostFilter) -> list[Condition]:
         table = cost_records
@@ -138,12 +135,18 @@ class SqlCosts:
             )
             where.append(sa.tuple_(table.c.record_id, table.c.timestamp).in_(made))
         if wanted.reservation_id is not None:
-            settled = sa.select(reservations.c.record_id).where(
-                reservations.c.tenant_id == tenant_id,
-                reservations.c.reservation_id == wanted.reservation_id,
+            # by its whole key, as above: for an id alone SQLite would go through all of a tenant's
+            of_record = cost_records.alias("of_record")
+            settled = (
+                sa.select(of_record.c.record_id, of_record.c.timestamp)
+                .join(reservations, reservations.c.record_id == of_record.c.record_id)
+                .where(
+                    reservations.c.tenant_id == tenant_id,
+                    reservations.c.reservation_id == wanted.reservation_id,
+                )
             )
-            known = is_uuid(wanted.reservation_id)
-            where.append(table.c.record_id.in_(settled) if known else sa.false())
+            by_key = sa.tuple_(table.c.record_id, table.c.timestamp).in_(settled)
+            where.append(by_key if is_uuid(wanted.reservation_id) else sa.false())
         return where
 
     # -- sums
@@ -200,11 +203,7 @@ class SqlCosts:
             .select_from(both)
             .group_by(*apart)
         )
-        if counted:
-            series = sa.select(cost_series.c.series_id)
-            series = series.where(cost_series.c.tenant_id == tenant_id, *counted)
-            sums = sums.where(rollups.c.series_id.in_(series))
-        return sums.subquery("sums")
+        return sums.where(*_of_series(rollups.c.series_id, tenant_id, counted)).subquery("sums")
 
     def record_sums(self, connection: Connection, tenant_id: str, query: SumQuery) -> list[CostSum]:
         if not query.stretches:
@@ -349,6 +348,21 @@ def _summed(connection: Connection, query: SumQuery, rows: sa.Select[Any]) -> Se
         sa.func.sum(inner.c.record_count).label("record_count"),
     ).group_by(*apart)
     return connection.execute(statement).all()
+
+
+def _of_series(
+    series_id: sa.ColumnElement[str], tenant_id: str, counted: Sequence[Condition]
+) -> Iterator[Condition]:
+    """`series_id` is of a tenant's series that are `counted`; where all are, nothing is asked.
+
+    No join, by which each rollup's series would be looked up; and on PostgreSQL, which expects one
+    series where thousands are counted, each series among all rollups. What has to be true or not is
+    no join to it.
+    """
+    if counted:
+        series = sa.select(cost_series.c.series_id)
+        series = series.where(cost_series.c.tenant_id == tenant_id, *counted)
+        yield series_id.in_(series).is_(sa.true())
 
 
 def _during(

@@ -42,22 +42,48 @@ def read_page(
 
     `read` turns rows into items, one each; `position` gives an item's values of `order`.
     """
-    return build_page(
-        request,
-        read(connection.execute(slice_of(query, order, request)).all()),
-        position,
-        None if request.cursor is not None else count(connection, query),
-    )
+    total = None if request.cursor is not None else count(connection, query)
+    rows = rows_of(connection, query, order, request, total)
+    return build_page(request, read(rows), position, total)
+
+
+def rows_of(
+    connection: Connection,
+    query: sa.Select[Any],
+    order: Sequence[SortKey],
+    request: PageRequest,
+    total: int | None,
+    *,
+    before: int = 0,
+) -> Sequence[Row[Any]]:
+    """The rows of a page, and one more, in reading direction.
+
+    For a page by number, `total` is how many rows `query` has, and `before` how many the list has
+    before them. It is read from the end that it is nearer to, and no further than the last row:
+    a filter that hardly anything meets would be tried on all that is left.
+    """
+    if total is None:
+        return connection.execute(slice_of(query, order, request)).all()
+    first = max(0, request.offset - before)
+    end = min(first + request.page_size + 1, total)
+    if end <= first:
+        return []
+    some = query.limit(end - first)
+    after = total - end
+    if after < first:
+        backwards = some.order_by(*(key.column.asc() for key in order)).offset(after)
+        return connection.execute(backwards).all()[::-1]
+    forwards = some.order_by(*(key.column.desc() for key in order)).offset(first)
+    return connection.execute(forwards).all()
 
 
 def slice_of(
     query: sa.Select[Any], order: Sequence[SortKey], request: PageRequest
 ) -> sa.Select[Any]:
-    """The rows of a page, and one more, in reading direction."""
+    """The rows of a page by token, and one more, in reading direction."""
     cursor = request.cursor
+    assert cursor is not None
     limited = query.limit(request.page_size + 1)
-    if cursor is None:
-        return limited.order_by(*(key.column.desc() for key in order)).offset(request.offset)
     here = sa.tuple_(*(key.column for key in order))
     there = sa.tuple_(
         *(

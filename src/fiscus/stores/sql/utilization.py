@@ -22,7 +22,7 @@ from fiscus.stores.sql.paging import (
     count,
     parse_scope_id,
     parse_time,
-    slice_of,
+    rows_of,
     time_value,
 )
 from fiscus.stores.sql.sums import ExactSum
@@ -60,14 +60,9 @@ def read_utilization(
         query = query.where(t.c.scope_id == scope_id)
     blank = _missing_current(connection, budget, query, scope_id, now)
     cursor = page.cursor
-    if cursor is None:
-        # With the blank as first of all rows, the others come one later.
-        skipped = page.offset - (blank is not None and page.page > 1)
-        rows = connection.execute(slice_of(query, _ORDER, page).offset(skipped)).all()
-        total = count(connection, query) + (blank is not None)
-    else:
-        rows = connection.execute(slice_of(query, _ORDER, page)).all()
-        total = None
+    blanks = 0 if blank is None else 1  # the first of all rows
+    total = None if cursor is not None else count(connection, query)
+    rows = rows_of(connection, query, _ORDER, page, total, before=blanks)
     prepared = PreparedBudget(budget)
     anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
     due = _due(connection, budget, now) if any(row.reserved for row in rows) else {}
@@ -77,7 +72,8 @@ def read_utilization(
             uses.insert(0, blank)
         elif cursor is not None and cursor.backwards and _position(blank) != cursor.values:
             uses.append(blank)
-    found = build_page(page, uses[: page.page_size + 1], _position, total)
+    in_all = None if total is None else total + blanks
+    found = build_page(page, uses[: page.page_size + 1], _position, in_all)
     return Utilization(
         budget_id=budget.budget_id,
         budget_name=budget.budget_name,
