@@ -1,4 +1,4 @@
-"""How far budgets are used, per period and scope. In SQL amounts are compared with 0 alone."""
+"""How far budgets are used, per period and scope. Amounts are compared here, never in SQL."""
 
 from __future__ import annotations
 
@@ -85,40 +85,23 @@ def read_utilization(
 
 def has_usage(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was ever spent or is held."""
-    spent = connection.execute(_spent(budget).limit(1)).first()
-    return spent is not None or open_reservations(connection, budget, now) > 0
+    query = sa.select(t.c.spent).where(
+        t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id
+    )
+    spent = connection.execute(query).scalars()
+    return any(spent) or open_reservations(connection, budget, now) > 0
 
 
 def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was spent in a period that has not ended, of any scope."""
     prepared = PreparedBudget(budget)
-    spent = _spent(budget)
-    if not prepared.floats:
-        period = prepared.period_at(now)
-        if period is None:
-            return False
-        current = spent.where(t.c.period_start == period.start).limit(1)
-        return connection.execute(current).first() is not None
-    # no window that runs began before; of a budget for `*` there are as many as ids
-    since = now - timedelta(days=budget.rolling_days + 2)
-    windows = (
-        spent.where(t.c.period_start > since, t.c.period_start <= now)
-        .add_columns(anchors.c.anchor)
-        .join(
-            anchors,
-            sa.and_(anchors.c.budget_id == t.c.budget_id, anchors.c.scope_id == t.c.scope_id),
-        )
-    )
+    query = _current(prepared, now)
+    if query is None:
+        return False
+    rows = [row for row in connection.execute(query) if row.spent]
+    anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
     return any(
-        _is_current(prepared, row.period_start, now, row.anchor)
-        for row in connection.execute(windows)
-    )
-
-
-def _spent(budget: Budget) -> sa.Select[Any, Any]:
-    """The periods of a budget in which something was spent."""
-    return sa.select(t.c.scope_id, t.c.period_start).where(
-        t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id, t.c.spent != ZERO
+        _is_current(prepared, row.period_start, now, anchors.get(row.scope_id)) for row in rows
     )
 
 
@@ -128,14 +111,11 @@ def current_ratio(connection: Connection, budget: Budget, now: datetime) -> Deci
     None where nothing was used. The id is found by approximate numbers.
     """
     prepared = PreparedBudget(budget)
-    query = sa.select(t).where(t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id)
+    query = _current(prepared, now)
+    if query is None:
+        return None
     if prepared.floats:
-        query = query.where(t.c.period_start <= now, t.c.period_end > now)
-    else:
-        period = prepared.period_at(now)
-        if period is None:
-            return None
-        query = query.where(t.c.period_start == period.start)
+        query = query.where(t.c.period_end > now)
     row = connection.execute(query.order_by(ABOUT_USED.desc()).limit(1)).first()
     if row is None:
         return None
@@ -147,8 +127,14 @@ def current_ratio(connection: Connection, budget: Budget, now: datetime) -> Deci
 
 def open_reservations(connection: Connection, budget: Budget, now: datetime) -> int:
     """How many reservations hold money of the budget and are not due."""
-    query = _holds(budget, sa.func.count(sa.distinct(lines.c.reservation_id)))
-    return connection.execute(query.where(reservations.c.expires_at > now)).scalar_one()
+    # one after the other: as a join, SQLite would rather read the lines of all reservations
+    holds = sa.exists().where(
+        lines.c.reservation_id == reservations.c.reservation_id,
+        lines.c.budget_id == budget.budget_id,
+    )
+    query = sa.select(sa.func.count()).select_from(reservations)
+    query = query.where(*_pending(budget), reservations.c.expires_at > now, holds)
+    return connection.execute(query).scalar_one()
 
 
 def _due(
@@ -156,23 +142,41 @@ def _due(
 ) -> dict[tuple[str, datetime], Decimal]:
     """What is due and not freed yet, by scope id and period start."""
     apart = (lines.c.scope_id, lines.c.period_start)
-    query = _holds(budget, *apart, ExactSum(lines.c.amount).label("amount"))
-    found = connection.execute(query.where(reservations.c.expires_at <= now).group_by(*apart))
+    due = sa.select(reservations.c.reservation_id)
+    due = due.where(*_pending(budget), reservations.c.expires_at <= now)
+    query = sa.select(*apart, ExactSum(lines.c.amount).label("amount"))
+    query = query.where(lines.c.reservation_id.in_(due), lines.c.budget_id == budget.budget_id)
+    found = connection.execute(query.group_by(*apart))
     return {(row.scope_id, row.period_start): row.amount for row in found}
 
 
-def _holds(budget: Budget, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """Of pending reservations and what they hold of a budget."""
+def _current(prepared: PreparedBudget, now: datetime) -> sa.Select[Any] | None:
+    """The rows of the current period, of all scopes; of a floating budget, those of a window's
+    length, of which each scope's last may be current. None where the budget has no period."""
+    budget = prepared.budget
+    if prepared.floats:
+        # local days, of which one may have 25 hours
+        first, last = now - timedelta(days=budget.rolling_days + 1), now
+    else:
+        period = prepared.period_at(now)
+        if period is None:
+            return None
+        first = last = period.start
+    return sa.select(t).where(
+        t.c.budget_id == budget.budget_id,
+        t.c.tenant_id == budget.tenant_id,
+        # also of one moment: SQLite takes a budget to have ten rows, and for equal starts would
+        # read all of them by the primary key rather than look up those that it is asked for
+        t.c.period_start.between(first, last),
+    )
+
+
+def _pending(budget: Budget) -> tuple[sa.ColumnElement[bool], ...]:
+    """Reservations of the budget's tenant that hold money; spelled out, so that their index is
+    used."""
     return (
-        sa.select(*columns)
-        .select_from(
-            reservations.join(lines, lines.c.reservation_id == reservations.c.reservation_id)
-        )
-        .where(
-            reservations.c.tenant_id == budget.tenant_id,
-            reservations.c.status == sa.text("'pending'"),
-            lines.c.budget_id == budget.budget_id,
-        )
+        reservations.c.tenant_id == budget.tenant_id,
+        reservations.c.status == sa.text("'pending'"),
     )
 
 
