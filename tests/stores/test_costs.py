@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -155,10 +155,17 @@ def statements(engine: Engine) -> Iterator[list[str]]:
     def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
         seen.append(statement)
 
+    with listening(engine, note):
+        yield seen
+
+
+@contextmanager
+def listening(engine: Engine, note: Callable[..., None]) -> Iterator[None]:
+    """`note` is called with each statement meanwhile."""
     target = database_of(engine).engine
     event.listen(target, "before_cursor_execute", note)
     try:
-        yield seen
+        yield
     finally:
         event.remove(target, "before_cursor_execute", note)
 
@@ -616,6 +623,33 @@ def test_ends_between_quarter_hours_read_only_the_records_there(
     assert (found.source, found.record_count) == (ReportSource.MIXED, 7)
     within = report(engine, tenant, start_date=start, end_date=start + timedelta(minutes=9))
     assert (within.source, within.record_count) == (ReportSource.MIXED, 1)
+
+
+def test_days_are_told_apart_only_where_costs_have_to_be_converted(
+    engine: Engine, tenant: str
+) -> None:
+    """Sums of each day and series would be as many as the quarter hours themselves."""
+    days = {"start_date": NOON - timedelta(days=9, hours=12), "end_date": NOON}
+    stretches: list[int] = []
+
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        given = parameters.values() if isinstance(parameters, dict) else parameters
+        if "stretches" in statement:
+            arrays = [one for one in given if str(one).startswith("[")]
+            stretches.extend(len(json.loads(one)) for one in arrays)
+
+    def looked_up() -> int:
+        stretches.clear()
+        with listening(engine, note):
+            assert report(engine, tenant, **days).source is ReportSource.ROLLUPS
+        (count,) = stretches
+        return count
+
+    moments = [{"timestamp": NOON - timedelta(days=day, hours=1)} for day in range(9)]
+    record(engine, tenant, *moments)
+    assert looked_up() == 1
+    record(engine, tenant, {"currency": "EUR", **moments[0]})
+    assert looked_up() == 10
 
 
 def test_what_is_read_of_costs_is_of_one_moment(engine: Engine, tenant: str) -> None:

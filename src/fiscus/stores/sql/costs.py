@@ -161,6 +161,8 @@ class SqlCosts:
     ) -> list[CostSum] | None:
         if not query.stretches:
             return []
+        if not _needs_rates(connection, tenant_id, query.target):
+            query = query._replace(stretches=list(_joined(query.stretches)))
         told: Condition = sa.true()
         if tag_keys := _tag_keys(query):
             told = self._has_tag_keys(cost_series.c.tags, tag_keys)
@@ -363,6 +365,26 @@ def _of_series(
         series = sa.select(cost_series.c.series_id)
         series = series.where(cost_series.c.tenant_id == tenant_id, *counted)
         yield series_id.in_(series).is_(sa.true())
+
+
+def _needs_rates(connection: Connection, tenant_id: str, target: str) -> bool:
+    """Whether any of a tenant's costs are in another currency than `target`."""
+    others = sa.select(cost_series.c.series_id).where(
+        cost_series.c.tenant_id == tenant_id, cost_series.c.currency != target
+    )
+    return connection.execute(others.limit(1)).first() is not None
+
+
+def _joined(stretches: Sequence[Stretch]) -> Iterator[Stretch]:
+    """Those of a period that follow each other as one: its days need not be told apart."""
+    last = stretches[0]
+    for one in stretches[1:]:
+        if one.start == last.end and one.period == last.period:
+            last = last._replace(end=one.end)
+        else:
+            yield last
+            last = one
+    yield last
 
 
 def _during(
