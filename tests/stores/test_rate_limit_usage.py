@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from fiscus.errors import NotFound, ValidationError
 from fiscus.ids import uuid7
@@ -232,6 +233,36 @@ def test_windows_that_ended_before_are_forgotten(desk: Desk) -> None:
     assert desk.windows(policy_id) == [window(), ends_then]
     assert desk.usage.drop_before(begin + timedelta(days=9)) == 0
     assert desk.usage.drop_before(begin + timedelta(days=10)) == 1
+
+
+def test_what_is_forgotten_is_found_by_index_whatever_postgresql_expects(
+    database: Database, desk: Desk
+) -> None:
+    """Each portion would read the whole table."""
+    if database.is_sqlite:
+        pytest.skip("SQLite goes by the order that is asked for")
+    begin = NOON - timedelta(days=20)
+    desk.add(uuid7(), *(window(begin + timedelta(minutes=number)) for number in range(2500)))
+    plans: list[str] = []
+    deleting = False
+
+    def explain(connection: Any, _cursor: object, statement: str, parameters: Any, *_: Any) -> None:
+        nonlocal deleting
+        if statement.startswith("DELETE") and not deleting:
+            deleting = True  # what explains is a statement, too
+            rows = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+            plans.append("\n".join(row[0] for row in rows))
+            deleting = False
+
+    event.listen(database.engine, "before_cursor_execute", explain)
+    try:
+        desk.usage.drop_before(begin + timedelta(days=10))
+    finally:
+        event.remove(database.engine, "before_cursor_execute", explain)
+    assert len(plans) == 4
+    for plan in plans:
+        assert "Index Scan using ix_rate_limit_usage_window_end" in plan
+        assert "Sort" not in plan
 
 
 # -- learned from
