@@ -20,6 +20,7 @@ from fiscus.errors import Conflict
 from fiscus.ledger.commands import Expire
 from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
+from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.database import Database
@@ -255,6 +256,17 @@ def test_whether_a_budget_is_in_use_is_looked_up_among_what_holds_and_what_runs(
         else:
             assert "Seq Scan" not in holds
             assert "ix_budget_periods_newest" in periods
+
+
+def test_what_was_spent_and_given_back_to_the_last_digit_was_no_usage(acme: Tenant) -> None:
+    """Also for SQLite, which keeps `0.00` as that."""
+    budget = acme.budget()
+    acme.record("1.50")
+    acme.record("-1.50", charge_category="credit")
+    assert replaced(acme, budget, period_type="weekly").period_type is PeriodType.WEEKLY
+    acme.record("0.000000000001")
+    with pytest.raises(Conflict):
+        replaced(acme, budget, period_type="daily")
 
 
 def test_a_window_of_a_floating_budget_is_current_to_its_end(

@@ -85,11 +85,14 @@ def read_utilization(
 
 def has_usage(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was ever spent or is held."""
-    query = sa.select(t.c.spent).where(
-        t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id
+    spent = sa.select(sa.literal(1)).where(
+        t.c.budget_id == budget.budget_id,
+        t.c.tenant_id == budget.tenant_id,
+        # a number of any digits is 0 as a float when it is 0
+        sa.cast(t.c.spent, sa.Float) != 0,
     )
-    spent = connection.execute(query).scalars()
-    return any(spent) or open_reservations(connection, budget, now) > 0
+    is_spent = connection.execute(spent.limit(1)).first() is not None
+    return is_spent or open_reservations(connection, budget, now) > 0
 
 
 def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
