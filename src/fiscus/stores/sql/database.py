@@ -236,6 +236,10 @@ class Database:
 
         Internal errors of PostgreSQL tell of a server that may only be read or of damaged files.
         """
+        if isinstance(error.orig, psycopg.errors.QueryCanceled) or sqlite.was_interrupted(
+            error.orig
+        ):
+            return _takes_too_long()
         if isinstance(error, exc.OperationalError | exc.InternalError):
             return self._unavailable()
         return unusable(error)
@@ -441,6 +445,15 @@ def unavailable() -> ServiceUnavailable:
     return ServiceUnavailable(
         "The database cannot be reached, or did not answer in time",
         suggested_action="Try again after the time in Retry-After.",
+        retry_after_seconds=1,
+    )
+
+
+def _takes_too_long() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The database would take longer for this answer than it may",
+        suggested_action="Ask for less at once, such as a shorter range, or try again when the "
+        "database has less to do.",
         retry_after_seconds=1,
     )
 

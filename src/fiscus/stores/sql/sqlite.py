@@ -113,6 +113,12 @@ def must_reopen(error: sqlite3.Error) -> bool:
     return is_damage(error) or code & 0xFF == sqlite3.SQLITE_READONLY
 
 
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether it comes of `ended_after`."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code == sqlite3.SQLITE_INTERRUPT
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file is damaged, or none of SQLite's, which no statement is to blame for."""
     # made by the module itself, an error has no code
