@@ -220,3 +220,25 @@ def plan_of(database: Database, read: Callable[[], object], of: str = "") -> str
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
     return "\n".join(row[-1] for row in rows)
+
+
+def plans_within(
+    database: Database, read: Callable[[], object], of: str, *, seqscan: bool = True
+) -> list[str]:
+    """How PostgreSQL goes about the statements of `read` that have `of` in them, each in its own
+    transaction, by what was set there; without `seqscan` as with large tables."""
+    plans: list[str] = []
+
+    def explain(connection: Any, _cursor: object, statement: str, parameters: Any, *_: Any) -> None:
+        if of in statement and not statement.startswith("EXPLAIN"):
+            if not seqscan:
+                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            rows = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+            plans.append("\n".join(row[0] for row in rows))
+
+    event.listen(database.engine, "before_cursor_execute", explain)
+    try:
+        read()
+    finally:
+        event.remove(database.engine, "before_cursor_execute", explain)
+    return plans

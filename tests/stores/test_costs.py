@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -50,7 +51,7 @@ from fiscus.tenants import TenantSettings, TenantSpec
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
 from tests.profile import LONG
-from tests.stores.conftest import after_each_statement, plan_of
+from tests.stores.conftest import after_each_statement, plan_of, plans_within
 
 if TYPE_CHECKING:
     pass
@@ -611,6 +612,26 @@ def test_a_reservations_record_is_looked_up(engine: Engine, tenant: str) -> None
         assert "record_id=?" in plan.partition("\n")[0]
     else:
         assert "Seq Scan" not in plan
+
+
+def test_sums_of_a_long_time_look_up_no_series_by_itself_on_postgresql(
+    engine: Engine, tenant: str
+) -> None:
+    database = database_of(engine)
+    if database.is_sqlite:
+        pytest.skip("SQLite has no other way")
+    record(engine, tenant, {})
+
+    def plan_since(days: int) -> str:
+        start = NOON - timedelta(days=days)
+        read = partial(report, engine, tenant, start_date=start, group_by=["user"])
+        (plan,) = plans_within(database, read, "sum(costs.record_count)", seqscan=False)
+        return plan
+
+    long, short = plan_since(days=93), plan_since(days=31)
+    assert "Hash Join" in long
+    assert "ix_cost_series_tenant_id" in long
+    assert "ix_cost_series_tenant_id" not in short
 
 
 def test_ends_between_quarter_hours_read_only_the_records_there(

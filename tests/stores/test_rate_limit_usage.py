@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from fiscus.errors import NotFound, ValidationError
 from fiscus.ids import uuid7
@@ -25,7 +25,7 @@ from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
 from fiscus.wire import convert
-from tests.stores.conftest import in_threads
+from tests.stores.conftest import in_threads, plans_within
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -243,22 +243,8 @@ def test_what_is_forgotten_is_found_by_index_whatever_postgresql_expects(
         pytest.skip("SQLite goes by the order that is asked for")
     begin = NOON - timedelta(days=20)
     desk.add(uuid7(), *(window(begin + timedelta(minutes=number)) for number in range(2500)))
-    plans: list[str] = []
-    deleting = False
-
-    def explain(connection: Any, _cursor: object, statement: str, parameters: Any, *_: Any) -> None:
-        nonlocal deleting
-        if statement.startswith("DELETE") and not deleting:
-            deleting = True  # what explains is a statement, too
-            rows = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
-            plans.append("\n".join(row[0] for row in rows))
-            deleting = False
-
-    event.listen(database.engine, "before_cursor_execute", explain)
-    try:
-        desk.usage.drop_before(begin + timedelta(days=10))
-    finally:
-        event.remove(database.engine, "before_cursor_execute", explain)
+    forget = partial(desk.usage.drop_before, begin + timedelta(days=10))
+    plans = plans_within(database, forget, "DELETE")
     assert len(plans) == 4
     for plan in plans:
         assert "Index Scan using ix_rate_limit_usage_window_end" in plan
