@@ -254,8 +254,8 @@ def test_whether_a_budget_is_in_use_is_looked_up_among_what_holds_and_what_runs(
             assert "SCAN" not in holds
             assert "period_start>? AND period_start<?" in periods
         else:
-            assert "Seq Scan" not in holds
-            assert "ix_budget_periods_newest" in periods
+            assert "Seq Scan" not in holds + periods
+            assert "AND (period_start >= " in periods
 
 
 def test_what_was_spent_and_given_back_to_the_last_digit_was_no_usage(acme: Tenant) -> None:

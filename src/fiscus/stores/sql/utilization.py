@@ -1,4 +1,4 @@
-"""How far budgets are used, per period and scope. Amounts are compared here, never in SQL."""
+"""How far budgets are used, per period and scope. In SQL amounts are compared with 0 alone."""
 
 from __future__ import annotations
 
@@ -86,10 +86,7 @@ def read_utilization(
 def has_usage(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was ever spent or is held."""
     spent = sa.select(sa.literal(1)).where(
-        t.c.budget_id == budget.budget_id,
-        t.c.tenant_id == budget.tenant_id,
-        # a number of any digits is 0 as a float when it is 0
-        sa.cast(t.c.spent, sa.Float) != 0,
+        t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id, t.c.spent != ZERO
     )
     is_spent = connection.execute(spent.limit(1)).first() is not None
     return is_spent or open_reservations(connection, budget, now) > 0
@@ -98,13 +95,18 @@ def has_usage(connection: Connection, budget: Budget, now: datetime) -> bool:
 def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was spent in a period that has not ended, of any scope."""
     prepared = PreparedBudget(budget)
-    query = _current(prepared, now)
-    if query is None:
+    current = _current(prepared, now)
+    if current is None:
         return False
-    rows = [row for row in connection.execute(query) if row.spent]
-    anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
+    spent = current.where(t.c.spent != ZERO)
+    if not prepared.floats:
+        return connection.execute(spent.limit(1)).first() is not None
+    windows = spent.add_columns(anchors.c.anchor).join(
+        anchors, sa.and_(anchors.c.budget_id == t.c.budget_id, anchors.c.scope_id == t.c.scope_id)
+    )
     return any(
-        _is_current(prepared, row.period_start, now, anchors.get(row.scope_id)) for row in rows
+        _is_current(prepared, row.period_start, now, row.anchor)
+        for row in connection.execute(windows)
     )
 
 
