@@ -164,6 +164,24 @@ def test_a_forked_process_connects_when_another_thread_was_connecting(api: Limit
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
+def test_a_limit_that_is_closed_while_a_thread_connects_it_connects_anew(
+    api: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.close()
+    take = in_redis._CONNECTIONS.take
+
+    def others_come_first(*given: Any) -> Any:
+        connection = take(*given)
+        monkeypatch.undo()
+        api.hit("a")
+        api.close()
+        return connection
+
+    monkeypatch.setattr(in_redis._CONNECTIONS, "take", others_come_first)
+    api.hit("a")
+    assert not api.hit("a").degraded
+
+
 def test_half_a_character_is_refused_before_it_is_sent(api: Limit) -> None:
     with pytest.raises(ValidationError, match="half a character"):
         api.hit("\ud800")

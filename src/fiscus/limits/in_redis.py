@@ -74,10 +74,15 @@ class _Connections:
             if found is None:
                 found = self._open[key] = _Connection(url, timeout_seconds)
             found.users.add(user)
+            # here, as a thread that closes the limit right after would else leave it a closed one
+            user.connection = found
             return found
 
-    def give_back(self, user: RedisLimit, connection: _Connection) -> None:
+    def give_back(self, user: RedisLimit) -> None:
         with self._lock:
+            connection, user.connection = user.connection, None
+            if connection is None or connection.process != os.getpid():
+                return
             connection.users.discard(user)
             if connection.users:
                 return
@@ -117,7 +122,8 @@ class RedisLimit(Limit):
         self._stand_in_anew()
         self._url = url
         self._timeout_seconds = timeout_seconds
-        self._connection: _Connection | None = None
+        self.connection: _Connection | None = None
+        """Set by `_Connections`."""
         self._here: LoopTakes | None = None
         self._connected()
 
@@ -162,16 +168,14 @@ class RedisLimit(Limit):
         await asyncio.to_thread(self.reset, key)
 
     def close(self) -> None:
-        connection, self._connection, self._here = self._connection, None, None
-        if connection is not None and connection.process == os.getpid():
-            _CONNECTIONS.give_back(self, connection)
+        _CONNECTIONS.give_back(self)
+        self._here = None
 
     def _connected(self) -> _Connection:
         """This process's connection; after a fork that is another one."""
-        connection = self._connection
+        connection = self.connection
         if connection is None or connection.process != os.getpid():
-            connection = _CONNECTIONS.take(self, self._url, self._timeout_seconds)
-            self._connection = connection
+            return _CONNECTIONS.take(self, self._url, self._timeout_seconds)
         return connection
 
     def _takes_here(self) -> LoopTakes:
