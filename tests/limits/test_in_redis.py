@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,6 +66,13 @@ def test_hits_are_counted_together_by_all_who_use_the_name(
     assert not denied.degraded
     # the other's end has left this one its connection
     assert not api.hit("b").degraded
+
+
+def test_a_name_of_an_enum_is_its_text(api: Limit, valkey_url: str, name: str) -> None:
+    given = Enum("Given", {"NAME": name}, type=str)
+    api.hit("a", 3)
+    with limit("5/hour", counters=valkey_url, name=given.NAME, timeout_seconds=PATIENT) as other:
+        assert other.look("a").remaining == 2
 
 
 def test_a_changed_count_keeps_what_was_used(api: Limit, valkey_url: str, name: str) -> None:

@@ -107,8 +107,8 @@ def check_count(count: Any, least: int) -> None:
         )
 
 
-def check_text(given: Any, field: str) -> None:
-    """Raises `ValidationError` unless `given` is a text that can be sent."""
+def check_text(given: Any, field: str) -> str:
+    """`given` as the text it is; raises `ValidationError` unless that can be sent."""
     if not isinstance(given, str):
         raise ValidationError(
             f"{field} must be a str, not {type(given).__name__}",
@@ -123,6 +123,7 @@ def check_text(given: Any, field: str) -> None:
             field=field,
             suggested_action="Decode with errors='replace'.",
         ) from None
+    return str.__str__(given)  # the text of a subclass, such as a member of an enum
 
 
 def check_function(given: Any, field: str) -> None:

@@ -115,7 +115,7 @@ def limit(
             "counters in Redis need a name, which tells this limit from others there",
             "Give a name, such as name='api'.",
         )
-    check_text(name, "name")
+    name = check_text(name, "name")
     if now_us is not None:
         raise _wrong("now_us", "counters in Redis go by its clock", "Leave now_us out.")
     from fiscus.limits.in_redis import RedisLimit
