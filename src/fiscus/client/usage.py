@@ -17,8 +17,8 @@ def merge_details(parts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str,
     """The details of nested parts and of the reservation itself, as those of one cost record.
 
     All of them are checked. Usage adds up by name, tags are joined, the reservation's own first,
-    and of anything else its own value wins. A quantity in another unit than the reservation's own,
-    or too much to be one, becomes usage under its unit's name.
+    and of anything else its own value wins. A unit goes with its quantity; a quantity in another
+    unit than the reservation's own, or too much to be one, becomes usage under its unit's name.
     """
     merged = {**parts, **{name: value for name, value in own.items() if value is not None}}
     usage = merge_usage(parts.get("usage") or {}, own.get("usage") or {})
@@ -27,7 +27,7 @@ def merge_details(parts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str,
     first, second = parts.get("usage_quantity"), own.get("usage_quantity")
     unit, own_unit = parts.get("usage_unit"), own.get("usage_unit")
     if first is not None or second is not None:
-        # a unit is that of its quantity, which may have none
+        # the quantity that stays may have none
         merged.pop("usage_unit", None)
         of_quantity = unit if second is None else own_unit
         if of_quantity is not None:
