@@ -189,8 +189,8 @@ class BlockingApi:
     ) -> RateLimitCheckAnswer:
         """May so many requests be made now? Taken from every policy that applies, or from none.
 
-        A denial is an answer (`allowed` is false), not an error. `patience_seconds` bounds the
-        call, its retries included; an answer that was lost is not asked for again.
+        A denial is an answer (`allowed` is false), not an error. `patience_seconds` bounds a call
+        of a server, its retries included; an answer that was lost is not asked for again.
 
         >>> answer = client.check_rate_limit(resource_type="api", resource_key="203.0.113.7")
         >>> if not answer.allowed:
