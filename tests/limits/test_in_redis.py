@@ -16,11 +16,13 @@ import pytest
 from fiscus import ServiceUnavailable, ValidationError
 from fiscus.ids import uuid7
 from fiscus.limits import Limit, LimitResult, in_redis, limit
+from fiscus.ratelimits.counter_loop import CounterLoop
 from tests.valkey import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fiscus.ratelimits.counter_loop import LoopTakes
     from tests.valkey import Servers
 
 PATIENT = 5.0
@@ -188,6 +190,24 @@ def test_a_limit_that_is_closed_while_a_thread_connects_it_connects_anew(
     monkeypatch.setattr(in_redis._CONNECTIONS, "take", others_come_first)
     api.hit("a")
     assert not api.hit("a").degraded
+
+
+def test_a_limit_that_is_closed_while_an_event_loop_connects_it_connects_anew(
+    api: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = CounterLoop.here
+
+    def another_closes(counters: CounterLoop) -> LoopTakes:
+        takes = here(counters)
+        monkeypatch.undo()
+        api.close()
+        return takes
+
+    async def hits() -> list[LimitResult]:
+        return [await api.hit_async("a") for _ in range(2)]
+
+    monkeypatch.setattr(CounterLoop, "here", another_closes)
+    assert not asyncio.run(hits())[1].degraded
 
 
 def test_half_a_character_is_refused_before_it_is_sent(api: Limit) -> None:

@@ -169,7 +169,7 @@ class RedisLimit(Limit):
 
     def close(self) -> None:
         _CONNECTIONS.give_back(self)
-        self._here = None
+        self._here = None  # after that: see `_takes_here`
 
     def _connected(self) -> _Connection:
         """This process's connection; after a fork that is another one."""
@@ -182,7 +182,10 @@ class RedisLimit(Limit):
         """What asks for the running event loop; a child of a fork runs another one."""
         here = self._here
         if here is None or here.loop is not asyncio.get_running_loop():
-            self._here = here = self._connected().loop.here()
+            connection = self._connected()
+            self._here = here = connection.loop.here()
+            if connection is not self.connection:  # closed meanwhile by another thread
+                self._here = None
         return here
 
     def _result(self, take: Take, outcome: Outcome) -> LimitResult:
