@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -161,6 +162,7 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         if self.database_url is not None:
             return self.database_url
-        file = str(self.data_dir / "fiscus.db")
+        # not `:memory:` or `file:…`, which a folder may be named and a database in a URL is not
+        file = os.path.join(os.curdir, self.data_dir, "fiscus.db")  # noqa: PTH118 - Path drops `.`
         # SQLAlchemy reads the path as any URL's: a query begins at a `?`
         return f"sqlite:///{file.replace('%', '%25').replace('?', '%3F')}"

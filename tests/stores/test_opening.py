@@ -497,6 +497,17 @@ def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no folder of Windows's has a colon in its name")
+@pytest.mark.parametrize("name", [":memory:", "file:a"])
+def test_a_relative_data_folder_may_have_a_name_that_no_database_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Fiscus.open(data_dir=name) as opened:
+        assert not opened.records().items
+    assert (tmp_path / name / "fiscus.db").is_file()
+
+
 @pytest.mark.parametrize("url", [None, "sqlite:///fiscus.db"])
 def test_a_program_may_go_to_another_folder_than_it_opened_fiscus_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None
