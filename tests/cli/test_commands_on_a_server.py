@@ -411,9 +411,12 @@ def test_a_replay_whose_call_fails_gives_back_what_is_held_and_audits(
 
 
 def test_replay_shows_its_audit(on_server: Run, trace: Path) -> None:
-    done = on_server("replay", "azure-llm", str(trace), "--budget", "0.000001")
+    tenant = "a-tenant-with-a-long-name-" * 4
+    wanted = ("--budget", "0.000001", "--tenant", tenant)
+    done = on_server("replay", "azure-llm", str(trace), *wanted)
     assert done.status == 0
     assert "The audit holds" in done.out
+    assert ["tenant", tenant] in [line.split() for line in done.out.splitlines()]
 
 
 @pytest.mark.parametrize(

@@ -369,14 +369,23 @@ def test_summary_tells_policies_apart_and_who_was_denied(desk: Desk) -> None:
     assert "checks 80" in text
     assert "admitted 40 (50.0%)" in text
     assert "requests 100, 40 of them admitted" in text
-    assert "per-user 80 40 40 0 40 60 s \n 1 per 60 s 20 never \n fixed_window" in text
-    assert "trial 80 40 0 20 40 60 s \n 2 per 60 s \n fixed_window \n shadow" in text
+    assert "per-user 80 40 40 0 40 60 s\n 1 per 60 s 20 never\n fixed_window" in text
+    assert "trial 80 40 0 20 40 60 s\n 2 per 60 s\n fixed_window\n shadow" in text
     assert "ada 20" in text
     assert "cy 20" in text
     assert "bob" not in text
     assert "Requests over time" in text
     assert "10:00" in text
     assert done.err == ""
+
+
+def test_what_is_no_terminals_is_neither_wrapped_nor_cut(desk: Desk) -> None:
+    policy_id, key = "a-policy-with-a-long-name-" * 4, "a-key-with-a-long-name-" * 4
+    policies = [{"policy_id": policy_id, **ONE_A_MINUTE}]
+    lines = [{"time": second, "resource_key": key} for second in range(2)]
+    shown = [line.split() for line in desk.run(policies, lines).out.splitlines()]
+    assert [policy_id, "2", "1", "1", "59", "s"] in shown
+    assert [policy_id, key, "1"] in shown
 
 
 @pytest.mark.usefixtures("narrow")

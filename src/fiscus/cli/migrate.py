@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fiscus.cli.configuration import DataDir, read_settings
-from fiscus.cli.terminal import JsonFlag, UsageError, new_table, notes, out, print_json
+from fiscus.cli.terminal import JsonFlag, UsageError, new_table, notes, print_json, show_table
 from fiscus.errors import ValidationError
 from fiscus.settings import Settings
 
@@ -94,7 +94,7 @@ def _show(settings: Settings, *, as_json: bool) -> None:
     for one in revisions:
         state = "[green]applied[/]" if one.applied else "[yellow]missing[/]"
         table.add_row(one.revision, one.title, state)
-    out.print(table)
+    show_table(table)
     notes.print(
         "The tables are up to date." if not missing else f"{missing} missing: `fiscus migrate up`."
     )

@@ -11,7 +11,7 @@ from rich.text import Text
 from fiscus.cli.model_prices import ModelPrices
 from fiscus.cli.replay_audit import Finding, Replayed
 from fiscus.cli.replay_run import Tally
-from fiscus.cli.terminal import facts, money, new_table, out
+from fiscus.cli.terminal import facts, money, new_table, out, show_table
 from fiscus.cli.trace import TraceRequest
 
 PERCENTILES: Final = (50, 95, 99)
@@ -63,19 +63,19 @@ def as_json_document(result: Result) -> dict[str, Any]:
 def show(result: Result) -> None:
     """The figures, the latencies and the audit as tables."""
     out.print()
-    out.print(facts(_figures(result), title=f"Replay of {result.name}"))
+    show_table(facts(_figures(result), title=f"Replay of {result.name}"))
     columns = ("p50", "p95", "p99", "max")
     latencies = new_table("latency", *columns, right=columns)
     for name, values in (("check", result.tally.check_ms), ("settle", result.tally.settle_ms)):
         found = _percentiles(values)
         cells = (found[column] for column in columns)
         latencies.add_row(name, *("" if cell is None else f"{cell:,.1f} ms" for cell in cells))
-    out.print(latencies)
+    show_table(latencies)
     table = new_table("", "audit", "found", "must be", right=("found", "must be"))
     for one in result.findings:
         mark = "[green]holds[/]" if one.holds else "[bold red]FAILS[/]"
         table.add_row(mark, one.question, one.found, one.wanted)
-    out.print(table)
+    show_table(table)
     if result.audit_holds:
         out.print(Text("The audit holds, to the last digit.", "green"))
     else:

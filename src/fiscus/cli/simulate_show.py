@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fiscus.cli.simulate_chart import ASCII, BLOCKS, Timeline, chart, seconds_text
 from fiscus.cli.simulate_run import Decided
-from fiscus.cli.terminal import facts, new_table, out
+from fiscus.cli.terminal import facts, new_table, out, show_table
 from fiscus.clock import from_us, to_us
 from fiscus.ratelimits.calls import PolicyLine
 from fiscus.ratelimits.model import Policy, PolicyScope
@@ -173,7 +173,7 @@ def show(tally: Tally, name: str, zone: ZoneInfo) -> None:
     """The figures, the policies, who was denied most, and the chart."""
     out.print()
     out.print(Text(f"Simulation of {name}", "bold"), soft_wrap=True)
-    out.print(facts(_totals(tally, zone)))
+    show_table(facts(_totals(tally, zone)))
     _show_policies(tally)
     _show_keys(tally)
     if tally.requests:
@@ -236,7 +236,7 @@ def _show_policies(tally: Tally) -> None:
         else:
             names = [Text(policy_id), Text(", ".join(limit))]
         table.add_row(*names, *(cell(one) for cell in columns.values()))
-    out.print(table)
+    show_table(table)
 
 
 def _show_keys(tally: Tally) -> None:
@@ -250,7 +250,7 @@ def _show_keys(tally: Tally) -> None:
         if others > 0:
             table.add_row("", Text(f"and {others:,} more", "dim"), "")
     if table.row_count:
-        out.print(table)
+        show_table(table)
 
 
 def _share(part: int, whole: int) -> str:
