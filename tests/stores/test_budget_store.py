@@ -9,7 +9,6 @@ from functools import partial
 from itertools import count
 
 import pytest
-import sqlalchemy as sa
 
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.model import Budget
@@ -23,7 +22,6 @@ from fiscus.paging import PageRequest
 from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
 from fiscus.stores.sql.budgets import SqlBudgets
-from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSpec
 from tests.stores.conftest import Tenant, after_each_statement, in_threads, plan_of, run_beside
 
@@ -335,33 +333,23 @@ def test_lists_show_what_is_asked_for(acme: Tenant) -> None:
     assert names(period_type="daily", enforcement_action="throttle") == ["Ads_x"]
 
 
-@pytest.mark.postgres
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_windows_of_more_ids_than_a_statement_takes_keep_a_budget(
-    acme: Tenant, database: Database, clock: ManualClock
+def test_a_budget_is_used_until_the_last_of_its_ids_windows_ends(
+    acme: Tenant, clock: ManualClock
 ) -> None:
     budget = acme.budget(
-        allocated_to_type="user", allocated_to_id="*", period_type="rolling", rolling_days=7
+        allocated_to_type="user",
+        allocated_to_id="*",
+        period_type="rolling",
+        rolling_days=7,
+        timezone="America/New_York",
     )
     acme.record("1", user_id="ann")
-
-    def others(connection: sa.Connection) -> None:
-        rest = {
-            "budget_periods": "period_start, tenant_id, period_end, spent, reserved, "
-            "throttle_credit",
-            "budget_anchors": "tenant_id, anchor",
-        }
-        for table, columns in rest.items():
-            connection.exec_driver_sql(
-                f"INSERT INTO {table} SELECT budget_id, 'u' || n, {columns} "
-                f"FROM {table}, generate_series(1, 66000) n WHERE tenant_id = %s",
-                (acme.tenant_id,),
-            )
-
-    database.write(acme.tenant_id, others)
+    clock.advance(days=3)
+    acme.record("1", user_id="bob")
+    clock.set(datetime(2026, 3, 20, 3, 59, tzinfo=UTC))
     with pytest.raises(Conflict):
         deleted(acme, budget)
-    clock.advance(days=10)
+    clock.set(datetime(2026, 3, 20, 4, tzinfo=UTC))
     deleted(acme, budget)
 
 

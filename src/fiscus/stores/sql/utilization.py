@@ -85,29 +85,24 @@ def read_utilization(
 
 def has_usage(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was ever spent or is held."""
-    spent = sa.select(sa.literal(1)).where(
-        t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id, t.c.spent != ZERO
-    )
-    is_spent = connection.execute(spent.limit(1)).first() is not None
-    return is_spent or open_reservations(connection, budget, now) > 0
+    return _is_spent(connection, budget) or open_reservations(connection, budget, now) > 0
 
 
 def used_currently(connection: Connection, budget: Budget, now: datetime) -> bool:
     """Whether anything was spent in a period that has not ended, of any scope."""
-    prepared = PreparedBudget(budget)
-    current = _current(prepared, now)
-    if current is None:
-        return False
-    spent = current.where(t.c.spent != ZERO)
-    if not prepared.floats:
-        return connection.execute(spent.limit(1)).first() is not None
-    windows = spent.add_columns(anchors.c.anchor).join(
-        anchors, sa.and_(anchors.c.budget_id == t.c.budget_id, anchors.c.scope_id == t.c.scope_id)
+    since = _running_since(PreparedBudget(budget), now)
+    return since is not None and _is_spent(connection, budget, t.c.period_start.between(since, now))
+
+
+def _is_spent(connection: Connection, budget: Budget, *where: sa.ColumnElement[bool]) -> bool:
+    query = sa.select(sa.literal(1)).where(
+        t.c.budget_id == budget.budget_id,
+        t.c.tenant_id == budget.tenant_id,
+        t.c.spent != ZERO,
+        *where,
     )
-    return any(
-        _is_current(prepared, row.period_start, now, row.anchor)
-        for row in connection.execute(windows)
-    )
+    # of a budget for `*` there are as many as ids
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def current_ratio(connection: Connection, budget: Budget, now: datetime) -> Decimal | None:
@@ -116,11 +111,14 @@ def current_ratio(connection: Connection, budget: Budget, now: datetime) -> Deci
     None where nothing was used. The id is found by approximate numbers.
     """
     prepared = PreparedBudget(budget)
-    query = _current(prepared, now)
-    if query is None:
+    since = _running_since(prepared, now)
+    if since is None:
         return None
-    if prepared.floats:
-        query = query.where(t.c.period_end > now)
+    query = sa.select(t).where(
+        t.c.budget_id == budget.budget_id,
+        t.c.tenant_id == budget.tenant_id,
+        t.c.period_start.between(since, now),
+    )
     row = connection.execute(query.order_by(ABOUT_USED.desc()).limit(1)).first()
     if row is None:
         return None
@@ -155,25 +153,17 @@ def _due(
     return {(row.scope_id, row.period_start): row.amount for row in found}
 
 
-def _current(prepared: PreparedBudget, now: datetime) -> sa.Select[Any] | None:
-    """The rows of the current period, of all scopes; of a floating budget, those of a window's
-    length, of which each scope's last may be current. None where the budget has no period."""
-    budget = prepared.budget
-    if prepared.floats:
-        # local days, of which one may have 25 hours
-        first, last = now - timedelta(days=budget.rolling_days + 1), now
-    else:
-        period = prepared.period_at(now)
-        if period is None:
-            return None
-        first = last = period.start
-    return sa.select(t).where(
-        t.c.budget_id == budget.budget_id,
-        t.c.tenant_id == budget.tenant_id,
-        # also of one moment: SQLite takes a budget to have ten rows, and for equal starts would
-        # read all of them by the primary key rather than look up those that it is asked for
-        t.c.period_start.between(first, last),
-    )
+def _running_since(prepared: PreparedBudget, now: datetime) -> datetime | None:
+    """When the current period began; where each id has windows of its own, that of those that run
+    which began first. None where the budget has no period.
+
+    Also where all have the same, periods are looked for from there up to now: SQLite takes a budget
+    to have ten rows, and for equal starts would read all of them by the primary key rather than
+    look up those that it is asked for.
+    """
+    first_day = prepared.anchor_for(now) - timedelta(days=prepared.budget.rolling_days - 1)
+    period = prepared.period_at(now, first_day)
+    return None if period is None else period.start
 
 
 def _pending(budget: Budget) -> tuple[sa.ColumnElement[bool], ...]:
