@@ -358,6 +358,21 @@ def test_options_of_the_url_hold_beside_those_of_fiscus(
 
 
 @pytest.mark.postgres
+def test_each_schema_of_a_database_may_hold_a_fiscus(
+    open_on: Callable[..., Engine], owner_url: str
+) -> None:
+    names = ("first", "second")
+    with psycopg.connect(owner_url) as owner:
+        for name in names:
+            owner.execute(f"CREATE SCHEMA {name}".encode())
+    urls = [f"{owner_url}?options=-c%20search_path%3D{name}" for name in names]
+    for work in [open_on(url).maintenance for url in urls]:
+        assert work.claim_counters()
+        assert work.try_lead()
+    assert not open_on(urls[0]).maintenance.claim_counters()
+
+
+@pytest.mark.postgres
 def test_every_connection_of_an_owner_becomes_the_unprivileged_role(owner_url: str) -> None:
     migrate.upgrade(owner_url)
     database = Database(owner_url)

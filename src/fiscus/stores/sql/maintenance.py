@@ -24,6 +24,11 @@ from fiscus.stores.sql.tables import idempotency_keys
 MONTHS_AHEAD: Final = 3
 _LEADER_LOCK: Final = 0x6669736375730002
 _COUNTING_LOCK: Final = 0x6669736375730003
+# A database may hold several Fiscuses, each in a schema of its own.
+_TRY_LOCK: Final = """
+    SELECT pg_try_advisory_lock(CASE current_schema() WHEN 'public' THEN %(number)s
+                                ELSE hashtextextended(current_schema(), %(number)s) END)
+"""
 LOCK_SECONDS: Final = 60
 """How long a process that says nothing keeps what it alone may do. One that lives asks sooner."""
 _BATCH: Final = 1000
@@ -170,7 +175,7 @@ class _ProcessLock:
         try:
             connection.autocommit = True
             connection.execute(f"SET idle_session_timeout = {LOCK_SECONDS * 1000:.0f}".encode())
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", [self._number]).fetchone()
+            row = connection.execute(_TRY_LOCK, {"number": self._number}).fetchone()
         except psycopg.Error:
             row = None  # the connection was lost in between, which says nothing of the lock
         if row is None or not row[0]:
