@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -15,14 +16,16 @@ from fiscus.budgets.model import Budget
 from fiscus.budgets.port import BudgetFilter
 from fiscus.clock import ManualClock
 from fiscus.engine import Engine
-from fiscus.errors import Conflict
+from fiscus.errors import Conflict, ServiceUnavailable
 from fiscus.ledger.commands import Expire
 from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
+from fiscus.stores.sql.answering import AnsweringConnection
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.tenants import TenantSpec
+from tests.servers import PostgresServer
 from tests.stores.conftest import Tenant, after_each_statement, in_threads, plan_of, run_beside
 
 
@@ -370,3 +373,33 @@ def test_a_change_binds_from_the_next_group_on_also_in_another_process(
     assert (other.check("6").allowed, acme.check("6").allowed) == (True, True)
     replaced(other, budget, budget_amount="20", frozen=True)
     assert (acme.check("1").allowed, other.check("1").allowed) == (False, False)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("made", [True, False])
+def test_a_change_whose_commit_is_not_answered_is_told_as_one_that_may_have_been_made(
+    made: bool,
+    open_on: Callable[..., Engine],
+    postgres_url: str,
+    postgres_server: PostgresServer,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    acme = Tenant(open_on(postgres_url), tenant)
+    budget = acme.budget(budget_amount="10")
+    commit = AnsweringConnection.commit
+
+    def commit_and_lose_the_answer(connection: AnsweringConnection) -> None:
+        if made:
+            commit(connection)
+        with closing(postgres_server.connect()) as admin:
+            admin.execute("SELECT pg_terminate_backend(%s, 10000)", [connection.info.backend_pid])
+        connection.execute("SELECT 1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnsweringConnection, "commit", commit_and_lose_the_answer)
+        with pytest.raises(ServiceUnavailable) as caught:
+            replaced(acme, budget, budget.version, budget_amount="20")
+    assert not caught.value.retriable
+    now = acme.engine.budgets.get(tenant, budget.budget_id)
+    assert now.budget_amount == (20 if made else 10)

@@ -28,7 +28,7 @@ from fiscus.stores.sql import sqlite, sqlite_files
 from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
 from fiscus.stores.sql.ledger_read import USE_SEED
-from fiscus.stores.sql.postgres import TABLES_NOT_READY, PostgresDriver
+from fiscus.stores.sql.postgres import TABLES_NOT_READY, PostgresDriver, may_have_committed
 from fiscus.stores.sql.sqlite import SqliteDriver
 from fiscus.stores.sql.sqlite_files import FileId, file_at
 from fiscus.stores.sql.write_turn import WriteTurn
@@ -157,6 +157,8 @@ class Database:
         Changes of one tenant take turns, on SQLite all changes do, so what `change` reads stays
         true until it is committed, whatever another such change does. The ledger takes no part in
         these turns: it locks the rows it decides from. `change` may run more than once.
+
+        Raises `ServiceUnavailable`, which is not `retriable` when the change may have been made.
         """
         for attempt in range(_WRITE_ATTEMPTS):
             try:
@@ -217,12 +219,19 @@ class Database:
                 result = change(connection)
                 connection.commit()
                 return result
-        with self.engine.begin() as connection:
+        with self.engine.connect() as connection:
             # At READ COMMITTED every statement after this one sees what the turn before committed.
             # SERIALIZABLE would take its snapshot first and abort all but one of those who waited.
             connection.execute(_LOCK, {"seed": _TURN_SEED, "tenant": tenant})
             self._set_tenants(connection, [tenant])
-            return change(connection)
+            result = change(connection)
+            try:
+                connection.commit()
+            except exc.DBAPIError as error:
+                if may_have_committed(error.orig):
+                    raise _perhaps_changed() from error
+                raise
+            return result
 
     def _set_tenants(self, connection: Connection, tenants: Collection[str]) -> None:
         if not self.is_sqlite:
@@ -456,6 +465,16 @@ def _takes_too_long() -> ServiceUnavailable:
         "database has less to do.",
         retry_after_seconds=1,
     )
+
+
+def _perhaps_changed() -> ServiceUnavailable:
+    error = ServiceUnavailable(
+        "The connection to the database was lost while a change was committed; it may have been "
+        "made",
+        suggested_action="Look whether it was made, or repeat it with its idempotency key.",
+    )
+    error.retriable = False
+    return error
 
 
 def unusable(error: exc.DBAPIError, setting: str = DATABASE_SETTING) -> FiscusError | None:

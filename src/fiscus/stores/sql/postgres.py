@@ -176,7 +176,7 @@ class PostgresDriver:
             raise GroupConflict(str(error)) from error
         except _GONE as error:
             self.close()
-            if commit and _may_have_committed(error):
+            if commit and may_have_committed(error):
                 raise MaybeDone(f"PostgreSQL: {error}") from error
             raise StoreUnavailable(f"PostgreSQL: {error}") from error
         except errors.CheckViolation as error:
@@ -200,7 +200,7 @@ class PostgresDriver:
         return encoded
 
 
-def _may_have_committed(error: Exception) -> bool:
+def may_have_committed(error: BaseException | None) -> bool:
     """Whether a commit that met `error` may be durable: its answer was lost with the connection.
 
     What the server refused, such as for want of disk, it has not done. Classes 08 and 57 tell of
