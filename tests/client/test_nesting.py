@@ -303,13 +303,15 @@ async def test_of_more_tags_than_a_record_has_the_enclosing_blocks_own_are_kept(
     bench: Bench,
 ) -> None:
     budget = await bench.budget()
-    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+    checked = {f"checked-{number}": "x" for number in range(5)}
+    async with bench.api.reserve(**OPERATION, estimate=1, tags=checked) as outer:
         for number in range(60):
             async with bench.api.reserve(**OPERATION, estimate="0.01") as inner:
                 await inner.settle("0.01", tags={f"step-{number}": "x", "model": "small"})
         await outer.settle("0.125", tags={"model": "large"})
     [record] = (await bench.api.records()).items
     assert record.tags["model"] == "large"
+    assert record.tags.items() >= checked.items()
     assert len(record.tags) == 50
     assert await bench.use(budget) == (D("0.725"), 0)
 

@@ -262,6 +262,18 @@ def test_the_service_that_was_checked_stays_and_tags_of_the_settle_replace_its_o
     assert desk.engine.costs.get(desk.tenant_id, answer.record_id).service_name == "settled"
 
 
+def test_of_more_tags_than_a_record_has_those_by_which_the_money_is_held_are_kept(
+    desk: Desk,
+) -> None:
+    budget = desk.budget("10", filters={"tags": {"held-49": "x"}})
+    held = desk.reserve("4", tags={f"held-{number}": "x" for number in range(50)})
+    said = {f"settled-{number}": "x" for number in range(49)} | {"held-0": "y"}
+    answer = desk.settle(held, "3", tags=said)
+    tags = desk.engine.costs.get(desk.tenant_id, answer.record_id).tags
+    assert tags == {f"held-{number}": "x" if number else "y" for number in range(50)}
+    assert desk.used(budget) == ("3", "0")
+
+
 def test_a_cost_of_nobody_but_the_tenant_is_tagged_unattributed(desk: Desk) -> None:
     for whose, tags in (
         ({"project_id": None}, {"env": "prod", "unattributed": "true"}),

@@ -173,7 +173,13 @@ class SettleRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
     usage_quantity: Amount | None = None
     usage_unit: Label | None = None
-    tags: Tags = {}
+    tags: Annotated[
+        Tags,
+        Meta(
+            description="Free labels, at most 50. They replace those of the reservation by key, "
+            "the rest comes after them, and the cost record has the first 50."
+        ),
+    ] = {}
     resource_id: Label | None = None
     service_name: Label | None = None
     region: Label | None = None

@@ -13,9 +13,8 @@ from msgspec.structs import asdict
 from fiscus.budgets.calls import CheckRequest, SettleAnswer, SettleRequest
 from fiscus.client.lending import Used
 from fiscus.client.same_operation import scope_ids
-from fiscus.client.usage import first_tags
 from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordRequest, arose_at
-from fiscus.costs.model import CostFlag
+from fiscus.costs.model import CostFlag, first_tags
 from fiscus.money import ZERO, parse_not_negative
 from fiscus.wire import convert
 

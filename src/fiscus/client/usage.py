@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, Overflow
-from itertools import islice
 from typing import Any, cast
 
+from fiscus.costs.model import first_tags
 from fiscus.money import LIMIT, add
-from fiscus.wire import MAX_TAGS
 
 _Usage = Mapping[str, Any]
 
@@ -43,11 +42,6 @@ def merge_details(parts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str,
     if tags:
         merged["tags"] = tags
     return merged
-
-
-def first_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The first of them, as many as a cost record has."""
-    return dict(islice(tags.items(), MAX_TAGS))
 
 
 def merge_usage(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

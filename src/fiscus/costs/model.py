@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
 
 from fiscus.scopes import ScopeType
+from fiscus.wire import MAX_TAGS
 
 
 class ChargeCategory(StrEnum):
@@ -38,6 +41,11 @@ class CostFlag(StrEnum):
 
 UNATTRIBUTED_TAG = "unattributed"
 """Set to `"true"` on costs that name no project, user or feature."""
+
+
+def first_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The first of what several have said of one cost, as many as may be sent of one."""
+    return dict(islice(tags.items(), MAX_TAGS))
 
 
 class CostRecord(Struct, frozen=True, gc=False):

@@ -18,7 +18,7 @@ from fiscus.budgets.model import Converted, Reservation, ReservationStatus
 from fiscus.budgets.rules import charge
 from fiscus.costs.calls import RecordAnswer
 from fiscus.costs.fx import convert
-from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord
+from fiscus.costs.model import UNATTRIBUTED_TAG, CostFlag, CostRecord, first_tags
 from fiscus.errors import Conflict
 from fiscus.ledger.commands import Cost, Record, RecordBatch, Settle
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
@@ -160,12 +160,13 @@ def _exceeds(
 
 
 def _cost_of(reservation: Reservation, command: Settle) -> Cost:
+    """With the reservation's tags first: by them it matched the budgets that hold money for it."""
     held = reservation.operation
     return Cost(
         operation=replace(
             held,
             service_name=held.service_name or command.service_name,
-            tags={**held.tags, **command.tags},
+            tags=first_tags({**held.tags, **command.tags}),
         ),
         record_id=command.record_id,
         amount=command.actual_cost,
