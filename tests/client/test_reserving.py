@@ -122,6 +122,16 @@ async def test_a_float_cannot_be_estimated_or_settled(bench: Bench) -> None:
     assert await bench.use(budget) == (0, 0)
 
 
+@pytest.mark.parametrize("field", ["tenant", "tenant_id"])
+async def test_a_block_settles_for_its_own_tenant_only(bench: Bench, field: str) -> None:
+    async with bench.api.reserve(**OPERATION, estimate=1) as r:
+        with pytest.raises(ValidationError) as caught:
+            await r.settle("0.5", **{field: "another"})
+        assert caught.value.field == field
+        await r.settle("0.6")
+    assert await bench.costs() == [Decimal("0.6")]
+
+
 async def test_a_wrong_detail_of_a_settle_can_be_corrected(bench: Bench) -> None:
     async with bench.api.reserve(**OPERATION, estimate=1) as r:
         with pytest.raises(ValidationError, match="currency"):

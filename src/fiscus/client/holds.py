@@ -253,7 +253,8 @@ class Hold:
     async def settle(self, actual_cost: object, details: Mapping[str, Any]) -> Settlement:
         """Settle this block's own part and the nested ones'; again with the same amount is fine."""
         cost = plain(parse_not_negative(actual_cost, "actual_cost"))
-        own = Used(cost, checked(details, self._now_there() if self._parent is not None else None))
+        now = self._now_there() if self._parent is not None else None
+        own = Used(cost, checked(details, self.request.tenant_id, now))
         try:
             return await self._operations.uninterrupted(lambda: self._settle(own))
         except asyncio.CancelledError:

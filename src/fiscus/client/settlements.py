@@ -15,6 +15,7 @@ from fiscus.client.lending import Used
 from fiscus.client.same_operation import scope_ids
 from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordRequest, arose_at
 from fiscus.costs.model import CostFlag, first_tags
+from fiscus.errors import ValidationError
 from fiscus.money import ZERO, parse_not_negative
 from fiscus.wire import convert
 
@@ -57,12 +58,20 @@ def recorded_by(answer: RecordAnswer) -> Settlement:
     )
 
 
-def checked(details: Mapping[str, Any], now: datetime | None) -> dict[str, Any]:
+def checked(
+    details: Mapping[str, Any], tenant_id: str | None, now: datetime | None
+) -> dict[str, Any]:
     """What is known of a cost, of that what was given, checked before anything is settled of it.
 
     With `now`, also what else is looked at where it is recorded: another block may do that.
     """
     request = convert({**details, "actual_cost": ZERO}, SettleRequest)
+    if request.tenant_id not in {None, tenant_id}:
+        raise ValidationError(
+            "The cost of a block is its tenant's",
+            field="tenant_id",
+            suggested_action="Leave tenant_id out.",
+        )
     if request.usage_quantity is not None:
         parse_not_negative(request.usage_quantity, "usage_quantity")
     if now is not None:
