@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import shlex
+import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,7 +30,7 @@ from tests.fiscus_process import ADMIN_KEY, fiscus_server
 from tests.valkey import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tests.cli.conftest import Run
     from tests.fiscus_process import FiscusProcess
@@ -336,13 +337,18 @@ def test_a_replays_audit_goes_by_the_servers_clock(
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that a replay waits, without waiting."""
     seconds: list[float] = []
-    sleep = asyncio.sleep
+    sleep, wait_for = asyncio.sleep, asyncio.wait_for
 
     async def hardly(delay: float) -> None:
         seconds.append(delay)
         await sleep(0.001)
 
+    async def hardly_for(awaited: Any, delay: float) -> Any:
+        seconds.append(delay)
+        return await wait_for(awaited, 0.001)
+
     monkeypatch.setattr("fiscus.cli.replay_run.asyncio.sleep", hardly)
+    monkeypatch.setattr("fiscus.cli.replay_run.asyncio.wait_for", hardly_for)
     return seconds
 
 
@@ -391,6 +397,33 @@ def test_a_replay_that_is_told_to_wait_for_an_hour_ends(
     assert done.status == 1
     assert str(status) in done.err
     assert max(waited) < 1
+
+
+def ctrl_c_and(replies: Iterable[Reply]) -> Iterator[Reply]:
+    signal.raise_signal(signal.SIGINT)
+    yield from replies
+
+
+def test_ctrl_c_ends_a_replay_whose_checks_are_told_to_wait(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_to_wait = ctrl_c_and(repeat(Reply(429, b"", 60.0)))
+    answer_instead(monkeypatch, "/check", chain([None], told_to_wait))
+    done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--concurrency", "1")
+    assert done.status == 130
+    assert "what was held is given back" in done.err
+
+
+def test_ctrl_c_leaves_a_replay_the_time_to_settle_what_is_held(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, waited: list[float]
+) -> None:
+    answer_instead(monkeypatch, "/settle", ctrl_c_and(repeat(NO_ROOM, 20)))
+    done = on_server(
+        *("replay", "azure-llm", str(trace), "--budget", "1", "--concurrency", "1", "--json")
+    )
+    assert (done.status, waited.count(1.0)) == (130, 20)
+    result = done.json()
+    assert (result["admitted"], result["ok"]) == (1, True)
 
 
 @pytest.mark.parametrize("kind", ["/settle", "/check"])

@@ -103,6 +103,10 @@ class Plan:
     speed: float | None
 
 
+class _GivenUp(Exception):
+    """A stop was asked for while a check was told to wait; it holds nothing."""
+
+
 class Replay:
     """One run of a plan. `tally` may be read while it runs."""
 
@@ -156,6 +160,8 @@ class Replay:
                 if self.is_stopped:
                     return
                 await self._one(connection, index, request)
+        except _GivenUp:
+            return
         except FiscusError as error:
             self.failure = self.failure or error
             self._stop.set()
@@ -167,9 +173,12 @@ class Replay:
             return
         delay = request.offset_seconds / self._plan.speed - (perf_counter() - self._started)
         if delay > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._stop.wait()
+            await self._pause(delay)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for so long, or until a stop is asked for."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
 
     async def _one(self, connection: HttpConnection, index: int, request: TraceRequest) -> None:
         tally, price = self.tally, self._plan.prices.price
@@ -185,7 +194,12 @@ class Replay:
             "tags": {TAG: self._plan.run_id},
         }
         reply = await self._call(
-            connection, "/budgets/check", check, f"{operation}-check", tally.check_ms
+            connection,
+            "/budgets/check",
+            check,
+            f"{operation}-check",
+            tally.check_ms,
+            holds=False,
         )
         answer = decode(reply, CheckAnswer)
         if not answer.allowed:
@@ -238,8 +252,14 @@ class Replay:
         body: dict[str, Any],
         key: str,
         latencies_ms: list[float],
+        *,
+        holds: bool = True,
     ) -> bytes:
-        """The body of a 200; tried again under the same key when that can help."""
+        """The body of a 200; tried again under the same key when that can help.
+
+        Unless the operation `holds` money, which is to be given back, a stop ends its waits: there
+        is one more try, as an answer that was lost may hold some, then `_GivenUp`.
+        """
         content = encode(body)
         failures, patience = 0, PATIENCE_SECONDS
         while True:
@@ -269,4 +289,10 @@ class Replay:
             if failures == ATTEMPTS:
                 raise problem
             self.tally.retried += 1
-            await asyncio.sleep(max(told, FIRST_RETRY_SECONDS * 2 ** (failures - 1)))
+            pause = max(told, FIRST_RETRY_SECONDS * 2 ** (failures - 1))
+            if holds:
+                await asyncio.sleep(pause)
+            elif self.is_stopped:
+                raise _GivenUp
+            else:
+                await self._pause(pause)
