@@ -162,6 +162,22 @@ def test_demo_names_the_file_whose_key_is_none(
     assert "FISCUS_BOOTSTRAP_ADMIN_KEY" not in done.err
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"FISCUS_JWT_SECRET": "0123456789abc"}, "shorter than 32 bytes"),
+        ({"FISCUS_GRPC_PORT": "3991"}, "Envoy's descriptors"),
+    ],
+)
+def test_demo_tells_what_a_server_cannot_start_with_before_anything_starts(
+    run: Run, tmp_path: Path, settings: dict[str, str], told: str
+) -> None:
+    done = run("demo", "--serve", **settings)
+    assert done.status == 1
+    assert told in " ".join(done.err.split())
+    assert [one.name for one in (tmp_path / "data").iterdir()] == ["demo-admin-key"]
+
+
 def test_report_is_a_table_and_csv(on_server: Run) -> None:
     on_server("demo")
     wanted = ("report", "--tenant", "demo", "--start", LONG_AGO, "--group-by", "project")

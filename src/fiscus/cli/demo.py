@@ -91,14 +91,14 @@ def demo(
 
 def _serve_demo(settings: Settings) -> None:
     from fiscus.cli.serve import address_of
-    from fiscus.cli.serving import listen, serve_process
+    from fiscus.cli.serving import serve_process, sockets_for
     from fiscus.wiring.engine import ensure_admin_key
 
     started = time.perf_counter()
     key = _demo_key(settings)
     quiet = {} if "log_level" in settings.model_fields_set else {"log_level": "warning"}
     settings = settings.model_copy(update={"bootstrap_admin_key": SecretStr(key), **quiet})
-    bound = listen(settings.host, settings.port)[0]
+    bound = sockets_for(settings)[0]
     url = address_of(bound)
     stopped = threading.Event()
 

@@ -51,16 +51,8 @@ def serve(
     ] = True,
 ) -> None:
     """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
-    from fiscus.cli.serving import (
-        check_envoy,
-        check_free,
-        leave,
-        listen,
-        on_signals,
-        serve_process,
-    )
+    from fiscus.cli.serving import leave, on_signals, serve_process, sockets_for
     from fiscus.cli.supervisor import Supervisor
-    from fiscus.http.tokens import TokenVerifier
     from fiscus.wiring.engine import ensure_admin_key, open_engine
 
     settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir)
@@ -75,12 +67,7 @@ def serve(
             "several processes need Redis or Valkey: each would admit the whole rate limits",
             suggested_action="set FISCUS_REDIS_URL=redis://host:6379, or leave --workers out.",
         )
-    # what is unfit is told here, before anything starts, and not by every process
-    TokenVerifier(settings)
-    check_envoy(settings)
-    sockets = listen(settings.host, settings.port, workers)
-    if settings.grpc_port is not None:
-        check_free(settings.host, settings.grpc_port, "--grpc-port")
+    sockets = sockets_for(settings, workers)
 
     def announce(engine: Engine) -> None:
         # last: a key that was made is lost when anything fails before it is shown

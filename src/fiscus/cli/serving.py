@@ -39,6 +39,21 @@ _TAKEN_AT_ONCE: Final = 4
 more, as each descriptor is asked for it."""
 
 
+def sockets_for(settings: Settings, count: int = 1) -> list[socket.socket]:
+    """`listen` on a server's address, after what is unfit for a server was told.
+
+    So it is told before anything starts, and not by each process. Raises `FiscusError`.
+    """
+    from fiscus.http.tokens import TokenVerifier
+
+    TokenVerifier(settings)
+    check_envoy(settings)
+    sockets = listen(settings.host, settings.port, count)
+    if settings.grpc_port is not None:
+        check_free(settings.host, settings.grpc_port, "--grpc-port")
+    return sockets
+
+
 def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     """`count` sockets that listen on one address, among which the system spreads the connections.
 
