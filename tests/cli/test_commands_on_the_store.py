@@ -7,9 +7,11 @@ import json
 import os
 import re
 import shlex
+import socket
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -18,10 +20,13 @@ import sqlalchemy as sa
 
 from fiscus import Fiscus, ValidationError
 from fiscus.cli import terminal
+from fiscus.cli.serve import show_address
 from fiscus.cli.simulate_traces import TraceFormat
 from fiscus.costs.report_model import ReportType
 from fiscus.quotas.model import Strategy
+from fiscus.settings import Settings
 from fiscus.stores.sql.diagnosis import rights_of_the_application
+from fiscus.wiring.engine import ensure_admin_key, open_engine
 from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.fiscus_process import clean_environment, run_fiscus
 from tests.ports import free_port
@@ -508,6 +513,26 @@ def test_doctor_tells_a_damaged_database_and_what_to_do(run: Run, tmp_path: Path
         assert "file is not a database" in failed.err
         assert "backup" in failed.err
         assert "sqlalche" not in failed.err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "No admin key was made, as the tenant default has API keys"),
+        (GOOD_SECRET, "The admin key is the one in FISCUS_BOOTSTRAP_ADMIN_KEY"),
+    ],
+)
+def test_a_server_that_makes_no_admin_key_says_why_and_how_to_make_one(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, given: str | None, said: str
+) -> None:
+    assert run("keys", "create", "--role", "auditor").status == 0
+    settings = Settings(data_dir=tmp_path / "data", bootstrap_admin_key=given)
+    with closing(open_engine(settings)) as engine, socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        show_address(settings, bound, ensure_admin_key(engine), workers=1)
+    told = capsys.readouterr().err
+    assert said in told
+    assert "`fiscus keys create --role platform_admin --data-dir" in told
 
 
 @pytest.mark.parametrize(

@@ -117,11 +117,17 @@ def show_address(
             "[yellow]The admin key is shown this once and stored only as a hash: keep it.[/]",
             soft_wrap=True,
         )
+    elif settings.bootstrap_admin_key is not None:
+        notes.print("[dim]The admin key is the one in FISCUS_BOOTSTRAP_ADMIN_KEY.[/]")
     else:
-        notes.print("[dim]The admin key was made or given before, and is not shown again.[/]")
+        notes.print(
+            f"[dim]No admin key was made, as the tenant {settings.default_tenant} has API keys. "
+            "None is shown again.[/]",
+            soft_wrap=True,
+        )
     notes.print(
-        f"[dim]Lost it? `fiscus keys create --role platform_admin{shown(_same_store(settings))}` "
-        "makes another.[/]",
+        "[dim]To make an admin key: "
+        f"`fiscus keys create --role platform_admin{shown(_same_store(settings))}`.[/]",
         soft_wrap=True,
     )
 
