@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -426,6 +427,17 @@ def test_a_damaged_file_is_told_by_whoever_opens_it(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="file is not a database"), database.read():
         raise AssertionError("it was read")
     database.close()
+
+
+def test_who_looks_changes_nothing_in_a_file_of_somebody_elses(tmp_path: Path) -> None:
+    file = tmp_path / "other.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    before = file.read_bytes()
+    url = f"sqlite:///{file}"
+    assert "budgets" in diagnose(url).missing_tables
+    assert not any(one.applied for one in migrate.status(url))
+    assert file.read_bytes() == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fiscus.stores.sql.database import Database, database_is_there, unwritable_file
+from fiscus.stores.sql.database import Database, database_is_there, file_of, unwritable_file
+from fiscus.stores.sql.migrate import looking
 from fiscus.stores.sql.migrations.row_security import POLICY, policy_for
 from fiscus.stores.sql.quota_tables import metadata
 
@@ -83,24 +84,30 @@ def rights_of_the_application() -> list[Right]:
 
 
 def diagnose(url: str) -> DatabaseFacts:
-    """Look at a database, and make none. Raises `ServiceUnavailable` when it cannot be reached."""
+    """Look at a database; makes and changes none.
+
+    Raises `ServiceUnavailable` when it cannot be reached.
+    """
     if (refused := unwritable_file(url)) is not None:
         return DatabaseFacts("sqlite", sqlite3.sqlite_version, not_writable=refused)
     if not database_is_there(url):
         return DatabaseFacts("sqlite", sqlite3.sqlite_version)
+    if file_of(url) is not None:
+        with looking(url) as connection:
+            return DatabaseFacts("sqlite", sqlite3.sqlite_version, _missing_tables(connection))
     database = Database(url, pool_size=1)
     try:
         with database.read() as connection:
-            there = sa.inspect(connection).get_table_names()
-            missing = sorted(metadata.tables.keys() - there)
-            if database.is_sqlite:
-                return DatabaseFacts("sqlite", sqlite3.sqlite_version, missing)
-            return _postgres(connection, missing)
+            return _postgres(connection)
     finally:
         database.close()
 
 
-def _postgres(connection: Connection, missing_tables: Sequence[str]) -> DatabaseFacts:
+def _missing_tables(connection: Connection) -> list[str]:
+    return sorted(metadata.tables.keys() - sa.inspect(connection).get_table_names())
+
+
+def _postgres(connection: Connection) -> DatabaseFacts:
     row = connection.execute(
         sa.text(
             """
@@ -119,7 +126,7 @@ def _postgres(connection: Connection, missing_tables: Sequence[str]) -> Database
     return DatabaseFacts(
         "postgresql",
         version,
-        missing_tables=missing_tables,
+        missing_tables=_missing_tables(connection),
         now=now.astimezone(UTC),
         role=role,
         may_only_be_read=read_only,

@@ -81,12 +81,22 @@ def status(url: str, *, setting: str = DATABASE_SETTING) -> list[Revision]:
     """
     if not database_is_there(url, setting):
         return [Revision(one.revision, False, one.doc) for one in _scripts()]
+    with looking(url, setting=setting) as connection:
+        return revisions_of(connection)
+
+
+@contextmanager
+def looking(url: str, *, setting: str = DATABASE_SETTING) -> Generator[Connection]:
+    """A connection to a database that is there, which leaves a file of SQLite's as it is.
+
+    It may be somebody else's, and to have it journaled ahead is for good. Raises as `status`.
+    """
     engine = _engine(url, setting)
     if not _is_sqlite(engine):
         event.listen(engine, "connect", become_app_role)
     try:
         with _explained(url, needs_owner, setting), engine.connect() as connection:
-            return revisions_of(connection)
+            yield connection
     finally:
         engine.dispose()
 
