@@ -292,3 +292,23 @@ def test_a_folder_that_is_gone_is_an_error_and_keeps_no_turn(tmp_path: Path) -> 
     with turn.held():
         pass
     turn.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes take no turns there")
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+def test_a_turn_whose_lock_cannot_be_let_go_of_is_handed_on(
+    failure: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise failure
+
+    turn = WriteTurn(tmp_path / "fiscus.db")
+    turn.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.lockf", fails)
+        with pytest.raises(failure):
+            turn.release()
+    monkeypatch.setattr(write_turn, "WAIT_SECONDS", 0.05)
+    with turn.held():
+        pass
+    turn.close()

@@ -67,15 +67,11 @@ class WriteTurn:
     def release(self) -> None:
         """Hand on the turn of this thread, or no longer wait for it."""
         me = threading.get_ident()
-        if self._writer == me:
-            self._processes.release()
-        with self._lock:
-            self._waiting.pop(me, None)
-            if self._writer != me:
-                return
-            self._writer = next(iter(self._waiting), None)
-            if self._writer is not None:
-                self._waiting.pop(self._writer).set()
+        try:
+            if self._writer == me:
+                self._processes.release()
+        finally:  # what it raises must not leave this thread the turn for good
+            self._hand_on(me)
 
     @contextmanager
     def held(self) -> Generator[None]:
@@ -94,6 +90,15 @@ class WriteTurn:
             if _shared.get(self._database) is self:
                 del _shared[self._database]
             self._processes.close()
+
+    def _hand_on(self, me: int) -> None:
+        with self._lock:
+            self._waiting.pop(me, None)
+            if self._writer != me:
+                return
+            self._writer = next(iter(self._waiting), None)
+            if self._writer is not None:
+                self._waiting.pop(self._writer).set()
 
     def _acquire_in_process(self, until: float) -> None:
         me = threading.get_ident()
