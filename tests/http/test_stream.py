@@ -246,6 +246,52 @@ async def test_a_client_that_takes_nothing_is_read_no_further_than_there_is_room
     ]
 
 
+async def test_a_client_that_hangs_up_when_there_is_no_more_room_is_waited_for_no_longer(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which a server tells by an error, and then by what is received."""
+    monkeypatch.setattr(backlog, "_IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(endpoints, "MOST_WAITING_BYTES", 200_000)
+    hung_up = asyncio.Event()
+    wait = backlog.AnswerSpace.next_given_back
+
+    async def hang_up(space: backlog.AnswerSpace) -> None:
+        hung_up.set()
+        await wait(space)
+
+    async def receive() -> dict[str, Any]:
+        if hung_up.is_set():
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": b"x\n" * 100, "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        if "body" in message:
+            await hung_up.wait()
+            raise OSError("the client is gone")
+
+    monkeypatch.setattr(backlog.AnswerSpace, "next_given_back", hang_up)
+    async with open_app(data_dir) as client:
+        answering = asyncio.create_task(client.app(scope_of(client), receive, send))
+        done, _ = await asyncio.wait({answering}, timeout=30)
+    assert done
+
+
+async def test_an_answer_that_is_whole_is_not_ended_again_by_a_stop(client: AppClient) -> None:
+    ends: list[bytes] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x\n", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message.get("more_body") is False:
+            ends.append(message["body"])
+            asyncio.get_running_loop().call_soon(answering.cancel)
+
+    answering = asyncio.create_task(client.app(scope_of(client), receive, send))
+    await answering
+    assert ends == [b""]
+
+
 async def test_every_stream_finds_room_and_a_small_one_always_goes_on() -> None:
     space = backlog.AnswerSpace(4_000_000)
     first, second, third = (backlog.Backlog(space) for _ in range(3))

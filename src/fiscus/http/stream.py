@@ -91,10 +91,17 @@ class RecordStream(Response):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         started = perf_counter()
         headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        async def send_if_there(message: Any) -> None:
+            # Some servers raise an error for a client that hung up. What it would get is dropped,
+            # as others do, so that it takes no room until `receive` tells of that.
+            with contextlib.suppress(OSError):
+                await send(message)
+
+        await send_if_there({"type": "http.response.start", "status": 200, "headers": headers})
         completed = stopped = False
         with contextlib.closing(Backlog(self._call.server.answer_space)) as backlog:
-            sending = asyncio.create_task(_send_all(backlog, send))
+            sending = asyncio.create_task(_send_all(backlog, send_if_there))
             try:
                 completed = await self._record_all(receive, backlog)
                 backlog.finish()
@@ -110,11 +117,11 @@ class RecordStream(Response):
                     perf_counter() - started,
                 )
                 sending.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ClientGone):
+                with contextlib.suppress(asyncio.CancelledError):
                     await sending
-        if stopped:
+        if stopped and sending.cancelled():  # before it had sent the end
             with contextlib.suppress(asyncio.CancelledError):  # of a client that reads nothing
-                await send(_END)
+                await send_if_there(_END)
 
     async def _record_all(self, receive: Callable[[], Awaitable[Any]], backlog: Backlog) -> bool:
         """Take the lines to the ledger, a chunk at a time: reading waits for the commit.
@@ -254,14 +261,8 @@ async def _lines(
 
 
 async def _send_all(backlog: Backlog, send: Callable[[Any], Awaitable[None]]) -> None:
-    """Send until the backlog is finished. Raises `ClientGone` where the server tells of that."""
-    more = True
-    while more:
-        part = await backlog.next()
-        more = part != b""
-        try:
-            await send({"type": "http.response.body", "body": part, "more_body": more})
-        except OSError:  # ASGI's word for it
-            raise ClientGone("The client hung up before it had all answers") from None
-        # to a client that hung up `send` may return at once, however much is left
+    while part := await backlog.next():
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+        # to a client that hung up this returns at once, however much is left
         await asyncio.sleep(0)
+    await send(_END)
