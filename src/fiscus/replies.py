@@ -96,7 +96,7 @@ class LoopReplies(Generic[C, R]):
         never_begun: list[_Waiting[C, R]] = []
         for waiting in list(takewhile(lambda one: one.deadline <= now, self._waiting)):
             waiting.overdue = True
-            if waiting.begun:
+            if waiting.begun or waiting.future.done():  # cancelled: told to nobody
                 self._answer(waiting, group_loop.late(waiting.command))
             else:
                 never_begun.append(waiting)

@@ -1,4 +1,4 @@
-"""A command that is due just as its group begins: done, or answered as never begun, never both."""
+"""Commands that are due: done or answered as never begun, and not both; cancelled ones neither."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Group:
     def __init__(self) -> None:
         self.token: Any = None
         self.then: Callable[[], object] = lambda: None
+        self.decided: list[str] = []
 
     def submit(self, command: str, sink: object, token: object) -> None:
         self.token = token
@@ -49,6 +50,7 @@ class Group:
 
     def all_without_store(self, commands: list[str]) -> list[str]:
         self.then()
+        self.decided += commands
         return [WITHOUT_STORE for _ in commands]
 
     def late(self, command: str) -> str:
@@ -80,3 +82,20 @@ async def test_a_command_that_is_due_as_its_group_begins_is_never_done_and_denie
         group.then = begin
         sweep()
     assert (begun, future.result()) in (([True], LATE), ([False], WITHOUT_STORE), ([False], LATE))
+
+
+async def test_what_was_cancelled_is_not_decided_without_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There it would be journaled, and nobody has been told that it may run."""
+    loop, group = asyncio.get_running_loop(), Group()
+    sweeps: list[Callable[[], None]] = []
+    monkeypatch.setattr(loop, "call_later", lambda _, callback: sweeps.append(callback))
+    asked: Any = group
+    replies = LoopReplies[str, str](asked, loop)
+    replies.execute("cancelled").cancel()
+    waiting = replies.execute("waiting")
+    (sweep,) = sweeps
+    sweep()
+    assert (group.decided, waiting.result()) == (["waiting"], WITHOUT_STORE)
+    assert sweeps == [sweep]  # nobody is left to be looked at again
