@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -384,6 +385,37 @@ async def test_a_failure_inside_a_probe_is_a_problem_too(
     monkeypatch.setattr("fiscus.http.health.dependencies_of", fail)
     problem_of(await client.send("GET", "/health", key=None), 500, "INTERNAL_ERROR")
     assert [line.event for line in told(caplog)] == ["request_failed"]
+
+
+@pytest.mark.parametrize("path", ["/budgets/check", "/rate-limits/check", "/budgets"])
+async def test_what_a_stop_cuts_off_is_told_as_a_problem(
+    client: AppClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """As uvicorn does with a request whose body did not come."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        asyncio.get_running_loop().call_soon(answering.cancel)
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": API + path,
+        "raw_path": (API + path).encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"x-api-key", client.key.encode())],
+    }
+    answering = asyncio.create_task(client.app(scope, receive, send))
+    await answering
+    assert [one.get("status") for one in sent] == [500, None]
+    assert decode(sent[1]["body"], Problem).error_code == "INTERNAL_ERROR"
+    assert [line.event for line in told(caplog)] == ["request_cut_off"]
 
 
 async def test_a_failure_inside_a_decision_says_what_to_do_as_any_other(

@@ -5,6 +5,7 @@ Authentication, correlation ids, metrics and error bodies are those of the other
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -146,7 +147,10 @@ class DecisionLane:
             try:
                 principal.require(decision.action)
                 enforce = bool(query) and _wants_enforcement(decision, query)
-                body = _asked_for(decision, sent if isinstance(sent, bytes) else await sent())
+                body = _asked_for(
+                    decision,
+                    sent if isinstance(sent, bytes) else await _read(sent, path, correlation_id),
+                )
                 tenant_id = decision.tenant_of(principal, body)
                 call = Call(
                     body,
@@ -298,6 +302,15 @@ def _wants_enforcement(decision: Decision, query: bytes) -> bool:
         if decision.may_enforce
         else "Send no query parameters.",
     )
+
+
+async def _read(sent: Callable[[], Awaitable[bytes]], path: str, correlation_id: str) -> bytes:
+    """The body. A server that stops waits for it no longer, which is an error of ours."""
+    try:
+        return await sent()
+    except asyncio.CancelledError:
+        log.warning("request_cut_off", path=path, correlation_id=correlation_id)
+        raise request_failed() from None
 
 
 def _asked_for(decision: Decision, body: bytes) -> Any:
