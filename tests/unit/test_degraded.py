@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,15 +17,20 @@ from msgspec import Raw
 
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import Budget
+from fiscus.clock import ManualClock
 from fiscus.errors import ServiceUnavailable
+from fiscus.groups import FutureSink, GroupLimits
 from fiscus.ids import uuid7
 from fiscus.ledger import definitions
 from fiscus.ledger.apart.fallbacks import FallbacksToTell, ToldFallbacks
 from fiscus.ledger.apart.outcomes import Fallback
-from fiscus.ledger.commands import Check, CheckBatch, Expire, Outcome
+from fiscus.ledger.commands import Check, CheckBatch, Command, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.degraded import DegradedDecisions, LastKnown
-from fiscus.ledger.port import Definitions
+from fiscus.ledger.loop import Ledger
+from fiscus.ledger.port import Definitions, StoreUnavailable
+from fiscus.lookups import Lookups
+from fiscus.loop_groups import LoopGroups
 from fiscus.operations import Operation
 from fiscus.tenants import TenantSettings
 from tests.unit.budgets_for_rules import NOW, make_budget
@@ -184,6 +192,55 @@ def test_those_who_are_answered_at_once_are_journaled_at_once(
     outcomes = DegradedDecisions(cache, journal).decide_all(commands)
     assert [allowed(one) for one in outcomes] == [True, False, False, True]
     assert [json.loads(one)["user_id"] for one in journal.read_text().splitlines()] == [None, "u"]
+    assert len(synced) == 1
+
+
+def ledger_that_fails(journal: Path, run: Callable[..., Any]) -> Ledger:
+    degraded = DegradedDecisions(in_process((make_budget("a", **ALLOW),)), journal)
+    return Ledger(run, ManualClock(NOW), degraded, GroupLimits(), Lookups())
+
+
+def unreachable(*_: object) -> Any:
+    raise StoreUnavailable("The database cannot be reached")
+
+
+def test_a_group_that_cannot_be_done_is_journaled_at_once(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, waiting = threading.Event(), threading.Event()
+
+    def run(_: object) -> Any:
+        begun.set()
+        assert waiting.wait(30)
+        unreachable()
+
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    ledger = ledger_that_fails(journal, run)
+    futures: list[Future[Outcome]] = [Future() for _ in range(4)]
+    for future in futures:
+        ledger.submit(check(), FutureSink(), future)
+        ledger.wake()
+        assert begun.wait(30)  # the first is a group by itself
+    waiting.set()
+    assert all(allowed(future.result(30)) for future in futures)
+    ledger.close()
+    assert len(journal.read_text().splitlines()) == 4
+    assert len(synced) == 2
+
+
+def test_so_is_one_of_an_event_loop(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check_thrice() -> list[Outcome]:
+        elsewhere: Any = SimpleNamespace(ask_all=unreachable)
+        groups = LoopGroups[Command, Outcome](elsewhere, ledger, asyncio.get_running_loop())
+        return await asyncio.gather(*[groups.execute(check()) for _ in range(3)])
+
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    ledger = ledger_that_fails(journal, unreachable)
+    assert all(map(allowed, asyncio.run(check_thrice())))
+    ledger.close()
+    assert len(journal.read_text().splitlines()) == 3
     assert len(synced) == 1
 
 
