@@ -197,6 +197,30 @@ def test_text_that_has_no_utf_8_is_told(api: BlockingApi, lone: str) -> None:
         assert told.value.field == field
 
 
+def test_a_tag_with_nul_is_told_and_settles_nothing(api: BlockingApi) -> None:
+    cost: dict[str, Any] = {**OPERATION, "cost_amount": 1}
+    check: dict[str, Any] = {**OPERATION, "estimate": 1}
+    wrong = {"team": "a\0"}
+    with api.reserve(**check) as r:
+        for call, field in [
+            (lambda: api.check(**check, tags=wrong), "tags[...]"),
+            (lambda: api.check(**check, tags={"\0": "a"}), "tags"),
+            (lambda: api.check_batch([check, {**check, "tags": wrong}]), "checks[1].tags[...]"),
+            (lambda: api.reserve(**check, tags=wrong), "tags[...]"),
+            (lambda: api.record(**cost, tags=wrong), "tags[...]"),
+            (lambda: api.settle(ID, 1, tags=wrong), "tags[...]"),
+            (lambda: r.settle(1, tags=wrong), "tags[...]"),
+        ]:
+            with pytest.raises(ValidationError, match="must not contain the character NUL") as told:
+                call()
+            assert told.value.field == field
+            assert told.value.message.startswith(f"{field}: ")
+        assert r.settle(1).charged == 1
+    [item] = api.record_batch([{**cost, "tags": wrong}]).results
+    assert item.error is not None
+    assert item.error.details == {"field": "tags[...]"}
+
+
 def test_an_amount_that_is_not_a_number_is_an_error_of_its_item(api: BlockingApi) -> None:
     good, bad = ({**OPERATION, "cost_amount": Decimal(cost)} for cost in ("1", "NaN"))
     first, second = api.record_batch([good, bad]).results

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Context, Decimal
 from enum import Enum
 from time import perf_counter
@@ -20,6 +21,8 @@ from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.budgets.model import BudgetSpec
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.errors import NotFound, ValidationError
+from fiscus.ledger.commands import Unfit
+from fiscus.ledger.requests import record_batch_command, record_item
 from fiscus.money import Amount
 from fiscus.periods import PeriodType
 from fiscus.priorities import Priority
@@ -38,6 +41,7 @@ KINDS = [
     BudgetSpec,
     TenantSpec,
 ]
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 RECORDS_1 = "records[1].cost_amount"
 amounts = st.integers(-(10**38) + 1, 10**38 - 1).map(
     lambda n: Context(prec=80).scaleb(Decimal(n), -12)
@@ -231,6 +235,72 @@ def test_what_is_read_loosely_and_then_asked_about_is_as_strict(text: str) -> No
                 assert not is_sound(getattr(wire.decode(body, Loose), name))
         else:
             assert is_sound(getattr(wire.decode(body, Loose), name))
+
+
+tag_texts = (
+    st.text(max_size=3)
+    | st.text('a"\\u0\0', max_size=4)
+    | st.sampled_from([0, 128, 129, 256, 257]).map("x".__mul__)
+)
+tag_pairs = st.lists(st.tuples(tag_texts, tag_texts | st.just(1)), max_size=3)
+
+
+class Patterned(msgspec.Struct):
+    tags: wire.Tags = {}
+
+
+class PatternedBatch(msgspec.Struct):
+    checks: list[Patterned]
+
+
+def refusal(call: Callable[..., object], *arguments: object) -> object:
+    """What a refusal says; None when there is none."""
+    try:
+        call(*arguments)
+    except ValidationError as error:
+        return error.field, error.message, error.suggested_action
+    return None
+
+
+def refusal_in_batch(record: bytes) -> object:
+    batch = RecordBatchRequest(records=[msgspec.Raw(record)])
+    [made] = record_batch_command(batch, "t", NOW).records
+    if not isinstance(made, Unfit):
+        return None
+    return made.error.details["field"], made.error.message, made.error.suggested_action
+
+
+@given(tag_pairs, st.sampled_from([0, 48, 50]))
+def test_tags_of_every_request_are_refused_as_their_patterns_say(
+    pairs: list[tuple[str, Any]], more: int
+) -> None:
+    """Also those of a name that is sent twice. Of two faults either may be told."""
+    pairs = [*pairs, *((f"more-{number}", "") for number in range(more))]
+    texts = [text for pair in pairs for text in pair if isinstance(text, str)]
+    one_fault = not any("\0" in text for text in texts) or (
+        len(dict(pairs)) <= wire.MAX_TAGS
+        and all(0 < len(key) <= 128 and isinstance(value, str) for key, value in pairs)
+        and all(len(text) <= 256 for text in texts)
+    )
+    told: Callable[[object], object] = (lambda it: it) if one_fault else bool
+    tags = ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs)
+    check = check_body(tags=f"{{{tags}}}")
+    record = check.replace("estimated_cost", "cost_amount")
+    for body, kind, patterned in (
+        (check, CheckRequest, Patterned),
+        (record, RecordRequest, Patterned),
+        (f'{{"actual_cost":1,"tags":{{{tags}}}}}', SettleRequest, Patterned),
+        (f'{{"checks":[{check_body()},{check}]}}', CheckBatchRequest, PatternedBatch),
+    ):
+        wanted = told(refusal(wire.decode, body, patterned))
+        assert told(refusal(wire.decode, body, kind)) == wanted
+        assert told(refusal(wire.decode, body.encode(), kind)) == wanted
+        values = json.loads(body)
+        wanted = told(refusal(wire.convert, values, patterned))
+        assert told(refusal(wire.convert, values, kind)) == wanted
+    wanted = told(refusal(wire.decode, record, Patterned))
+    assert told(refusal(record_item, record.encode(), "t", NOW)) == wanted
+    assert told(refusal_in_batch(record.encode())) == wanted
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fiscus.money import Amount
 from fiscus.nesting import FreeForm
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label, LooseId, LooseKey, LooseLabel, Tags
+from fiscus.wire import Currency, Id, Label, LooseId, LooseKey, LooseLabel, LooseTags
 
 Ttl = Annotated[
     int, Meta(ge=1, le=86_400, description="How long the money is held, in seconds; 1 to 86400.")
@@ -47,7 +47,7 @@ class CheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = None
     allocated_to_id: Id | None = None
     service_name: Label | None = None
-    tags: Tags = {}
+    tags: LooseTags = {}
     operation_id: Annotated[
         Id | None, Meta(description="Your own name of the operation, unique per tenant.")
     ] = None
@@ -174,7 +174,7 @@ class SettleRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     usage_quantity: Amount | None = None
     usage_unit: Label | None = None
     tags: Annotated[
-        Tags,
+        LooseTags,
         Meta(
             description="Free labels, at most 50. They replace those of the reservation by key, "
             "the rest comes after them, and the cost record has the first 50."

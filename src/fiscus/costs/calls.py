@@ -16,7 +16,7 @@ from fiscus.money import Amount
 from fiscus.nesting import FreeForm
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseKey, LooseLabel, Tags
+from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseKey, LooseLabel, LooseTags
 
 MAX_CLOCK_SKEW: Final = timedelta(days=1)
 OLDEST: Final = timedelta(days=366 * 30)
@@ -67,7 +67,7 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     resource_id: Label | None = None
     service_name: Label | None = None
     region: Label | None = None
-    tags: Tags = {}
+    tags: LooseTags = {}
     charge_category: ChargeCategory = ChargeCategory.USAGE
     reservation_id: Annotated[
         Id | None, Meta(description="Settles this reservation: the same as settling it.")
