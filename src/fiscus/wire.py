@@ -381,7 +381,7 @@ def decode(body: bytes | str, kind: type[T]) -> T:
     try:
         read: T = decoder_for(kind).decode(body)
         # a backslash is found in a tenth of the time, and most bodies have none
-        if (_BACKSLASH in body if isinstance(body, bytes) else "\\" in body) and _has_nul(body):
+        if ("\\" in body if isinstance(body, str) else _BACKSLASH in body) and _has_nul(body):
             decoder_for(_strict(kind)).decode(body)
         return read
     except RecursionError:
