@@ -669,6 +669,10 @@ def test_days_are_told_apart_only_where_costs_have_to_be_converted(
     moments = [{"timestamp": NOON - timedelta(days=day, hours=1)} for day in range(9)]
     record(engine, tenant, *moments)
     assert looked_up() == 1
+    with statements(engine) as seen:
+        report(engine, tenant, start_date=NOON - timedelta(hours=1), end_date=NOON)
+    # whether any is in another currency takes going through all
+    assert not any(one.startswith("SELECT cost_series.series_id") for one in seen)
     record(engine, tenant, {"currency": "EUR", **moments[0]})
     assert looked_up() == 10
 

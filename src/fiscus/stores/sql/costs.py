@@ -166,8 +166,12 @@ class SqlCosts:
     ) -> list[CostSum] | None:
         if not query.stretches:
             return []
-        if not _needs_rates(connection, tenant_id, query.target):
-            query = query._replace(stretches=list(_joined(query.stretches)))
+        joined = list(_joined(query.stretches))
+        # first whether it matters, as the answer may take going through all series
+        if len(joined) < len(query.stretches) and not _needs_rates(
+            connection, tenant_id, query.target
+        ):
+            query = query._replace(stretches=joined)
         told: Condition = sa.true()
         if tag_keys := _tag_keys(query):
             told = self._has_tag_keys(cost_series.c.tags, tag_keys)
