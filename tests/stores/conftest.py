@@ -233,7 +233,7 @@ def plans_within(
         if of in statement and not statement.startswith("EXPLAIN"):
             if not seqscan:
                 connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-            rows = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+            rows = connection.exec_driver_sql(f"EXPLAIN (SETTINGS) {statement}", parameters)
             plans.append("\n".join(row[0] for row in rows))
 
     event.listen(database.engine, "before_cursor_execute", explain)

@@ -579,16 +579,18 @@ def test_a_list_counts_without_looking_up_the_series_of_each_rollup(
     record(engine, tenant, {})
     database = database_of(engine)
 
-    def counting(**wanted: Any) -> str:
-        costs, page = SqlCosts(database), page_request()
-        return plan_of(database, lambda: costs.list(tenant, CostFilter(**wanted), page), "sum(")
+    def count(**wanted: Any) -> None:
+        SqlCosts(database).list(tenant, CostFilter(**wanted), page_request())
 
-    assert "cost_series" not in counting()
-    some = counting(user_id="u")
+    assert "cost_series" not in plan_of(database, count, "sum(")
+    of_some = partial(count, user_id="u")
     if database.is_sqlite:
+        some = plan_of(database, of_some, "sum(")
         assert "cost_series USING INDEX ix_cost_series_tenant_id" in some
     else:
+        (some,) = plans_within(database, of_some, "sum(", seqscan=False)
         assert "Nested Loop" not in some  # each series would be looked for among all rollups
+        assert "SubPlan" not in some  # of many series: through all for each rollup
 
 
 def test_counting_the_ends_of_a_range_reads_nothing_in_between(engine: Engine, tenant: str) -> None:
@@ -622,9 +624,9 @@ def test_sums_of_a_long_time_look_up_no_series_by_itself_on_postgresql(
         pytest.skip("SQLite has no other way")
     record(engine, tenant, {})
 
-    def plan_since(days: int) -> str:
+    def plan_since(days: int, **wanted: str) -> str:
         start = NOON - timedelta(days=days)
-        read = partial(report, engine, tenant, start_date=start, group_by=["user"])
+        read = partial(report, engine, tenant, start_date=start, group_by=["user"], **wanted)
         (plan,) = plans_within(database, read, "sum(costs.record_count)", seqscan=False)
         return plan
 
@@ -632,6 +634,11 @@ def test_sums_of_a_long_time_look_up_no_series_by_itself_on_postgresql(
     assert "Hash Join" in long
     assert "ix_cost_series_tenant_id" in long
     assert "ix_cost_series_tenant_id" not in short
+    of_some = plan_since(days=31, user_id="u")
+    for plan in (long, of_some):
+        assert "SubPlan" not in plan
+        assert "jit = 'off'" in plan
+    assert of_some.count("ix_cost_series_tenant_id") == 2
 
 
 def test_ends_between_quarter_hours_read_only_the_records_there(

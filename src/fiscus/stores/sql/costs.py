@@ -50,9 +50,12 @@ from fiscus.zones import FAR_FUTURE
 Condition = sa.ColumnElement[bool]
 
 _LONG: Final = timedelta(days=92)
-_AT_ONCE: Final = sa.text("SELECT set_config('enable_nestloop', 'off', true)")
-"""For sums of a long time on PostgreSQL, which expects a hundredth of them: it would look up the
-series of each by itself, where reading all of the tenant's series takes less."""
+_AT_ONCE: Final = sa.text(
+    "SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)"
+)
+"""For sums of a long time, and of some series, on PostgreSQL, which expects a hundredth of them: it
+would look up the series of each by itself, or each series among all sums, where reading all of the
+tenant's series takes less. What is off seems so dear to it before 18 that it would compile all."""
 
 _EQUAL: Final = (
     "resource_type",
@@ -109,12 +112,15 @@ class SqlCosts:
         if whole is None or wanted.tags or wanted.operation_id or wanted.reservation_id:
             return connection.execute(self._counted(tenant_id, wanted)).scalar_one()
         first, last = whole
+        counted = self._where(cost_series, wanted)
         rollups = sa.select(sa.func.coalesce(sa.func.sum(cost_rollups.c.record_count), 0)).where(
             cost_rollups.c.tenant_id == tenant_id,
             cost_rollups.c.bucket >= first,
             cost_rollups.c.bucket < last,
-            *_of_series(cost_rollups.c.series_id, tenant_id, self._where(cost_series, wanted)),
+            *_of_series(cost_rollups.c.series_id, tenant_id, counted),
         )
+        if counted and not self._sqlite:
+            connection.execute(_AT_ONCE)
         count = int(connection.execute(rollups).scalar_one())
         for edge in (wanted._replace(end=first), wanted._replace(start=last)):
             count += connection.execute(self._counted(tenant_id, edge)).scalar_one()
@@ -181,7 +187,8 @@ class SqlCosts:
             counted.append(sa.or_(with_tags, sa.not_(told)))
         sums = self._sums_by_series(tenant_id, query, counted)
         of_sum = [cost_series.c.series_id == sums.c.series_id]
-        if not self._sqlite and query.stretches[-1].end - query.stretches[0].start > _LONG:
+        is_long = query.stretches[-1].end - query.stretches[0].start > _LONG
+        if (is_long or counted) and not self._sqlite:
             connection.execute(_AT_ONCE)
             of_sum.append(cost_series.c.tenant_id == tenant_id)
         rows = (
@@ -370,14 +377,13 @@ def _of_series(
 ) -> Iterator[Condition]:
     """`series_id` is of a tenant's series that are `counted`; where all are, nothing is asked.
 
-    No join, by which each rollup's series would be looked up; and on PostgreSQL, which expects one
-    series where thousands are counted, each series among all rollups. What has to be true or not is
-    no join to it.
+    No join, by which SQLite would look up each rollup's series. PostgreSQL takes it for one, which
+    is to be made `_AT_ONCE`.
     """
     if counted:
         series = sa.select(cost_series.c.series_id)
         series = series.where(cost_series.c.tenant_id == tenant_id, *counted)
-        yield series_id.in_(series).is_(sa.true())
+        yield series_id.in_(series)
 
 
 def _needs_rates(connection: Connection, tenant_id: str, target: str) -> bool:
