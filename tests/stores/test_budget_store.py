@@ -260,7 +260,7 @@ def test_whether_a_budget_is_in_use_is_looked_up_among_what_holds_and_what_runs(
 
 
 def test_what_was_spent_and_given_back_to_the_last_digit_was_no_usage(acme: Tenant) -> None:
-    """Also for SQLite, which keeps `0.00` as that."""
+    """Also for SQLite, which compares texts: nothing is kept as `0`, however it came about."""
     budget = acme.budget()
     acme.record("1.50")
     acme.record("-1.50", charge_category="credit")
