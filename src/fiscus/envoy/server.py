@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from fiscus.access.model import Principal
 from fiscus.access.port import ApiKeyStore
+from fiscus.access.refusals import log_refusal
 from fiscus.clock import Clock
 from fiscus.envoy.door import Door
 from fiscus.envoy.mapping import DescriptorMapping
@@ -143,20 +144,10 @@ class EnvoyServer:
         try:
             caller = self._door.enter(metadata, now)
             return self._service.decide(read_request(body), caller, now)
-        except (Unauthorized, Forbidden) as error:
-            if isinstance(error, Unauthorized):
-                reason = "credential"
-            else:
-                reason = "role" if caller is None else "tenant"
-            self._observer.access_denied(reason)
-            log.warning(
-                "access_denied",
-                reason=reason,
-                message=error.message,
-                subject=None if caller is None else caller.subject,
-                tenant_id=None if caller is None else caller.tenant_id,
-                path=_SERVICE,
-            )
+        except FiscusError as error:
+            reason = log_refusal(error, caller, _SERVICE)
+            if reason is not None:
+                self._observer.access_denied(reason)
             raise
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fiscus.access.model import Principal
-from fiscus.errors import FiscusError, Forbidden, Unauthorized
+from fiscus.access.refusals import log_refusal
+from fiscus.errors import FiscusError, Forbidden
 from fiscus.http.api_limits import ApiLimited
 from fiscus.http.metrics import Metrics
-from fiscus.logs import get_logger
 from fiscus.wire import ItemError
-
-log = get_logger(__name__)
 
 
 def note_refusal(
@@ -30,22 +28,9 @@ def note_refusal(
     if isinstance(error, ApiLimited):
         metrics.api_limited(error.limit)
         return
-    if isinstance(error, Unauthorized):
-        reason = "credential"
-    elif isinstance(error, Forbidden):
-        reason = "tenant" if error.details.get("field") == "tenant_id" else "role"
-    else:
-        return
-    metrics.access_denied(reason)
-    log.warning(
-        "access_denied",
-        reason=reason,
-        message=error.message,
-        subject=None if principal is None else principal.subject,
-        tenant_id=None if principal is None else principal.tenant_id,
-        path=path,
-        correlation_id=correlation_id,
-    )
+    reason = log_refusal(error, principal, path, correlation_id=correlation_id)
+    if reason is not None:
+        metrics.access_denied(reason)
 
 
 def note_refused_items(
