@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -107,6 +109,17 @@ def allowed(outcome: Outcome) -> bool:
 ALLOW = {"on_store_failure": "allow"}
 
 
+@contextlib.contextmanager
+def files_hold(most_bytes: int) -> Iterator[None]:
+    """As on a disk that is full by then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_what_every_matching_budget_allows_passes_and_is_written_down(journal: Path) -> None:
     assert allowed(decide(journal, make_budget("a", **ALLOW), make_budget("b", **ALLOW)))
     (line,) = journal.read_text().splitlines()
@@ -178,6 +191,20 @@ def test_a_tenant_whose_definitions_are_not_known_is_refused(journal: Path) -> N
 def test_what_cannot_be_journaled_is_refused(tmp_path: Path) -> None:
     nowhere = tmp_path / "missing" / "degraded.jsonl"
     assert not allowed(decide(nowhere, make_budget("a", **ALLOW)))
+
+
+def test_what_a_full_disk_cut_off_spoils_no_line_after_it(journal: Path) -> None:
+    degraded = DegradedDecisions(in_process((make_budget("a", **ALLOW),)), journal)
+    assert allowed(degraded.decide(check()))
+    whole_bytes = journal.stat().st_size
+    with files_hold(whole_bytes + 50):
+        assert not allowed(degraded.decide(check()))
+        assert not allowed(degraded.decide(check()))
+    assert all(map(allowed, degraded.decide_all([check(), check()])))
+    assert allowed(degraded.decide(check()))
+    first, cut_off, *later = journal.read_bytes().splitlines()
+    assert len(cut_off) == 50
+    assert len([json.loads(one) for one in (first, *later)]) == 4
 
 
 def test_those_who_are_answered_at_once_are_journaled_at_once(

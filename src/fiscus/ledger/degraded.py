@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from fiscus.budgets.calls import CheckBatchAnswer, allowed_without_store
 from fiscus.budgets.matching import PreparedBudget
@@ -81,7 +81,9 @@ class DegradedDecisions:
         """Append the decisions to the journal; whether they are on disk."""
         lines = b"".join([encode_canonical(_entry(check)) + b"\n" for check in checks])
         try:
-            with self._lock, self._journal.open("ab") as file:
+            with self._lock, self._journal.open("ab+") as file:
+                if not _ends_a_line(file):
+                    file.write(b"\n")  # a full disk cut the last one off, which spoils no other
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
@@ -89,6 +91,14 @@ class DegradedDecisions:
             log.exception("degraded_decision_not_journaled", path=str(self._journal))
             return False
         return True
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    """Whether what is appended to `file`, which stands at its end, begins a line."""
+    if file.tell() == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def _allowed(command: Command, count: int) -> Outcome:
