@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -357,6 +358,26 @@ async def test_a_budget_that_no_longer_allows_is_known_to_the_other_side(
     assert isinstance(engine.ledger.without_store(command), CheckAnswer)
     desk.replace(budget, "10", on_store_failure="deny")
     await check(desk, "1")
+    assert isinstance(engine.ledger.without_store(command), ServiceUnavailable)
+
+
+async def test_what_an_event_loop_hears_late_of_budgets_does_not_replace_what_a_thread_has_heard(
+    engine: Engine, desk: Desk
+) -> None:
+    command: Check = desk.check_command("1")
+    budget = desk.budget("10", on_store_failure="allow")
+    heard = asyncio.ensure_future(check(desk, "1"))
+    for _ in range(2):  # turns of the event loop until it is sent
+        await asyncio.sleep(0)
+    assert isinstance(engine.ledger, LedgerApart)
+    line = engine.ledger._loop_line
+    assert line is not None
+    assert line._socket is not None
+    assert select.select([line._socket], [], [], 30)[0]  # and this event loop does not read it yet
+    desk.replace(budget, "10", on_store_failure="deny")
+    assert desk.check("1").allowed
+    assert not heard.done()
+    await heard
     assert isinstance(engine.ledger.without_store(command), ServiceUnavailable)
 
 

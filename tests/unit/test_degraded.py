@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import resource
 import threading
@@ -287,9 +288,25 @@ def test_what_a_new_process_reads_replaces_what_one_before_it_told(journal: Path
     assert not allowed(degraded.decide(check()))
 
 
+@pytest.mark.parametrize("policies", list(itertools.permutations(["allow", "deny"])))
+def test_what_was_told_last_holds_in_whatever_order_it_comes(
+    journal: Path, policies: tuple[str, str]
+) -> None:
+    known, to_tell, fallbacks = TenantDefinitions(), FallbacksToTell(), ToldFallbacks()
+    told: list[list[Fallback]] = []
+    for policy in policies:
+        known.apply(read(make_budget("a", on_store_failure=policy)))
+        to_tell.refreshed("t", known)
+        told.append(to_tell.next())
+    for one in reversed(told):
+        fallbacks.told(one)
+    outcome = DegradedDecisions(fallbacks, journal).decide(check())
+    assert allowed(outcome) is (policies[-1] == "allow")
+
+
 def test_what_is_told_is_read_by_who_decides_by_it(journal: Path) -> None:
     fallbacks = ToldFallbacks()
-    fallbacks.told([Fallback("t", Raw(b'["no budget"]'))])
+    fallbacks.told([Fallback("t", 0, Raw(b'["no budget"]'))])
     with pytest.raises(msgspec.ValidationError):
         DegradedDecisions(fallbacks, journal).decide(check())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Final
@@ -42,36 +44,39 @@ class FallbacksToTell:
         for tenant_id, definitions in self._to_tell.items():
             budgets = definitions.budgets
             some_pass = any(map(passes_without_store, budgets))
-            found.append(Fallback(tenant_id, Raw(encode(list(budgets)) if some_pass else _NONE)))
+            as_json = Raw(encode(list(budgets)) if some_pass else _NONE)
+            found.append(Fallback(tenant_id, time.monotonic_ns(), as_json))
         self._to_tell.clear()
         return found
 
 
 class ToldFallbacks:
-    """On the other side: a `ledger.degraded.LastKnown` of what was told."""
+    """On the other side: a `ledger.degraded.LastKnown` of what was told, over several lines."""
 
     def __init__(self) -> None:
         self._told: dict[str, _Told] = {}
+        self._lock = threading.Lock()
 
     def last_known(self, operation: Operation) -> Sequence[PreparedBudget] | None:
         found = self._told.get(operation.tenant_id)
         return None if found is None else found.budgets.counting(operation)
 
     def told(self, fallbacks: Iterable[Fallback]) -> None:
+        """Take these, but of no tenant of whom later ones came before them."""
         for one in fallbacks:
-            as_json = bytes(one.budgets)
-            if as_json == _NONE:
-                self._told.pop(one.tenant_id, None)
-            else:
-                self._told[one.tenant_id] = _Told(as_json)
+            with self._lock:
+                known = self._told.get(one.tenant_id)
+                if known is None or known.at_ns <= one.at_ns:
+                    self._told[one.tenant_id] = _Told(one)
 
 
 class _Told:
     """A tenant's budgets, which are only read when the store is gone: there may be very many, and
     all are told whenever one changes."""
 
-    def __init__(self, as_json: bytes) -> None:
-        self._as_json = as_json
+    def __init__(self, fallback: Fallback) -> None:
+        self.at_ns = fallback.at_ns
+        self._as_json = bytes(fallback.budgets)
 
     @cached_property
     def budgets(self) -> BudgetIndex:

@@ -82,6 +82,9 @@ class Fallback(Struct, frozen=True, array_like=True):
     """A tenant's budgets, if some of them let operations through without the store; else none."""
 
     tenant_id: str
+    at_ns: int
+    """When it was told, by a clock that all processes share and that never goes back: of two that
+    come over different lines, it says which holds."""
     budgets: Raw
     """As JSON."""
 
