@@ -276,6 +276,24 @@ async def test_usage_of_nested_blocks_adds_up(bench: Bench) -> None:
     assert record.region == "eu"
 
 
+@pytest.mark.parametrize(("enclosing", "recorded"), [(None, 2), (1, 1)])
+async def test_the_one_record_has_the_enclosing_blocks_time_or_the_last_nested_one(
+    bench: Bench, enclosing: int | None, recorded: int
+) -> None:
+    def days_ago(number: int | None) -> datetime | None:
+        return None if number is None else bench.clock.now() - timedelta(days=number)
+
+    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
+        for days in (3, 2, None):
+            async with bench.api.reserve(**OPERATION, estimate="0.25") as inner:
+                await inner.settle("0.25", timestamp=days_ago(days))
+        async with bench.api.reserve(**OPERATION, operation_id="own", estimate="0.25") as apart:
+            await apart.settle("0.25", timestamp=days_ago(40))
+        await outer.settle("0.25", timestamp=days_ago(enclosing))
+    times = {one.cost_amount: one.timestamp for one in (await bench.api.records()).items}
+    assert times == {D(1): days_ago(recorded), D("0.25"): days_ago(40)}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
