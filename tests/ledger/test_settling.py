@@ -285,6 +285,14 @@ def test_a_cost_of_nobody_but_the_tenant_is_tagged_unattributed(desk: Desk) -> N
         assert desk.engine.costs.get(desk.tenant_id, answer.record_id).tags == tags
 
 
+def test_the_mark_of_a_cost_of_nobody_displaces_none_of_its_tags(desk: Desk) -> None:
+    tags = {f"sent-{number}": "x" for number in range(50)}
+    held = desk.reserve("1", project_id=None, tags=tags)
+    for answer in (desk.record("1", project_id=None, tags=tags), desk.settle(held, "1")):
+        record = desk.engine.costs.get(desk.tenant_id, answer.record_id)
+        assert record.tags == {**tags, "unattributed": "true"}
+
+
 def test_a_settled_reservation_cannot_be_released_or_extended(desk: Desk) -> None:
     desk.budget("10")
     held = desk.reserve("4")
