@@ -150,6 +150,12 @@ class ServiceUnavailable(FiscusError):
     retriable = True
 
 
+class PerhapsDone(ServiceUnavailable):
+    """The answer was lost, so it may have been done: to do it again may be once too often."""
+
+    retriable = False
+
+
 class InternalError(FiscusError):
     """Something that should not happen; the message never carries a stack trace or SQL."""
 

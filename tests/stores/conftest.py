@@ -29,10 +29,12 @@ from fiscus.ledger.port import LedgerTransaction
 from fiscus.ledger.requests import check_command, record_command, settle_command
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
+from fiscus.stores.sql.answering import AnsweringConnection
 from fiscus.stores.sql.database import Database
 from fiscus.wire import convert
 from fiscus.wiring.engine import open_engine
 from fiscus.wiring.ledger_process import open_rates
+from tests.servers import PostgresServer
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
@@ -70,6 +72,23 @@ def open_on(tmp_path: Path, clock: ManualClock) -> Iterator[Callable[..., Engine
 @pytest.fixture
 def engine(open_on: Callable[..., Engine], database_url: str) -> Engine:
     return open_on(database_url)
+
+
+@contextmanager
+def answers_of_commits_lost(server: PostgresServer, *, made: bool) -> Iterator[None]:
+    """The connection of each change ends with its commit, which the server has made, or has not."""
+    commit = AnsweringConnection.commit
+
+    def commit_and_lose_the_answer(connection: AnsweringConnection) -> None:
+        if made:
+            commit(connection)
+        with closing(server.connect()) as admin:
+            admin.execute("SELECT pg_terminate_backend(%s, 10000)", [connection.info.backend_pid])
+        connection.execute("SELECT 1")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AnsweringConnection, "commit", commit_and_lose_the_answer)
+        yield
 
 
 @pytest.fixture

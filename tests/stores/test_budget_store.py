@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -22,11 +21,17 @@ from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
-from fiscus.stores.sql.answering import AnsweringConnection
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.tenants import TenantSpec
 from tests.servers import PostgresServer
-from tests.stores.conftest import Tenant, after_each_statement, in_threads, plan_of, run_beside
+from tests.stores.conftest import (
+    Tenant,
+    after_each_statement,
+    answers_of_commits_lost,
+    in_threads,
+    plan_of,
+    run_beside,
+)
 
 
 def replaced(acme: Tenant, budget: Budget, expected: int | None = None, **fields: object) -> Budget:
@@ -383,23 +388,14 @@ def test_a_change_whose_commit_is_not_answered_is_told_as_one_that_may_have_been
     postgres_url: str,
     postgres_server: PostgresServer,
     tenant: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     acme = Tenant(open_on(postgres_url), tenant)
     budget = acme.budget(budget_amount="10")
-    commit = AnsweringConnection.commit
-
-    def commit_and_lose_the_answer(connection: AnsweringConnection) -> None:
-        if made:
-            commit(connection)
-        with closing(postgres_server.connect()) as admin:
-            admin.execute("SELECT pg_terminate_backend(%s, 10000)", [connection.info.backend_pid])
-        connection.execute("SELECT 1")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AnsweringConnection, "commit", commit_and_lose_the_answer)
-        with pytest.raises(ServiceUnavailable) as caught:
-            replaced(acme, budget, budget.version, budget_amount="20")
+    with (
+        answers_of_commits_lost(postgres_server, made=made),
+        pytest.raises(ServiceUnavailable) as caught,
+    ):
+        replaced(acme, budget, budget.version, budget_amount="20")
     assert not caught.value.retriable
     now = acme.engine.budgets.get(tenant, budget.budget_id)
     assert now.budget_amount == (20 if made else 10)

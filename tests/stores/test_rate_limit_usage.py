@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -13,10 +13,11 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from fiscus.engine import Engine
 from fiscus.errors import NotFound, ValidationError
 from fiscus.ids import uuid7
 from fiscus.paging import Cursor, PageRequest, page_request
-from fiscus.ratelimits.calls import UsageWindow
+from fiscus.ratelimits.calls import RateLimitCheckRequest, UsageWindow
 from fiscus.ratelimits.limits import effective_limit
 from fiscus.ratelimits.model import PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import UsageRow
@@ -25,7 +26,9 @@ from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
 from fiscus.wire import convert
-from tests.stores.conftest import in_threads, plans_within
+from tests.log_lines import told
+from tests.servers import PostgresServer
+from tests.stores.conftest import answers_of_commits_lost, in_threads, plans_within
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -126,6 +129,37 @@ def test_use_is_read_as_it_was_written(desk: Desk) -> None:
     assert desk.windows(policy_id) == [written]
     assert desk.windows(uuid7()) == []
     desk.usage.add([])
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("made", [True, False])
+def test_use_whose_commit_is_not_answered_is_counted_once_at_most(
+    made: bool,
+    open_on: Callable[..., Engine],
+    postgres_url: str,
+    postgres_server: PostgresServer,
+    tenant: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = open_on(postgres_url)
+    now = engine.clock.now()
+    spec = {"scope_type": "tenant", "scope_id": tenant, "resource_type": "llm"}
+    limits = {"limit_value": 5, "time_window_seconds": 60}
+    state = engine.policies.create(tenant, convert(spec | limits, PolicySpec), by="t", now=now)
+    policy_id = state.policy.policy_id
+
+    def check() -> None:
+        request = RateLimitCheckRequest(resource_type="llm", request_count=2)
+        assert engine.limiter.check(request, tenant, now).allowed
+
+    check()
+    with answers_of_commits_lost(postgres_server, made=made):
+        engine.limiter.flush_usage(policy_id)
+    assert [(one.event, one.fields["rows"]) for one in told(caplog)] == [("usage_in_doubt", 1)]
+    check()
+    engine.limiter.flush_usage(policy_id)
+    page = engine.usage.windows(tenant, policy_id, PageRequest(), scope_id=None)
+    assert [one.admitted for one in page.items] == [4 if made else 2]
 
 
 def test_what_is_added_to_a_window_adds_up(desk: Desk) -> None:

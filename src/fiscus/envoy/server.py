@@ -49,12 +49,12 @@ _HEALTH: Final = "grpc.health.v1.Health"
 _SERVING: Final = b"\x08\x01"
 """A HealthCheckResponse: its field `status` is SERVING."""
 
-_STATUSES: Final[dict[type[FiscusError], grpc.StatusCode]] = {
-    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
-    PayloadTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
-    ServiceUnavailable: grpc.StatusCode.UNAVAILABLE,
-    Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
-    ValidationError: grpc.StatusCode.INVALID_ARGUMENT,
+_STATUSES: Final[dict[str, grpc.StatusCode]] = {
+    Forbidden.code: grpc.StatusCode.PERMISSION_DENIED,
+    PayloadTooLarge.code: grpc.StatusCode.INVALID_ARGUMENT,
+    ServiceUnavailable.code: grpc.StatusCode.UNAVAILABLE,
+    Unauthorized.code: grpc.StatusCode.UNAUTHENTICATED,
+    ValidationError.code: grpc.StatusCode.INVALID_ARGUMENT,
 }
 
 
@@ -123,7 +123,7 @@ class EnvoyServer:
             outcome = "allowed" if allowed else "denied"
             return response
         except FiscusError as error:
-            status = _STATUSES.get(type(error), grpc.StatusCode.INTERNAL)
+            status = _STATUSES.get(error.code, grpc.StatusCode.INTERNAL)
             if status is grpc.StatusCode.UNAVAILABLE and not error.retriable:
                 status = grpc.StatusCode.DEADLINE_EXCEEDED  # which nobody repeats by itself
             action = f". {error.suggested_action}" if error.suggested_action else ""

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from fiscus.batches import checks_met
 from fiscus.breaker import BreakerState
 from fiscus.clock import Clock, from_us, to_us
-from fiscus.errors import FiscusError, Forbidden, ServiceUnavailable, too_many
+from fiscus.errors import FiscusError, Forbidden, PerhapsDone, ServiceUnavailable, too_many
 from fiscus.logs import get_logger
 from fiscus.lookups import Lookups
 from fiscus.priorities import PRIORITIES, Priority
@@ -293,7 +293,8 @@ class Limiter:
     def flush_usage(self, policy_id: str | None = None) -> None:
         """Write what was counted so far, of one policy or of all.
 
-        Raises `ServiceUnavailable`; nothing is lost then.
+        What may have been written is not written again. Raises `ServiceUnavailable`; nothing is
+        lost then.
         """
         self._flush(policy_id, pause_seconds=0.0)
 
@@ -466,7 +467,12 @@ class Limiter:
                 rows = sorted(rows, key=lambda row: row.policy_id != policy_id)
             if not rows or policy_id not in {None, rows[0].policy_id}:
                 return False
-            usage.add(rows[:_FLUSH_ROWS])
+            portion = rows[:_FLUSH_ROWS]
+            try:
+                usage.add(portion)
+            except PerhapsDone as error:
+                # not again: twice, it would be more than the policies let pass
+                log.warning("usage_in_doubt", rows=len(portion), reason=error.message)
             self._unwritten = rows[_FLUSH_ROWS:]
             return True
 

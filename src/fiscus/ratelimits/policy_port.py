@@ -126,7 +126,10 @@ class UsageStore(Protocol):
     """The table `rate_limit_usage`."""
 
     def add(self, rows: Sequence[UsageRow]) -> None:
-        """Add to what is kept, in one transaction. Raises `ServiceUnavailable`."""
+        """Add to what is kept, in one transaction.
+
+        Raises `ServiceUnavailable`, as `PerhapsDone` when it may have been added.
+        """
         ...
 
     def windows(

@@ -21,7 +21,13 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, make_url
 
-from fiscus.errors import Conflict, FiscusError, ServiceUnavailable, ValidationError
+from fiscus.errors import (
+    Conflict,
+    FiscusError,
+    PerhapsDone,
+    ServiceUnavailable,
+    ValidationError,
+)
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.portions import GoesOn
 from fiscus.stores.sql import sqlite, sqlite_files
@@ -158,7 +164,7 @@ class Database:
         true until it is committed, whatever another such change does. The ledger takes no part in
         these turns: it locks the rows it decides from. `change` may run more than once.
 
-        Raises `ServiceUnavailable`, which is not `retriable` when the change may have been made.
+        Raises `ServiceUnavailable`, as `PerhapsDone` when the change may have been made.
         """
         for attempt in range(_WRITE_ATTEMPTS):
             try:
@@ -467,14 +473,12 @@ def _takes_too_long() -> ServiceUnavailable:
     )
 
 
-def _perhaps_changed() -> ServiceUnavailable:
-    error = ServiceUnavailable(
+def _perhaps_changed() -> PerhapsDone:
+    return PerhapsDone(
         "The connection to the database was lost while a change was committed; it may have been "
         "made",
         suggested_action="Look whether it was made, or repeat it with its idempotency key.",
     )
-    error.retriable = False
-    return error
 
 
 def unusable(error: exc.DBAPIError, setting: str = DATABASE_SETTING) -> FiscusError | None:
