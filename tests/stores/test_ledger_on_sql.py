@@ -417,6 +417,21 @@ def test_a_change_of_definitions_binds_the_next_check(acme: Tenant) -> None:
     assert not acme.check("2", project_id="p").allowed
 
 
+def test_budgets_deleted_before_a_tenant_is_known_are_not_read(
+    acme: Tenant, database: Database
+) -> None:
+    deleted, kept = acme.budget(), acme.budget()
+    acme.engine.budgets.delete(
+        acme.tenant_id, deleted.budget_id, force=True, by="tester", now=acme.now
+    )
+    with closing(database.ledger_store()) as store:
+        group = store.begin([acme.tenant_id])
+        unknown, known = (group.definitions(acme.tenant_id, after, acme.now) for after in (0, 1))
+        group.rollback()
+    assert ([one.budget_id for one in unknown.budgets], unknown.deleted) == ([kept.budget_id], [])
+    assert known.deleted == [deleted.budget_id]
+
+
 def test_rows_with_and_without_optional_values_are_stored_together(acme: Tenant) -> None:
     acme.budget()
     plain, full = (

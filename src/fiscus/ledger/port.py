@@ -191,7 +191,7 @@ class LedgerTransaction(Protocol):
     def definitions(
         self, tenant_id: str, after_version: int, quotas_ending_after: datetime
     ) -> Definitions:
-        """What changed in a tenant's definitions after a version; 0 gives all.
+        """What changed in a tenant's definitions after a version; 0 gives all that there are.
 
         Of quotas, those only whose period ends after a moment: a tenant keeps years of others.
         """

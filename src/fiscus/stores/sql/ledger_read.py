@@ -122,10 +122,12 @@ SETTINGS = """
            t.rollup_tags
     FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN tenants t ON t.tenant_id = r.tenant_id
 """
+# Who knows nothing yet need not be told what there is no more.
 CHANGED_BUDGETS = """
     SELECT CAST(b.budget_id AS TEXT), b.definition, b.deleted_at
     FROM (SELECT * FROM {rows} LIMIT 1) AS r JOIN budgets b
       ON b.tenant_id = r.tenant_id AND b.definitions_version > r.after_version
+    WHERE b.deleted_at IS NULL OR r.after_version > 0
 """
 
 TENANT_UNTIL = Columns(tenant_id="text", until="timestamptz")
