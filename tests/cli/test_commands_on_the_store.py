@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -412,6 +413,17 @@ def test_doctor_looks_at_tenant_isolation_on_postgresql(run: Run, postgres_url: 
         ),
         ("REVOKE INSERT ON budgets FROM {role}", "tables", "no right to INSERT ON budgets"),
         ("REVOKE DELETE ON quota_usage FROM {role}", "tables", "DELETE ON quota_usage"),
+        (
+            "ALTER TABLE cost_records DETACH PARTITION cost_records_default",
+            "tables",
+            "cost_records has no default partition",
+        ),
+        ("DROP TABLE quota_usage_default", "tables", "quota_usage has no default partition"),
+        (
+            "ALTER TABLE quota_usage DETACH PARTITION quota_usage_{month}",
+            "tables",
+            "is no partition of quota_usage",
+        ),
     ],
 )
 def test_what_doctor_says_mends_the_tables_of_postgresql(
@@ -421,7 +433,7 @@ def test_what_doctor_says_mends_the_tables_of_postgresql(
     run("migrate", "up", **on_postgres)
     role = postgres_url.rpartition("/")[2] + "_app"
     with psycopg.connect(postgres_url) as owner:
-        owner.execute(broken.format(role=role).encode())
+        owner.execute(broken.format(role=role, month=f"{datetime.now(UTC):%Y_%m}").encode())
     done = run("doctor", "--json", **on_postgres)
     assert done.status == 1
     found = next(one for one in done.json()["checks"] if one["verdict"] != "ok")
@@ -430,6 +442,37 @@ def test_what_doctor_says_mends_the_tables_of_postgresql(
     with psycopg.connect(postgres_url) as owner:
         owner.execute(found["mend"].removeprefix("as the tables' owner: ").encode())
     assert run("doctor", "--json", **on_postgres).json()["ok"] is True
+
+
+@pytest.mark.postgres
+def test_costs_recorded_while_their_month_was_detached_come_into_it_when_doctor_has_it_mended(
+    run: Run, postgres_url: str, tmp_path: Path
+) -> None:
+    month = f"cost_records_{datetime.now(UTC):%Y_%m}"
+    with Fiscus.open(data_dir=tmp_path, database_url=postgres_url, tenant="acme") as fiscus:
+        fiscus.record(resource_type="llm", cost_amount="1")
+        with psycopg.connect(postgres_url, autocommit=True) as owner:
+            owner.execute(f"ALTER TABLE cost_records DETACH PARTITION {month}".encode())
+            fiscus.record(resource_type="llm", cost_amount="2")
+            done = run("doctor", "--json", FISCUS_DATABASE_URL=postgres_url)
+            found = next(one for one in done.json()["checks"] if one["check"] == "tables")
+            assert found["seen"] == f"{month} is no partition of cost_records"
+            owner.execute(found["mend"].removeprefix("as the tables' owner: ").encode())
+            assert run("doctor", "--json", FISCUS_DATABASE_URL=postgres_url).json()["ok"] is True
+            owner.execute("SET fiscus.tenants = '*'")
+            lies_in = owner.execute(
+                "SELECT cost_amount::int, tableoid::regclass::text FROM cost_records ORDER BY 1"
+            )
+            assert lies_in.fetchall() == [(1, month), (2, month)]
+
+
+@pytest.mark.postgres
+def test_months_of_the_past_may_be_detached_for_good(run: Run, postgres_url: str) -> None:
+    run("migrate", "up", FISCUS_DATABASE_URL=postgres_url)
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute("CREATE TABLE cost_records_2020_01 (LIKE cost_records)")
+        owner.execute("CREATE TABLE quota_usage_2020_13 ()")
+    assert run("doctor", "--json", FISCUS_DATABASE_URL=postgres_url).json()["ok"] is True
 
 
 @pytest.mark.postgres

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -258,9 +258,17 @@ def _tables(facts: DatabaseFacts, pending: list[str]) -> Finding:
     if facts.missing_rights:
         missing = [f"{one.verb} ON {one.table}" for one in facts.missing_rights]
         seen = f"the role {facts.role} has no right to " + ", ".join(missing)
-        grants = " ".join(f'GRANT {one} TO "{facts.role}";' for one in missing)
-        return Finding(check, Verdict.WRONG, seen, f"as the tables' owner: {grants}")
+        grants = (f'GRANT {one} TO "{facts.role}";' for one in missing)
+        return _for_the_owner(check, seen, grants)
+    if facts.partition_faults:
+        seen = "; ".join(one.seen for one in facts.partition_faults)
+        return _for_the_owner(check, seen, (one.mend for one in facts.partition_faults))
     return Finding(check, Verdict.OK, "up to date")
+
+
+def _for_the_owner(check: str, seen: str, statements: Iterable[str]) -> Finding:
+    mend = "as the tables' owner: " + " ".join(statements)
+    return Finding(check, Verdict.WRONG, seen, mend)
 
 
 def _counters(settings: Settings) -> Iterator[Finding]:
@@ -309,15 +317,14 @@ def _row_security(facts: DatabaseFacts) -> Finding:
         return Finding(check, Verdict.WARNING, f"the role {facts.role} owns the tables", mend)
     if facts.unprotected_tables:
         seen = "no forced row-level security on " + ", ".join(facts.unprotected_tables)
-        mend = "as the tables' owner: " + " ".join(
+        bound = (
             f"ALTER TABLE {one} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
             for one in facts.unprotected_tables
         )
-        return Finding(check, Verdict.WRONG, seen, mend)
+        return _for_the_owner(check, seen, bound)
     if facts.policy_faults:
         seen = "; ".join(one.seen for one in facts.policy_faults)
-        mend = "as the tables' owner: " + " ".join(one.mend for one in facts.policy_faults)
-        return Finding(check, Verdict.WRONG, seen, mend)
+        return _for_the_owner(check, seen, (one.mend for one in facts.policy_faults))
     return Finding(check, Verdict.OK, f"row-level security binds the role {facts.role}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,8 +24,8 @@ class Right(NamedTuple):
     table: str
 
 
-class PolicyFault(NamedTuple):
-    """A table whose policies are not those that it was given."""
+class TableFault(NamedTuple):
+    """Something about a table that is not as it was made."""
 
     seen: str
     mend: str
@@ -51,10 +51,12 @@ class DatabaseFacts(NamedTuple):
     owns_tables: bool = False
     unprotected_tables: Sequence[str] = ()
     """Tables of tenants' rows without forced row-level security."""
-    policy_faults: Sequence[PolicyFault] = ()
+    policy_faults: Sequence[TableFault] = ()
     """What else lets tenants see too little or too much."""
     missing_rights: Sequence[Right] = ()
     """Which the application needs and its role has not."""
+    partition_faults: Sequence[TableFault] = ()
+    """Partitions for what is recorded from now on that were detached."""
 
 
 _NEVER_UPDATED: Final = {
@@ -68,6 +70,8 @@ _NEVER_UPDATED: Final = {
     "rate_limit_policy_versions",
     "reservation_lines",
 }
+_MONTHLY: Final = {"cost_records": "timestamp", "quota_usage": "at"}
+"""Tables that PostgreSQL partitions by month, and the column that tells the month."""
 _FORGOTTEN: Final = {"idempotency_keys", "quota_usage", "rate_limit_usage"}
 """Tables from which the application deletes."""
 
@@ -135,10 +139,11 @@ def _postgres(connection: Connection) -> DatabaseFacts:
         unprotected_tables=unprotected,
         policy_faults=faults,
         missing_rights=_missing_rights(connection),
+        partition_faults=[*_without_default(connection), *_detached_months(connection)],
     )
 
 
-def _row_security(connection: Connection) -> tuple[list[str], list[PolicyFault]]:
+def _row_security(connection: Connection) -> tuple[list[str], list[TableFault]]:
     """Our tables of tenants' rows without forced row-level security, and those without their
     policy, or with one by which more rows are seen.
 
@@ -162,18 +167,18 @@ def _row_security(connection: Connection) -> tuple[list[str], list[PolicyFault]]
         {"tables": list(metadata.tables)},
     )
     unprotected: list[str] = []
-    faults: list[PolicyFault] = []
+    faults: list[TableFault] = []
     for table, is_partition, is_forced, policies in rows:
         if not is_forced:
             unprotected.append(table)
         if POLICY not in policies and not is_partition:
             made = " ".join(policy_for(table).split())
-            faults.append(PolicyFault(f"{table} has no policy {POLICY}", f"{made};"))
+            faults.append(TableFault(f"{table} has no policy {POLICY}", f"{made};"))
         for policy in policies:
             if policy != POLICY or is_partition:
                 quoted = policy.replace('"', '""')
                 faults.append(
-                    PolicyFault(
+                    TableFault(
                         f"{table} has another policy, {policy}",
                         f'DROP POLICY "{quoted}" ON {table};',
                     )
@@ -197,3 +202,72 @@ def _missing_rights(connection: Connection) -> list[Right]:
         {"verbs": [one.verb for one in needed], "names": [one.table for one in needed]},
     )
     return [Right(*row) for row in rows]
+
+
+def _without_default(connection: Connection) -> Iterator[TableFault]:
+    """Tables without a partition for rows of no month."""
+    rows = connection.execute(
+        sa.text(
+            """
+            SELECT c.relname, EXISTS (SELECT FROM pg_tables
+                                       WHERE schemaname = current_schema
+                                         AND tablename = c.relname || '_default')
+              FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
+             WHERE c.relnamespace = current_schema::regnamespace AND p.partdefid = 0
+               AND c.relname = ANY (CAST(:tables AS text[]))
+             ORDER BY c.relname
+            """
+        ),
+        {"tables": list(_MONTHLY)},
+    )
+    for table, is_there in rows:
+        default = f"{table}_default"
+        mend = (
+            f"ALTER TABLE {table} ATTACH PARTITION {default} DEFAULT;"
+            if is_there
+            else f"CREATE TABLE {default} PARTITION OF {table} DEFAULT; "
+            f"ALTER TABLE {default} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        )
+        yield TableFault(f"{table} has no default partition", mend)
+
+
+def _detached_months(connection: Connection) -> Iterator[TableFault]:
+    """This month and those ahead, where they are tables apart.
+
+    One that is no table is made by the worker, as far as it can be. Those of the past may have been
+    detached for good.
+    """
+    rows = connection.execute(
+        sa.text(
+            """
+            SELECT c.relname, name, to_date(right(c.relname, 7), 'YYYY_MM'),
+                   (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month')::date
+              FROM unnest(CAST(:tables AS text[])) AS monthly (name)
+              JOIN pg_class c ON c.relname ~ ('^' || name || '_[0-9]{4}_(0[1-9]|1[0-2])$')
+             WHERE c.relnamespace = current_schema::regnamespace
+               AND c.relkind = 'r' AND NOT c.relispartition
+               AND right(c.relname, 7) >= to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')
+             ORDER BY c.relname
+            """
+        ),
+        {"tables": list(_MONTHLY)},
+    )
+    for month, table, first, after in rows:
+        attaching = _attaching(month, table, f"'{first} 00:00Z'", f"'{after} 00:00Z'")
+        yield TableFault(f"{month} is no partition of {table}", attaching)
+
+
+def _attaching(month: str, table: str, start: str, end: str) -> str:
+    """Statements that attach a month; before that they move its rows out of the default partition,
+    which would keep it from being attached."""
+    default, time = f"{table}_default", _MONTHLY[table]
+    return (
+        f"BEGIN; ALTER TABLE {month} NO FORCE ROW LEVEL SECURITY; "
+        f"ALTER TABLE {default} NO FORCE ROW LEVEL SECURITY; "
+        f"WITH moved AS (DELETE FROM {default} WHERE {time} >= {start} AND {time} < {end} "
+        f"RETURNING *) INSERT INTO {month} SELECT * FROM moved; "
+        f"ALTER TABLE {month} FORCE ROW LEVEL SECURITY; "
+        f"ALTER TABLE {default} FORCE ROW LEVEL SECURITY; "
+        f"ALTER TABLE {table} ATTACH PARTITION {month} FOR VALUES FROM ({start}) TO ({end}); "
+        "COMMIT;"
+    )
