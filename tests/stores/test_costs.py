@@ -502,6 +502,38 @@ def test_a_report_is_the_sum_of_its_records_to_the_last_digit(
         require_exact(report(engine, tenant, **one), ByHand(everything, one), one)
 
 
+@settings(max_examples=100 if LONG else 12, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    before=st.lists(costs(), max_size=4),
+    after=st.lists(costs(), min_size=1, max_size=8),
+    wanted=st.lists(requests(), min_size=6),
+)
+def test_a_list_counts_what_its_filter_names_whenever_a_tag_of_it_was_declared(
+    engine: Engine,
+    before: list[dict[str, Any]],
+    after: list[dict[str, Any]],
+    wanted: list[dict[str, Any]],
+) -> None:
+    tenant = f"t-{uuid7()}"
+    if before:
+        record(engine, tenant, *before)
+    declare_tags(engine, tenant, "team")
+    record(engine, tenant, *after)
+    everything = records_of(engine, tenant)
+    for one in wanted:
+        filtered = CostFilter(
+            one["start_date"],
+            one["end_date"],
+            **{
+                name: one[name] for name in ("project_id", "user_id", "service_name") if name in one
+            },
+            tags=tuple(one.get("tags", {}).items()),
+        )
+        page = engine.costs.list(tenant, filtered, page_request())
+        count = ByHand(everything, one).count.total()
+        assert (page.pagination.total_count, len(page.items)) == (count, count)
+
+
 def require_exact(found: Report, expected: ByHand, wanted: dict[str, Any]) -> None:
     digit = Fraction(1, 10**12)
     assert abs(Fraction(found.total_cost) - sum(expected.cost.values(), Fraction())) <= digit / 2
@@ -571,6 +603,28 @@ def test_a_list_counts_its_records_in_the_rollups(engine: Engine, tenant: str) -
         page = engine.costs.list(tenant, CostFilter(resource_type="llm"), page_request(page_size=1))
     assert page.pagination.total_count == 50
     assert any("sum(cost_rollups.record_count)" in one for one in seen)
+
+
+def test_a_list_by_a_tag_counts_in_the_rollups_of_the_time_since_it_was_declared(
+    engine: Engine, tenant: str
+) -> None:
+    later = NOON + timedelta(hours=1)
+    blue, red = {"tags": {"team": "blue"}}, {"tags": {"team": "red"}}
+    record(engine, tenant, blue, red, {"resource_type": "gpu"})
+    declare_tags(engine, tenant, "team")
+    record(engine, tenant, *({**one, "timestamp": later} for one in (blue, red, {}, blue)))
+
+    def counted(**wanted: Any) -> tuple[int | None, bool]:
+        by_tag = CostFilter(**wanted, tags=(("team", "blue"),))
+        with statements(engine) as seen:
+            count = engine.costs.list(tenant, by_tag, page_request()).pagination.total_count
+        return count, any("sum(cost_rollups.record_count)" in one for one in seen)
+
+    assert counted() == (3, False)
+    assert counted(start=later) == (2, True)
+    assert counted(start=later - timedelta(minutes=1)) == (2, True)
+    assert counted(start=later, resource_type="gpu") == (0, True)
+    assert counted(region="eu") == (0, True)
 
 
 def test_a_list_counts_without_looking_up_the_series_of_each_rollup(

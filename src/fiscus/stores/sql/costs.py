@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -109,26 +109,47 @@ class SqlCosts:
     def _count(self, connection: Connection, tenant_id: str, wanted: CostFilter) -> int:
         """How many records there are; by the rollups as far as they can tell."""
         whole = quarter_hours_within(wanted.start or EPOCH, wanted.end or FAR_FUTURE)
-        if whole is None or wanted.tags or wanted.operation_id or wanted.reservation_id:
-            return connection.execute(self._counted(tenant_id, wanted)).scalar_one()
-        first, last = whole
-        counted = self._where(cost_series, wanted)
-        rollups = sa.select(sa.func.coalesce(sa.func.sum(cost_rollups.c.record_count), 0)).where(
+        if whole is not None and not (wanted.operation_id or wanted.reservation_id):
+            first, last = whole
+            count = self._count_rolled_up(connection, tenant_id, wanted, first, last)
+            if count is not None:
+                edges = (wanted._replace(end=first), wanted._replace(start=last))
+                return count + sum(self._count_records(connection, tenant_id, one) for one in edges)
+        return self._count_records(connection, tenant_id, wanted)
+
+    def _count_rolled_up(
+        self,
+        connection: Connection,
+        tenant_id: str,
+        wanted: CostFilter,
+        first: datetime,
+        last: datetime,
+    ) -> int | None:
+        """None when some rollups know nothing of a tag asked for."""
+        within = (
             cost_rollups.c.tenant_id == tenant_id,
             cost_rollups.c.bucket >= first,
             cost_rollups.c.bucket < last,
-            *_of_series(cost_rollups.c.series_id, tenant_id, counted),
         )
-        if counted and not self._sqlite:
+        counted = self._where(cost_series, wanted)
+        if (counted or wanted.tags) and not self._sqlite:
             connection.execute(_AT_ONCE)
-        count = int(connection.execute(rollups).scalar_one())
-        for edge in (wanted._replace(end=first), wanted._replace(start=last)):
-            count += connection.execute(self._counted(tenant_id, edge)).scalar_one()
-        return count
+        if wanted.tags:
+            told = self._has_tag_keys(cost_series.c.tags, [key for key, _ in wanted.tags])
+            silent = _of_series(cost_rollups.c.series_id, tenant_id, [*counted, sa.not_(told)])
+            one = sa.select(cost_rollups.c.series_id).where(*within, *silent).limit(1)
+            if connection.execute(one).first() is not None:
+                return None
+            counted.append(self._has_tags(cost_series.c.tags, wanted.tags))
+        count = sa.select(sa.func.coalesce(sa.func.sum(cost_rollups.c.record_count), 0)).where(
+            *within, *_of_series(cost_rollups.c.series_id, tenant_id, counted)
+        )
+        return int(connection.execute(count).scalar_one())
 
-    def _counted(self, tenant_id: str, wanted: CostFilter) -> sa.Select[int]:
+    def _count_records(self, connection: Connection, tenant_id: str, wanted: CostFilter) -> int:
         where = self._records_where(tenant_id, wanted)
-        return sa.select(sa.func.count()).select_from(cost_records).where(*where)
+        count = sa.select(sa.func.count()).select_from(cost_records).where(*where)
+        return connection.execute(count).scalar_one()
 
     def _records_where(self, tenant_id: str, wanted: CostFilter) -> list[Condition]:
         table = cost_records
