@@ -19,6 +19,7 @@ from fiscus.operations import Operation
 from fiscus.wire import decoder_for, encode
 
 _NONE: Final = encode([])
+_MOST_SILENT: Final = 10_000
 _read_budgets: Final = decoder_for(list[Budget]).decode
 
 
@@ -55,6 +56,9 @@ class ToldFallbacks:
 
     def __init__(self) -> None:
         self._told: dict[str, _Told] = {}
+        self._silent_ns: dict[str, int] = {}
+        """When it was told of tenants that their budgets let nothing through, of late: something
+        older may be on its way over another line."""
         self._lock = threading.Lock()
 
     def last_known(self, operation: Operation) -> Sequence[PreparedBudget] | None:
@@ -65,18 +69,30 @@ class ToldFallbacks:
         """Take these, but of no tenant of whom later ones came before them."""
         for one in fallbacks:
             with self._lock:
-                known = self._told.get(one.tenant_id)
-                if known is None or known.at_ns <= one.at_ns:
-                    self._told[one.tenant_id] = _Told(one)
+                self._take(one)
+
+    def _take(self, one: Fallback) -> None:
+        known = self._told.get(one.tenant_id)
+        known_ns = self._silent_ns.get(one.tenant_id, 0) if known is None else known.at_ns
+        if one.at_ns < known_ns:
+            return
+        as_json = bytes(one.budgets)
+        if as_json != _NONE:
+            self._told[one.tenant_id] = _Told(one.at_ns, as_json)
+            return
+        self._told.pop(one.tenant_id, None)
+        if len(self._silent_ns) >= _MOST_SILENT:
+            self._silent_ns.clear()
+        self._silent_ns[one.tenant_id] = one.at_ns
 
 
 class _Told:
     """A tenant's budgets, which are only read when the store is gone: there may be very many, and
     all are told whenever one changes."""
 
-    def __init__(self, fallback: Fallback) -> None:
-        self.at_ns = fallback.at_ns
-        self._as_json = bytes(fallback.budgets)
+    def __init__(self, at_ns: int, as_json: bytes) -> None:
+        self.at_ns = at_ns
+        self._as_json = as_json
 
     @cached_property
     def budgets(self) -> BudgetIndex:
