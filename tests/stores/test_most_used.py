@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-from contextlib import closing
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-import sqlalchemy as sa
-
-from fiscus.errors import ServiceUnavailable
 from fiscus.ledger.requests import quota_check_command
 from fiscus.paging import page_request
 from fiscus.quotas.calls import QuotaCheckRequest
@@ -185,41 +177,6 @@ def test_periods_that_are_past_are_not_read(database: Database, acme: Tenant) ->
     assert "ix_budget_periods_newest" in plan
     plan = plan_of(database, lambda: SqlQuotas(database).most_used(acme.now, MOST), "share")
     assert "ix_quotas_running" in plan
-
-
-def test_a_read_that_takes_too_long_is_ended_and_the_next_is_as_ever(database: Database) -> None:
-    numbers = (
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :most) "
-        "SELECT max(i) FROM n"
-    )
-    with (
-        pytest.raises(ServiceUnavailable, match="would take longer") as caught,
-        database.read_in_time(0.05, "t") as connection,
-    ):
-        connection.execute(sa.text(numbers), {"most": 10**9})
-    assert "Ask for less" in (caught.value.suggested_action or "")
-    with database.read("t") as connection:
-        # many steps of SQLite's, but few
-        assert connection.execute(sa.text(numbers), {"most": 300_000}).scalar_one() == 300_000
-
-
-def test_a_read_in_time_of_a_damaged_file_says_what_is_wrong(
-    tmp_path: Path, migrated: Path
-) -> None:
-    path = Path(shutil.copy(migrated / "fiscus.db", tmp_path))
-    with closing(sqlite3.connect(path)) as connection:
-        table = "SELECT rootpage FROM sqlite_schema WHERE name = 'budgets'"
-        ((page,),) = connection.execute(table)
-        ((page_bytes,),) = connection.execute("PRAGMA page_size")
-    with path.open("r+b") as file:
-        file.seek((page - 1) * page_bytes)
-        file.write(b"\xa5" * page_bytes)
-    with (
-        closing(Database(f"sqlite:///{path}")) as database,
-        pytest.raises(ServiceUnavailable, match="cannot be read"),
-        database.read_in_time(5, "t") as connection,
-    ):
-        connection.execute(sa.text("SELECT * FROM budgets"))
 
 
 def test_the_pool_says_how_many_connections_are_in_use(database: Database) -> None:

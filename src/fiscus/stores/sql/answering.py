@@ -17,11 +17,16 @@ from psycopg.waiting import Ready
 T = TypeVar("T")
 
 CONNECT_SECONDS: Final = 2
-_LOOK_SECONDS: Final = 0.1
+STATEMENT_SECONDS: Final = 8
+"""No statement may take longer, by `statement_timeout`, unless it is told that it may.
+
+Clients wait for an answer a little longer: it is to come from here, as who hears none asks again.
+"""
+LOOK_SECONDS: Final = 0.1
 SILENT_LOOKS: Final = 10
 """After so many looks without a word, and again after as many, it is asked whether it hangs."""
-MOST_LOOKS: Final = 120
-"""No statement may take so long, by `statement_timeout`, unless it is told that it may."""
+MOST_LOOKS: Final = 90
+"""After so many the server has not ended what took longer than `STATEMENT_SECONDS`."""
 
 
 class AnsweringConnection(psycopg.Connection[Any]):
@@ -34,9 +39,9 @@ class AnsweringConnection(psycopg.Connection[Any]):
     statements_may_last = False
     """Whether they are waited for as long as the server does not hang."""
 
-    def wait(self, gen: PQGen[T], interval: float = _LOOK_SECONDS, *args: Any, **more: Any) -> T:
+    def wait(self, gen: PQGen[T], interval: float = LOOK_SECONDS, *args: Any, **more: Any) -> T:
         del interval  # `_unless_it_hangs` counts looks of this length
-        return super().wait(self._unless_it_hangs(gen), _LOOK_SECONDS, *args, **more)
+        return super().wait(self._unless_it_hangs(gen), LOOK_SECONDS, *args, **more)
 
     def _unless_it_hangs(self, gen: PQGen[T]) -> PQGen[T]:
         silent = 0

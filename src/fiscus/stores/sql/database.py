@@ -31,7 +31,11 @@ from fiscus.errors import (
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.portions import GoesOn
 from fiscus.stores.sql import sqlite, sqlite_files
-from fiscus.stores.sql.answering import CONNECT_SECONDS, AnsweringConnection
+from fiscus.stores.sql.answering import (
+    CONNECT_SECONDS,
+    STATEMENT_SECONDS,
+    AnsweringConnection,
+)
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
 from fiscus.stores.sql.ledger_read import USE_SEED
 from fiscus.stores.sql.postgres import TABLES_NOT_READY, PostgresDriver, may_have_committed
@@ -64,6 +68,9 @@ APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
 """SQL for the role the application works as: `fiscus_app` in a database named `fiscus`.
 
 Roles belong to the whole server, so each database has its own."""
+
+_LESS_TO_DO_SECONDS: Final = 120
+"""When to try again what took too long: so late that no client does so by itself."""
 
 _WRITE_ATTEMPTS: Final = 5
 _LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant, :seed))")
@@ -338,7 +345,7 @@ def require_apart_from_parent(url: str) -> None:
 
 
 SESSION_IN_UTC: Final = "-c timezone=UTC"
-_SESSION: Final = f"{SESSION_IN_UTC} -c statement_timeout=10000 -c lock_timeout=5000"
+_SESSION: Final = f"{SESSION_IN_UTC} -c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout=5s"
 
 
 def postgres_options(url: URL, session: str = _SESSION) -> dict[str, Any]:
@@ -469,7 +476,7 @@ def _takes_too_long() -> ServiceUnavailable:
         "The database would take longer for this answer than it may",
         suggested_action="Ask for less at once, such as a shorter range, or try again when the "
         "database has less to do.",
-        retry_after_seconds=1,
+        retry_after_seconds=_LESS_TO_DO_SECONDS,
     )
 
 
