@@ -46,6 +46,20 @@ def test_what_took_too_long_is_not_asked_again_by_a_client_itself(database: Data
     assert caught.value.retriable
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_read_on_sqlite_may_take_no_longer_than_a_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiscus.stores.sql.database.STATEMENT_SECONDS", 0.05)
+    with (
+        pytest.raises(ServiceUnavailable, match="would take longer"),
+        database.read("t") as connection,
+    ):
+        connection.execute(COUNTED, {"most": 10**9})
+    with database.read_at_length("t") as connection:
+        assert connection.execute(COUNTED, {"most": 3_000_000}).scalar_one() == 3_000_000
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_statement_is_ended_before_a_client_gives_up(database: Database) -> None:

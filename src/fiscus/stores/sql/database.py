@@ -10,7 +10,8 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from math import inf
 from pathlib import Path
 from random import uniform
 from typing import Any, Final, Literal, TypeVar
@@ -118,51 +119,22 @@ class Database:
         """Whether the file that SQLite writes to is still where it was opened."""
         return self._file is None or self._file == file_at(self.sqlite_path)
 
-    @contextmanager
-    def read(self, *tenants: str) -> Generator[Connection]:
+    def read(self, *tenants: str) -> AbstractContextManager[Connection]:
         """A connection that sees the rows of `tenants` only, in all its statements as they are now:
-        what several of them tell is one state, whatever is committed in between."""
-        try:
-            with self._snapshots.connect() as connection:
-                if self.is_sqlite:
-                    connection.exec_driver_sql("BEGIN")
-                self._set_tenants(connection, tenants)
-                yield connection
-        except exc.TimeoutError as error:
-            raise unavailable() from error
-        except exc.DBAPIError as error:
-            if (failure := self._failure(error)) is None:
-                raise
-            raise failure from error
+        what several of them tell is one state, whatever is committed in between.
 
-    @contextmanager
-    def read_at_length(self, *tenants: str) -> Generator[Connection]:
+        Raises `ServiceUnavailable`, also when a statement takes longer than `STATEMENT_SECONDS`; on
+        SQLite when all of them together do.
+        """
+        return self._read(STATEMENT_SECONDS, tenants)
+
+    def read_at_length(self, *tenants: str) -> AbstractContextManager[Connection]:
         """As `read`, for statements that may take longer than an answer may."""
-        with self.read(*tenants) as connection:
-            if self.is_sqlite:
-                yield connection
-                return
-            answering = connection.connection.driver_connection
-            assert isinstance(answering, AnsweringConnection)
-            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-            answering.statements_may_last = True
-            try:
-                yield connection
-            finally:
-                answering.statements_may_last = False
+        return self._read(inf, tenants)
 
-    @contextmanager
-    def read_in_time(self, seconds: float, *tenants: str) -> Generator[Connection]:
-        """As `read`, for what nobody needs enough to have it take longer: `ServiceUnavailable`."""
-        with self.read(*tenants) as connection:
-            if not self.is_sqlite:
-                connection.execute(_IN_TIME, {"most": f"{seconds * 1000:.0f}ms"})
-                yield connection
-                return
-            reading = connection.connection.dbapi_connection
-            assert isinstance(reading, sqlite3.Connection)
-            with sqlite.ended_after(seconds, reading):
-                yield connection
+    def read_in_time(self, seconds: float, *tenants: str) -> AbstractContextManager[Connection]:
+        """As `read`, for what nobody needs enough to have it take longer than `seconds`."""
+        return self._read(seconds, tenants)
 
     def write(self, tenant: str, change: Callable[[Connection], T]) -> T:
         """Run `change` on the rows of `tenant` in one transaction and commit it; what it returns.
@@ -246,6 +218,22 @@ class Database:
                 raise
             return result
 
+    @contextmanager
+    def _read(self, seconds: float, tenants: Collection[str]) -> Generator[Connection]:
+        try:
+            with self._snapshots.connect() as connection:
+                if self.is_sqlite:
+                    connection.exec_driver_sql("BEGIN")
+                self._set_tenants(connection, tenants)
+                with _ended_after(seconds, connection):
+                    yield connection
+        except exc.TimeoutError as error:
+            raise unavailable() from error
+        except exc.DBAPIError as error:
+            if (failure := self._failure(error)) is None:
+                raise
+            raise failure from error
+
     def _set_tenants(self, connection: Connection, tenants: Collection[str]) -> None:
         if not self.is_sqlite:
             connection.execute(
@@ -312,6 +300,25 @@ class Database:
         connection = AnsweringConnection.connect(url, **postgres_options(self.url))
         become_app_role(connection)
         return connection
+
+
+@contextmanager
+def _ended_after(seconds: float, connection: Connection) -> Generator[None]:
+    """What is read meanwhile is ended when it takes longer."""
+    reading = connection.connection.dbapi_connection
+    if isinstance(reading, sqlite3.Connection):
+        with sqlite.ended_after(seconds, reading):
+            yield
+        return
+    assert isinstance(reading, AnsweringConnection)
+    if seconds != STATEMENT_SECONDS:  # which the session has
+        most_ms = 0 if seconds == inf else round(seconds * 1000)
+        connection.execute(_IN_TIME, {"most": f"{most_ms}ms"})
+    reading.statements_may_last = seconds == inf
+    try:
+        yield
+    finally:
+        reading.statements_may_last = False
 
 
 _open_here: Final[WeakSet[Database]] = WeakSet()
