@@ -1,14 +1,14 @@
 """Migrations: the tables of a database brought to a revision, or looked at.
 
-Each run is one transaction under a lock, so processes that start together migrate once and a
-migration that fails leaves nothing behind.
+Each run is one transaction under a lock, on SQLite in the turn of whoever writes, so processes that
+start together migrate once and a migration that fails leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -36,6 +36,7 @@ from fiscus.stores.sql.database import (
 )
 from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS
 from fiscus.stores.sql.sqlite_files import make_folder
+from fiscus.stores.sql.write_turn import WriteTurn
 
 HEAD: Final = "head"
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
@@ -187,15 +188,21 @@ def _on_sqlite_connect(connection: Any, _record: Any) -> None:
 
 @contextmanager
 def _locked(engine: sa.Engine) -> Generator[Connection]:
-    """A connection in a transaction that no other migration runs beside."""
-    with engine.connect() as connection:
-        if _is_sqlite(engine):
+    """A connection in a transaction that no other migration runs beside, committed at the end."""
+    if _is_sqlite(engine):
+        assert engine.url.database is not None
+        with (
+            closing(WriteTurn.at(Path(engine.url.database))) as turn,
+            turn.held(),
+            engine.connect() as connection,
+        ):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-            connection.execute(
-                sa.select(sa.func.set_config("fiscus.tenants", ALL_TENANTS, sa.true()))
-            )
+            yield connection
+            connection.commit()
+        return
+    with engine.connect() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        connection.execute(sa.select(sa.func.set_config("fiscus.tenants", ALL_TENANTS, sa.true())))
         yield connection
         connection.commit()
 
@@ -219,6 +226,13 @@ def _explained(url: str, refused: MayNot, setting: str) -> Generator[None]:
         if (reason := unusable(error, setting)) is None:
             raise
         raise reason from error
+    except OSError as error:  # the turn did not come
+        require_writable(url)
+        raise ServiceUnavailable(
+            f"The database cannot be written to now: {error}",
+            suggested_action="Try again when whoever writes to it has done so.",
+            retry_after_seconds=1,
+        ) from error
     except CommandError as error:
         raise ServiceUnavailable(
             f"The migration cannot run: {error}",
