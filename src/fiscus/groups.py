@@ -36,6 +36,13 @@ class MaybeDone(Exception):
     """It is not known whether a group was done: who was asked has not answered."""
 
 
+class Failure(NamedTuple):
+    """A group that was not done, or perhaps."""
+
+    at: datetime
+    kind: type[Exception]
+
+
 class GroupLimits(NamedTuple):
     """How much is taken on at once, and for how long."""
 
@@ -104,8 +111,8 @@ class GroupLoop(ABC, Generic[C, R]):
         self._run = run
         self._expected_failure = expected_failure
         self._queue: deque[tuple[C, Sink, Any]] = deque()
-        self.failed_at: datetime | None = None
-        """When the last group failed; None when it was done."""
+        self.failure: Failure | None = None
+        """Of the last group; None when it was done."""
         self._arrived = threading.Semaphore(0)
         self._sleeping = False
         self._closing = False
@@ -242,12 +249,12 @@ class GroupLoop(ABC, Generic[C, R]):
                 else:
                     log.exception("group_failed", loop=name, commands=len(commands))
                 maybe_done = isinstance(error, MaybeDone)
-                self.failed_at = self.clock.now()
-                self.breaker.failed(self.failed_at)
+                self.failure = Failure(self.clock.now(), type(error))
+                self.breaker.failed(self.failure.at)
                 if self.observer is not None:
                     self.observer.group_failed(len(commands))
             else:
-                self.failed_at = None
+                self.failure = None
                 self.breaker.succeeded(now)
                 if self.observer is not None:
                     self.observer.group_committed(len(commands), perf_counter() - started)
@@ -275,4 +282,12 @@ class GroupLoop(ABC, Generic[C, R]):
         return will_wake
 
 
-__all__ = ["FutureSink", "GroupLimits", "GroupLoop", "GroupObserver", "MaybeDone", "Sink"]
+__all__ = [
+    "Failure",
+    "FutureSink",
+    "GroupLimits",
+    "GroupLoop",
+    "GroupObserver",
+    "MaybeDone",
+    "Sink",
+]

@@ -114,10 +114,9 @@ def _ledger(engine: Engine) -> Dependency:
     ledger = engine.ledger
     if ledger.is_closing:
         return _dependency("ledger", DOWN, "shutting down")
-    if ledger.breaker_state is not BreakerState.CLOSED:
-        return _dependency("ledger", DOWN, "commits fail; the breaker is open")
     if ledger.trouble is not None:
-        return _dependency("ledger", DEGRADED, ledger.trouble)
+        is_open = ledger.breaker_state is not BreakerState.CLOSED
+        return _dependency("ledger", DOWN if is_open else DEGRADED, ledger.trouble)
     waiting, most = ledger.queue_depth, engine.settings.ledger_max_queue
     status = DEGRADED if waiting >= most * FULL_QUEUE_RATIO else UP
     return _dependency("ledger", status, f"{waiting} of at most {most} operations wait")

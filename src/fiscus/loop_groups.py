@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from functools import partial
 from itertools import takewhile
 from time import perf_counter
@@ -18,7 +17,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
-from fiscus.groups import GroupLimits, GroupObserver, MaybeDone
+from fiscus.groups import Failure, GroupLimits, GroupObserver, MaybeDone
 from fiscus.logs import get_logger
 
 log = get_logger(__name__)
@@ -147,8 +146,8 @@ class LoopGroups(Generic[C, R]):
         self._is_stuck = False
         """A group was given up, and none has been done since: one caller at a time tries for all,
         so that the others are not sent and can be answered without the store."""
-        self.failed_at: datetime | None = None
-        """When the last group failed; None when it was done."""
+        self.failure: Failure | None = None
+        """Of the last group; None when it was done."""
         self._in_turn = False
         """This turn's end is waited for."""
         self._deadline = 0.0
@@ -264,7 +263,7 @@ class LoopGroups(Generic[C, R]):
             self._failed(group, outcomes)
         else:
             self._is_stuck = False
-            self.failed_at = None
+            self.failure = None
             asker.breaker.succeeded(asker.clock.now())
             if asker.observer is not None:
                 took = perf_counter() - flight.began if seconds is None else seconds
@@ -279,8 +278,8 @@ class LoopGroups(Generic[C, R]):
     def _failed(self, group: list[tuple[C, asyncio.Future[R], float]], error: Exception) -> None:
         asker = self._asker
         log.warning("group_not_done", loop=asker.name, commands=len(group), reason=str(error))
-        self.failed_at = asker.clock.now()
-        asker.breaker.failed(self.failed_at)
+        self.failure = Failure(asker.clock.now(), type(error))
+        asker.breaker.failed(self.failure.at)
         if asker.observer is not None:
             asker.observer.group_failed(len(group))
         if isinstance(error, MaybeDone):

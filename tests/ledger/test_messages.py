@@ -58,7 +58,7 @@ from fiscus.ledger.commands import (
     Settle,
     Unfit,
 )
-from fiscus.ledger.port import StoreUnavailable
+from fiscus.ledger.port import StoreFull, StoreUnavailable
 from fiscus.ledger.recorded import Charged, CostRecorded
 from fiscus.operations import Operation
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
@@ -254,7 +254,7 @@ def test_errors_arrive_as_they_were(kind: type[FiscusError]) -> None:
 
 
 def test_a_group_that_was_not_done_says_why() -> None:
-    for error in (StoreUnavailable("the disk is full"), MaybeDone("the connection broke")):
+    for error in (StoreUnavailable("it is gone"), StoreFull("no room"), MaybeDone("it broke")):
         (done,) = Hearer().feed(bytes(unavailable_message(4, error)))
         assert (done.number, done.outcomes) == (4, [])
         assert (type(done.failure), str(done.failure)) == (type(error), str(error))

@@ -43,21 +43,22 @@ class DegradedDecisions:
         self._journal = journal
         self._lock = threading.Lock()
 
-    def decide(self, command: Command) -> Outcome:
+    def decide(self, command: Command, *, is_full: bool = False) -> Outcome:
         """Allow checks that may pass without the store; anything else is unavailable.
 
-        Of a batch all or none pass, as its answer has no other word for "not decided".
+        Of a batch all or none pass, as its answer has no other word for "not decided". `is_full`:
+        the store is there, but without room on its disk.
         """
-        return self.decide_all([command])[0]
+        return self.decide_all([command], is_full=is_full)[0]
 
-    def decide_all(self, commands: Sequence[Command]) -> list[Outcome]:
+    def decide_all(self, commands: Sequence[Command], *, is_full: bool = False) -> list[Outcome]:
         """As `decide`, each for itself. They are journaled at once: the disk is slow for each."""
         passing = [self._passing(command) for command in commands]
         written = [check for checks in passing for check in checks]
         if written and not self._write(written):
             passing = [()] * len(commands)
         return [
-            _allowed(command, len(checks)) if checks else _unavailable()
+            _allowed(command, len(checks)) if checks else _unavailable(is_full=is_full)
             for command, checks in zip(commands, passing, strict=True)
         ]
 
@@ -108,7 +109,13 @@ def _allowed(command: Command, count: int) -> Outcome:
     return CheckBatchAnswer(allowed=True, results=answers)
 
 
-def _unavailable() -> ServiceUnavailable:
+def _unavailable(*, is_full: bool) -> ServiceUnavailable:
+    if is_full:
+        return ServiceUnavailable(
+            "The database's disk is full; nothing was decided or changed",
+            suggested_action="Have room made on it, and try again with the same key.",
+            retry_after_seconds=1,
+        )
     return ServiceUnavailable(
         "The store cannot be reached; nothing was decided or changed",
         suggested_action="Try again after the time in Retry-After, with the same key.",

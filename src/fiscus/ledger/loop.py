@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Protocol
 
 from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.errors import FiscusError, ServiceUnavailable
-from fiscus.groups import GroupLimits, GroupLoop
+from fiscus.groups import Failure, GroupLimits, GroupLoop
 from fiscus.ledger.commands import Command, Outcome, weight
 from fiscus.ledger.degraded import DegradedDecisions
-from fiscus.ledger.port import StoreUnavailable
+from fiscus.ledger.port import StoreFull, StoreUnavailable
 from fiscus.lookups import Lookups
 from fiscus.replies import LoopReplies
 
@@ -70,24 +70,33 @@ class Ledger(GroupLoop[Command, Outcome]):
     @property
     def trouble(self) -> str | None:
         """Why commands are not done now, for people; None when they are."""
+        if self._is_full:
+            return "commands fail: the database's disk is full; make room on it"
         if self.breaker_state is not BreakerState.CLOSED:
             return "commands fail; the breaker is open"
-        failed = [at for at in self._failed_at if at is not None]
-        if failed and abs(self.clock.now() - max(failed)) < _LATELY:
-            return "the last operations were not durable in time"
-        return None
+        return "the last operations were not durable in time" if self._failed_lately else None
 
     @property
-    def _failed_at(self) -> Sequence[datetime | None]:
-        """When the last group failed, of each way that groups come."""
-        return [self.failed_at]
+    def _is_full(self) -> bool:
+        """Whether lately there was no room for what groups write."""
+        return StoreFull in self._failed_lately
+
+    @property
+    def _failed_lately(self) -> Sequence[type[Exception]]:
+        now = self.clock.now()
+        return [one.kind for one in self._failures if one and abs(now - one.at) < _LATELY]
+
+    @property
+    def _failures(self) -> Sequence[Failure | None]:
+        """Of the last group, of each way that groups come."""
+        return [self.failure]
 
     def without_store(self, command: Command) -> Outcome:
         """What each budget's failure policy says to a command that was never begun."""
-        return self._degraded.decide(command)
+        return self._degraded.decide(command, is_full=self._is_full)
 
     def all_without_store(self, commands: Sequence[Command]) -> Sequence[Outcome]:
-        return self._degraded.decide_all(commands)
+        return self._degraded.decide_all(commands, is_full=self._is_full)
 
     def late(self, command: Command) -> Outcome:
         """It may still be committed, so no policy can answer for it."""

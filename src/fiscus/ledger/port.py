@@ -162,6 +162,10 @@ class StoreUnavailable(Exception):
     """The store cannot be reached or failed; the transaction did not commit, as far as is known."""
 
 
+class StoreFull(StoreUnavailable):
+    """As `StoreUnavailable`: its disk has no room for what is written."""
+
+
 class GroupConflict(Exception):
     """Another process was first (lock, unique key); the same group may be tried again."""
 

@@ -7,13 +7,12 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Final
 
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
-from fiscus.groups import GroupLimits, MaybeDone
+from fiscus.groups import Failure, GroupLimits, MaybeDone
 from fiscus.ledger.answers import in_words
 from fiscus.ledger.apart.fallbacks import ToldFallbacks
 from fiscus.ledger.apart.messages import group_message
@@ -89,9 +88,9 @@ class LedgerApart(Ledger):
         return super().queue_depth + (self._here.queue_depth if self._here is not None else 0)
 
     @property
-    def _failed_at(self) -> Sequence[datetime | None]:
-        here = [] if self._here is None else [self._here.failed_at]
-        return [*super()._failed_at, *here]
+    def _failures(self) -> Sequence[Failure | None]:
+        here = [] if self._here is None else [self._here.failure]
+        return [*super()._failures, *here]
 
     @property
     def trouble(self) -> str | None:

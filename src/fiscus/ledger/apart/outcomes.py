@@ -30,7 +30,7 @@ from fiscus.ledger.answers import (
 )
 from fiscus.ledger.apart.messages import LENGTH, Frames, measured
 from fiscus.ledger.commands import Command
-from fiscus.ledger.port import StoreUnavailable
+from fiscus.ledger.port import StoreFull, StoreUnavailable
 from fiscus.ledger.recorded import Charged, CostRecorded
 from fiscus.periods import Period
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
@@ -110,6 +110,10 @@ class Done(Struct, frozen=True):
     """How often definitions were looked for since the group before, and had to be read."""
 
 
+_FAILURES: Final = (StoreUnavailable, StoreFull, MaybeDone)
+"""What is told by its place here; any other is as the first."""
+
+
 class _Answer(Struct, frozen=True, array_like=True, tag=1):
     """An answer among those that stand one after the other."""
 
@@ -183,8 +187,8 @@ class _Rest(Struct, frozen=True, array_like=True):
     quotas: list[tuple[Quota, str]]
     """Quotas, and for which scope id, that get the next numbers of theirs."""
     quotas_met: list[list[int]]
-    maybe_done: bool = False
-    """When it is `unavailable`."""
+    kind: int = 0
+    """Which of `_FAILURES`, when it is `unavailable`."""
 
 
 _read_rest: Final = decoder_for(_Rest).decode
@@ -336,10 +340,11 @@ class Teller:
 
 def unavailable_message(number: int, error: Exception) -> bytearray:
     """A `Done` of which nothing was done, or perhaps, when `error` is `MaybeDone`."""
-    maybe_done = isinstance(error, MaybeDone)
+    kind = type(error)
+    number_of_kind = _FAILURES.index(kind) if kind in _FAILURES else 0
     return _framed(
         bytearray(LENGTH.size),
-        (number, (), str(error), 0.0, (), (0, 0), False, (), (), (), (), maybe_done),
+        (number, (), str(error), 0.0, (), (0, 0), False, (), (), (), (), number_of_kind),
     )
 
 
@@ -402,8 +407,7 @@ class Hearer:
                 outcomes.append(self._heard(one))
         failure: StoreUnavailable | MaybeDone | None = None
         if rest.unavailable is not None:
-            kind = MaybeDone if rest.maybe_done else StoreUnavailable
-            failure = kind(rest.unavailable)
+            failure = _FAILURES[rest.kind](rest.unavailable)
         return Done(rest.number, outcomes, failure, rest.seconds, rest.fallbacks, rest.lookups)
 
     def _heard(self, told: _Told) -> ToldOutcome:

@@ -250,6 +250,8 @@ class Database:
             error.orig
         ):
             return _takes_too_long()
+        if is_full(error):
+            return disk_full()
         if isinstance(error, exc.OperationalError | exc.InternalError):
             return self._unavailable()
         return unusable(error)
@@ -468,6 +470,21 @@ def _bad_url(setting: str) -> ValidationError:
 
 def _may_try_again(error: exc.DBAPIError) -> bool:
     return isinstance(error.orig, psycopg.errors.DeadlockDetected | psycopg.errors.UniqueViolation)
+
+
+def is_full(error: exc.DBAPIError) -> bool:
+    """Whether the database's disk has no room."""
+    if isinstance(error.orig, sqlite3.Error):
+        return sqlite.is_full(error.orig)
+    return isinstance(error.orig, psycopg.errors.DiskFull)
+
+
+def disk_full() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The database's disk is full",
+        suggested_action="Have room made on it, and try again.",
+        retry_after_seconds=1,
+    )
 
 
 def unavailable() -> ServiceUnavailable:

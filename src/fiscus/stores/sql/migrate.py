@@ -28,7 +28,9 @@ from fiscus.stores.sql.database import (
     SESSION_IN_UTC,
     become_app_role,
     database_is_there,
+    disk_full,
     first_line,
+    is_full,
     parse_url,
     postgres_options,
     require_writable,
@@ -213,6 +215,8 @@ def _explained(url: str, refused: MayNot, setting: str) -> Generator[None]:
     try:
         yield
     except exc.OperationalError as error:
+        if is_full(error):
+            raise disk_full() from error
         require_writable(url)
         raise ServiceUnavailable(
             f"The database cannot be reached: {first_line(error)}",

@@ -18,6 +18,7 @@ from fiscus.ledger.port import (
     GroupRejected,
     NoPartition,
     RowsLocked,
+    StoreFull,
     StoreUnavailable,
 )
 from fiscus.money import plain
@@ -178,7 +179,8 @@ class PostgresDriver:
             self.close()
             if commit and may_have_committed(error):
                 raise MaybeDone(f"PostgreSQL: {error}") from error
-            raise StoreUnavailable(f"PostgreSQL: {error}") from error
+            kind = StoreFull if isinstance(error, errors.DiskFull) else StoreUnavailable
+            raise kind(f"PostgreSQL: {error}") from error
         except errors.CheckViolation as error:
             # the tables have no other checks than where each partition begins and ends
             raise NoPartition(f"PostgreSQL: {error}") from error

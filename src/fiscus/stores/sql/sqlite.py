@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from fiscus.clock import from_us, to_us
-from fiscus.ledger.port import GroupConflict, GroupRejected, StoreUnavailable
+from fiscus.ledger.port import GroupConflict, GroupRejected, StoreFull, StoreUnavailable
 from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import PADDING, SHAPES_KEPT, Columns, Row, Statement
 from fiscus.stores.sql.sqlite_files import FileId, existing, file_at, log_at
@@ -126,6 +126,12 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk has no room for what is written, or for the index of the log."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+
+
 class SqliteDriver:
     """One connection in its owner's thread; a whole transaction holds the write turn."""
 
@@ -180,7 +186,7 @@ class SqliteDriver:
             self.rollback()
             if must_reopen(error):
                 self.close()
-            raise StoreUnavailable(f"SQLite: {error}") from error
+            raise _unavailable(error) from error
 
     def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
         assert self._connection is not None
@@ -189,11 +195,11 @@ class SqliteDriver:
         except sqlite3.IntegrityError as error:
             raise GroupConflict(str(error)) from error
         except sqlite3.OperationalError as error:
-            raise StoreUnavailable(f"SQLite: {error}") from error
+            raise _unavailable(error) from error
         except sqlite3.Error as error:
             if is_damage(error):
                 self.close()  # somebody may put another file in its place
-                raise StoreUnavailable(f"SQLite: {error}") from error
+                raise _unavailable(error) from error
             raise GroupRejected(f"SQLite: {error}") from error
 
     def commit(self, statements: Sequence[Statement]) -> None:
@@ -202,7 +208,7 @@ class SqliteDriver:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"SQLite: {error}") from error
+            raise _unavailable(error) from error
         self._end()
 
     def rollback(self) -> None:
@@ -278,6 +284,11 @@ class SqliteDriver:
                 self._texts.clear()
             self._texts[key] = text
         return text
+
+
+def _unavailable(error: sqlite3.Error) -> StoreUnavailable:
+    kind = StoreFull if is_full(error) else StoreUnavailable
+    return kind(f"SQLite: {error}")
 
 
 def _padded(count: int) -> int:
