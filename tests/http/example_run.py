@@ -20,7 +20,7 @@ from fiscus.http.decisions import DECISIONS
 from fiscus.http.examples import PATH_IDS, QUERIES, REQUESTS
 from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF
-from fiscus.stores.sql.database import unavailable
+from fiscus.stores.sql.failures import unavailable
 from tests.http.app_client import open_app
 
 if TYPE_CHECKING:

@@ -37,14 +37,7 @@ from fiscus.stores.sql import migrate
 from fiscus.stores.sql.api_keys import SqlApiKeys
 from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.costs import SqlCosts
-from fiscus.stores.sql.database import (
-    DATABASE_SETTING,
-    Database,
-    database_is_there,
-    file_of,
-    require_apart_from_parent,
-    require_writable,
-)
+from fiscus.stores.sql.database import Database, require_apart_from_parent, require_writable
 from fiscus.stores.sql.diagnosis import DatabaseFacts, diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
 from fiscus.stores.sql.migrate import Revision
@@ -54,6 +47,7 @@ from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
 from fiscus.stores.sql.reservations import SqlReservations
 from fiscus.stores.sql.sqlite_files import make_folder
 from fiscus.stores.sql.tenants import SqlTenants
+from fiscus.stores.sql.urls import DATABASE_SETTING, database_is_there, file_of
 from fiscus.wiring.counters import open_counters
 from fiscus.wiring.ledger_process import open_rates, start_ledger
 

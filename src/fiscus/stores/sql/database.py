@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Collection, Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from math import inf
 from pathlib import Path
 from random import uniform
@@ -20,15 +20,9 @@ from weakref import WeakSet
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, Connection
 
-from fiscus.errors import (
-    Conflict,
-    FiscusError,
-    PerhapsDone,
-    ServiceUnavailable,
-    ValidationError,
-)
+from fiscus.errors import Conflict, FiscusError, ServiceUnavailable
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.portions import GoesOn
 from fiscus.stores.sql import sqlite, sqlite_files
@@ -37,11 +31,21 @@ from fiscus.stores.sql.answering import (
     STATEMENT_SECONDS,
     AnsweringConnection,
 )
+from fiscus.stores.sql.failures import (
+    disk_full,
+    is_full,
+    not_writable,
+    perhaps_changed,
+    takes_too_long,
+    unavailable,
+    unusable,
+)
 from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
 from fiscus.stores.sql.ledger_read import USE_SEED
-from fiscus.stores.sql.postgres import TABLES_NOT_READY, PostgresDriver, may_have_committed
+from fiscus.stores.sql.postgres import PostgresDriver, may_have_committed
 from fiscus.stores.sql.sqlite import SqliteDriver
 from fiscus.stores.sql.sqlite_files import FileId, file_at
+from fiscus.stores.sql.urls import DATABASE_SETTING, file_of, parse_url, unwritable_file
 from fiscus.stores.sql.write_turn import WriteTurn
 
 T = TypeVar("T")
@@ -63,15 +67,10 @@ that it expects less than is asked for, and would sort the whole table to find s
 
 _IN_TIME: Final = sa.text("SELECT set_config('statement_timeout', :most, true)")
 
-DATABASE_SETTING: Final = "FISCUS_DATABASE_URL"
-
 APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
 """SQL for the role the application works as: `fiscus_app` in a database named `fiscus`.
 
 Roles belong to the whole server, so each database has its own."""
-
-_LESS_TO_DO_SECONDS: Final = 120
-"""When to try again what took too long: so late that no client does so by itself."""
 
 _WRITE_ATTEMPTS: Final = 5
 _LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant, :seed))")
@@ -214,7 +213,7 @@ class Database:
                 connection.commit()
             except exc.DBAPIError as error:
                 if may_have_committed(error.orig):
-                    raise _perhaps_changed() from error
+                    raise perhaps_changed() from error
                 raise
             return result
 
@@ -249,7 +248,7 @@ class Database:
         if isinstance(error.orig, psycopg.errors.QueryCanceled) or sqlite.was_interrupted(
             error.orig
         ):
-            return _takes_too_long()
+            return takes_too_long()
         if is_full(error):
             return disk_full()
         if isinstance(error, exc.OperationalError | exc.InternalError):
@@ -416,146 +415,11 @@ class SqlLedgerStore:
         self._driver.close()
 
 
-def parse_url(url: str, setting: str = DATABASE_SETTING) -> URL:
-    """The URL of a supported database, SQLite's with its whole path: a program may go to another
-    folder. Raises `ValidationError` naming the setting."""
-    try:
-        parsed = make_url(url)
-    except (exc.ArgumentError, ValueError):  # ValueError: its port is no number
-        raise _bad_url(setting) from None
-    backend = parsed.get_backend_name()
-    if backend not in {"sqlite", "postgresql"} or not parsed.database:
-        raise _bad_url(setting)
-    if backend == "sqlite" and (parsed.query or parsed.database.startswith((":memory:", "file:"))):
-        raise _bad_url(setting)  # each connection would have a database of its own
-    if backend == "sqlite":
-        # the folder that this process is in may be gone, which whoever opens the file tells
-        with suppress(FileNotFoundError):
-            return parsed.set(database=str(Path(parsed.database).absolute()))
-    return parsed
-
-
-def file_of(url: str, setting: str = DATABASE_SETTING) -> Path | None:
-    """SQLite's file, or None where the database is a server's."""
-    parsed = parse_url(url, setting)
-    assert parsed.database is not None
-    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" else None
-
-
-def database_is_there(url: str, setting: str = DATABASE_SETTING) -> bool:
-    """False for SQLite's file when there is none; what a server has is known when it is asked."""
-    file = file_of(url, setting)
-    return file is None or file.exists()
-
-
-def unwritable_file(url: str) -> Path | None:
-    """As `sqlite_files.unwritable`; None for PostgreSQL, which is asked itself."""
-    file = file_of(url)
-    return None if file is None else sqlite_files.unwritable(file)
-
-
 def require_writable(url: str) -> None:
     """Raises `ServiceUnavailable` when SQLite's files may not be written to."""
     if (refused := unwritable_file(url)) is not None:
         raise not_writable(refused)
 
 
-def _bad_url(setting: str) -> ValidationError:
-    return ValidationError(
-        f"{setting} is not the URL of a database Fiscus can use",
-        field=setting,
-        suggested_action="Use sqlite:///path/to/file.db or postgresql://user:password@host/name.",
-    )
-
-
 def _may_try_again(error: exc.DBAPIError) -> bool:
     return isinstance(error.orig, psycopg.errors.DeadlockDetected | psycopg.errors.UniqueViolation)
-
-
-def is_full(error: exc.DBAPIError) -> bool:
-    """Whether the database's disk has no room."""
-    if isinstance(error.orig, sqlite3.Error):
-        return sqlite.is_full(error.orig)
-    return isinstance(error.orig, psycopg.errors.DiskFull)
-
-
-def disk_full() -> ServiceUnavailable:
-    return ServiceUnavailable(
-        "The database's disk is full",
-        suggested_action="Have room made on it, and try again.",
-        retry_after_seconds=1,
-    )
-
-
-def unavailable() -> ServiceUnavailable:
-    return ServiceUnavailable(
-        "The database cannot be reached, or did not answer in time",
-        suggested_action="Try again after the time in Retry-After.",
-        retry_after_seconds=1,
-    )
-
-
-def _takes_too_long() -> ServiceUnavailable:
-    return ServiceUnavailable(
-        "The database would take longer for this answer than it may",
-        suggested_action="Ask for less at once, such as a shorter range, or try again when the "
-        "database has less to do.",
-        retry_after_seconds=_LESS_TO_DO_SECONDS,
-    )
-
-
-def _perhaps_changed() -> PerhapsDone:
-    return PerhapsDone(
-        "The connection to the database was lost while a change was committed; it may have been "
-        "made",
-        suggested_action="Look whether it was made, or repeat it with its idempotency key.",
-    )
-
-
-def unusable(error: exc.DBAPIError, setting: str = DATABASE_SETTING) -> FiscusError | None:
-    """What is wrong for good, so that trying again is of no use; None for any other error."""
-    if isinstance(error.orig, sqlite3.Error):
-        return _damaged(str(error.orig)) if sqlite.is_damage(error.orig) else None
-    if isinstance(error.orig, TABLES_NOT_READY):
-        return ServiceUnavailable(
-            f"The database's tables cannot be used: {first_line(error)}",
-            suggested_action="Run `fiscus doctor`, which says what is missing.",
-        )
-    if isinstance(error.orig, psycopg.ProgrammingError) and error.orig.sqlstate is None:
-        # libpq's own, which never came to a server
-        return ValidationError(
-            f"{setting} cannot be used: {first_line(error)}",
-            field=setting,
-            suggested_action="Correct it: postgresql://user:password@host/name.",
-        )
-    return None
-
-
-def first_line(error: exc.DBAPIError) -> str:
-    """The database's own words, without the statement."""
-    return str(error.orig).strip().partition("\n")[0]
-
-
-def not_writable(refused: Path) -> ServiceUnavailable:
-    """Fiscus may not write to `refused`, SQLite's file, one beside it or their folder.
-
-    Where that is says `fiscus doctor`: anybody who asks a probe is told this.
-    """
-    what = "their folder" if refused.is_dir() else refused.name
-    error = ServiceUnavailable(
-        f"SQLite's files of Fiscus's data cannot be written: {what} is not writable",
-        suggested_action="Give the user that runs Fiscus the right to write to it; `fiscus doctor` "
-        "says where it is.",
-    )
-    error.retriable = False
-    return error
-
-
-def _damaged(words: str) -> ServiceUnavailable:
-    error = ServiceUnavailable(
-        f"The SQLite file of Fiscus's data cannot be read: {words}",
-        suggested_action="Stop Fiscus and restore the file from a backup, or begin anew elsewhere: "
-        f"FISCUS_DATA_DIR or {DATABASE_SETTING} says where.",
-    )
-    error.retriable = False
-    return error

@@ -15,7 +15,8 @@ from fiscus.clock import Clock
 from fiscus.engine import PoolUse
 from fiscus.errors import ServiceUnavailable
 from fiscus.portions import GoesOn, to_the_end
-from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database, not_writable
+from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database
+from fiscus.stores.sql.failures import not_writable
 from fiscus.stores.sql.migrate import revisions_of
 from fiscus.stores.sql.sqlite import read_some
 from fiscus.stores.sql.sqlite_files import lock_file, unlock_file, unwritable

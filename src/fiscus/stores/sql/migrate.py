@@ -24,20 +24,15 @@ from sqlalchemy.engine import Connection
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.stores.sql.database import (
     ALL_TENANTS,
-    DATABASE_SETTING,
     SESSION_IN_UTC,
     become_app_role,
-    database_is_there,
-    disk_full,
-    first_line,
-    is_full,
-    parse_url,
     postgres_options,
     require_writable,
-    unusable,
 )
+from fiscus.stores.sql.failures import disk_full, first_line, is_full, unusable
 from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS
 from fiscus.stores.sql.sqlite_files import make_folder
+from fiscus.stores.sql.urls import DATABASE_SETTING, database_is_there, parse_url
 from fiscus.stores.sql.write_turn import WriteTurn
 
 HEAD: Final = "head"
