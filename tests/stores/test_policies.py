@@ -15,6 +15,7 @@ from fiscus.errors import Conflict, Forbidden, NotFound, ValidationError
 from fiscus.idempotency import Idempotency, idempotency
 from fiscus.ids import uuid7
 from fiscus.paging import Cursor, PageRequest, page_request
+from fiscus.ratelimits import definitions
 from fiscus.ratelimits.calls import EmergencySpec, UsageWindow
 from fiscus.ratelimits.limits import effective_limit
 from fiscus.ratelimits.model import Emergency, PolicyScope, PolicySpec, PolicyState
@@ -372,6 +373,24 @@ def test_capacity_that_cannot_be_counted_is_refused(desk: Desk) -> None:
         desk.replace(state, **(day | {"time_window_seconds": 86_400 * 300}))
     assert caught.value.field == "additional_capacity"
     assert desk.replace(state, **(day | {"limit_value": 2_000_000})).emergencies != ()
+
+
+def test_a_kept_policy_that_cannot_be_counted_says_so_when_capacity_is_asked_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(definitions, "check_countable", lambda _: None)
+        state = desk.make(
+            limit_value=600_000_001,
+            time_window_seconds=86_400,
+            overrides={"time_of_day": [{"from_hour": 6, "to_hour": 22, "multiplier": 97}]},
+        )
+    with pytest.raises(Conflict) as caught:
+        desk.emergency(state, capacity=1)
+    assert caught.value.details == {"policy_id": state.policy.policy_id}
+    assert "With overrides the limit can be anything up to" in caught.value.message
+    assert caught.value.suggested_action == "Replace the policy by one that can."
+    assert desk.get(state).emergencies == ()
 
 
 # -- what limiters read

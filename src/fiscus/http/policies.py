@@ -261,7 +261,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         summary="Add emergency capacity to a policy for a while",
         description="It holds at once and until `effective_until`: at most 4 hours, unless a "
         "second person approves it; then until `ends_at`, at most 24 hours. While one holds, "
-        "another is a 409.",
+        "another is a 409; so is any for a kept policy whose limit cannot be counted.",
         handler=add_emergency,
         action=Action.GRANT_EMERGENCIES,
         answer=EmergencyView,

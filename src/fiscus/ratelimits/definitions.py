@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from fiscus.errors import ValidationError
+from fiscus.errors import Conflict, ValidationError
 from fiscus.ratelimits.limits import NOMINAL_SECONDS, greatest_limit, is_within
 from fiscus.ratelimits.model import Overrides, Policy, PolicyScope, PolicySpec
 from fiscus.ratelimits.rules import (
@@ -97,6 +97,15 @@ def check_countable(policy: Policy, emergency: int = 0) -> None:
             field=field,
             suggested_action=f"Lower limit_value or {field}, or use a shorter window.",
         )
+
+
+def uncountable(policy_id: str, error: ValidationError) -> Conflict:
+    """The refusal of what needs a kept policy that was found to be none that can be counted."""
+    return Conflict(
+        f"Policy {policy_id} cannot be counted: {error.message}",
+        details={"policy_id": policy_id},
+        suggested_action="Replace the policy by one that can.",
+    )
 
 
 def _window_seconds(spec: PolicySpec) -> int:

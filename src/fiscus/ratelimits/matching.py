@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from fiscus.clock import from_us
-from fiscus.errors import Conflict, ValidationError
+from fiscus.errors import ValidationError
+from fiscus.ratelimits.definitions import uncountable
 from fiscus.ratelimits.limits import ceilings_ahead, greatest_ceilings, hours_of_change, rule_at
 from fiscus.ratelimits.model import PolicyScope, PolicyState
 from fiscus.ratelimits.rules import Ceilings, Rule
@@ -57,11 +58,7 @@ class LivePolicy:
             try:
                 self._rule, self._from_us, self._until_us = rule_at(self.state, from_us(now_us))
             except ValidationError as error:
-                raise Conflict(
-                    f"Policy {self.state.policy.policy_id} cannot be counted: {error.message}",
-                    details={"policy_id": self.state.policy.policy_id},
-                    suggested_action="Replace the policy by one that can.",
-                ) from error
+                raise uncountable(self.state.policy.policy_id, error) from error
         return self._rule
 
     def larger_from_us(self, count: int, priority: int, now_us: int) -> int | None:

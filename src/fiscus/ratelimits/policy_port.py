@@ -95,7 +95,8 @@ class PolicyStore(Protocol):
         now: datetime,
         idempotency: Idempotency | None = None,
     ) -> Emergency:
-        """Raises `NotFound`, `ValidationError`, and `Conflict` while another one holds."""
+        """Raises `NotFound`, `ValidationError`, and `Conflict` while another one holds, and for a
+        policy that cannot be counted even without it."""
         ...
 
     def approve_emergency(

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection, Row
 
-from fiscus.errors import Conflict, Forbidden, NotFound
+from fiscus.errors import Conflict, Forbidden, NotFound, ValidationError
 from fiscus.ids import is_uuid, uuid7
 from fiscus.ratelimits.calls import EmergencySpec
-from fiscus.ratelimits.definitions import check_countable
+from fiscus.ratelimits.definitions import check_countable, uncountable
 from fiscus.ratelimits.limits import still_hold
 from fiscus.ratelimits.model import UNAPPROVED_HOURS, Emergency, Policy, PolicyState
 from fiscus.stores.sql.tables import rate_limit_emergencies as t
@@ -28,8 +28,8 @@ def add(
 ) -> Emergency:
     """Emergency capacity from now on.
 
-    Raises `ValidationError` when it cannot be counted, and `Conflict` while another one holds or
-    waits for its approval.
+    Raises `ValidationError` when it cannot be counted, and `Conflict` when its policy cannot even
+    without it, and while another one holds or waits for its approval.
     """
     policy = state.policy
     for other in still_hold(state.emergencies, now):
@@ -42,6 +42,10 @@ def add(
             },
             suggested_action="Have it approved to make it last, or wait until it ends.",
         )
+    try:
+        check_countable(policy)  # kept before such were refused
+    except ValidationError as error:
+        raise uncountable(policy.policy_id, error) from error
     check_countable(policy, spec.additional_capacity)
     ends_at = now + timedelta(minutes=spec.duration_minutes)
     emergency = Emergency(
