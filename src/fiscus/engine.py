@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+from fiscus.access.keys import KnownCallers
 from fiscus.access.port import ApiKeyStore
 from fiscus.budgets.port import BudgetStore, ReservationStore
 from fiscus.clock import Clock
@@ -108,6 +109,7 @@ class Engine:
     store: StoreProbe
     maintenance: Maintenance
     close_stores: Callable[[], None]
+    known_callers: KnownCallers = field(default_factory=KnownCallers)
     background: BackgroundWork = field(default_factory=BackgroundWork)
 
     def claim_counters(self) -> None:

@@ -79,6 +79,36 @@ def test_policy_made_over_http_limits_what_envoy_asks(tmp_path: Path, file: Path
         assert "Traceback" not in server.output()
 
 
+def test_key_revoked_over_http_is_refused_over_grpc_at_once(tmp_path: Path, file: Path) -> None:
+    port = free_port()
+    with (
+        fiscus_server(
+            tmp_path / "home",
+            command=("serve", "--grpc-port", str(port)),
+            env={"FISCUS_ENVOY_MAPPING_FILE": str(file)},
+        ) as server,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+        httpx.Client(
+            base_url=f"{server.url}/budget/v1", headers={"X-API-Key": server.key}, timeout=30
+        ) as http,
+    ):
+        made = http.post("/api-keys", json={"name": "edge", "roles": ["service"]}).json()
+
+        def ask() -> RateLimitResponse:
+            return RateLimitServiceStub(channel).ShouldRateLimit(
+                asking({"remote_address": "10.0.0.1"}),
+                metadata=(("x-api-key", made["api_key"]),),
+                timeout=30,
+            )
+
+        assert ask().overall_code == RateLimitResponse.OK
+        assert http.delete(f"/api-keys/{made['key_id']}").status_code == 200
+        with pytest.raises(grpc.RpcError) as caught:
+            ask()
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "revoked" in caught.value.details()
+
+
 def test_nothing_is_checked_without_a_port() -> None:
     check_envoy(Settings(grpc_port=None))
 

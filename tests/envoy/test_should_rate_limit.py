@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,7 +14,8 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 
 from fiscus import batches
-from fiscus.access.model import Role
+from fiscus.access.keys import KnownCaller, good_key, known_key
+from fiscus.access.model import Principal, Role, hash_key
 from fiscus.errors import ServiceUnavailable
 from fiscus.paging import PageRequest
 from fiscus.priorities import Priority
@@ -388,6 +390,47 @@ def test_call_without_a_key_is_unauthenticated(envoy: Envoy) -> None:
 def test_unknown_key_is_unauthenticated(envoy: Envoy) -> None:
     error = envoy.refused({"path": "/"}, key="fsk_wrong")
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_token_is_told_to_be_no_key(envoy: Envoy) -> None:
+    token = "e30.e30.signed"
+    now = envoy.clock.now()
+    later = now + timedelta(minutes=5)
+    known = KnownCaller(Principal("ada", "acme", frozenset(Role)), now, later, later)
+    envoy.engine.known_callers.keep(hash_key(token), known, 0)
+    error = envoy.refused({"path": "/"}, key=token)
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "API key" in str(error.details())
+
+
+def test_key_that_http_let_in_may_check_only_by_its_roles(envoy: Envoy) -> None:
+    auditor = envoy.make_key(Role.AUDITOR)
+    engine, now = envoy.engine, envoy.clock.now()
+    engine.known_callers.keep(
+        hash_key(auditor), known_key(good_key(engine.api_keys, auditor, now), now), 0
+    )
+    assert envoy.refused({"path": "/"}, key=auditor).code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_key_that_http_let_in_may_no_more_while_it_is_looked_up_again(
+    envoy: Envoy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auditor, begun, go = envoy.make_key(Role.AUDITOR), threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        begun.set()
+        assert go.wait(20)
+        raise ServiceUnavailable("The database cannot be reached")
+
+    assert envoy.refused({"path": "/"}, key=auditor).code() is grpc.StatusCode.PERMISSION_DENIED
+    envoy.clock.advance(seconds=10)
+    monkeypatch.setattr(type(envoy.engine.api_keys), "find", hang)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(envoy.refused, {"path": "/"}, key=auditor)
+        assert begun.wait(20)
+        beside = envoy.refused({"path": "/"}, key=auditor)
+        go.set()
+        assert beside.code() is waits.result().code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_revoked_key_is_refused_within_ten_seconds(envoy: Envoy) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fiscus.access import keys
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http import auth
@@ -27,7 +28,8 @@ def sent(key: str) -> dict[bytes, bytes]:
 
 
 def authenticator(client: AppClient) -> Authenticator:
-    return Authenticator(client.engine.api_keys, client.engine.settings)
+    engine = client.engine
+    return Authenticator(engine.api_keys, engine.known_callers, engine.settings)
 
 
 class SlowFind:
@@ -67,19 +69,19 @@ async def test_nothing_is_remembered_of_a_bad_key(client: AppClient) -> None:
     for number in range(5):
         with pytest.raises(Unauthorized):
             await door.authenticate(sent(f"fsk_made-up-{number}"), NOON)
-    assert door._known == {}
+    assert client.engine.known_callers._known == {}
     assert door._lookups == {}
 
 
 async def test_memory_is_bounded_and_the_oldest_goes_first(
     client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "MAX_CACHED", 2)
+    monkeypatch.setattr(keys, "MAX_KNOWN", 2)
     door = authenticator(client)
-    keys = [sent(client.make_key(Role.SERVICE)) for _ in range(3)]
-    for key in keys:
+    callers = [sent(client.make_key(Role.SERVICE)) for _ in range(3)]
+    for key in callers:
         await door.authenticate(key, NOON)
-    assert [door.cached(key, NOON) is not None for key in keys] == [False, True, True]
+    assert [door.cached(key, NOON) is not None for key in callers] == [False, True, True]
 
 
 async def test_lookups_in_hand_are_bounded(
@@ -120,7 +122,7 @@ async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(
     caller = asyncio.create_task(door.authenticate(key, NOON))
     await asyncio.to_thread(slow.begun.wait, 20)
     client.engine.api_keys.revoke("acme", key_id, NOON)
-    door.forget(key_id)
+    client.engine.known_callers.forget(key_id)
     slow.go.set()
     await caller
     assert door.cached(key, NOON) is None
@@ -169,7 +171,7 @@ async def test_a_key_revoked_while_it_is_looked_up_again_is_not_remembered(
     assert refreshing is not None
     await asyncio.to_thread(slow.begun.wait, 20)
     client.engine.api_keys.revoke("acme", key_id, NOON)
-    door.forget(key_id)
+    client.engine.known_callers.forget(key_id)
     slow.go.set()
     await refreshing
     assert door.cached(key, soon) is None

@@ -1,7 +1,8 @@
-"""API keys that callers send: which are good, and who calls with them."""
+"""API keys that callers send: which are good, and who is known to call with them."""
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -16,6 +17,7 @@ KEEP_KEY_WITHOUT_STORE: Final = timedelta(minutes=10)
 is decided without the store needs its callers let in. Nobody can see meanwhile that it was revoked.
 """
 MAX_KEY_LENGTH: Final = 512
+MAX_KNOWN: Final = 10_000
 
 
 class KnownCaller:
@@ -59,6 +61,55 @@ class KnownCaller:
         self.until = min(now + KEEP_KEY, self.without_store_until)
         self.refresh_at = now + KEEP_KEY / 2
         return True
+
+
+class KnownCallers:
+    """Credentials that were good when they were looked up, by their hashes.
+
+    One for all edges of a process, so that a key revoked in it is refused by each at once. Holds a
+    bounded number. Safe to share among threads.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, KnownCaller] = {}
+        self._changing = threading.Lock()
+        self.get: Final = self._known.get
+        """Who comes with the credential of a hash, also when it is due to be looked up again."""
+        self.revocations = 0
+        """How many keys were revoked here: to be read before a look-up begins."""
+
+    def keep(self, digest: str, known: KnownCaller, revocations: int) -> None:
+        """Remember who was looked up when there had been so many revocations.
+
+        Does nothing when there were more since: the look-up may have missed them.
+        """
+        with self._changing:
+            if revocations != self.revocations:
+                return
+            while len(self._known) >= MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = known
+
+    def drop(self, digest: str) -> None:
+        """A credential was seen to be no longer good."""
+        with self._changing:
+            self._known.pop(digest, None)
+
+    def forget(self, key_id: str) -> None:
+        """A key was revoked: it is refused from now on."""
+        with self._changing:
+            self.revocations += 1
+            for digest in [one for one, known in self._known.items() if known.key_id == key_id]:
+                del self._known[digest]
+
+    def due(self, before: datetime) -> list[str]:
+        """The keys in use that are to be looked up again until `before`."""
+        with self._changing:
+            return [
+                digest
+                for digest, known in self._known.items()
+                if known.used and known.key_id is not None and before >= known.refresh_at
+            ]
 
 
 def good_key(api_keys: ApiKeyStore, secret: str, now: datetime) -> ApiKey:
@@ -115,7 +166,9 @@ __all__ = [
     "KEEP_KEY",
     "KEEP_KEY_WITHOUT_STORE",
     "MAX_KEY_LENGTH",
+    "MAX_KNOWN",
     "KnownCaller",
+    "KnownCallers",
     "good_key",
     "is_good",
     "known_key",

@@ -274,13 +274,14 @@ def check_envoy(settings: Settings) -> None:
 
 def open_envoy(engine: Engine, port: int, observer: Observer) -> EnvoyServer:
     """Envoy's rate limit service over an engine, not started yet. Raises as `check_envoy` does."""
+    from fiscus.envoy.door import Door
     from fiscus.envoy.server import EnvoyServer
 
     mapping = _mapping_of(engine.settings)
     try:
         return EnvoyServer(
             engine.limiter,
-            engine.api_keys,
+            Door(engine.api_keys, engine.known_callers),
             engine.clock,
             mapping,
             observer,

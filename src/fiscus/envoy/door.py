@@ -1,4 +1,4 @@
-"""Who asks: the API key in a call's metadata, known again for some seconds."""
+"""Who asks: the API key in a call's metadata."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from fiscus.access.keys import KEEP_KEY, KnownCaller, good_key, known_key
-from fiscus.access.model import Action, Principal, hash_key
+from fiscus.access.keys import KEEP_KEY, KnownCaller, KnownCallers, good_key, known_key
+from fiscus.access.model import Action, Principal, hash_key, is_token
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.logs import get_logger
@@ -15,15 +15,14 @@ from fiscus.logs import get_logger
 log = get_logger(__name__)
 
 METADATA_KEY: Final = "x-api-key"
-MAX_KNOWN: Final = 1000
 
 
 class Door:
     """Lets API keys in that may check rate limits. Safe to share among threads."""
 
-    def __init__(self, api_keys: ApiKeyStore) -> None:
+    def __init__(self, api_keys: ApiKeyStore, known: KnownCallers) -> None:
         self._api_keys = api_keys
-        self._known: dict[str, KnownCaller] = {}
+        self._known = known
         self._asking: set[str] = set()
         """Known keys that somebody looks up again at this moment."""
 
@@ -38,42 +37,48 @@ class Door:
         secret = _secret(metadata)
         digest = hash_key(secret)
         known = self._known.get(digest)
-        if known is None or not known.since <= now < known.until:
-            if (
-                known is not None
-                and digest in self._asking
-                and known.since <= now < min(known.until + KEEP_KEY, known.without_store_until)
-            ):
-                return known.principal
+        if known is None or not (
+            known.since <= now < known.until or self._is_asked_about(digest, known, now)
+        ):
             self._asking.add(digest)
             try:
-                known = self._known[digest] = self._looked_up(secret, known, now)
+                known = self._looked_up(secret, digest, now)
             finally:
                 self._asking.discard(digest)
+        known.used = True
+        known.principal.require(Action.OPERATE)
         return known.principal
 
-    def _looked_up(self, secret: str, before: KnownCaller | None, now: datetime) -> KnownCaller:
+    def _is_asked_about(self, digest: str, known: KnownCaller, now: datetime) -> bool:
+        """Whether another call looks up again who was good seconds ago."""
+        until = min(known.until + KEEP_KEY, known.without_store_until)
+        return digest in self._asking and known.since <= now < until
+
+    def _looked_up(self, secret: str, digest: str, now: datetime) -> KnownCaller:
+        revocations = self._known.revocations
         try:
-            key = good_key(self._api_keys, secret, now)
+            known = known_key(good_key(self._api_keys, secret, now), now)
         except Unauthorized:
-            self._known.pop(hash_key(secret), None)
+            self._known.drop(digest)
             raise
         except ServiceUnavailable as error:
+            before = self._known.get(digest)  # it may have been revoked meanwhile
             if before is None or not before.keep(now):
                 raise
-            log.warning("api_key_not_looked_up", reason=error.message)
+            log.warning("api_key_not_looked_up", key_id=before.key_id, reason=error.message)
             return before
-        known = known_key(key, now)
-        known.principal.require(Action.OPERATE)
-        if len(self._known) >= MAX_KNOWN:
-            # a few keys are used here; this many are somebody's mistake
-            self._known.clear()
+        self._known.keep(digest, known, revocations)
         return known
 
 
 def _secret(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     for key, value in metadata:
         if key == METADATA_KEY and isinstance(value, str) and value:
+            if is_token(value):
+                raise Unauthorized(
+                    "A JSON Web Token was sent, which is not taken here",
+                    suggested_action=f"Send an API key as {METADATA_KEY}.",
+                )
             return value
     raise Unauthorized(
         "No API key was sent",

@@ -17,7 +17,6 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from google.protobuf.message import DecodeError
 
 from fiscus.access.model import Principal
-from fiscus.access.port import ApiKeyStore
 from fiscus.access.refusals import log_refusal
 from fiscus.clock import Clock
 from fiscus.envoy.door import Door
@@ -64,7 +63,7 @@ class EnvoyServer:
     def __init__(
         self,
         limiter: Limiter,
-        api_keys: ApiKeyStore,
+        door: Door,
         clock: Clock,
         mapping: DescriptorMapping,
         observer: Observer,
@@ -78,7 +77,7 @@ class EnvoyServer:
         """
         self._service = RateLimitService(limiter, mapping, observer)
         self._observer = observer
-        self._door = Door(api_keys)
+        self._door = door
         self._clock = clock
         self._threads = ThreadPoolExecutor(
             THREADS if limiter.immediate else THREADS_THAT_WAIT, thread_name_prefix="fiscus-grpc"

@@ -68,7 +68,7 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
     setting that is unfit.
     """
     metrics = Metrics() if metrics is None else metrics
-    authenticator = Authenticator(engine.api_keys, engine.settings)
+    authenticator = Authenticator(engine.api_keys, engine.known_callers, engine.settings)
     metrics.watch(engine.ledger, engine.limiter, authenticator.lookups, engine.store.pool_use)
     limiter = LoopLimiter(engine.limiter)
     api_limits = ApiLimits(engine.settings, limiter)

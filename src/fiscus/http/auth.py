@@ -18,6 +18,7 @@ import anyio.to_thread
 from fiscus.access.keys import (
     KEEP_KEY,
     KnownCaller,
+    KnownCallers,
     good_key,
     is_good,
     known_key,
@@ -38,7 +39,6 @@ REFRESH_EARLY: Final = KEEP_KEY / 4
 at its own moment."""
 PATIENCE_SECONDS: Final = 1.0
 """How long a caller whose key was good a while ago waits for it to be looked up again."""
-MAX_CACHED: Final = 10_000
 MAX_LOOKUPS: Final = 1000
 
 
@@ -50,21 +50,20 @@ class _Threads(NamedTuple):
 
 
 class Authenticator:
-    """API keys and tokens, with bounded caches of those that were good; one per event loop.
+    """API keys and tokens, those that were good known again; one per event loop.
 
     Nothing is remembered of a credential that was refused. API keys that are in use are looked up
     again before their time is over, all together, so that their callers never wait for it. While
     the store is gone they are taken on, for minutes.
     """
 
-    def __init__(self, api_keys: ApiKeyStore, settings: Settings) -> None:
+    def __init__(self, api_keys: ApiKeyStore, known: KnownCallers, settings: Settings) -> None:
         self._api_keys = api_keys
+        self._known = known
         self._tokens = TokenVerifier(settings)
         self.lookups: Final = Lookups()
-        self._known: dict[str, KnownCaller] = {}
         self._lookups: dict[str, asyncio.Task[KnownCaller]] = {}
         self._refreshing: asyncio.Task[None] | None = None
-        self._revocations = 0
         self._threads: _Threads | None = None
 
     def cached(self, headers: Mapping[bytes, bytes], now: datetime) -> Principal | None:
@@ -124,36 +123,22 @@ class Authenticator:
             lookup.add_done_callback(partial(self._looked_up, digest))
         return lookup
 
-    def forget(self, key_id: str) -> None:
-        """A key was revoked: refuse it at once in this process."""
-        self._revocations += 1
-        for digest in [one for one, known in self._known.items() if known.key_id == key_id]:
-            del self._known[digest]
-
     async def _look_up(self, credential: str, digest: str, now: datetime) -> KnownCaller:
         if self._threads is None:
             self._threads = _Threads(anyio.CapacityLimiter(4), anyio.CapacityLimiter(4))
-        revocations = self._revocations
+        revocations = self._known.revocations
         if is_token(credential):
             check, threads = self._verify, self._threads.for_tokens
         else:
             check, threads = self._find, self._threads.for_keys
         known = await anyio.to_thread.run_sync(partial(check, credential, now), limiter=threads)
-        if revocations == self._revocations:
-            while len(self._known) >= MAX_CACHED:
-                del self._known[next(iter(self._known))]
-            self._known[digest] = known
+        self._known.keep(digest, known, revocations)
         return known
 
     async def _refresh(self, now: datetime) -> None:
         """Look up the keys again that are in use and about half through their time."""
-        soon = now + REFRESH_EARLY
-        due = [
-            digest
-            for digest, known in self._known.items()
-            if known.used and known.key_id is not None and soon >= known.refresh_at
-        ]
-        revocations = self._revocations
+        due = self._known.due(now + REFRESH_EARLY)
+        revocations = self._known.revocations
         try:
             found = await anyio.to_thread.run_sync(self._api_keys.find_many, due)
         except ServiceUnavailable as error:
@@ -164,20 +149,18 @@ class Authenticator:
             return
         finally:
             self._refreshing = None
-        if revocations != self._revocations:
-            return
         for digest in due:
             key = found.get(digest)
             if key is not None and is_good(key, now):
-                self._known[digest] = known_key(key, now)
+                self._known.keep(digest, known_key(key, now), revocations)
             else:
-                self._known.pop(digest, None)
+                self._known.drop(digest)
 
     def _looked_up(self, digest: str, lookup: asyncio.Task[KnownCaller]) -> None:
         del self._lookups[digest]
         # seen here too, for when every caller has hung up, or could wait no longer
         if not lookup.cancelled() and isinstance(lookup.exception(), Unauthorized):
-            self._known.pop(digest, None)
+            self._known.drop(digest)
 
     def _find(self, credential: str, now: datetime) -> KnownCaller:
         return known_key(good_key(self._api_keys, credential, now), now)

@@ -65,7 +65,7 @@ async def revoke_api_key(call: Call[TenantQuery, NoBody]) -> Response:
     # the roles of a key never change, so what is seen here still holds below
     check_grantable(call.principal, (await call.run(api_keys.get, tenant_id, key_id)).roles)
     key = await call.run(api_keys.revoke, tenant_id, key_id, call.now)
-    call.server.authenticator.forget(key_id)
+    call.engine.known_callers.forget(key_id)
     return json_reply(ApiKeyView(**asdict(key), correlation_id=call.correlation_id))
 
 
@@ -103,9 +103,9 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/api-keys/{key_id}",
         tag="API keys",
         summary="Revoke an API key, for good",
-        description="At once in the process that answers; other processes, and Envoy's service "
-        "over gRPC, refuse the key within 10 seconds. Keys of platform_admin are revoked by a "
-        "platform_admin only.",
+        description="At once in the process that answers, over gRPC (Envoy) too; other processes "
+        "refuse the key within 10 seconds. Keys of platform_admin are revoked by a platform_admin "
+        "only.",
         handler=revoke_api_key,
         action=Action.MANAGE_KEYS,
         answer=ApiKeyView,
