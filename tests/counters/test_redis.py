@@ -71,6 +71,7 @@ def admitted(results: list[Taken | None]) -> list[bool | None]:
         "redis+sentinel://127.0.0.1/service",
         "redis+sentinel://127.0.0.1:1/service?db=one",
         "redis+sentinel://127.0.0.1:1/service?other=1",
+        "redis+sentinel://127.0.0.1:1/service?sentinel_ssl=maybe",
         "redis+cluster://",
         "redis+cluster://127.0.0.1:1,",
         "redis+cluster://127.0.0.1:1/0",
@@ -88,6 +89,7 @@ def test_url_that_names_no_server_is_refused_without_connecting(url: str) -> Non
         "redis://user:secret/word@host:1",
         "redis+cluster://user:secret/word@host:1",
         "redis+sentinel://user:secret?@host:1/service",
+        "redis+sentinel://host:1/service?sentinel_password=secret&other=1",
     ],
 )
 def test_refused_url_shows_no_part_of_its_password(url: str) -> None:
@@ -106,6 +108,7 @@ def test_refused_url_shows_no_part_of_its_password(url: str) -> None:
         "unix:///nowhere?db=1",
         "redis+sentinel://user:password@127.0.0.1:1,127.0.0.1:2/service?db=1",
         "rediss+sentinel://127.0.0.1:1/service",
+        "redis+sentinel://127.0.0.1:1/service?sentinel_username=a&sentinel_password=b&sentinel_ssl=true",
         "redis+cluster://user:password@127.0.0.1:1,[::1]:2",
         "rediss+cluster://127.0.0.1:1",
     ],
@@ -132,6 +135,26 @@ def test_password_and_database_of_the_url_are_used(
         pytest.raises(CountersUnavailable, match="Authentication"),
     ):
         store.decide_all([take("t", rule("token_bucket", 1, 60))], None)
+
+
+@pytest.mark.parametrize("user", ["", "sentinel_username=asks&"])
+def test_sentinels_have_a_user_and_a_password_of_their_own(
+    open_store: OpenStore, valkey_servers: Servers, user: str
+) -> None:
+    sentinel = valkey_servers.sentinel_of(valkey_servers.start(), "counters")
+    with closing(sentinel.client()) as client:
+        client.execute_command("ACL", "SETUSER", "asks", "on", "+@all", ">p@s&s")
+        # what requirepass in a Sentinel's file does
+        client.execute_command("ACL", "SETUSER", "default", ">p@s&s")
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/counters"
+    with closing(open_store(f"{url}?{user}sentinel_password=p%40s%26s", 20)) as store:
+        assert store.ping_ms() > 0
+    for query in ("", f"?{user}sentinel_password=wrong"):
+        with (
+            closing(open_store(url + query, 20)) as store,
+            pytest.raises(CountersUnavailable, match="Authentication"),
+        ):
+            store.ping_ms()
 
 
 def many(tenant_id: str) -> list[Take]:
@@ -163,6 +186,29 @@ def test_rediss_speaks_tls_and_trusts_only_whom_it_is_told_to(
                 else:
                     with pytest.raises(CountersUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
                         store.decide_all([take("t", rule("token_bucket", 1, 60))], None)
+
+
+def test_sentinels_are_asked_with_tls_where_that_is_said(
+    open_store: OpenStore,
+    valkey_servers: Servers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sentinel = valkey_servers.sentinel_of(valkey_servers.start(), "counters")
+    certificate, key = self_signed(tmp_path)
+    with tls_in_front_of(sentinel.port, certificate, key) as port:
+        url = f"redis+sentinel://127.0.0.1:{port}/counters"
+        with (
+            closing(open_store(f"{url}?sentinel_ssl=true", 5)) as store,
+            pytest.raises(CountersUnavailable),  # whose certificate nobody vouches for
+        ):
+            store.ping_ms()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with closing(open_store(f"{url}?sentinel_ssl=true", 5)) as store:
+            for expected in (True, False):
+                assert admitted(store.decide_all(many("t"), None)) == [expected] * 500
+        with closing(open_store(url, 5)) as store, pytest.raises(CountersUnavailable):
+            store.ping_ms()
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:

@@ -3,12 +3,13 @@
     redis://[[user]:password@]host[:port][/db]        one server
     rediss://...                                      the same with TLS
     unix:///path/to/socket[?db=1]
-    redis+sentinel://[[user]:password@]host:port,host:port/service[?db=1]
+    redis+sentinel://[[user]:password@]host:port,host:port/service[?db=1&...]
     redis+cluster://[[user]:password@]host:port,host:port
 
 `rediss+sentinel` and `rediss+cluster` use TLS. TLS, user and password are for the servers of the
-counters: Sentinels are asked without. At most one time-out is waited for a connection, and
-for each answer; nothing is tried twice behind the caller's back.
+counters. Sentinels have theirs apart, as in `?sentinel_username=..&sentinel_password=..` and
+`?sentinel_ssl=true`. At most one time-out is waited for a connection, and for each answer; nothing
+is tried twice behind the caller's back.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 from fiscus.errors import ValidationError
 
 FIELD: Final = "FISCUS_REDIS_URL"
+_NAMED: Final = {"client_name": "fiscus"}
+"""With TLS a round trip is needed before a new connection is used: the session tickets that follow
+the handshake are read with its answer. Unread, the pool takes them for an answer nobody waits for,
+and gives the connection up (redis-py 8.1 with hiredis)."""
 
 
 class Connection(Protocol):
@@ -102,10 +107,7 @@ def open_servers(url: str, timeout_seconds: float) -> Servers:
     }
     scheme = urlsplit(url).scheme
     if scheme.startswith("rediss"):
-        # With TLS a round trip is needed after all: the session tickets that follow the handshake
-        # are read with its answer. Unread, the pool takes them for an answer nobody waits for, and
-        # gives the connection up (redis-py 8.1 with hiredis).
-        options["client_name"] = "fiscus"
+        options |= _NAMED
     try:
         if scheme in ("redis", "rediss", "unix"):
             return _OneServer(_pool(url, options))
@@ -222,9 +224,21 @@ def _sentinel_pool(url: str, options: dict[str, Any]) -> Pool:
     hosts, login, path, query = _parts(url)
     service = unquote(path.strip("/"))
     db = query.pop("db", ["0"])
+    asking = dict(options)
+    for name in ("username", "password"):
+        if given := query.pop(f"sentinel_{name}", None):
+            asking[name] = given[0]
+    by_tls = query.pop("sentinel_ssl", ["false"])
+    if by_tls == ["true"]:
+        asking |= {"ssl": True, **_NAMED}
+    elif by_tls != ["false"]:
+        raise _invalid("sentinel_ssl is true or false")
     if not service or "/" in service or query:
-        raise _invalid("a Sentinel's ends with /service, or /service?db=1")
-    sentinel = Sentinel(hosts, sentinel_kwargs=options)
+        raise _invalid(
+            "a Sentinel's ends with /service, and after a ? with what is needed of db, "
+            "sentinel_username, sentinel_password and sentinel_ssl"
+        )
+    sentinel = Sentinel(hosts, sentinel_kwargs=asking)
     return SentinelConnectionPool(
         service,
         sentinel,
