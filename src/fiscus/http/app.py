@@ -36,7 +36,7 @@ from fiscus.http.metrics import Metrics
 from fiscus.http.most_used import MostUsedReader
 from fiscus.http.openapi import build_document
 from fiscus.http.probes import probes_router
-from fiscus.paths import BASE_PATH
+from fiscus.paths import BASE_PATH, path_below_mount
 from fiscus.problems import request_failed
 
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
@@ -64,8 +64,8 @@ _PATTERNS: Final = tuple(
 def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
     """The ASGI application over an opened engine, for one event loop.
 
-    The caller closes the engine after the server has stopped. Raises `ValidationError` for a JWT
-    setting that is unfit.
+    The caller closes the engine after the server has stopped; an application that mounts it runs
+    its lifespan, too. Raises `ValidationError` for a JWT setting that is unfit.
     """
     metrics = Metrics() if metrics is None else metrics
     authenticator = Authenticator(engine.api_keys, engine.known_callers, engine.settings)
@@ -123,7 +123,7 @@ def _endpoints_router(server: Server) -> APIRouter:
 def _handler(endpoint: Endpoint[Any, Any], server: Server) -> Any:
     async def handle(request: Request) -> Response:
         # a word in the place of an id is a path of its own, whatever the method
-        if is_pattern and request.scope["path"] in _EXACT:
+        if is_pattern and path_below_mount(request.scope) in _EXACT:
             return _wrong_method(request)
         return await run_endpoint(endpoint, server, request)
 
@@ -151,7 +151,7 @@ async def _failed(request: Request, _: Exception) -> Response:
 
 
 def _methods_of(request: Request) -> set[str]:
-    path: str = request.scope["path"]
+    path = path_below_mount(request.scope)
     if path in _EXACT:
         methods = {method for method, taken in _TAKEN if taken == path}
     else:

@@ -42,6 +42,7 @@ from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.commands import RecordBatch, Unfit
 from fiscus.ledger.loop import LedgerHere
 from fiscus.logs import get_logger
+from fiscus.paths import path_below_mount
 from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.quotas.refusals import refusal as quota_refusal
@@ -93,7 +94,7 @@ class DecisionLane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
-        asked = find(scope["path"]) if is_post else None
+        asked = find(path_below_mount(scope)) if is_post else None
         if asked is None:
             await self._rest(scope, receive, send)
             return
