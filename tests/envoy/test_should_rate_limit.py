@@ -359,7 +359,7 @@ def test_calls_are_in_the_metrics(envoy: Envoy) -> None:
     envoy.refused({"path": "/"}, key=None)
     envoy.refused({"path": "/"}, key=envoy.make_key(Role.AUDITOR))
     envoy.refused({"path": "/", "tenant": "globex"})
-    shown = envoy.metrics.render().decode().splitlines()
+    shown = b"".join(envoy.metrics.render()).decode().splitlines()
     timed = 'fiscus_rate_limit_duration_seconds_count{operation="envoy_check",outcome='
     assert f'{timed}"allowed"}} 1.0' in shown
     assert f'{timed}"denied"}} 2.0' in shown

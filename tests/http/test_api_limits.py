@@ -243,7 +243,7 @@ async def test_a_call_held_up_by_the_limits_is_counted_by_the_limit_and_as_no_de
             await client.post(path, body, key=key)
         for _ in range(2):
             await client.post("/cost-tracking/record", RECORD, key=service)
-        shown = client.metrics.render().decode()
+        shown = b"".join(client.metrics.render()).decode()
     assert 'fiscus_api_limited_total{limit="api-tenant"} 4.0' in shown
     assert 'fiscus_api_limited_total{limit="api-cost-records"} 1.0' in shown
     for line in (

@@ -276,7 +276,10 @@ async def test_a_crossing_within_a_batch_is_logged_once_and_counted(
         (found,) = [line.fields for line in told(caplog) if line.event == "access_denied"]
         assert (found["reason"], found["tenant_id"]) == ("tenant", "acme")
         assert (found["path"], found["correlation_id"]) == (API + path, f"trace:{path}")
-    assert 'fiscus_access_denied_total{reason="tenant"} 3.0' in client.metrics.render().decode()
+    assert (
+        'fiscus_access_denied_total{reason="tenant"} 3.0'
+        in b"".join(client.metrics.render()).decode()
+    )
 
 
 async def test_a_crossing_is_logged_with_its_correlation_id_and_counted(
@@ -295,7 +298,10 @@ async def test_a_crossing_is_logged_with_its_correlation_id_and_counted(
     assert [line["reason"] for line in found] == ["tenant", "tenant"]
     assert {line["correlation_id"] for line in found} == {"trace-17"}
     assert {line["tenant_id"] for line in found} == {"acme"}
-    assert 'fiscus_access_denied_total{reason="tenant"} 2.0' in client.metrics.render().decode()
+    assert (
+        'fiscus_access_denied_total{reason="tenant"} 2.0'
+        in b"".join(client.metrics.render()).decode()
+    )
 
 
 async def test_what_a_platform_admin_makes_for_another_tenant_is_where_it_says(

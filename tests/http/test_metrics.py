@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,8 @@ from tests.http.app_client import open_app
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from prometheus_client.registry import Collector
 
     from tests.http.app_client import AppClient
 
@@ -51,6 +54,30 @@ async def test_decisions_are_timed_by_operation_and_outcome(client: AppClient) -
     assert count("record", "settle", "allowed") == 1
     assert count("commit", "group", "committed") >= 4
     assert found['fiscus_denials_total{action="hard_stop"}'] == 2
+
+
+async def test_others_are_answered_between_two_metrics_of_an_answer(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    generate = metrics_module.generate_latest
+
+    def noted(metric: Collector) -> bytes:
+        order.append("metric")
+        return generate(metric)
+
+    async def others() -> None:
+        while True:
+            order.append("others")
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(metrics_module, "generate_latest", noted)
+    going_on = asyncio.create_task(others())
+    assert "fiscus_group_size_count" in await samples(client)
+    going_on.cancel()
+    shown = [at for at, what in enumerate(order) if what == "metric"]
+    assert len(shown) > 10
+    assert all("others" in order[one:next_] for one, next_ in pairwise(shown))
 
 
 async def test_latency_buckets_are_those_of_the_contract(client: AppClient) -> None:
@@ -96,7 +123,7 @@ from fiscus.http.metrics import Metrics
 metrics = Metrics()
 metrics.decided("check", "allowed", 0.003)
 metrics.group_committed(3, 0.002)
-print(metrics.render().decode())
+print(b"".join(metrics.render()).decode())
 """
 
 

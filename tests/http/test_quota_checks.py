@@ -70,7 +70,7 @@ async def test_without_a_quota_it_is_allowed_unless_the_tenant_requires_one(
     enforced = await client.post("/quotas/check?enforce=true", USE)
     assert (enforced.status_code, enforced.json()["error_code"]) == (429, "QUOTA_EXHAUSTED")
     assert 'fiscus_quota_denials_total{scope="require_quota"} 2.0' in (
-        client.metrics.render().decode()
+        b"".join(client.metrics.render()).decode()
     )
 
 
@@ -263,7 +263,7 @@ async def test_checks_and_releases_are_counted_in_metrics(client: AppClient) -> 
     taken = await use(client)
     await use(client)
     await client.post(f"/quotas/consumptions/{taken['consumption_id']}/release", {})
-    shown = client.metrics.render().decode()
+    shown = b"".join(client.metrics.render()).decode()
     for operation, outcome in (
         ("quota_check", "allowed"),
         ("quota_check", "denied"),

@@ -36,7 +36,7 @@ _ENDINGS = {"counter": "_total"}
 
 def reference() -> str:
     """The page as it should be."""
-    shown = Metrics().render() + MostUsed([], []).render()
+    shown = b"".join(Metrics().render()) + MostUsed([], []).render()
     families = text_string_to_metric_families(shown.decode())
     rows = sorted(
         f"| `{one.name}{_ENDINGS.get(one.type, '')}` | {one.type} | {one.documentation} |\n"

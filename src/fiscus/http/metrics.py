@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import (
@@ -17,6 +17,8 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
@@ -311,14 +313,15 @@ class Metrics:
 
     # -- shown
 
-    def render(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+    def render(self) -> Iterator[bytes]:
+        """Everything, as Prometheus reads it, by metric: each takes up to some milliseconds."""
         self._look_at_stores()
-        if not _is_shared():
-            return generate_latest(self._registry)
-        together = CollectorRegistry()
-        multiprocess.MultiProcessCollector(together)
-        return generate_latest(together)
+        registry = self._registry
+        if _is_shared():
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)
+        for metric in registry.collect():
+            yield generate_latest(_One(metric))
 
     async def keep_told(self) -> None:
         """Until cancelled, note every few seconds what another process that shows the sums cannot
@@ -374,6 +377,16 @@ class _CacheShown:
         self._misses.inc(new_misses)
         self._hits.inc(new_hits)
         self._shown = hits + new_hits, misses + new_misses
+
+
+class _One(Collector):
+    """A metric as it was collected."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._metric,)
 
 
 def _is_shared() -> bool:

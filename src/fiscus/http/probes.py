@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Response
@@ -84,10 +85,13 @@ def probes_router(server: Server, most_used: MostUsedReader, prefix: str = "") -
             )
             return problem_reply(error, request)
         most = await most_used.read() if principal.roles & MAY_SEE_MOST_USED else None
-        rendered = server.metrics.render()
+        shown: list[bytes] = []
+        for metric in server.metrics.render():
+            shown.append(metric)
+            await asyncio.sleep(0)  # a thread would hold checks up as long by Python's lock
         if most is not None:
-            rendered += most.render()
-        return Response(rendered, media_type=CONTENT_TYPE)
+            shown.append(most.render())
+        return Response(b"".join(shown), media_type=CONTENT_TYPE)
 
     _ = (health_, live, ready, metrics)
     return router
