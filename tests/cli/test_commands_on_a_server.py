@@ -442,6 +442,39 @@ def test_ctrl_c_leaves_a_replay_the_time_to_settle_what_is_held(
     assert (result["admitted"], result["ok"]) == (1, True)
 
 
+def ctrl_c_twice_and(replies: Iterable[Reply]) -> Iterator[Reply]:
+    asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
+    yield from ctrl_c_and(replies)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_second_ctrl_c_ends_a_replay_at_once_with_what_is_known(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    told_to_wait = ctrl_c_twice_and(repeat(Reply(429, b"", 5.0), 1))
+    answer_instead(monkeypatch, "/settle", chain([None], told_to_wait))
+    options = ("--budget", "1", "--concurrency", "1", *(["--json"] if as_json else []))
+    done = on_server("replay", "azure-llm", str(trace), *options)
+    assert done.status == 130
+    assert "not audited" in done.err
+    if as_json:
+        result = done.json()
+        assert (result["admitted"], result["audit"], result["ok"]) == (1, [], False)
+    else:
+        assert ["admitted", "1"] in [line.split() for line in done.out.splitlines()]
+        assert "audit" not in done.out
+
+
+def test_ctrl_c_ends_the_audit_of_a_replay_with_what_is_known(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiscus.cli.replay.audit", lambda *_: ctrl_c_and([]))
+    done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--json")
+    assert done.status == 130
+    assert "not audited" in done.err
+    assert (done.json()["admitted"], done.json()["ok"]) == (3, False)
+
+
 @pytest.mark.parametrize("kind", ["/settle", "/check"])
 def test_a_replay_whose_call_fails_gives_back_what_is_held_and_audits(
     on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch, kind: str

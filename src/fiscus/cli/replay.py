@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from fiscus.cli.api import Api
 from fiscus.cli.http_connection import target
 from fiscus.cli.model_prices import ModelPrices
-from fiscus.cli.replay_audit import Replayed, audit
+from fiscus.cli.replay_audit import Finding, Replayed, audit
 from fiscus.cli.replay_run import CURRENCY, TAG, Plan, Replay, Tally
 from fiscus.cli.replay_show import Result, as_json_document, show
 from fiscus.cli.terminal import (
@@ -122,10 +122,7 @@ def azure_llm(
             speed=pace,
         )
         done = _run(plan, amount)
-        try:
-            findings = list(audit(api, replayed, done.tally))
-        except FiscusError as error:
-            raise done.failure or error from None
+        findings = _audited(api, replayed, done)
     result = Result(file.name, requests, prices, whole, replayed, done.tally, findings)
     if as_json:
         print_json(as_json_document(result))
@@ -133,6 +130,12 @@ def azure_llm(
         show(result)
     if done.failure is not None:
         raise done.failure
+    if not findings:
+        notes.print(
+            "[yellow]Stopped at once and not audited; what was on its way is held until it "
+            "expires, or recorded.[/]"
+        )
+        raise typer.Exit(130)
     if done.is_stopped:
         notes.print("[yellow]Stopped early; what was held is given back.[/]")
         raise typer.Exit(130)
@@ -210,9 +213,22 @@ def _run(plan: Plan, amount: Decimal) -> Replay:
                 f"{tally.spent:,.2f} of {amount:,.2f} USD ({used:.0%})",
             )
 
-        with contextlib.suppress(KeyboardInterrupt):
+        # on Windows Ctrl-C ends it by the first
+        with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
             _run_loop(done.run(update))
     return done
+
+
+def _audited(api: Api, replayed: Replayed, done: Replay) -> list[Finding]:
+    """What the audit found; nothing when Ctrl-C ended the replay at once, or ends the audit."""
+    if done.is_cut_off:
+        return []
+    try:
+        return list(audit(api, replayed, done.tally))
+    except KeyboardInterrupt:
+        return []
+    except FiscusError as error:
+        raise done.failure or error from None
 
 
 def _run_loop(work: Coroutine[Any, Any, None]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from time import perf_counter
@@ -119,6 +119,8 @@ class Replay:
         self.tally: Final = Tally()
         self.failure: FiscusError | None = None
         """Why it ended early, unless it was asked to."""
+        self.is_cut_off = False
+        """Whether it ended at once: what was on its way may be held, or recorded and not told."""
 
     @property
     def is_stopped(self) -> bool:
@@ -127,18 +129,26 @@ class Replay:
 
     async def run(self, on_progress: Callable[[Tally], None]) -> None:
         """Replay all of it; on Ctrl-C, or when a call fails for good, give back what is held and
-        end."""
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C just ends it
-            loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        end. Ctrl-C meanwhile ends it at once, by `CancelledError`."""
         self._started = perf_counter()
         ticker = asyncio.create_task(self._tick(on_progress))
         workers = [
             asyncio.create_task(self._drive())
             for _ in range(min(self._plan.concurrency, len(self._plan.requests)))
         ]
+        driving = asyncio.gather(*workers)
+
+        def interrupted() -> None:
+            if self.is_stopped:
+                driving.cancel()
+            self._stop.set()
+
         try:
-            await asyncio.gather(*workers)
+            with _on_ctrl_c(interrupted):
+                await driving
+        except asyncio.CancelledError:
+            self.is_cut_off = True
+            raise
         finally:
             for task in (*workers, ticker):
                 task.cancel()
@@ -296,3 +306,18 @@ class Replay:
                 raise _GivenUp
             else:
                 await self._pause(pause)
+
+
+@contextlib.contextmanager
+def _on_ctrl_c(act: Callable[[], None]) -> Generator[None]:
+    """Have Ctrl-C call `act`; on Windows, where it cannot, it cancels what runs."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGINT, act)
+    except NotImplementedError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)  # or uvloop's would hear it for good

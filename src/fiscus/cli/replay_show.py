@@ -19,7 +19,8 @@ MILLION: Final = 1_000_000
 
 
 class Result(NamedTuple):
-    """A replay that ended. `whole` is what all of the trace would cost."""
+    """A replay that ended. `whole` is what all of the trace would cost; without findings it was
+    not audited."""
 
     name: str
     requests: Sequence[TraceRequest]
@@ -31,7 +32,7 @@ class Result(NamedTuple):
 
     @property
     def audit_holds(self) -> bool:
-        return all(one.holds for one in self.findings)
+        return bool(self.findings) and all(one.holds for one in self.findings)
 
 
 def as_json_document(result: Result) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def show(result: Result) -> None:
         cells = (found[column] for column in columns)
         latencies.add_row(name, *("" if cell is None else f"{cell:,.1f} ms" for cell in cells))
     show_table(latencies)
+    if not result.findings:
+        return
     table = new_table("", "audit", "found", "must be", right=("found", "must be"))
     for one in result.findings:
         mark = "[green]holds[/]" if one.holds else "[bold red]FAILS[/]"
