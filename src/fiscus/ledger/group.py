@@ -257,6 +257,6 @@ def _no_partition() -> ServiceUnavailable:
     return ServiceUnavailable(
         "The database has no partition for what is to be recorded",
         suggested_action="Attach the partitions that were detached, that of the month or the "
-        "default one, and try again with the same idempotency key.",
+        "default one, as `fiscus doctor` says, and try again with the same idempotency key.",
         retry_after_seconds=1,
     )
