@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unittest.mock import ANY
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from tests.http.app_client import API, BUDGET
+from tests.http.app_client import API, BUDGET, POLICY, QUOTA
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -45,6 +46,30 @@ async def test_a_mounted_application_decides_records_and_reports(below: httpx.As
     assert recorded.status_code == 202
     report = await below.get("/cost-tracking/reports")
     assert (report.status_code, report.json()["total_cost"]) == (200, 4)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/budgets", BUDGET), ("/rate-limits", POLICY), ("/quotas/allocate", QUOTA)]
+)
+async def test_a_mounted_application_says_where_it_finds_what_was_made(
+    below: httpx.AsyncClient, path: str, body: dict[str, object]
+) -> None:
+    made = await below.post(path, json=body)
+    assert made.status_code == 201, made.text
+    found = await below.get(httpx.URL("http://platform.test").join(made.headers["Location"]))
+    assert found.status_code == 200
+    assert found.json().items() >= {**made.json(), "correlation_id": ANY}.items()
+
+
+async def test_a_mount_of_the_callers_choice_ends_no_header(client: AppClient) -> None:
+    larger = Starlette(routes=[Mount("/{team}", client.app)])
+    transport = httpx.ASGITransport(app=larger)
+    async with httpx.AsyncClient(transport=transport, base_url="http://platform.test") as http:
+        team = "/a%0D%0ASet-Cookie:%20b%E2%9C%93"
+        key = {"X-API-Key": client.key}
+        made = await http.post(f"{team}{API}/budgets", json=BUDGET, headers=key)
+        assert made.status_code == 201
+        assert (await http.get(made.headers["Location"], headers=key)).status_code == 200
 
 
 async def test_a_mounted_application_tells_the_methods_of_a_path(below: httpx.AsyncClient) -> None:

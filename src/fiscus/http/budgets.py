@@ -141,8 +141,7 @@ def _budget(budget: Budget, call: Call[Any, Any], *, status: int = 200) -> Respo
     view = BudgetView(**asdict(budget), correlation_id=call.correlation_id)
     headers = etag(budget.version)
     if status == 201:
-        path = f"{call.request.scope['path']}/{budget.budget_id}"
-        headers |= call.location(path, budget.tenant_id)
+        headers |= call.location(f"/budgets/{budget.budget_id}", budget.tenant_id)
     return json_reply(view, status=status, headers=headers)
 
 

@@ -35,6 +35,7 @@ from fiscus.http.sent_once import sent_twice
 from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
 from fiscus.ids import require_uuid
 from fiscus.logs import get_logger
+from fiscus.paths import BASE_PATH, mount_of
 from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
 from fiscus.wire import decode, encode
 
@@ -123,9 +124,10 @@ class Call(Generic[Q, B]):
         return int(number)
 
     def location(self, path: str, tenant_id: str) -> dict[str, str]:
-        """The header that says where the caller, maybe of another tenant, finds what was made."""
+        """The header that says where the caller, maybe of another tenant, finds what was made:
+        at a path of the API."""
         named = "" if tenant_id == self.principal.tenant_id else f"?tenant_id={tenant_id}"
-        return {"Location": path + named}
+        return {"Location": f"{mount_of(self.request.scope)}{BASE_PATH}{path}{named}"}
 
     def idempotency(
         self,

@@ -148,8 +148,7 @@ def _view(
 def _policy(state: PolicyState, call: Call[Any, Any], *, status: int = 200) -> Response:
     headers = etag(state.policy.version)
     if status == 201:
-        path = f"{call.request.scope['path']}/{state.policy.policy_id}"
-        headers |= call.location(path, state.policy.tenant_id)
+        headers |= call.location(f"/rate-limits/{state.policy.policy_id}", state.policy.tenant_id)
     return json_reply(_view(state, call, call.correlation_id), status=status, headers=headers)
 
 

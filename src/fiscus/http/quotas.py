@@ -18,7 +18,6 @@ from fiscus.http.queries import NoQuery
 from fiscus.http.refusals import note_refused_items
 from fiscus.http.versions import etag, expected_version
 from fiscus.idempotency import KEEP_ALLOCATIONS
-from fiscus.paths import BASE_PATH
 from fiscus.queries import TenantQuery
 from fiscus.quotas.batches import allocate_each
 from fiscus.quotas.calls import (
@@ -178,7 +177,7 @@ async def _quota(
     answer = replace(await call.run(look), correlation_id=call.correlation_id)
     headers = etag(answer.version)
     if status == 201:
-        headers |= call.location(f"{BASE_PATH}/quotas/{answer.quota_id}", tenant_id)
+        headers |= call.location(f"/quotas/{answer.quota_id}", tenant_id)
     return json_reply(answer, status=status, headers=headers)
 
 
