@@ -72,6 +72,15 @@ async def test_a_mount_of_the_callers_choice_ends_no_header(client: AppClient) -
         assert (await http.get(made.headers["Location"], headers=key)).status_code == 200
 
 
+async def test_the_document_of_a_mounted_application_names_its_server(
+    client: AppClient, below: httpx.AsyncClient
+) -> None:
+    document = (await client.send("GET", "/openapi.json", key=None)).json()
+    shown = (await below.get("http://platform.test/costs/fiscus/openapi.json")).json()
+    assert [one["url"] for one in shown["servers"]] == ["/costs/fiscus"]
+    assert {**shown, "servers": document["servers"]} == document
+
+
 async def test_a_mounted_application_tells_the_methods_of_a_path(below: httpx.AsyncClient) -> None:
     for path, allow in (("/budgets/check", "POST"), ("/budgets", "GET, HEAD, POST")):
         reply = await below.delete(path)

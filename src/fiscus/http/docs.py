@@ -10,6 +10,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from fiscus.errors import NotFound
 from fiscus.http.endpoints import problem_reply
+from fiscus.http.openapi import served_at
+from fiscus.paths import mount_of
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -92,8 +94,10 @@ def docs_router(document: bytes) -> APIRouter:
         return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
 
     @router.get("/openapi.json", name="openapi")
-    async def openapi() -> Response:
-        return Response(document, media_type="application/json")
+    async def openapi(request: Request) -> Response:
+        mount = mount_of(request.scope)
+        shown = served_at(mount, document) if mount else document
+        return Response(shown, media_type="application/json")
 
     @router.get("/docs/start.js", name="docs_start")
     async def start() -> Response:

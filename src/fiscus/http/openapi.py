@@ -64,7 +64,7 @@ def build_document(endpoints: Iterable[Endpoint[Any, Any]]) -> bytes:
             "description": ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/", "description": "This server."}],
+        "servers": _servers("/"),
         "security": [{"ApiKey": []}, {"Bearer": []}],
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
@@ -88,6 +88,17 @@ def build_document(endpoints: Iterable[Endpoint[Any, Any]]) -> bytes:
         },
     }
     return json.dumps(document, ensure_ascii=False).encode()
+
+
+def served_at(url: str, document: bytes) -> bytes:
+    """The document of a server whose paths are below a URL."""
+    members = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+    members["servers"] = msgspec.Raw(msgspec.json.encode(_servers(url)))
+    return msgspec.json.encode(members)
+
+
+def _servers(url: str) -> list[Json]:
+    return [{"url": url, "description": "This server."}]
 
 
 class _Schemas:
@@ -491,4 +502,4 @@ def _problem(status: int, codes: list[str], schemas: _Schemas) -> Json:
     }
 
 
-__all__ = ["EVERYWHERE", "build_document"]
+__all__ = ["EVERYWHERE", "build_document", "served_at"]
