@@ -88,6 +88,12 @@ async def test_a_mounted_application_tells_the_methods_of_a_path(below: httpx.As
         assert reply.json()["instance"] == f"/costs/fiscus{API}{path}"
 
 
+async def test_an_unknown_path_is_counted_as_none_of_the_mounts(below: httpx.AsyncClient) -> None:
+    assert (await below.get("/nowhere")).status_code == 404
+    shown = (await below.get("http://platform.test/costs/fiscus/metrics")).text
+    assert 'fiscus_http_requests_total{method="GET",route="none",status="404"} 1.0' in shown
+
+
 async def test_a_path_that_only_begins_like_the_mount_is_none(below: httpx.AsyncClient) -> None:
     reply = await below.post(f"http://platform.test/costs/fiscus2{API}/budgets/check", json={})
     assert reply.status_code == 404

@@ -41,6 +41,7 @@ class Edge:
             scope = {**scope, "method": "GET"}
         correlation_id = correlation_id_of(dict(scope["headers"]))
         scope.setdefault("state", {})["correlation_id"] = correlation_id
+        scope.pop("route", None)  # of an application that mounts this one
         status: int | None = None
 
         async def send_with_headers(message: Message) -> None:
