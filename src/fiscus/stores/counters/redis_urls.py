@@ -261,7 +261,8 @@ def _parts(
         login["username"] = unquote(name)
     if password:
         login["password"] = unquote(password)
-    return [_host(one) for one in hosts.split(",")], login, parts.path, parse_qs(parts.query)
+    query = parse_qs(parts.query.replace("+", "%2B"))  # no space, as in the password before a host
+    return [_host(one) for one in hosts.split(",")], login, parts.path, query
 
 
 def _host(text: str) -> tuple[str, int]:
