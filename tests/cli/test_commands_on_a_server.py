@@ -472,7 +472,19 @@ def test_ctrl_c_ends_the_audit_of_a_replay_with_what_is_known(
     done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--json")
     assert done.status == 130
     assert "not audited" in done.err
+    assert "is held" not in done.err
     assert (done.json()["admitted"], done.json()["ok"]) == (3, False)
+
+
+def test_ctrl_c_ends_a_replay_that_failed_at_once_and_both_are_told(
+    on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_instead(monkeypatch, "/settle", iter((Reply(429, b"", 5.0), Reply(403, b"", None))))
+    answer_instead(monkeypatch, "/release", ctrl_c_and([Reply(200, b"", None)]))
+    done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--concurrency", "2")
+    assert done.status == 1
+    assert "what was on its way is held until it expires" in done.err
+    assert "HTTP 403" in done.err
 
 
 @pytest.mark.parametrize("kind", ["/settle", "/check"])

@@ -128,13 +128,16 @@ def azure_llm(
         print_json(as_json_document(result))
     else:
         show(result)
-    if done.failure is not None:
-        raise done.failure
-    if not findings:
+    if done.is_cut_off:
         notes.print(
             "[yellow]Stopped at once and not audited; what was on its way is held until it "
             "expires, or recorded.[/]"
         )
+    elif not findings:
+        notes.print("[yellow]Stopped and not audited.[/]")
+    if done.failure is not None:
+        raise done.failure
+    if not findings:
         raise typer.Exit(130)
     if done.is_stopped:
         notes.print("[yellow]Stopped early; what was held is given back.[/]")
