@@ -314,7 +314,10 @@ class Metrics:
     # -- shown
 
     def render(self) -> Iterator[bytes]:
-        """Everything, as Prometheus reads it, by metric: each takes up to some milliseconds."""
+        """Everything, as Prometheus reads it, by metric: each takes up to some milliseconds.
+
+        The first takes longer where processes share their metrics, which are added up by then.
+        """
         self._look_at_stores()
         registry = self._registry
         if _is_shared():
