@@ -95,6 +95,17 @@ def test_a_full_disk_is_told_and_all_goes_on_once_there_is_room(disk: Disk, acme
     assert acme.engine.ledger.trouble is None
 
 
+def test_what_budgets_allow_on_a_full_disk_says_why(disk: Disk, acme: Tenant) -> None:
+    acme.budget(on_store_failure="allow")
+    assert not acme.check("0.01").degraded
+    with disk.full():
+        answers = (acme.check("0.01") for _ in range(ENOUGH))
+        degraded = next(one for one in answers if one.degraded)
+    assert degraded.message == (
+        "The database's disk is full; the matching budgets allow operations meanwhile."
+    )
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no limit there")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_database_that_finds_no_room_to_be_opened_says_so(database_url: str) -> None:

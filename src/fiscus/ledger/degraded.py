@@ -24,7 +24,8 @@ from fiscus.wire import encode_canonical
 
 log = get_logger(__name__)
 
-_MEANWHILE: Final = "The store cannot be reached; the matching budgets allow operations meanwhile."
+_OUT_OF_REACH: Final = "The store cannot be reached"
+_FULL: Final = "The database's disk is full"
 
 
 class LastKnown(Protocol):
@@ -58,7 +59,9 @@ class DegradedDecisions:
         if written and not self._write(written):
             passing = [()] * len(commands)
         return [
-            _allowed(command, len(checks)) if checks else _unavailable(is_full=is_full)
+            _allowed(command, len(checks), is_full=is_full)
+            if checks
+            else _unavailable(is_full=is_full)
             for command, checks in zip(commands, passing, strict=True)
         ]
 
@@ -102,8 +105,10 @@ def _ends_a_line(file: BinaryIO) -> bool:
     return file.read(1) == b"\n"
 
 
-def _allowed(command: Command, count: int) -> Outcome:
-    answers = [allowed_without_store(_MEANWHILE) for _ in range(count)]
+def _allowed(command: Command, count: int, *, is_full: bool) -> Outcome:
+    why = _FULL if is_full else _OUT_OF_REACH
+    message = f"{why}; the matching budgets allow operations meanwhile."
+    answers = [allowed_without_store(message) for _ in range(count)]
     if isinstance(command, Check):
         return answers[0]
     return CheckBatchAnswer(allowed=True, results=answers)
@@ -112,12 +117,12 @@ def _allowed(command: Command, count: int) -> Outcome:
 def _unavailable(*, is_full: bool) -> ServiceUnavailable:
     if is_full:
         return ServiceUnavailable(
-            "The database's disk is full; nothing was decided or changed",
+            f"{_FULL}; nothing was decided or changed",
             suggested_action="Have room made on it, and try again with the same key.",
             retry_after_seconds=1,
         )
     return ServiceUnavailable(
-        "The store cannot be reached; nothing was decided or changed",
+        f"{_OUT_OF_REACH}; nothing was decided or changed",
         suggested_action="Try again after the time in Retry-After, with the same key.",
         retry_after_seconds=1,
     )
