@@ -215,6 +215,45 @@ def test_nobody_waits_for_ever_for_a_process_that_is_frozen(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
+def test_who_gave_up_and_closed_it_takes_it_from_nobody_who_opens_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "fiscus.db"
+    other = start(database, "keep")
+    assert other.stdout is not None
+    assert other.stdout.readline()
+    with monkeypatch.context() as hurried:
+        hurried.setattr(write_turn, "WAIT_SECONDS", 0.05)
+        for _ in range(6):
+            with (
+                contextlib.closing(WriteTurn.at(database)) as given_up,
+                pytest.raises(TimeoutError),
+            ):
+                given_up.acquire()
+    with contextlib.closing(WriteTurn.at(database)) as turn:
+        end(other)
+        with turn.held():
+            assert is_taken(database, _ProcessTurn._TURN)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
+def test_a_turn_that_is_waited_for_by_nobody_any_more_is_let_go_of_when_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_turn, "WAIT_SECONDS", 0.05)
+    database = tmp_path / "fiscus.db"
+    other = start(database, "keep")
+    assert other.stdout is not None
+    assert other.stdout.readline()
+    with contextlib.closing(WriteTurn.at(database)) as turn, pytest.raises(TimeoutError):
+        turn.acquire()
+    assert turn._processes._file is not None
+    end(other)
+    wait_until(lambda: turn._processes._file is None)
+    assert not is_taken(database, _ProcessTurn._TURN)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
 def test_ctrl_c_when_it_begins_to_wait_for_a_process_leaves_the_turn_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

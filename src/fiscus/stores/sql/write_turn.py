@@ -36,7 +36,9 @@ class WriteTurn:
         """The thread that has the turn."""
         self._waiting: dict[int, threading.Event] = {}
         """The threads that wait for it, the first first."""
-        self._processes = _ProcessTurn(database.with_name(f"{database.name}-turn"))
+        self._processes = _ProcessTurn(
+            database.with_name(f"{database.name}-turn"), self._close_if_unused
+        )
 
     @classmethod
     def at(cls, database: Path) -> WriteTurn:
@@ -82,10 +84,15 @@ class WriteTurn:
             self.release()
 
     def close(self) -> None:
-        """For a user who writes no more; the last one lets go of the file."""
+        """For a user who writes no more; the last one lets go of the file, or who waits for the
+        turn still, though nobody wants it any more: it may come to whoever opens the file next."""
         with _sharing:
             self._users -= 1
-            if self._users:
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        with _sharing:
+            if self._users or self._processes.is_waited_for:
                 return
             if _shared.get(self._database) is self:
                 del _shared[self._database]
@@ -136,10 +143,16 @@ class _ProcessTurn:
 
     _TURN, _NEXT = 0, 1
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waited: Callable[[], None]) -> None:
+        """`waited`: called when the turn has been waited for, by whoever wanted it or by nobody."""
         self._path = path
+        self._waited = waited
         self._file: IO[bytes] | None = None
         self._asked: _Asked | None = None
+
+    @property
+    def is_waited_for(self) -> bool:
+        return self._asked is not None and self._asked.is_waiting
 
     def acquire(self, seconds: float) -> None:
         """Raises `TimeoutError` when others keep it for so long."""
@@ -151,7 +164,7 @@ class _ProcessTurn:
             try:
                 self._take(fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                self._asked = _Asked(self._take, self._hand_on)
+                self._asked = _Asked(self._take, self._hand_on, self._waited)
             else:
                 return
         self._asked.wait(seconds)
@@ -190,9 +203,12 @@ class _Asked:
     It goes on when nobody waits for it any more: then it hands the turn on when it gets it.
     """
 
-    def __init__(self, take: Callable[[], None], release: Callable[[], None]) -> None:
+    def __init__(
+        self, take: Callable[[], None], release: Callable[[], None], waited: Callable[[], None]
+    ) -> None:
         self._take = take
         self._release = release
+        self._waited = waited
         self._lock = threading.Lock()
         self._is_wanted = True
         self._ended = threading.Event()
@@ -202,6 +218,11 @@ class _Asked:
         except BaseException:  # Ctrl-C is one, after which it may have begun all the same
             self.give_up()
             raise
+
+    @property
+    def is_waiting(self) -> bool:
+        with self._lock:
+            return not self._ended.is_set()
 
     def goes_on(self) -> bool:
         """Whether it waits still; then it does so for the caller."""
@@ -230,6 +251,7 @@ class _Asked:
             self._ended.set()
             if not self._is_wanted and self._error is None:
                 self._release()
+        self._waited()
 
 
 def _not_our_turn() -> TimeoutError:
