@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from fiscus.access.keys import KnownCallers
@@ -43,6 +44,8 @@ class StoreProbe(Protocol):
 
     kind: str
     """`sqlite` or `postgresql`."""
+    folder: Path | None
+    """Where SQLite's file is."""
 
     def ping_ms(self) -> float:
         """Milliseconds of a trivial query on a pooled connection; raises `ServiceUnavailable`."""

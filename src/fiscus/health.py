@@ -25,7 +25,7 @@ _WORSE: Final = {UP: 0, DEGRADED: 1, DOWN: 2}
 SLOW_STORE_MS: Final = 500.0
 FULL_QUEUE_RATIO: Final = 0.8
 LOW_DISK_BYTES: Final = 1_000_000_000
-"""With less free space in the data folder Fiscus warns."""
+"""With less free space in the data folder, or where the database's file is, Fiscus warns."""
 NO_DISK_BYTES: Final = 50_000_000
 """With less, writes will soon fail."""
 OLD_RATES_DAYS: Final = 90
@@ -143,11 +143,15 @@ def _counters(engine: Engine) -> Dependency:
 
 
 def _disk(engine: Engine) -> Dependency:
+    folders = {"data": engine.settings.data_dir.absolute()}
+    store_folder = engine.store.folder
+    if store_folder is not None and store_folder != folders["data"]:
+        folders["database's"] = store_folder
     try:
-        free = shutil.disk_usage(engine.settings.data_dir).free
+        free, whose = min((shutil.disk_usage(one).free, name) for name, one in folders.items())
     except OSError:
         return _dependency("disk", DEGRADED, "the data folder cannot be looked at")
-    message = f"{free // 1_000_000} MB are free for the data folder"
+    message = f"{free // 1_000_000} MB are free for the {whose} folder"
     if free < NO_DISK_BYTES:
         return _dependency("disk", DOWN, message)
     return _dependency("disk", DEGRADED if free < LOW_DISK_BYTES else UP, message)

@@ -176,6 +176,27 @@ async def test_a_server_whose_data_has_no_room_left_is_down_and_not_ready(
     assert "The disk is full" in ready.json()["reasons"][0]
 
 
+async def test_the_disk_of_a_database_elsewhere_is_looked_at_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    full: list[Path] = []
+    usage = shutil.disk_usage
+
+    def usage_of(folder: Path) -> Any:
+        found = usage(folder)
+        return found._replace(free=0) if folder in full else found
+
+    async with open_app(data, database_url=f"sqlite:///{elsewhere}/fiscus.db") as client:
+        monkeypatch.setattr(shutil, "disk_usage", usage_of)
+        assert (await health(client))[0] == 200
+        for folder, word in ((data, "data"), (elsewhere, "database's")):
+            full[:] = [folder]
+            status, _, dependencies = await health(client)
+            assert (status, dependencies["disk"]["status"]) == (503, "DOWN")
+            assert dependencies["disk"]["message"] == f"0 MB are free for the {word} folder"
+
+
 async def test_a_group_that_failed_lately_degrades_before_the_breaker_opens(
     client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ class SqlProbe:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.kind = "sqlite" if database.is_sqlite else "postgresql"
+        self.folder = database.sqlite_path.parent if database.is_sqlite else None
 
     def ping_ms(self) -> float:
         started = perf_counter()
