@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import grpc
@@ -22,7 +23,10 @@ from tests.fiscus_process import fiscus_server
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.fiscus_process import FiscusProcess
 
 MAPPING = """
 rules:
@@ -40,16 +44,25 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_policy_made_over_http_limits_what_envoy_asks(tmp_path: Path, file: Path) -> None:
+@contextmanager
+def edge_server(
+    home: Path, mapping: Path
+) -> Iterator[tuple[FiscusProcess, RateLimitServiceStub, int]]:
+    """A server that Envoy may ask, who asks it, and the port for that."""
     port = free_port()
     with (
         fiscus_server(
-            tmp_path / "home",
+            home,
             command=("serve", "--grpc-port", str(port)),
-            env={"FISCUS_ENVOY_MAPPING_FILE": str(file)},
+            env={"FISCUS_ENVOY_MAPPING_FILE": str(mapping)},
         ) as server,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
+        yield server, RateLimitServiceStub(channel), port
+
+
+def test_policy_made_over_http_limits_what_envoy_asks(tmp_path: Path, file: Path) -> None:
+    with edge_server(tmp_path / "home", file) as (server, stub, port):
         policy = {
             "scope_type": "tenant",
             "scope_id": "*",
@@ -64,7 +77,6 @@ def test_policy_made_over_http_limits_what_envoy_asks(tmp_path: Path, file: Path
             timeout=30,
         )
         assert made.status_code == 201, made.text
-        stub = RateLimitServiceStub(channel)
         codes = [
             stub.ShouldRateLimit(
                 asking({"remote_address": "10.0.0.1"}),
@@ -80,14 +92,8 @@ def test_policy_made_over_http_limits_what_envoy_asks(tmp_path: Path, file: Path
 
 
 def test_key_revoked_over_http_is_refused_over_grpc_at_once(tmp_path: Path, file: Path) -> None:
-    port = free_port()
     with (
-        fiscus_server(
-            tmp_path / "home",
-            command=("serve", "--grpc-port", str(port)),
-            env={"FISCUS_ENVOY_MAPPING_FILE": str(file)},
-        ) as server,
-        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+        edge_server(tmp_path / "home", file) as (server, stub, _),
         httpx.Client(
             base_url=f"{server.url}/budget/v1", headers={"X-API-Key": server.key}, timeout=30
         ) as http,
@@ -95,7 +101,7 @@ def test_key_revoked_over_http_is_refused_over_grpc_at_once(tmp_path: Path, file
         made = http.post("/api-keys", json={"name": "edge", "roles": ["service"]}).json()
 
         def ask() -> RateLimitResponse:
-            return RateLimitServiceStub(channel).ShouldRateLimit(
+            return stub.ShouldRateLimit(
                 asking({"remote_address": "10.0.0.1"}),
                 metadata=(("x-api-key", made["api_key"]),),
                 timeout=30,
