@@ -19,6 +19,7 @@ from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
 from fiscus.groups import Failure, GroupLimits, GroupObserver, MaybeDone
 from fiscus.logs import get_logger
+from fiscus.turns import turn_of
 
 log = get_logger(__name__)
 
@@ -148,6 +149,7 @@ class LoopGroups(Generic[C, R]):
         so that the others are not sent and can be answered without the store."""
         self.failure: Failure | None = None
         """Of the last group; None when it was done."""
+        self._turn = turn_of(loop)
         self._in_turn = False
         """This turn's end is waited for."""
         self._deadline = 0.0
@@ -194,7 +196,7 @@ class LoopGroups(Generic[C, R]):
         loop = self.loop
         self._in_turn = True
         self._deadline = loop.time() + self._asker.limits.deadline_seconds
-        loop.call_soon(self._end_turn)
+        self._turn.at_end(self._end_turn)
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(self._sweep_seconds, self._sweep)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fiscus.http.joined_writes import LARGE, joining
+from fiscus.turns import turn_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,7 +40,7 @@ async def line() -> AsyncIterator[Line]:
     ours, client = socket.socketpair()
     client.setblocking(False)
     transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
-    yield Line(joining(transport, loop), client)
+    yield Line(joining(transport, turn_of(loop)), client)
     transport.close()
     client.close()
 

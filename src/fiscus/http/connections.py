@@ -32,6 +32,7 @@ from fiscus.http.heads import (
 )
 from fiscus.http.joined_writes import joining
 from fiscus.http.lane import DecisionLane, Reply
+from fiscus.turns import turn_of
 
 _NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
 """What asks for more than a body of a known length; so do fields that were sent twice."""
@@ -71,6 +72,7 @@ class DecisionProtocol(HttpToolsProtocol):
     def __init__(self, lane: DecisionLane, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lane: Final = lane
+        self.turn: Final = turn_of(self.loop)
         self._largest = min(lane.max_body_bytes, HIGH_WATER_LIMIT)
         self._exchange: _Exchange | _Ignored | None = None
         """The decision whose request is being read."""
@@ -102,7 +104,7 @@ class DecisionProtocol(HttpToolsProtocol):
         self.headers = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(joining(transport, self.loop))
+        super().connection_made(joining(transport, self.turn))
         resume_reading = self.flow.resume_reading
         # uvicorn's goes on reading after each answer, however many requests wait for theirs
         self.flow.resume_reading = lambda: None if self.pipeline else resume_reading()
@@ -398,8 +400,8 @@ class DecisionProtocol(HttpToolsProtocol):
 class _Exchange:
     """A decision on its way; to uvicorn the connection's `RequestResponseCycle`.
 
-    The lane's coroutine is stepped by hand. It awaits futures alone, so a task would do no more,
-    but begin it a turn later and, where nothing had to be waited for, have cost more than it.
+    The lane's coroutine is stepped by hand, together with those of the same turn. It awaits nothing
+    but futures and `NEXT_STEP`, so a task would do no more, and each step in a turn of its own.
     """
 
     __slots__ = (
@@ -433,9 +435,9 @@ class _Exchange:
         self._steps: Coroutine[Any, Any, Reply] = self._connection.lane.answer(
             *self._target, self._headers, self.body
         )
-        self._step()
+        self._connection.turn.together(self._step)
 
-    def _step(self, _awaited: object = None) -> None:
+    def _step(self) -> None:
         try:
             awaited = self._steps.send(None)
         except StopIteration as end:
@@ -443,8 +445,14 @@ class _Exchange:
             if not self.disconnected:
                 self._connection.write_reply(end.value, keep_alive=self.keep_alive)
         else:
+            if awaited is None:  # NEXT_STEP
+                self._connection.turn.together(self._step)
+                return
             awaited._asyncio_future_blocking = False  # as a task does with what it awaits
-            awaited.add_done_callback(self._step)
+            awaited.add_done_callback(self._go_on)
+
+    def _go_on(self, _awaited: object) -> None:
+        self._connection.turn.together(self._step)
 
 
 class _Ignored:

@@ -11,31 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+
+from fiscus.turns import Turn
 
 LARGE: Final = 16_384
 """Bytes of a body from which on it does not wait for others."""
 _HEAD: Final = b"HTTP/1.1 "
-
-
-class _Turn:
-    """The connections whose answers wait for the end of a turn of the event loop."""
-
-    def __init__(self) -> None:
-        self._waiting: list[_JoiningTransport] = []
-
-    def add(self, transport: _JoiningTransport) -> None:
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._end)
-        self._waiting.append(transport)
-
-    def _end(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for transport in waiting:
-            transport.flush()
-
-
-_TURNS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn]] = WeakKeyDictionary()
 
 
 class _JoiningTransport:
@@ -44,7 +25,7 @@ class _JoiningTransport:
     More of a body than that goes out at once, so that memory stays bounded.
     """
 
-    def __init__(self, transport: asyncio.Transport, turn: _Turn) -> None:
+    def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
         self._transport = transport
         self._turn = turn
         self.written_bytes = 0
@@ -62,7 +43,7 @@ class _JoiningTransport:
             self.flush()
         if data.startswith(_HEAD):
             self._head = data
-            self._turn.add(self)
+            self._turn.at_end(self.flush)
         else:
             self.written_bytes += len(data)
             self._transport.write(data)
@@ -93,9 +74,6 @@ class _JoiningTransport:
         return getattr(self._transport, name)
 
 
-def joining(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> Any:
+def joining(transport: asyncio.Transport, turn: Turn) -> Any:
     """`transport` with its writes joined; a transport itself, though of no such class."""
-    turn = _TURNS.get(loop)
-    if turn is None:
-        turn = _TURNS[loop] = _Turn()
     return _JoiningTransport(transport, turn)

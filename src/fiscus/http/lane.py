@@ -51,6 +51,7 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
 )
 from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
+from fiscus.turns import NEXT_STEP
 from fiscus.wire import decode, encode
 
 log = get_logger(__name__)
@@ -122,8 +123,8 @@ class DecisionLane:
         """Decide what was `find`-ed and answer, also for what went wrong; raises nothing.
 
         `headers` have lower-case names; `sent` is the body, or gives it, once the caller is known;
-        `wrong` is what they are refused for. Awaits nothing but futures, and those only when
-        something has to be waited for.
+        `wrong` is what they are refused for. Awaits nothing but futures, those only when something
+        has to be waited for, and `NEXT_STEP`.
         """
         started = perf_counter()
         decision, path_id = asked
@@ -161,9 +162,9 @@ class DecisionLane:
                     now,
                     None if at_once else idempotency_key_of(headers),
                 )
+                await NEXT_STEP
                 if at_once:
-                    outcome, told = await self._limit_checks.answer(call, gate)
-                    self._metrics.limited(outcome)
+                    outcome, told = await self._limited(call, gate)
                 else:
                     outcome = await self._committed(decision, call, path, correlation_id)
             except FiscusError:
@@ -236,6 +237,15 @@ class DecisionLane:
             )
         more = [one for one in headers_of(told) if one[0] != "Retry-After"] + more
         return PROBLEM_JSON, status, lines_of(more), payload
+
+    async def _limited(
+        self, call: Call, gate: Gate
+    ) -> tuple[RateLimitCheckAnswer | RateLimitBatchAnswer, FieldLines]:
+        """The limiter's answer, with the header fields of its policies."""
+        answered = await self._limit_checks.answer(call, gate)
+        self._metrics.limited(answered[0])
+        await NEXT_STEP
+        return answered
 
     async def _committed(
         self, decision: Decision, call: Call, path: str, correlation_id: str

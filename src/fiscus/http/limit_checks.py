@@ -20,6 +20,7 @@ from fiscus.ratelimits.calls import (
 from fiscus.ratelimits.headers import rate_limit_lines
 from fiscus.ratelimits.limiter import POLICIES, Limiter, Prepared
 from fiscus.ratelimits.port import Take
+from fiscus.turns import NEXT_STEP
 
 
 class LimitChecks:
@@ -54,6 +55,7 @@ class LimitChecks:
         if together:
             gate.judge(None if outcome is None else outcome[0])
         taken = outcome[-1] if outcome is not None and one.policies else None
+        await NEXT_STEP
         answer = self._limiter.answer(one, taken, now_us)
         return answer, rate_limit_lines(answer, now_us)
 
