@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -69,10 +70,20 @@ Decided = (
 _ALLOWED_BATCH: Final = pieces_around(CheckBatchAnswer(allowed=True, results=[]), "results")
 
 
+def checks_in_json(
+    commands: Sequence[Command], outcomes: Sequence[Decided | FiscusError]
+) -> list[str]:
+    """`in_words` as JSON, of all checks of budgets among `commands` that are alone and decided."""
+    checks = [
+        (outcome, command)
+        for command, outcome in zip(commands, outcomes, strict=True)
+        if isinstance(outcome, BudgetsDecided) and isinstance(command, Check)
+    ]
+    return answers_as_json([one for one, _ in checks], [one for _, one in checks])
+
+
 def in_json(command: Command, decided: Decided) -> bytes:
     """`in_words` as JSON."""
-    if isinstance(decided, BudgetsDecided) and isinstance(command, Check):
-        return answers_as_json((decided,), (command,))[0].encode()
     if isinstance(decided, BudgetBatchDecided) and decided.allowed:
         assert isinstance(command, CheckBatch)
         before, after = _ALLOWED_BATCH

@@ -26,7 +26,8 @@ from fiscus.lookups import Lookups
 from fiscus.loop_groups import LoopGroups, Told
 from fiscus.wire import decode
 
-PART_BYTES: Final = 1_000_000
+PART_BYTES: Final = 100_000
+"""As much as a line has at once. For more than 128 KiB the C library asks the system, each time."""
 _HANG_UP_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0
 _ENDED: Final = "the ledger's process has ended"

@@ -26,6 +26,7 @@ from fiscus.ledger.answers import (
     Decided,
     QuotaBatchDecided,
     RecordedBatch,
+    checks_in_json,
     in_json,
 )
 from fiscus.ledger.apart.messages import LENGTH, Frames, measured
@@ -263,8 +264,11 @@ class Teller:
             budgets.clear()
             quotas.clear()
         frame = bytearray(LENGTH.size)
+        answers = iter(checks_in_json(commands, outcomes))
         told = [
-            self._told(frame, command, outcome)
+            _answered(frame, next(answers).encode(), outcome)
+            if isinstance(outcome, BudgetsDecided)
+            else self._told(frame, command, outcome)
             for command, outcome in zip(commands, outcomes, strict=True)
         ]
         new_budgets, budgets_met = budgets.take_new()
@@ -304,9 +308,7 @@ class Teller:
                     return 5, [self._of_cost(one) for one in costs]
             case _:
                 pass
-        answer = in_json(command, outcome)
-        frame += answer
-        return 1, len(answer), getattr(outcome, "allowed", True)
+        return _answered(frame, in_json(command, outcome), outcome)
 
     def _of_budgets(self, decided: BudgetsDecided) -> tuple[object, ...]:
         told = (
@@ -336,6 +338,11 @@ class Teller:
             recorded.currency,
             recorded.flags,
         )
+
+
+def _answered(frame: bytearray, answer: bytes, outcome: Decided) -> tuple[object, ...]:
+    frame += answer
+    return 1, len(answer), getattr(outcome, "allowed", True)
 
 
 def unavailable_message(number: int, error: Exception) -> bytearray:

@@ -20,7 +20,8 @@ from fiscus.logs import get_logger
 
 log = get_logger(__name__)
 
-PART_BYTES: Final = 1_000_000
+PART_BYTES: Final = 100_000
+"""As much as a line has at once. For more than 128 KiB the C library asks the system, each time."""
 
 
 class LedgerServer:

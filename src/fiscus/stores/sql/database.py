@@ -197,7 +197,7 @@ class Database:
                 if not self.has_its_file:
                     raise unavailable()  # nobody would ever find what is written now
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-                log = sqlite_files.log_at(self.sqlite_path)
+                log = sqlite_files.file_at(sqlite_files.log_beside(self.sqlite_path))
                 if log is None or log != connection.info.setdefault("log", log):
                     raise unavailable()
                 result = change(connection)

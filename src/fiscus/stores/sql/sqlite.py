@@ -19,7 +19,7 @@ from fiscus.clock import from_us, to_us
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreFull, StoreUnavailable
 from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import PADDING, SHAPES_KEPT, Columns, Row, Statement
-from fiscus.stores.sql.sqlite_files import FileId, existing, file_at, log_at
+from fiscus.stores.sql.sqlite_files import FileId, existing, file_at, log_beside
 from fiscus.stores.sql.write_turn import WriteTurn
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -139,6 +139,7 @@ class SqliteDriver:
 
     def __init__(self, path: Path, synchronous: str, turn: WriteTurn) -> None:
         self._path = path
+        self._log_path = log_beside(path)
         self._synchronous = synchronous
         self._turn = turn
         self._connection: sqlite3.Connection | None = None
@@ -178,7 +179,7 @@ class SqliteDriver:
             if self._file != file_at(self._path):
                 raise sqlite3.OperationalError("the file was removed or replaced")
             self._connection.execute("BEGIN IMMEDIATE")
-            log = log_at(self._path)
+            log = file_at(self._log_path)
             self._log = self._log or log
             if log is None or log != self._log:
                 raise sqlite3.OperationalError("the log beside the file was removed or replaced")

@@ -48,12 +48,12 @@ def file_at(path: Path) -> FileId | None:
     return found.st_dev, found.st_ino
 
 
-def log_at(path: Path) -> FileId | None:
-    """As `file_at`, of the log that commits are in until a checkpoint: `-wal` beside a database.
+def log_beside(path: Path) -> Path:
+    """The log that a database's commits are in until a checkpoint.
 
     It is there from the first transaction of a connection to the end of the last one.
     """
-    return file_at(path.with_name(f"{path.name}-wal"))
+    return path.with_name(f"{path.name}-wal")
 
 
 def unwritable(path: Path) -> Path | None:
