@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
@@ -18,7 +18,9 @@ from uvicorn.server import ServerState
 from fiscus.access.model import Role
 from fiscus.http import connections
 from fiscus.http.connections import DecisionProtocol, connections_of
+from fiscus.http.lane import Reply
 from fiscus.ledger.group import GroupRunner
+from fiscus.turns import NEXT_STEP
 from tests.http.app_client import API, open_app
 from tests.http.live_server import LiveServer, serving
 from tests.http.wire import Answer, Wire
@@ -287,6 +289,39 @@ class Pipe(asyncio.Transport):
 
     def close(self) -> None:
         self.closed = True
+
+
+class SteppedLane:
+    """A lane whose decisions take two steps, which it writes down."""
+
+    max_body_bytes = 1000
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    async def answer(self, *asked: Any) -> Reply:
+        body: bytes = asked[-1]
+        for step in "12":
+            self.steps.append(body.decode() + step)
+            await NEXT_STEP
+        return Reply(200, "Content-Length: 1\r\n", body)
+
+
+@pytest.mark.anyio
+async def test_decisions_of_one_turn_are_as_far_as_each_other() -> None:
+    lane = SteppedLane()
+    config = uvicorn.Config(cast("Any", lane), log_config=None)
+    config.load()
+    pipes = [Pipe() for _ in range(3)]
+    for pipe, body in zip(pipes, "abc", strict=True):
+        connection = connections_of(cast("Any", lane))(config, ServerState(), {})
+        connection.connection_made(pipe)
+        head = f"POST {API}/budgets/check HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+        connection.data_received((head + body).encode())
+    assert lane.steps == []  # more may be read in this turn
+    await asyncio.sleep(0)
+    assert lane.steps == ["a1", "b1", "c1", "a2", "b2", "c2"]
+    assert [pipe.written[-1:] for pipe in pipes] == [b"a", b"b", b"c"]
 
 
 @pytest.mark.anyio
