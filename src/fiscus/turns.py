@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 Step = Callable[[], object]
 
@@ -20,7 +20,7 @@ class Turn:
     """The turns of one event loop, on whose thread all of this is called."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop = ref(loop)  # or `_TURNS` would keep it
         self._steps: deque[Step] = deque()
         self._ends: deque[Step] = deque()
         self._has_begun = False
@@ -39,7 +39,13 @@ class Turn:
 
     def _begin(self) -> None:
         self._has_begun = True
-        self._loop.call_soon(self._run)
+        self._own_loop.call_soon(self._run)
+
+    @property
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop()
+        assert loop is not None  # who calls is on its thread
+        return loop
 
     def _run(self) -> None:
         try:
@@ -47,7 +53,7 @@ class Turn:
                 try:
                     queue.popleft()()
                 except Exception as error:  # noqa: BLE001 - the others go on, as in an event loop
-                    self._loop.call_exception_handler(
+                    self._own_loop.call_exception_handler(
                         {"message": "Exception in a step of a turn", "exception": error}
                     )
         finally:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -120,3 +122,14 @@ async def test_each_loop_has_one() -> None:
     assert turn_of(loop) is turn_of(loop)
     assert turn_of(another) is not turn_of(loop)
     another.close()
+
+
+def test_a_loop_is_not_kept_by_its_turn() -> None:
+    loop = asyncio.new_event_loop()
+    gone = ref(loop)
+    turn_of(loop).together(lambda: None)
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    del loop
+    gc.collect()
+    assert gone() is None
