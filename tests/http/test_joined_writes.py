@@ -62,10 +62,18 @@ async def test_a_large_answer_goes_out_at_once_and_whole(line: Line) -> None:
     assert line.received() == b""
 
 
+async def test_a_large_answer_goes_out_at_once_when_it_is_one_write(line: Line) -> None:
+    answer = HEAD + b"x" * LARGE
+    line.transport.write(answer)
+    assert line.received() == answer
+
+
 async def test_answers_of_one_turn_are_in_order_whatever_their_size(line: Line) -> None:
     large = b"x" * LARGE
     for body in (b"first", large, b"last"):
         line.transport.write(HEAD)
         line.transport.write(body)
+    line.transport.write(HEAD + b"whole")
     await asyncio.sleep(0)
-    assert line.received() == HEAD + b"first" + HEAD + large + HEAD + b"last"
+    answers = HEAD + b"first" + HEAD + large + HEAD + b"last" + HEAD + b"whole"
+    assert line.received() == answers

@@ -19,6 +19,7 @@ from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import BalanceKey, BudgetBalance
 from fiscus.clock import ManualClock
+from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.groups import MaybeDone
@@ -302,6 +303,34 @@ def test_a_row_that_another_keeps_locked_keeps_no_other_operation_waiting(
         assert acme.check("1").allowed
         for tenant_id in ("acme", "globex"):
             assert read_books(url, tenant_id).faults() == []
+    drop_database(own_postgres.server, url)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("table", ["reservations", "reservation_lines"])
+def test_a_table_that_only_denials_look_into_keeps_no_other_operation_waiting_while_it_is_locked(
+    own_postgres: OwnPostgres, tmp_path: Path, clock: ManualClock, table: str
+) -> None:
+    """As `VACUUM FULL`, `REINDEX` and `ALTER TABLE` lock it."""
+    url = fresh_database(own_postgres.server)
+    with contextlib.closing(open_at(url, tmp_path, clock, ledger_deadline_seconds=2)) as engine:
+        acme, globex = Desk(engine, "acme"), Desk(engine, "globex")
+        acme.budget("1")
+        globex.budget("1", on_store_failure="allow")
+        for desk in (acme, globex):
+            desk.reserve("1")
+        with psycopg.connect(url) as other:
+            other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            group: list[Command] = [acme.check_command("1") for _ in range(40)]
+            group += [globex.check_command("1"), globex.record_command("0.5", project_id="q")]
+            *denied, recorded = acme.outcomes(group)
+            assert {type(one) for one in denied} == {ServiceUnavailable}
+            assert isinstance(recorded, RecordAnswer)
+            with pytest.raises(ServiceUnavailable) as caught:
+                globex.check("1")
+        assert caught.value.retry_after_seconds == 1
+        assert engine.ledger.breaker_state is BreakerState.CLOSED
+        assert not globex.check("1").allowed
     drop_database(own_postgres.server, url)
 
 

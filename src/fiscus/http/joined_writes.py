@@ -41,7 +41,7 @@ class _JoiningTransport:
                     self.flush()
                 return
             self.flush()
-        if data.startswith(_HEAD):
+        if data.startswith(_HEAD) and len(data) < LARGE:
             self._head = data
             self._turn.at_end(self.flush)
         else:

@@ -29,6 +29,7 @@ from fiscus.ledger.port import (
     NoPartition,
     RowsLocked,
     StoreUnavailable,
+    TransactionFailed,
 )
 from fiscus.ledger.workspace import MoreDue, MoreNeeded, Workspace
 from fiscus.logs import get_logger
@@ -178,7 +179,7 @@ class GroupRunner:
     ) -> list[Decided | FiscusError]:
         try:
             outcomes = self._written(transaction, workspace, commands)
-        except (MoreNeeded, GroupConflict, GroupRejected, StoreUnavailable):
+        except (MoreNeeded, TransactionFailed):
             raise
         except Exception as error:
             # nothing is committed, and whose fault it is comes out when each is done alone

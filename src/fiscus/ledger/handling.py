@@ -52,6 +52,7 @@ from fiscus.ledger.commands import (
     Release,
     Settle,
 )
+from fiscus.ledger.port import TransactionFailed
 from fiscus.ledger.quotas import (
     apply_consume,
     apply_give_back,
@@ -90,14 +91,17 @@ def plan(workspace: Workspace, command: Command) -> None:
 
 
 def run(workspace: Workspace, command: Command) -> Decided | FiscusError:
-    """What one command comes to; an error leaves the workspace as it was."""
+    """What one command comes to; an error leaves the workspace as it was.
+
+    Raises what is the whole group's: `MoreNeeded` and `TransactionFailed`.
+    """
     mark = workspace.mark()
     try:
         return _do(workspace, command)
     except FiscusError as error:
         workspace.undo(mark)
         return error
-    except MoreNeeded:
+    except (MoreNeeded, TransactionFailed):
         raise
     except Exception:
         workspace.undo(mark)

@@ -158,7 +158,11 @@ class Changes(Struct):
     quota_usage: list[QuotaUsage] = []
 
 
-class StoreUnavailable(Exception):
+class TransactionFailed(Exception):
+    """What a group's transaction raises, whichever of its commands it was asked for."""
+
+
+class StoreUnavailable(TransactionFailed):
     """The store cannot be reached or failed; the transaction did not commit, as far as is known."""
 
 
@@ -166,7 +170,7 @@ class StoreFull(StoreUnavailable):
     """As `StoreUnavailable`: its disk has no room for what is written."""
 
 
-class GroupConflict(Exception):
+class GroupConflict(TransactionFailed):
     """Another process was first (lock, unique key); the same group may be tried again."""
 
 
@@ -174,7 +178,7 @@ class RowsLocked(GroupConflict):
     """Rows of the group stayed locked by another for longer than the store waits."""
 
 
-class GroupRejected(Exception):
+class GroupRejected(TransactionFailed):
     """The group could not be written; one of its commands is to blame."""
 
 
@@ -183,7 +187,7 @@ class NoPartition(GroupRejected):
 
 
 class LedgerTransaction(Protocol):
-    """One group's transaction. Any method may raise `StoreUnavailable` or `GroupConflict`."""
+    """One group's transaction. Any method may raise a `TransactionFailed`."""
 
     def load(self, needs: Needs) -> Loaded:
         """Load and lock all of `needs`, everywhere in one order so that groups never deadlock.
