@@ -77,6 +77,35 @@ def test_recording_with_a_reservation_is_settling_it(desk: Desk) -> None:
     assert desk.settle(held, "3").record_id == answer.record_id
 
 
+def test_a_record_with_a_reservation_keeps_the_ids_that_the_check_did_not_give(desk: Desk) -> None:
+    budget = desk.budget("10")
+    of_user = desk.budget("1", allocated_to_type="user", allocated_to_id="u")
+    held = desk.reserve("4")
+    for _ in range(2):  # again is the same
+        answer = desk.record("3", reservation_id=held, user_id="u")
+        assert (answer.attributed_to_type, answer.attributed_to_id) == ("user", "u")
+        assert answer.flags == [CostFlag.UNRESERVED]
+    assert (desk.used(budget), desk.used(of_user)) == (("3", "0"), ("3", "0"))
+    record = desk.engine.costs.get(desk.tenant_id, answer.record_id)
+    assert (record.project_id, record.user_id) == ("p", "u")
+
+
+@pytest.mark.parametrize("field", ["resource_type", "project_id", "user_id", "feature_id"])
+def test_a_record_for_something_else_than_was_reserved_is_a_conflict(
+    desk: Desk, field: str
+) -> None:
+    budget = desk.budget("10")
+    held = desk.reserve("4", user_id="u", feature_id="f")
+    for _ in range(2):
+        with pytest.raises(Conflict) as caught:
+            desk.record("3", reservation_id=held, **{field: "another"})
+        assert caught.value.details["field"] == field
+    assert desk.used(budget) == ("0", "4")
+    assert desk.settle(held, "3").flags == []
+    with pytest.raises(Conflict):  # also when it is settled
+        desk.record("3", reservation_id=held, **{field: "another"})
+
+
 def test_a_record_with_a_reservation_keeps_its_operation_and_category(desk: Desk) -> None:
     budget = desk.budget("10")
     held = desk.reserve("4")

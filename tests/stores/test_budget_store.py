@@ -69,6 +69,19 @@ def test_defaults_are_the_tenants_own(acme: Tenant) -> None:
     assert (budget.currency, budget.timezone) == ("EUR", "Europe/Berlin")
 
 
+def test_a_new_version_keeps_currency_and_time_zone_where_it_names_none(acme: Tenant) -> None:
+    budget = acme.budget(timezone="Asia/Tokyo")
+    acme.check("1")
+    acme.engine.tenants.put(
+        acme.tenant_id,
+        TenantSpec(currency="EUR", timezone="Europe/Berlin"),
+        expected_version=None,
+        now=acme.now,
+    )
+    new = replaced(acme, budget, budget_amount="7")
+    assert (new.currency, new.timezone, new.budget_amount) == ("USD", "Asia/Tokyo", 7)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -182,6 +182,12 @@ def test_a_change_keeps_the_generation_and_is_found_by_what_it_says(desk: Desk) 
     assert desk.list(scope_id="u1", algorithm=Algorithm.LEAKY_BUCKET) == [first.policy.policy_id]
 
 
+def test_a_new_version_keeps_the_time_zone_where_it_names_none(desk: Desk) -> None:
+    state = desk.make(timezone="Asia/Tokyo")
+    assert desk.replace(state, limit_value=7).policy.timezone == "Asia/Tokyo"
+    assert desk.replace(state, timezone="UTC").policy.timezone == "UTC"
+
+
 def test_a_deleted_policy_has_no_counters_and_no_emergencies(desk: Desk) -> None:
     state = desk.make()
     desk.delete(state)

@@ -18,7 +18,7 @@ MAX_THRESHOLD = Decimal(10)
 
 def define(
     spec: BudgetSpec,
-    settings: TenantSettings,
+    defaults: TenantSettings,
     *,
     budget_id: str,
     tenant_id: str,
@@ -28,10 +28,11 @@ def define(
 ) -> Budget:
     """Version `version` of a budget, made at `now`; `created_at` is when its first was made.
 
+    Currency and time zone are those of `defaults` where `spec` leaves them out.
     Raises `ValidationError` naming the field.
     """
     _check_scope(spec, tenant_id)
-    timezone = settings.timezone if spec.timezone is None else parse_timezone(spec.timezone)
+    timezone = defaults.timezone if spec.timezone is None else parse_timezone(spec.timezone)
     budget = Budget(
         budget_id=budget_id,
         tenant_id=tenant_id,
@@ -39,7 +40,7 @@ def define(
         budget_name=spec.budget_name,
         budget_type=spec.allocated_to_type,
         budget_amount=parse_positive(spec.budget_amount, "budget_amount"),
-        currency=settings.currency if spec.currency is None else parse_currency(spec.currency),
+        currency=defaults.currency if spec.currency is None else parse_currency(spec.currency),
         period_type=spec.period_type,
         start_date=_start_date(spec, timezone, created_at),
         end_date=spec.end_date,

@@ -70,7 +70,11 @@ class RecordRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tags: LooseTags = {}
     charge_category: ChargeCategory = ChargeCategory.USAGE
     reservation_id: Annotated[
-        Id | None, Meta(description="Settles this reservation: the same as settling it.")
+        Id | None,
+        Meta(
+            description="Settles this reservation: the same as settling it. Ids that the check did "
+            "not give are kept; another resource type or id than that of the check is a 409."
+        ),
     ] = None
     operation_id: Annotated[
         Id | None, Meta(description="Your name of the operation: again is the same record.")

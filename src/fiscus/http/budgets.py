@@ -222,9 +222,9 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/budgets/{budget_id}",
         tag="Budgets",
         summary="Replace a budget's definition by a new version",
-        description="Fields left out take their defaults. With `version` or `If-Match`, a budget "
-        "that was changed meanwhile is left alone (409). Period, time zone and currency of a "
-        "budget that has usage cannot change (409).",
+        description="Fields left out take their defaults; currency and time zone stay. With "
+        "`version` or `If-Match`, a budget that was changed meanwhile is left alone (409). Period, "
+        "time zone and currency of a budget that has usage cannot change (409).",
         handler=replace_budget,
         action=Action.CHANGE_BUDGETS,
         answer=BudgetView,

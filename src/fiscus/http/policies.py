@@ -223,9 +223,9 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/rate-limits/{policy_id}",
         tag="Rate limits",
         summary="Replace a policy's definition by a new version",
-        description="Fields left out take their defaults. With `version` or `If-Match`, a policy "
-        "that was changed meanwhile is left alone (409). What was used stays used, unless "
-        "algorithm or `scope_type` change.",
+        description="Fields left out take their defaults; the time zone stays. With "
+        "`version` or `If-Match`, a policy that was changed meanwhile is left alone (409). What "
+        "was used stays used, unless algorithm or `scope_type` change.",
         handler=replace_policy,
         action=Action.CHANGE_RATE_LIMITS,
         answer=PolicyView,

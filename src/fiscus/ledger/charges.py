@@ -27,10 +27,12 @@ from fiscus.ledger.recorded import Charged, CostRecorded, answer
 from fiscus.ledger.reservations import close, current, require_reservation
 from fiscus.ledger.workspace import Workspace
 from fiscus.money import plain
+from fiscus.operations import Operation
 from fiscus.wire import decode, encode
 
 # Kept apart, as a member of an enum is found by way of its metaclass each time.
 _UNRESERVED: Final = CostFlag.UNRESERVED
+_IDS: Final = ("project_id", "user_id", "feature_id")
 
 
 def plan_record(workspace: Workspace, command: Record) -> int:
@@ -56,10 +58,13 @@ def plan_record_batch(workspace: Workspace, command: RecordBatch) -> None:
 def apply_record(workspace: Workspace, command: Record) -> CostRecorded | RecordAnswer:
     """Record a cost; with a reservation, settle that with the reservation's attributes.
 
-    What was recorded before, or settles a reservation, is answered at once.
+    What was recorded before, or settles a reservation, is answered at once. Raises `Conflict` when
+    the reservation is for something else.
     """
     cost = command.cost
     if command.reservation_id is not None:
+        found = require_reservation(workspace, command.reservation_id, command.tenant_id)
+        _require_its_ids(found, cost.operation)
         settle = Settle(
             tenant_id=command.tenant_id,
             reservation_id=command.reservation_id,
@@ -78,7 +83,7 @@ def apply_record(workspace: Workspace, command: Record) -> CostRecorded | Record
             charge_category=cost.charge_category,
             operation_id=cost.operation_id,
         )
-        return _as_record_answer(workspace, apply_settle(workspace, settle), command)
+        return _as_record_answer(workspace, _settle(workspace, settle, cost.operation), command)
     currency = cost.currency or workspace.tenant(cost.operation.tenant_id).settings.currency
     return record_cost(workspace, cost, currency, command.now)
 
@@ -89,6 +94,11 @@ def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
     Raises `Conflict` when the reservation was settled with another amount, or has another
     operation id.
     """
+    return _settle(workspace, command)
+
+
+def _settle(workspace: Workspace, command: Settle, given: Operation | None = None) -> SettleAnswer:
+    """As `apply_settle`, for a cost that is `given` with ids of its own."""
     found = require_reservation(workspace, command.reservation_id, command.tenant_id)
     _require_its_operation(found, command)
     currency = command.currency or found.currency
@@ -109,7 +119,7 @@ def apply_settle(workspace: Workspace, command: Settle) -> SettleAnswer:
         flags.append(CostFlag.LATE)
     if _exceeds(workspace, reservation, command, currency):
         flags.append(CostFlag.EXCESS)
-    cost = _cost_of(reservation, command)
+    cost = _cost_of(reservation, command, given)
     recorded = record_cost(workspace, cost, currency, command.now, reservation, flags)
     if isinstance(recorded, CostRecorded):
         recorded = answer(recorded, cost, command.now, reservation.reservation_id)
@@ -146,6 +156,20 @@ def _require_its_operation(reservation: Reservation, command: Settle) -> None:
         )
 
 
+def _require_its_ids(reservation: Reservation, given: Operation) -> None:
+    """A cost may say more than the check did, but nothing else: what was held is for that."""
+    held = reservation.operation
+    for field in ("resource_type", *_IDS):
+        checked, named = getattr(held, field), getattr(given, field)
+        if checked is not None and named is not None and checked != named:
+            raise Conflict(
+                f"The reservation is for {field} {checked}, not for {named}",
+                details={"reservation_id": reservation.reservation_id, "field": field},
+                suggested_action=f"Send the {field} that was checked, or release the reservation "
+                "and record the cost without it.",
+            )
+
+
 def _exceeds(
     workspace: Workspace, reservation: Reservation, command: Settle, currency: str
 ) -> bool:
@@ -159,12 +183,15 @@ def _exceeds(
     return actual > reservation.estimated_cost
 
 
-def _cost_of(reservation: Reservation, command: Settle) -> Cost:
-    """With the reservation's tags first: by them it matched the budgets that hold money for it."""
+def _cost_of(reservation: Reservation, command: Settle, given: Operation | None) -> Cost:
+    """With the reservation's tags first: by them it matched the budgets that hold money for it.
+
+    Of `given` are the ids that the reservation has none of.
+    """
     held = reservation.operation
     return Cost(
         operation=replace(
-            held,
+            _with_ids_of(held, given),
             service_name=held.service_name or command.service_name,
             tags=first_tags({**held.tags, **command.tags}),
         ),
@@ -182,9 +209,16 @@ def _cost_of(reservation: Reservation, command: Settle) -> Cost:
     )
 
 
+def _with_ids_of(held: Operation, given: Operation | None) -> Operation:
+    if given is None:
+        return held
+    return replace(held, **{name: getattr(held, name) or getattr(given, name) for name in _IDS})
+
+
 def _as_record_answer(workspace: Workspace, settled: SettleAnswer, command: Record) -> RecordAnswer:
     reservation = require_reservation(workspace, settled.reservation_id, command.tenant_id)
-    kind, scope_id = reservation.operation.attributed_to()
+    operation = _with_ids_of(reservation.operation, command.cost.operation)
+    kind, scope_id = operation.attributed_to()
     operation_id = reservation.operation_id or command.cost.operation_id
     if operation_id is not None:
         recorded = workspace.recorded_operation((command.tenant_id, operation_id))

@@ -25,7 +25,7 @@ MAX_MULTIPLIER: Final = Decimal(100)
 
 def define(
     spec: PolicySpec,
-    settings: TenantSettings,
+    defaults: TenantSettings,
     *,
     policy_id: str,
     tenant_id: str,
@@ -35,6 +35,7 @@ def define(
 ) -> Policy:
     """Version `version` of a policy, made at `now`; `created_at` is when its first was made.
 
+    The time zone is that of `defaults` where `spec` leaves it out.
     Raises `ValidationError` naming the field.
     """
     if spec.scope_type is PolicyScope.TENANT and spec.scope_id not in (tenant_id, "*"):
@@ -56,7 +57,7 @@ def define(
         algorithm=spec.algorithm,
         burst_capacity=spec.burst_capacity,
         calendar=spec.calendar,
-        timezone=settings.timezone if spec.timezone is None else parse_timezone(spec.timezone),
+        timezone=defaults.timezone if spec.timezone is None else parse_timezone(spec.timezone),
         overrides=spec.overrides,
         shadow=spec.shadow,
         on_store_failure=spec.on_store_failure,

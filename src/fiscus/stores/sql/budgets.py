@@ -36,6 +36,7 @@ from fiscus.stores.sql.utilization import (
     used_currently,
 )
 from fiscus.stores.sql.versions import Versions, replaces_none
+from fiscus.tenants import TenantSettings
 from fiscus.wire import decode, encode
 
 _versions: Final = Versions(budget_versions, Budget, "budget")
@@ -122,7 +123,7 @@ class SqlBudgets:
                 raise stale_version("budget", budget_id, old.version)
             new = define(
                 spec,
-                settings_of(connection, tenant_id),
+                TenantSettings(currency=old.currency, timezone=old.timezone),
                 budget_id=budget_id,
                 tenant_id=tenant_id,
                 version=old.version + 1,

@@ -38,6 +38,7 @@ from fiscus.stores.sql.tenants import (
     stale_version,
 )
 from fiscus.stores.sql.versions import Versions, replaces_none
+from fiscus.tenants import TenantSettings
 from fiscus.wire import decode, encode
 
 _versions: Final = Versions(rate_limit_policy_versions, Policy, "policy")
@@ -138,7 +139,7 @@ class SqlPolicies:
                 raise stale_version("policy", policy_id, old.policy.version)
             new = define(
                 spec,
-                settings_of(connection, tenant_id),
+                TenantSettings(timezone=old.policy.timezone),
                 policy_id=policy_id,
                 tenant_id=tenant_id,
                 version=old.policy.version + 1,
