@@ -769,6 +769,68 @@ def test_csv_says_what_the_limit_left_out() -> None:
     ]
 
 
+@given(
+    costs=st.lists(
+        st.builds(
+            cost,
+            st.integers(-(10**15), 10**15).map(lambda n: Decimal(n).scaleb(-12)),
+            at=st.sampled_from([NOW, NOW - timedelta(days=28)]),
+            user_id=st.sampled_from([None, "ann", "bob", "cid"]),
+            region=st.sampled_from([None, "eu", "us"]),
+            currency=st.sampled_from(["USD", "GBP", "XTS", "XAU"]),
+            usage_quantity=st.integers(0, 10**9).map(lambda n: Decimal(n).scaleb(-6)),
+            usage_unit=st.sampled_from([None, "tokens", "seconds"]),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    group_by=st.sampled_from([["user"], ["user", "region"], ["day"], ["region", "week"]]),
+    limit=st.integers(1, 4),
+)
+def test_groups_and_what_the_limit_left_out_add_up_in_every_column(
+    costs: list[CostRecord], group_by: list[str], limit: int
+) -> None:
+    wanted = {"group_by": group_by, "limit": limit, "compare_previous": True}
+    found = report(*costs, report_type="detailed", **wanted)
+    whole = report(*costs, report_type="summary", compare_previous=True)
+    assert whole.previous is not None
+    total = columns_of(rows_of(report_csv(whole))[0])
+    for section in found.all_sections():
+        one = (section.other_cost, section.other_record_count, section.other_previous_cost)
+        groups = [(each.cost, each.record_count, each.previous_cost) for each in section.groups]
+        assert list(map(sum, zip(one, *groups, strict=True))) == [
+            whole.total_cost,
+            whole.record_count,
+            whole.previous.total_cost,
+        ]
+        parts = (section.other_usage, *(each.usage for each in section.groups))
+        assert added_up(parts) == whole.usage
+        left = (section.other_unconverted, *(each.unconverted for each in section.groups))
+        apart = ({each.currency: each.cost for each in some} for some in left)
+        assert added_up(apart) == {each.currency: each.cost for each in whole.unconverted}
+    rows = rows_of(report_csv(found))
+    for name in {row["section"] for row in rows}:
+        assert added_up(columns_of(row) for row in rows if row["section"] == name) == total
+
+
+def columns_of(row: dict[str, str]) -> dict[str, Decimal]:
+    """The columns of a line of CSV that are amounts; one that was not given is nothing."""
+    amounts = ("cost", "record_count", "previous_cost", "change")
+    return {
+        name: Decimal(value or 0)
+        for name, value in row.items()
+        if name in amounts or name.startswith(("usage:", "unconverted:"))
+    }
+
+
+def added_up(parts: Iterable[dict[str, Decimal]]) -> dict[str, Decimal]:
+    total: dict[str, Decimal] = {}
+    for part in parts:
+        for name, amount in part.items():
+            total[name] = EXACT.add(total.get(name, Decimal()), amount)
+    return total
+
+
 def test_csv_of_a_detailed_report_names_the_section() -> None:
     rows = rows_of(report_csv(report(cost(1, user_id="ann"), report_type="detailed")))
     assert [(row["section"], row["user"], row["resource_type"]) for row in rows] == [

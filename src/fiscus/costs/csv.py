@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
 from msgspec.structs import replace
 
-from fiscus.costs.report_model import Report, ReportGroup
+from fiscus.costs.report_model import Report, ReportGroup, ReportSection
+from fiscus.costs.reports import change_ratio
+from fiscus.money import plain, ratio, subtract
 
 OTHER: Final = "(other)"
 """Stands for the groups that the limit left out."""
@@ -33,12 +35,8 @@ def report_csv(report: Report) -> str:
         own = replace(own, groups=[_whole(report)])
     sections = [own, *(one for one in others if one.group_by != own.group_by)]
     dimensions = list(dict.fromkeys(name for one in sections for name in one.group_by))
-    groups = [group for one in sections for group in one.groups]
-    units = _names((report.usage, *(group.usage for group in groups)))
-    currencies = _names(
-        {cost.currency: cost.cost for cost in costs}
-        for costs in (report.unconverted, *(group.unconverted for group in groups))
-    )
+    units = sorted(report.usage)
+    currencies = [cost.currency for cost in report.unconverted]
     lines = [
         [
             *(["section"] if report.sections else []),
@@ -56,9 +54,8 @@ def report_csv(report: Report) -> str:
             lines.append([*head, *keys, *_numbers(report, group, units, currencies)])
         if section.truncated:
             keys = [OTHER if name in section.group_by else None for name in dimensions]
-            cells = [report.currency, _number(section.other_cost), str(section.other_record_count)]
-            blank = [None] * (4 + len(units) + len(currencies))
-            lines.append([*head, *keys, *cells, *blank])
+            others = _left_out(report, section)
+            lines.append([*head, *keys, *_numbers(report, others, units, currencies)])
     return "".join(",".join(map(_cell, line)) + "\r\n" for line in lines)
 
 
@@ -77,6 +74,22 @@ def _whole(report: Report) -> ReportGroup:
     )
 
 
+def _left_out(report: Report, section: ReportSection) -> ReportGroup:
+    """The groups that the limit left out of a section, as one."""
+    cost, previous = section.other_cost, section.other_previous_cost
+    return ReportGroup(
+        key={},
+        cost=cost,
+        record_count=section.other_record_count,
+        usage=section.other_usage,
+        share=ratio(cost, report.total_cost) if report.total_cost else None,
+        unconverted=section.other_unconverted,
+        previous_cost=previous,
+        change=None if previous is None else plain(subtract(cost, previous)),
+        change_ratio=None if previous is None else change_ratio(cost, previous),
+    )
+
+
 def _numbers(
     report: Report, group: ReportGroup, units: Sequence[str], currencies: Sequence[str]
 ) -> list[str | None]:
@@ -92,10 +105,6 @@ def _numbers(
         *(_number(group.usage.get(unit)) for unit in units),
         *(_number(unconverted.get(currency)) for currency in currencies),
     ]
-
-
-def _names(amounts: Iterable[dict[str, Decimal]]) -> list[str]:
-    return sorted({name for one in amounts for name in one})
 
 
 def _number(value: Decimal | None) -> str | None:

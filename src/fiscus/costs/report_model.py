@@ -139,7 +139,7 @@ class ReportGroup(Struct, frozen=True, kw_only=True):
 
 
 class ReportSection(Struct, frozen=True, kw_only=True):
-    """Groups by the same dimensions. Their costs and `other_cost` add up to the total exactly."""
+    """Groups by the same dimensions. With what is `other_` they add up to the total exactly."""
 
     group_by: list[str]
     groups: list[ReportGroup]
@@ -147,6 +147,9 @@ class ReportSection(Struct, frozen=True, kw_only=True):
     truncated: Annotated[bool, Meta(description="Whether `limit` left groups out.")]
     other_cost: Annotated[Decimal, Meta(description="Of the groups left out.")]
     other_record_count: int
+    other_usage: dict[str, Decimal]
+    other_unconverted: list[UnconvertedCost]
+    other_previous_cost: Decimal | None = None
 
 
 class PreviousRange(Struct, frozen=True, kw_only=True):
@@ -183,6 +186,9 @@ class Report(Struct, frozen=True, kw_only=True):
     truncated: bool
     other_cost: Decimal
     other_record_count: int
+    other_usage: dict[str, Decimal]
+    other_unconverted: list[UnconvertedCost]
+    other_previous_cost: Decimal | None
     sections: Annotated[list[ReportSection], Meta(description="Of a detailed report.")]
     previous: PreviousRange | None
     source: ReportSource
@@ -198,5 +204,8 @@ class Report(Struct, frozen=True, kw_only=True):
             truncated=self.truncated,
             other_cost=self.other_cost,
             other_record_count=self.other_record_count,
+            other_usage=self.other_usage,
+            other_unconverted=self.other_unconverted,
+            other_previous_cost=self.other_previous_cost,
         )
         return [own, *self.sections]

@@ -120,6 +120,9 @@ def build_report(
         truncated=main.truncated,
         other_cost=main.other_cost,
         other_record_count=main.other_record_count,
+        other_usage=main.other_usage,
+        other_unconverted=main.other_unconverted,
+        other_previous_cost=main.other_previous_cost,
         sections=[builder.section((name,)) for name in _DETAILED] if detailed else [],
         previous=None if before is None else _previous(builder.total, before),
         source=costs.source,
@@ -167,15 +170,28 @@ class _Tally:
         """Count one sum; `cost` is None when no rate is known for it."""
         total = one.total
         if cost is None:
-            self.unconverted[one.currency] = add(
-                self.unconverted.get(one.currency, ZERO), total.cost_amount
-            )
+            self._leave(one.currency, total.cost_amount)
         else:
             self.cost = add(self.cost, cost)
         self.record_count += total.record_count
         if total.usage_quantity or one.usage_unit is not None:
             unit = one.usage_unit or NO_UNIT
-            self.usage[unit] = add(self.usage.get(unit, ZERO), total.usage_quantity)
+            self._use(unit, total.usage_quantity)
+
+    def fold(self, other: _Tally) -> None:
+        """Count what another group counted."""
+        self.cost = add(self.cost, other.cost)
+        self.record_count += other.record_count
+        for unit, quantity in other.usage.items():
+            self._use(unit, quantity)
+        for currency, cost in other.unconverted.items():
+            self._leave(currency, cost)
+
+    def _use(self, unit: str, quantity: Decimal) -> None:
+        self.usage[unit] = add(self.usage.get(unit, ZERO), quantity)
+
+    def _leave(self, currency: str, cost: Decimal) -> None:
+        self.unconverted[currency] = add(self.unconverted.get(currency, ZERO), cost)
 
     def shown_usage(self) -> dict[str, Decimal]:
         return {unit: plain(quantity) for unit, quantity in sorted(self.usage.items())}
@@ -296,6 +312,9 @@ class _Builder:
             ),
         )
         shown, left_out = ordered[: self._limit], ordered[self._limit :]
+        others = _Tally()
+        for key in left_out:
+            others.fold(tallies[key])
         return ReportSection(
             group_by=list(dimensions),
             groups=[
@@ -310,7 +329,14 @@ class _Builder:
             group_count=len(ordered),
             truncated=bool(left_out),
             other_cost=plain(_sum(costs[key] for key in left_out)),
-            other_record_count=sum(tallies[key].record_count for key in left_out),
+            other_record_count=others.record_count,
+            other_usage=others.shown_usage(),
+            other_unconverted=others.shown_unconverted(),
+            other_previous_cost=(
+                None
+                if previous is None
+                else plain(_sum(previous.get(key, ZERO) for key in left_out))
+            ),
         )
 
     def _previous_costs(
@@ -344,7 +370,7 @@ class _Builder:
             unconverted=tally.shown_unconverted(),
             previous_cost=previous,
             change=None if previous is None else plain(subtract(cost, previous)),
-            change_ratio=None if previous is None else _change_ratio(cost, previous),
+            change_ratio=None if previous is None else change_ratio(cost, previous),
         )
 
     def _labelled(self, dimensions: Sequence[str], key: Key) -> dict[str, str | None]:
@@ -363,6 +389,8 @@ def _without_groups() -> ReportSection:
         truncated=False,
         other_cost=ZERO,
         other_record_count=0,
+        other_usage={},
+        other_unconverted=[],
     )
 
 
@@ -382,6 +410,11 @@ def rounded_parts(exact: dict[Key, Decimal], total: Decimal) -> dict[Key, Decima
         for key in lost[:missing]:
             floors[key] = add(floors[key], QUANTUM)
     return {key: plain(part) for key, part in floors.items()}
+
+
+def change_ratio(cost: Decimal, previous: Decimal) -> Decimal | None:
+    """The change as a part of what it was before; None when that was nothing."""
+    return ratio(subtract(cost, previous), previous.copy_abs()) if previous else None
 
 
 def _filter(request: ReportRequest) -> CostFilter:
@@ -420,13 +453,9 @@ def _previous(total: Decimal, before: _Costs) -> PreviousRange:
         total_cost=cost,
         record_count=before.whole.record_count,
         change=plain(subtract(total, cost)),
-        change_ratio=_change_ratio(total, cost),
+        change_ratio=change_ratio(total, cost),
         unconverted=before.whole.shown_unconverted(),
     )
-
-
-def _change_ratio(cost: Decimal, previous: Decimal) -> Decimal | None:
-    return ratio(subtract(cost, previous), previous.copy_abs()) if previous else None
 
 
 def _period(key: Key, place: int) -> int:
