@@ -337,6 +337,15 @@ def test_policies_are_read_as_the_api_lists_them(desk: Desk) -> None:
     assert denied["policy_id"] == "0198c0de-0000-7000-8000-000000000001"
 
 
+@pytest.mark.parametrize("other", ["next_page_token", "prev_page_token"])
+def test_one_page_of_several_is_refused(desk: Desk, other: str) -> None:
+    place = {"next_page_token": None, "prev_page_token": None, other: "eyJ"}
+    done = desk.run({"policies": [ONE_A_MINUTE], "pagination": place}, [{"time": 0}])
+    assert (done.status, done.out) == (1, "")
+    assert "is one page of several" in done.err
+    assert "GET /rate-limits?page_size=1000" in done.err
+
+
 def test_multiplier_in_yaml_keeps_its_digits(run: Run, tmp_path: Path) -> None:
     policies, trace = tmp_path / "policies.yml", tmp_path / "trace.csv"
     policies.write_text(

@@ -113,6 +113,7 @@ def _bodies(path: Path) -> Iterator[dict[str, Any]]:
     if isinstance(found, dict):
         # a page as `GET /rate-limits` answers it, or a single body
         holder = cast("dict[str, Any]", found)
+        _require_whole(path, holder)
         found = holder.get("policies", [holder])
     if not isinstance(found, list):
         raise CommandError(
@@ -123,6 +124,19 @@ def _bodies(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(body, dict):
             raise _wrong(path, number, "not an object", "Write its fields, such as limit_value.")
         yield cast("dict[str, Any]", body)
+
+
+def _require_whole(path: Path, answer: dict[str, Any]) -> None:
+    """Refuse a page that others come after or before: policies would be missing unseen."""
+    place = answer.get("pagination")
+    if isinstance(place, dict):
+        known = cast("dict[str, Any]", place)
+        if known.get("next_page_token") or known.get("prev_page_token"):
+            raise CommandError(
+                f"{path} is one page of several: the policies of the others are missing",
+                suggested_action="ask for up to 1000 at once, GET /rate-limits?page_size=1000, or "
+                "put the policies of all pages into one list.",
+            )
 
 
 def _parsed(path: Path) -> Any:
