@@ -97,6 +97,17 @@ def test_three_lines_to_try_do_what_they_say(on_server: Run, server: FiscusProce
     assert len(report["groups"]) == 7
 
 
+@pytest.mark.parametrize("option", ["--url", "--key"])
+def test_a_server_that_is_there_does_not_go_with_the_demos_own(
+    run: Run, tmp_path: Path, option: str
+) -> None:
+    value = {"--url": "http://127.0.0.1:9", "--key": ADMIN_KEY}[option]
+    done = run("demo", "--serve", option, value)
+    assert done.status == 2
+    assert f"{option} does not go with --serve" in done.err
+    assert not (tmp_path / "data").exists()
+
+
 def test_demo_data_is_the_same_for_the_same_end(clock) -> None:
     first, second = (list(demo_data.records(clock.now())) for _ in range(2))
     assert first == second

@@ -55,6 +55,7 @@ class _Page(Struct, frozen=True):
 
 
 def demo(
+    context: typer.Context,
     url: Url = DEFAULT_URL,
     key: Annotated[
         str | None, typer.Option("--key", envvar="FISCUS_KEY", help="A platform_admin API key.")
@@ -70,6 +71,14 @@ def demo(
 ) -> None:
     """Load a synthetic tenant: 60 days of costs with seasons, growth and a few spikes."""
     if with_server:
+        for name in ("url", "key"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise UsageError(
+                    f"--{name} does not go with --serve",
+                    suggested_action="--serve starts a server of its own, with a key of its own: "
+                    f"leave --{name} out, or --serve to load the server that --url names.",
+                )
         _serve_demo(read_settings(host=host, port=port, data_dir=data_dir))
         return
     for option, value in (("--host", host), ("--port", port), ("--data-dir", data_dir)):
