@@ -315,6 +315,7 @@ def test_doctor_finds_nothing_wrong_after_a_first_start(run: Run) -> None:
 
 def test_what_doctor_says_is_wrapped_only_in_a_terminal(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / ("a-long-name-" * 10)
+    folder.mkdir()
     assert f"{folder} is writable" in run("doctor", FISCUS_DATA_DIR=str(folder)).out
 
 
@@ -349,7 +350,18 @@ def test_doctor_says_that_the_data_folder_cannot_be_made(run: Run, tmp_path: Pat
     (tmp_path / "file").write_text("in the way")
     done = run("doctor", FISCUS_DATA_DIR=str(tmp_path / "file" / "data"))
     assert done.status == 1
-    assert "cannot be written" in done.out
+    assert f"cannot be made: {tmp_path / 'file'} is no folder" in done.out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+def test_doctor_says_who_may_not_make_the_data_folder(run: Run) -> None:
+    run("doctor")  # what it imports may be out of another user's reach
+    with folder_for_anybody() as folder:
+        folder.chmod(0o500)
+        with bound_by_modes(folder):
+            done = run("doctor", FISCUS_DATA_DIR=str(folder / "within" / "data"))
+    assert done.status == 1
+    assert f"cannot be made: {folder} may not be written to" in done.out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
@@ -538,6 +550,7 @@ def test_doctor_asks_for_room_where_the_disk_is_full(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    run("migrate", "up")
     with monkeypatch.context() as disk:
         disk.setattr(os, "fsync", full)
         done = run("doctor", "--json")
@@ -633,9 +646,27 @@ def test_doctor_finds_what_serve_would_not_start_with(
     assert "Traceback" not in served.stderr
 
 
+def test_doctor_makes_nothing_and_says_what_is_not_there_yet(run: Run, tmp_path: Path) -> None:
+    done = run("doctor", "--json")
+    assert done.status == 0
+    assert not (tmp_path / "data").exists()
+    seen = {one["check"]: one["seen"] for one in done.json()["checks"]}
+    assert f"{tmp_path / 'data'} is not there yet and can be made" in seen["data folder"]
+    assert seen["database"].startswith("there is none yet")
+    assert seen["clock"] == "sqlite goes by this machine's"
+
+
 def test_doctor_makes_no_database(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     assert run("doctor").status == 0
     assert not list((tmp_path / "data").iterdir())
+
+
+def test_doctor_reads_envoys_mapping_also_without_a_port(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mapping.yaml").write_text("domains: 3")
+    done = run("doctor", "--json", FISCUS_ENVOY_MAPPING_FILE=str(tmp_path / "mapping.yaml"))
+    assert done.status == 1
+    assert [one["check"] for one in done.json()["checks"] if one["mend"]] == ["Envoy", "tables"]
 
 
 def test_migrate_status_makes_nothing_and_says_that_all_is_missing(

@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -93,7 +94,7 @@ _ELSEWHERE: Final = {"FISCUS_URL", "FISCUS_KEY"}
 
 def _start(settings: Settings) -> Iterator[Finding]:
     """What `fiscus serve` looks at before it starts, by its own checks."""
-    from fiscus.cli.serving import check_envoy
+    from fiscus.cli.serving import check_envoy, mapping_of
     from fiscus.http.tokens import TokenVerifier
     from fiscus.wiring.ledger_process import open_rates
 
@@ -129,9 +130,9 @@ def _start(settings: Settings) -> Iterator[Finding]:
         ),
         (
             "Envoy",
-            settings.grpc_port is not None,
+            settings.grpc_port is not None or settings.envoy_mapping_file is not None,
             f"{settings.envoy_mapping_file} says what its descriptors stand for",
-            lambda: check_envoy(settings),
+            lambda: mapping_of(settings) if settings.grpc_port is None else check_envoy(settings),
         ),
     ]
     for check, is_set, seen, look in checks:
@@ -160,24 +161,21 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
 
 def _disk(settings: Settings) -> Iterator[Finding]:
     folder = settings.data_dir
+    is_there = os.path.lexists(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
-            file.write(b"x" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
-        free = shutil.disk_usage(folder).free
+        free = _free_bytes_of(folder) if is_there else _free_bytes_for(folder)
     except OSError as error:
         yield Finding(
             "data folder",
             Verdict.WRONG,
-            f"{folder} cannot be written: {error.strerror}",
+            f"{folder} cannot be {'written' if is_there else 'made'}: {error.strerror}",
             "make room on its disk."
             if error.errno in {errno.ENOSPC, errno.EDQUOT}
             else "give Fiscus's user the right to write there, or set FISCUS_DATA_DIR.",
         )
         return
-    seen = f"{folder} is writable, {free / (1 << 30):,.1f} GiB are free"
+    seen = f"{folder} {'is writable' if is_there else 'is not there yet and can be made'}"
+    seen += f", {free / (1 << 30):,.1f} GiB are free"
     if free < NO_DISK_BYTES:
         yield Finding("data folder", Verdict.WRONG, seen, "make room: writes will soon fail.")
     elif free < LOW_DISK_BYTES:
@@ -192,6 +190,28 @@ def _disk(settings: Settings) -> Iterator[Finding]:
                 f"{path} can be read by every user of this machine",
                 f"chmod 700 {folder}",
             )
+
+
+def _free_bytes_of(folder: Path) -> int:
+    """Raises `OSError` unless it can be written to."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
+        file.write(b"x" * 4096)
+        file.flush()
+        os.fsync(file.fileno())
+    return shutil.disk_usage(folder).free
+
+
+def _free_bytes_for(folder: Path) -> int:
+    """Of a folder that is not there, without making it. Raises `OSError` unless it can be made."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        folder.lstat()  # tells a name that no folder can have
+    within = next(one for one in folder.absolute().parents if os.path.lexists(one))
+    if not within.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{within} is no folder")
+    by_effective_ids = os.access in os.supports_effective_ids
+    if not os.access(within, os.W_OK | os.X_OK, effective_ids=by_effective_ids):
+        raise PermissionError(errno.EACCES, f"{within} may not be written to")
+    return shutil.disk_usage(within).free
 
 
 def _is_open_to_all(folder: Path, path: Path) -> bool:
@@ -220,6 +240,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", Verdict.WRONG, error.message, error.suggested_action)
         return
     seen = f"{facts.kind} {facts.version} answers"
+    if not facts.is_there:
+        seen = f"there is none yet: the first start makes the file, of {facts.kind} {facts.version}"
     if facts.may_only_be_read:
         yield Finding(
             "database",
@@ -231,7 +253,9 @@ def _database(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("database", Verdict.OK, seen)
     yield _tables(facts, pending)
-    if facts.now is not None:
+    if facts.now is None:
+        yield Finding("clock", Verdict.OK, f"{facts.kind} goes by this machine's")
+    else:
         skew = abs((after - facts.now).total_seconds())
         seen = f"{skew:.1f} s from the database's"
         if skew > MAX_SKEW_SECONDS:

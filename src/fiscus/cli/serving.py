@@ -269,7 +269,7 @@ def check_envoy(settings: Settings) -> None:
             "--grpc-port needs the packages grpcio and xds-protos",
             suggested_action="pip install 'fiscus[envoy]', or leave --grpc-port out.",
         )
-    _mapping_of(settings)
+    mapping_of(settings)
 
 
 def open_envoy(engine: Engine, port: int, observer: Observer) -> EnvoyServer:
@@ -277,7 +277,7 @@ def open_envoy(engine: Engine, port: int, observer: Observer) -> EnvoyServer:
     from fiscus.envoy.door import Door
     from fiscus.envoy.server import EnvoyServer
 
-    mapping = _mapping_of(engine.settings)
+    mapping = mapping_of(engine.settings)
     try:
         return EnvoyServer(
             engine.limiter,
@@ -292,7 +292,8 @@ def open_envoy(engine: Engine, port: int, observer: Observer) -> EnvoyServer:
         raise CommandError(str(error), suggested_action="take another --grpc-port.") from None
 
 
-def _mapping_of(settings: Settings) -> DescriptorMapping:
+def mapping_of(settings: Settings) -> DescriptorMapping:
+    """What Envoy's descriptors stand for. Raises as `check_envoy` does."""
     from fiscus.envoy.mapping import EXAMPLE, read_mapping
 
     if settings.envoy_mapping_file is None:

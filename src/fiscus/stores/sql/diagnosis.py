@@ -39,6 +39,8 @@ class DatabaseFacts(NamedTuple):
     kind: str
     """`sqlite` or `postgresql`."""
     version: str
+    is_there: bool = True
+    """SQLite has none until somebody makes its file."""
     missing_tables: Sequence[str] = ()
     """Of those of the newest revision."""
     now: datetime | None = None
@@ -96,10 +98,11 @@ def diagnose(url: str) -> DatabaseFacts:
     if (refused := unwritable_file(url)) is not None:
         return DatabaseFacts("sqlite", sqlite3.sqlite_version, not_writable=refused)
     if not database_is_there(url):
-        return DatabaseFacts("sqlite", sqlite3.sqlite_version)
+        return DatabaseFacts("sqlite", sqlite3.sqlite_version, is_there=False)
     if file_of(url) is not None:
         with looking(url) as connection:
-            return DatabaseFacts("sqlite", sqlite3.sqlite_version, _missing_tables(connection))
+            missing = _missing_tables(connection)
+            return DatabaseFacts("sqlite", sqlite3.sqlite_version, missing_tables=missing)
     database = Database(url, pool_size=1)
     try:
         with database.read() as connection:
