@@ -311,6 +311,53 @@ def test_replay_of_a_tiny_trace_adds_up(on_server: Run, trace: Path) -> None:
     assert result["ok"] is True
 
 
+@pytest.mark.parametrize("role", ["tenant_admin", "service"])
+@pytest.mark.parametrize(
+    ("command", "told", "todo"),
+    [
+        (
+            ("replay", "azure-llm", "TRACE"),
+            "this key may not make a new tenant for the replay (FORBIDDEN)",
+            "name the tenant of a tenant_admin's key with --tenant, or use the key of a platform_",
+        ),
+        (
+            ("replay", "azure-llm", "TRACE", "--tenant", "other"),
+            "this key may not replay for the tenant other (FORBIDDEN)",
+            "use the key of a tenant_admin of other, or of a platform_admin.",
+        ),
+        (
+            ("demo",),
+            "this key may not load the tenant demo (FORBIDDEN)",
+            "use the key of a platform_admin,",
+        ),
+    ],
+    ids=["replay", "replay of a tenant", "demo"],
+)
+def test_a_key_that_may_not_is_told_what_the_command_needs(
+    on_server: Run,
+    server: FiscusProcess,
+    trace: Path,
+    role: str,
+    command: tuple[str, ...],
+    told: str,
+    todo: str,
+) -> None:
+    key = send(server, "POST", "api-keys", {"name": "weak", "roles": [role]})["api_key"]
+    done = on_server(*(str(trace) if one == "TRACE" else one for one in command), FISCUS_KEY=key)
+    assert done.status == 1
+    assert told in done.err
+    assert todo in done.err
+
+
+def test_the_key_of_a_service_is_told_which_role_replays_for_its_tenant(
+    on_server: Run, server: FiscusProcess, trace: Path
+) -> None:
+    key = send(server, "POST", "api-keys", {"name": "weak", "roles": ["service"]})["api_key"]
+    done = on_server("replay", "azure-llm", str(trace), "--tenant", "default", FISCUS_KEY=key)
+    assert done.status == 1
+    assert "use the key of a tenant_admin of default" in done.err
+
+
 @pytest.mark.parametrize("currency", ["EUR", "XAU"])
 def test_a_replay_for_a_tenant_of_another_currency_adds_up_in_dollars(
     on_server: Run, server: FiscusProcess, trace: Path, currency: str

@@ -27,6 +27,7 @@ from fiscus.cli.terminal import (
     Url,
     UsageError,
     facts,
+    forbidden_as,
     notes,
     out,
     print_raw,
@@ -93,7 +94,11 @@ def demo(
             suggested_action="--key with the one that `fiscus serve` printed, or set FISCUS_KEY; "
             "or let `fiscus demo --serve` start a server.",
         )
-    with Api(url, key) as api:
+    needed = forbidden_as(
+        f"this key may not load the tenant {demo_data.TENANT}",
+        "use the key of a platform_admin, such as the one that `fiscus serve` printed.",
+    )
+    with Api(url, key) as api, needed:
         load(api)
     show_what_to_try(url, key)
 

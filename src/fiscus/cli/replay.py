@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +28,7 @@ from fiscus.cli.terminal import (
     Key,
     Url,
     UsageError,
+    forbidden_as,
     notes,
     print_json,
     progress,
@@ -101,7 +103,8 @@ def azure_llm(
     run_id = f"{now:%Y%m%dT%H%M%S%f}"
     tenant_id = tenant or f"replay-{now:%Y%m%d-%H%M%S}"
     with Api(url, key) as api:
-        made = _prepare(api, tenant_id, run_id, amount, file.name)
+        with _needed(tenant):
+            made = _prepare(api, tenant_id, run_id, amount, file.name)
         replayed = Replayed(
             tenant_id=tenant_id,
             budget_id=made.budget_id,
@@ -173,6 +176,20 @@ def _amount(text: str, whole: Decimal) -> Decimal:
         raise UsageError(
             error.message, suggested_action="write dollars, such as 12.50, or a share, such as 50%."
         ) from None
+
+
+def _needed(tenant: str | None) -> AbstractContextManager[None]:
+    """What a key is told that may not begin a replay."""
+    if tenant is None:
+        return forbidden_as(
+            "this key may not make a new tenant for the replay",
+            "name the tenant of a tenant_admin's key with --tenant, or use the key of a "
+            "platform_admin.",
+        )
+    return forbidden_as(
+        f"this key may not replay for the tenant {tenant}",
+        f"use the key of a tenant_admin of {tenant}, or of a platform_admin.",
+    )
 
 
 def _prepare(api: Api, tenant_id: str, run_id: str, amount: Decimal, name: str) -> _Made:

@@ -19,7 +19,7 @@ from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
-from fiscus.errors import FiscusError, ValidationError
+from fiscus.errors import FiscusError, Forbidden, ValidationError
 from fiscus.money import plain
 from fiscus.visible import visible
 from fiscus.wire import encode
@@ -94,6 +94,17 @@ def naming(typed: Mapping[str, str]) -> Generator[None]:
         if error.correlation_id is None:
             raise UsageError(message, suggested_action=todo) from None
         told = ValidationError(message, field=error.field, suggested_action=todo)
+        told.correlation_id = error.correlation_id
+        raise told from None
+
+
+@contextmanager
+def forbidden_as(message: str, todo: str) -> Generator[None]:
+    """A key that may not do one of these calls is told what the command needs, not the call."""
+    try:
+        yield
+    except Forbidden as error:
+        told = Forbidden(message, suggested_action=todo)
         told.correlation_id = error.correlation_id
         raise told from None
 
