@@ -266,6 +266,53 @@ def test_a_demo_without_a_key_is_wrong_use(run: Run) -> None:
     assert "FISCUS_KEY" in done.err
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("report", "--tenant", "a b"), "--tenant is not a valid id"),
+        (("report", "--currency", "usd"), "--currency is not a currency code"),
+        (("quotas", "list", "--tenant", "a b"), "--tenant is not a valid id"),
+        (("quotas", "list", "--scope", "project:a b"), "project:a b names no scope"),
+        (("quotas", "history", "q1", "--scope-id", "a b"), "--scope-id is not a valid id"),
+        (("quotas", "distribute", "gpu", "0", "--to", "user:ada"), "TOTAL must be above 0"),
+        (("replay", "azure-llm", "TRACE", "--tenant", "a b"), "--tenant is not a valid id"),
+        (("replay", "azure-llm", "TRACE", "--budget", "-5"), "--budget must be above 0"),
+        (("simulate", "--policies", "p", "--trace", "-", "--timezone", "Foo"), "--timezone is not"),
+        (("simulate", "--policies", "p", "--trace", "-", "--tenant", "a b"), "--tenant is not"),
+        (("keys", "create", "--tenant", "a b"), "--tenant is not a valid id"),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, tuple) else "",
+)
+def test_what_no_server_is_needed_to_tell_is_wrong_use(
+    run: Run, trace: Path, command: tuple[str, ...], told: str
+) -> None:
+    typed = (str(trace) if one == "TRACE" else one for one in command)
+    done = run(*typed, FISCUS_URL="http://127.0.0.1:9", FISCUS_KEY=ADMIN_KEY)
+    assert told in done.err
+    assert done.status == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("0",), "AMOUNT must be above 0"),
+        (("nan",), "AMOUNT is not a decimal number"),
+        (("5", "--burst", "-1"), "--burst must not be negative"),
+        (("5", "--premium-rate", "-1"), "--premium-rate must not be negative"),
+        (("5", "--timezone", "Mars/X"), "--timezone is not a known IANA time zone"),
+        (("5", "--currency", "usd"), "--currency is not a currency code"),
+        (("5", "--tenant", "a b"), "--tenant is not a valid id"),
+    ],
+)
+def test_a_quota_that_no_server_would_allocate_is_wrong_use(
+    run: Run, typed: tuple[str, ...], told: str
+) -> None:
+    where = {"FISCUS_URL": "http://127.0.0.1:9", "FISCUS_KEY": ADMIN_KEY}
+    done = run("quotas", "allocate", "gpu", *typed, "--scope", "project:search", **where)
+    assert told in done.err
+    assert done.status == 2
+
+
 def test_report_shows_the_servers_reason(on_server: Run) -> None:
     done = on_server("report", "--group-by", "moon-phase")
     assert done.status == 1
@@ -574,7 +621,7 @@ def test_replay_shows_its_audit(on_server: Run, trace: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        (("--model", "no-such-model"), 1, "no price is known"),
+        (("--model", "no-such-model"), 2, "no price is known"),
         (("--budget", "lots"), 2, "--budget"),
         (("--budget", "0"), 2, "--budget"),
         (("--budget", f"{10**80}%"), 2, "--budget is out of range"),

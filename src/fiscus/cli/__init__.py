@@ -15,7 +15,7 @@ def main() -> None:
     """Run one command and exit: 0 done, 1 it failed or something is wrong, 2 used wrongly."""
     from fiscus.cli.app import app
     from fiscus.cli.terminal import UsageError, show_error
-    from fiscus.errors import FiscusError, ValidationError
+    from fiscus.errors import FiscusError
 
     _ready_streams()
     try:
@@ -24,8 +24,7 @@ def main() -> None:
         # a correlation id tells that a server answered so
         code = f" ({error.code})" if error.correlation_id else ""
         show_error(error.message + code, error.suggested_action)
-        of_an_option = isinstance(error, ValidationError) and error.field.startswith("--")
-        sys.exit(2 if of_an_option or isinstance(error, UsageError) else 1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:
         # the reader of our output left, as `head` does; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,6 +11,7 @@ import typer
 from msgspec.structs import asdict, replace
 
 from fiscus.access.model import ApiKey, ApiKeySpec, NewApiKey, Role, hash_key, made_key, new_key
+from fiscus.cli.checked import AN_ID
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import (
     JsonFlag,
@@ -37,7 +38,11 @@ app = typer.Typer(
 
 Tenant = Annotated[
     str | None,
-    typer.Option("--tenant", help="Whose keys; default FISCUS_DEFAULT_TENANT, or default."),
+    typer.Option(
+        "--tenant",
+        callback=AN_ID,
+        help="Whose keys; default FISCUS_DEFAULT_TENANT, or default.",
+    ),
 ]
 
 
@@ -163,10 +168,7 @@ def _engine(
     from fiscus.wiring.engine import is_new, open_engine, sqlite_file
 
     settings = read_settings(data_dir=data_dir)
-    if tenant is None:
-        tenant_id = parse_id(settings.default_tenant, "FISCUS_DEFAULT_TENANT")
-    else:
-        tenant_id = parse_id(tenant, "--tenant")
+    tenant_id = tenant or parse_id(settings.default_tenant, "FISCUS_DEFAULT_TENANT")
     begins = may_begin and is_new(settings)
     engine = open_engine(settings, migrates=begins)
     try:

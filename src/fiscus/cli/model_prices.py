@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 
-from fiscus.cli.terminal import CommandError
+from fiscus.cli.terminal import UsageError
 from fiscus.money import round_half_even
 
 
 class ModelPrices:
     """Today's prices of one model, in US dollars.
 
-    Raises `CommandError` for a model that the package does not know.
+    Raises `UsageError` for a model that the package does not know.
     """
 
     def __init__(self, model: str) -> None:
@@ -31,7 +31,7 @@ class ModelPrices:
                 Usage(input_tokens=1, output_tokens=1), model, genai_request_timestamp=at
             )
         except LookupError:
-            raise CommandError(
+            raise UsageError(
                 f"no price is known for the model {model!r}",
                 suggested_action="--model gpt-4o, gpt-4o-mini, claude-sonnet-4-5 or "
                 "gemini-2.5-flash, for instance.",

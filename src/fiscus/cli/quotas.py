@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from fiscus.cli.api import Api
+from fiscus.cli.checked import A_CURRENCY, A_ZONE, ABOVE_ZERO, AN_ID, NOT_NEGATIVE
 from fiscus.cli.moments import moment_option
 from fiscus.cli.quotas_show import show_history, show_parts, show_quota, show_quotas
 from fiscus.cli.terminal import (
@@ -36,7 +37,7 @@ from fiscus.quotas.calls import (
     QuotaView,
 )
 from fiscus.quotas.model import QuotaPeriod, QuotaSpec, RenewalAmount, Strategy
-from fiscus.scopes import ScopeType
+from fiscus.scopes import EVERY, ScopeType, is_id
 from fiscus.wire import convert, decode
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ app = typer.Typer(
 
 PATH: Final = "/quotas"
 
-Tenant = Annotated[str | None, typer.Option(help="Default: the key's tenant.")]
+Tenant = Annotated[str | None, typer.Option(callback=AN_ID, help="Default: the key's tenant.")]
 Resource = Annotated[str, typer.Argument(metavar="RESOURCE", help="Such as gpu_hours.")]
 PeriodOption = Annotated[
     QuotaPeriod,
@@ -59,12 +60,18 @@ Start = Annotated[
 ]
 End = Annotated[str | None, typer.Option(help="Where a custom period ends.")]
 Zone = Annotated[
-    str | None, typer.Option(help="IANA zone of calendar periods; default the tenant's.")
+    str | None,
+    typer.Option(callback=A_ZONE, help="IANA zone of calendar periods; default the tenant's."),
 ]
 Premium = Annotated[
-    str | None, typer.Option("--premium-rate", help="Price of a unit taken from the burst.")
+    str | None,
+    typer.Option(
+        "--premium-rate", callback=NOT_NEGATIVE, help="Price of a unit taken from the burst."
+    ),
 ]
-CurrencyOption = Annotated[str | None, typer.Option(help="Of the premium rate.")]
+CurrencyOption = Annotated[
+    str | None, typer.Option(callback=A_CURRENCY, help="Of the premium rate.")
+]
 Renew = Annotated[
     bool, typer.Option("--auto-renew", help="Allocate the next period before this one ends.")
 ]
@@ -142,13 +149,20 @@ def list_quotas(
 @app.command()
 def allocate(
     resource: Resource,
-    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="How much of it for the period.")],
+    amount: Annotated[
+        str,
+        typer.Argument(
+            metavar="AMOUNT", callback=ABOVE_ZERO, help="How much of it for the period."
+        ),
+    ],
     scope: Annotated[
         str, typer.Option(metavar="TYPE:ID", help="Who gets it; the id `*`: every one of its own.")
     ],
     key: Key,
     url: Url = DEFAULT_URL,
-    burst: Annotated[str | None, typer.Option(help="May be taken beyond the amount.")] = None,
+    burst: Annotated[
+        str | None, typer.Option(callback=NOT_NEGATIVE, help="May be taken beyond the amount.")
+    ] = None,
     premium_rate: Premium = None,
     currency: CurrencyOption = None,
     period: PeriodOption = QuotaPeriod.MONTHLY,
@@ -186,7 +200,9 @@ def allocate(
 @app.command()
 def distribute(
     resource: Resource,
-    total: Annotated[str, typer.Argument(metavar="TOTAL", help="How much is shared out.")],
+    total: Annotated[
+        str, typer.Argument(metavar="TOTAL", callback=ABOVE_ZERO, help="How much is shared out.")
+    ],
     key: Key,
     url: Url = DEFAULT_URL,
     to: Annotated[
@@ -212,7 +228,8 @@ def distribute(
     ] = Strategy.FAIR_SHARE,
     decimals: Annotated[int, typer.Option(min=0, max=12, help="Digits of each part.")] = 0,
     burst_ratio: Annotated[
-        str | None, typer.Option(help="Burst of each, as a share of its part: 0.2.")
+        str | None,
+        typer.Option(callback=NOT_NEGATIVE, help="Burst of each, as a share of its part: 0.2."),
     ] = None,
     premium_rate: Premium = None,
     currency: CurrencyOption = None,
@@ -276,7 +293,8 @@ def history(
     ] = None,
     until: Annotated[str | None, typer.Option(help="Exclusive, as --since.")] = None,
     scope_id: Annotated[
-        str | None, typer.Option(help="Of a quota for `*`: the use of this scope.")
+        str | None,
+        typer.Option(callback=AN_ID, help="Of a quota for `*`: the use of this scope."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, max=1000, help="Latest rows to show.")] = 10,
     tenant: Tenant = None,
@@ -387,7 +405,7 @@ def _scope_or_type(given: str | None) -> tuple[ScopeType | None, str | None]:
 
 def _scope(given: str) -> tuple[ScopeType, str]:
     kind, colon, scope_id = given.partition(":")
-    if not colon or not scope_id:
+    if not colon or not (scope_id == EVERY or is_id(scope_id)):
         raise UsageError(
             f"{given} names no scope", suggested_action="write its type and id: project:search."
         )

@@ -17,6 +17,7 @@ from msgspec import Struct
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from fiscus.cli.api import Api
+from fiscus.cli.checked import AN_ID
 from fiscus.cli.http_connection import target
 from fiscus.cli.model_prices import ModelPrices
 from fiscus.cli.replay_audit import Finding, Replayed, audit
@@ -77,7 +78,9 @@ def azure_llm(
     speed: Annotated[
         str, typer.Option(help="60x: sixty times as fast as it happened; max: as fast as it goes.")
     ] = "max",
-    tenant: Annotated[str | None, typer.Option(help="Default: a new one, replay-<time>.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(callback=AN_ID, help="Default: a new one, replay-<time>.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     assumed_output: Annotated[
         int | None,

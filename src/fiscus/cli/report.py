@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from fiscus.cli.api import Api
+from fiscus.cli.checked import A_CURRENCY, AN_ID
 from fiscus.cli.moments import moment_option
 from fiscus.cli.terminal import (
     DEFAULT_URL,
@@ -64,8 +65,12 @@ def report(
         ),
     ] = None,
     end: Annotated[str | None, typer.Option(help="Exclusive, as --start; default: now.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Default: the key's tenant.")] = None,
-    currency: Annotated[str | None, typer.Option(help="Convert to this currency.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(callback=AN_ID, help="Default: the key's tenant.")
+    ] = None,
+    currency: Annotated[
+        str | None, typer.Option(callback=A_CURRENCY, help="Convert to this currency.")
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare with the range before.")
     ] = False,

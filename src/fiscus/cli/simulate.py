@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from fiscus.cli.checked import A_ZONE, AN_ID
 from fiscus.cli.simulate_chart import seconds_text
 from fiscus.cli.simulate_input import Input
 from fiscus.cli.simulate_policies import read_policies
@@ -19,9 +20,8 @@ from fiscus.cli.simulate_traces import Trace, TraceFormat
 from fiscus.cli.terminal import CommandError, UsageError, notes, progress
 from fiscus.errors import ValidationError
 from fiscus.ratelimits.port import CounterStore
-from fiscus.scopes import parse_id
 from fiscus.wiring.counters import open_counters
-from fiscus.zones import parse_timezone, zone_of
+from fiscus.zones import zone_of
 
 COUNTERS_TIMEOUT_SECONDS: Final = 5.0
 CHECKS_PER_UPDATE: Final = 1_000
@@ -46,9 +46,14 @@ def simulate(
     counters: Annotated[
         str, typer.Option(help="memory, or the address of a Redis or Valkey: redis://…")
     ] = "memory",
-    tenant: Annotated[str, typer.Option(help="Tenant of lines that name none.")] = "default",
+    tenant: Annotated[
+        str, typer.Option(callback=AN_ID, help="Tenant of lines that name none.")
+    ] = "default",
     timezone: Annotated[
-        str, typer.Option(help="IANA zone of calendar windows and hours, and of the chart.")
+        str,
+        typer.Option(
+            callback=A_ZONE, help="IANA zone of calendar windows and hours, and of the chart."
+        ),
     ] = "UTC",
     skip_bad_lines: Annotated[
         bool, typer.Option("--skip-bad-lines", help="Count lines that cannot be read, and go on.")
@@ -61,8 +66,6 @@ def simulate(
 
     The same limiter as the server's decides; nothing of a running server is read or changed.
     """
-    parse_timezone(timezone, "--timezone")
-    parse_id(tenant, "--tenant")
     known = read_policies(policies, timezone)
     store = _open_counters(counters)
     source = Input(trace)
