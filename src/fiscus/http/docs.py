@@ -42,10 +42,10 @@ const DECIDED = ["reservation_id", "consumption_id", "record_id"];
 
 function putInMade(response) {
   if (!response.ok || !response.obj) return response;
-  const members = Object.entries(response.obj);
+  const answers = [response.obj, ...(response.obj.results || [])];
   const made = response.status === 201
-    ? members.slice(0, 1)  // what was created begins with its id
-    : members.filter(([name, id]) => DECIDED.includes(name) && id);
+    ? Object.entries(response.obj).slice(0, 1)  // what was created begins with its id
+    : answers.flatMap(Object.entries).filter(([name, id]) => DECIDED.includes(name) && id);
   made.forEach(([name, id]) => putIn(name, id));
   return response;
 }
@@ -58,8 +58,20 @@ function putIn(name, id) {
           ui.specActions.changeParamByIdentity([path, method], parameter, id, false);
         }
       });
+      putIntoBody(name, id, operation, [path, method]);
     });
   });
+}
+
+function putIntoBody(name, id, operation, pathMethod) {
+  const example = operation.getIn(["requestBody", "content", "application/json", "example"]);
+  if (!example || !example.has(name)) return;
+  const shown = ui.oas3Selectors.requestBodyValue(...pathMethod);
+  const body = shown || JSON.stringify(example.toJS(), null, 2);
+  // as text, so that the rest stays as it was typed
+  const field = new RegExp(`("${name}"\\s*:\\s*)"[^"]*"`);
+  const value = body.replace(field, `$1"${id}"`);
+  ui.oas3Actions.setRequestBodyValue({ value, pathMethod });
 }
 
 window.ui = SwaggerUIBundle({

@@ -14,7 +14,7 @@ from fiscus.access.model import ALLOWED, Action
 from fiscus.costs.calls import RecordRequest
 from fiscus.health import VERSION, HealthAnswer
 from fiscus.http.decisions import DECISIONS, Decision
-from fiscus.http.descriptions import ABOUT, FIELDS, TAGS
+from fiscus.http.descriptions import ABOUT, FIELDS, PATHS, TAGS
 from fiscus.http.endpoints import Endpoint, NoBody
 from fiscus.http.examples import ANSWERS, ERRORS, PATH_IDS, QUERIES, REQUESTS
 from fiscus.http.probes import ProbeAnswer
@@ -54,6 +54,7 @@ def build_document(endpoints: Iterable[Endpoint[Any, Any]]) -> bytes:
     for endpoint in rows:
         place = paths.setdefault(BASE_PATH + endpoint.path, {})
         place[endpoint.method.lower()] = _endpoint(endpoint, schemas)
+    paths = {BASE_PATH + path: paths[BASE_PATH + path] for path in PATHS}
     for prefix in ("", BASE_PATH):
         _add_probes(paths, prefix, schemas)
     document: Json = {

@@ -277,7 +277,8 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/rate-limits/{policy_id}/emergency/{emergency_id}/approve",
         tag="Rate limits",
         summary="Approve emergency capacity, so that it lasts as long as was asked",
-        description="By another person than the one who asked (403).",
+        description="By another person than the one who asked (403): on `/docs`, authorize with "
+        "another key first.",
         handler=approve_emergency,
         action=Action.GRANT_EMERGENCIES,
         answer=EmergencyView,

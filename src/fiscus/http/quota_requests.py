@@ -83,7 +83,8 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/quotas/requests",
         tag="Quotas",
         summary="Ask for more of a quota",
-        description="The `quota_id` in the example is of another server.",
+        description="The `quota_id` in the example is of another server: `/docs` puts in that of "
+        "the quota made there last.",
         handler=ask_for_quota,
         action=Action.ASK_FOR_QUOTA,
         answer=QuotaRequestView,
@@ -111,8 +112,9 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/quotas/requests/{request_id}/approve",
         tag="Quotas",
         summary="Approve a request: the quota's allocation grows by the amount asked for",
-        description="By another person than the one who asked (403). One that is decided already, "
-        "or whose quota's period is over, is a 409.",
+        description="By another person than the one who asked (403): on `/docs`, authorize with "
+        "another key first. One that is decided already, or whose quota's period is over, is a "
+        "409.",
         handler=approve_quota_request,
         action=Action.DECIDE_QUOTA_REQUESTS,
         answer=QuotaRequestView,
@@ -127,8 +129,8 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/quotas/requests/{request_id}/reject",
         tag="Quotas",
         summary="Reject a request: the quota stays as it is",
-        description="By another person than the one who asked (403). One that is decided already "
-        "is a 409.",
+        description="By another person than the one who asked (403): on `/docs`, authorize with "
+        "another key first. One that is decided already is a 409: ask again to try it.",
         handler=reject_quota_request,
         action=Action.DECIDE_QUOTA_REQUESTS,
         answer=QuotaRequestView,
