@@ -206,6 +206,21 @@ async def run_errors(client: AppClient) -> dict[str, Any]:
     return {_code_of(reply): reply.json() for reply in replies}
 
 
+async def run_own_errors(client: AppClient) -> dict[str, dict[str, Any]]:
+    """By operation, the answer to an amount that no conversion can hold."""
+    await client.make_budget(currency="IDR", budget_amount=1000)
+    check = {**_example("check"), "estimated_cost": 1, "currency": "IDR"}
+    held = (await client.post("/budgets/check", check)).json()["reservation_id"]
+    large = {**check, "estimated_cost": "9e25", "currency": "USD"}
+    settle = {"actual_cost": "9e25", "currency": "USD"}
+    replies = {
+        "check": await client.post("/budgets/check", large),
+        "check_batch": await client.post("/budgets/check/batch", {"checks": [large]}),
+        "settle": await client.post(f"/budgets/reservations/{held}/settle", settle),
+    }
+    return {name: {_code_of(reply): reply.json()} for name, reply in replies.items()}
+
+
 def _example(operation: str) -> dict[str, Any]:
     body: dict[str, Any] = operations()[operation][2]
     return body
@@ -231,6 +246,9 @@ async def _capture() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with open_app(Path(folder)) as client:
             errors = await run_errors(client)
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_app(Path(folder)) as client:
+            own_errors = await run_own_errors(client)
     answers["create_api_key"]["api_key"] = "fsk_shown-once-and-never-again"
     answers["health_down"] = {
         **answers["health"],
@@ -259,6 +277,7 @@ async def _capture() -> None:
     examples = json.loads(FILE.read_text("utf-8"))
     examples["answers"] = answers
     examples["errors"] = errors
+    examples["own_errors"] = own_errors
     examples["path_ids"] |= {
         "budget_id": answers["create_budget"]["budget_id"],
         "reservation_id": answers["check"]["reservation_id"],

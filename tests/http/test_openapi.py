@@ -10,15 +10,16 @@ import jsonschema_rs
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
+from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import DECISIONS
 from fiscus.http.descriptions import ABOUT
-from fiscus.http.examples import ANSWERS, ERRORS, REQUESTS
+from fiscus.http.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, REQUESTS
 from fiscus.http.openapi import EVERYWHERE, build_document
 from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF
 from tests.http.app_client import open_app
-from tests.http.example_run import run_errors, run_examples
+from tests.http.example_run import run_errors, run_examples, run_own_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,6 +175,58 @@ async def test_every_error_is_answered_as_documented(client: AppClient) -> None:
 
 
 @pytest.mark.anyio
+async def test_an_error_an_operation_has_for_reasons_of_its_own_is_answered_as_documented(
+    client: AppClient,
+) -> None:
+    by_id = {operation["operationId"]: operation for _, _, operation in operations()}
+    own = await run_own_errors(client)
+    assert set(own) == set(OWN_ERRORS)
+    for name, errors in own.items():
+        for code, error in errors.items():
+            response = by_id[name]["responses"][str(STATUS_OF[code])]
+            example = response["content"]["application/problem+json"]["examples"][code]["value"]
+            assert _without_ids(error) == _without_ids(example), name
+
+
+@pytest.mark.anyio
+async def test_headers_of_limits_are_documented_where_they_are_sent(client: AppClient) -> None:
+    await client.make_policy(resource_type="api", limit_value=1)
+    of_limits = {"RateLimit", "RateLimit-Policy", "Retry-After"}
+    of_limits |= {f"X-RateLimit-{one}" for one in ("Limit", "Remaining", "Reset")}
+    key = client.make_key(Role.TENANT_ADMIN)
+    check, limit = REQUESTS["create_budget"], {"resource_type": "api", "user_id": "u-17"}
+    missing = f"/budgets/{PATH_IDS['budget_id']}"
+    seen: set[int] = set()
+    for operation, method, path, body, sender in (
+        ("create_budget", "POST", "/budgets", check, key),
+        ("create_budget", "POST", "/budgets", {}, key),
+        ("create_budget", "POST", "/budgets", check, client.make_key(Role.TENANT_USER)),
+        ("create_budget", "POST", "/budgets", check, "fsk_unknown-to-everybody"),
+        ("list_budgets", "GET", "/budgets", None, key),
+        ("get_budget", "GET", missing, None, key),
+        ("delete_budget", "DELETE", missing, None, key),
+        ("check", "POST", "/budgets/check", {"resource_type": "llm", "estimated_cost": 1}, key),
+        ("check", "POST", "/budgets/check", {}, key),
+        ("rate_limit_check", "POST", "/rate-limits/check", limit, key),
+        ("rate_limit_check", "POST", "/rate-limits/check", limit, key),
+        ("rate_limit_check", "POST", "/rate-limits/check?enforce=true", limit, key),
+        ("rate_limit_check_batch", "POST", "/rate-limits/check/batch", {"checks": [limit]}, key),
+        ("metrics_of_api", "GET", "/metrics", None, client.key),
+        ("health_of_api", "GET", "/health", None, key),
+    ):
+        reply = await client.send(method, BASE_PATH + path, json=body, key=sender)
+        seen.add(reply.status_code)
+        by_id = {one["operationId"]: one for _, _, one in operations()}
+        documented = by_id[operation]["responses"][str(reply.status_code)]["headers"]
+        told = {name for name in of_limits if name in reply.headers}
+        expected = of_limits & set(documented)
+        if reply.status_code == 200:  # only when it is denied
+            expected -= {"Retry-After"} - told
+        assert told == expected, (operation, reply.status_code)
+    assert seen == {200, 201, 400, 401, 403, 404, 429}
+
+
+@pytest.mark.anyio
 async def test_it_is_served_without_a_credential_and_names_no_tenant(client: AppClient) -> None:
     await client.make_budget(budget_name="Secret plans")
     reply = await client.send("GET", "/openapi.json", key=None)
@@ -193,24 +246,3 @@ def _shape(value: Any) -> Any:
     if isinstance(value, list) and value:
         return [_shape(value[0])]
     return None
-
-
-@pytest.mark.anyio
-async def test_amounts_that_no_conversion_can_hold_are_answered_as_documented(
-    client: AppClient,
-) -> None:
-    await client.make_budget(currency="IDR", budget_amount=1000, allocated_to_id="search")
-    check = {"resource_type": "llm", "project_id": "search", "estimated_cost": 1, "currency": "IDR"}
-    held = (await client.post("/budgets/check", check)).json()["reservation_id"]
-    large = {"currency": "USD", "estimated_cost": "9e25"}
-    for path, body in (
-        ("/budgets/check", check | large),
-        ("/budgets/check/batch", {"checks": [check | large]}),
-        (
-            "/budgets/reservations/{reservation_id}/settle",
-            {"actual_cost": "9e25", "currency": "USD"},
-        ),
-    ):
-        reply = await client.post(path.format(reservation_id=held), body)
-        assert (reply.status_code, reply.json()["error_code"]) == (422, "COST_CALCULATION_ERROR")
-        assert "422" in DOCUMENT["paths"][BASE_PATH + path]["post"]["responses"]

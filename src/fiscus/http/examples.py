@@ -28,3 +28,6 @@ ANSWERS: Final = _ALL["answers"]
 
 ERRORS: Final = _ALL["errors"]
 """Bodies of problems by code."""
+
+OWN_ERRORS: Final[dict[str, dict[str, Any]]] = _ALL["own_errors"]
+"""Bodies of problems by operation and code, where the operation has one for other reasons."""

@@ -16,7 +16,7 @@ from fiscus.health import VERSION, HealthAnswer
 from fiscus.http.decisions import DECISIONS, Decision
 from fiscus.http.descriptions import ABOUT, FIELDS, PATHS, TAGS
 from fiscus.http.endpoints import Endpoint, NoBody
-from fiscus.http.examples import ANSWERS, ERRORS, PATH_IDS, QUERIES, REQUESTS
+from fiscus.http.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, QUERIES, REQUESTS
 from fiscus.http.probes import ProbeAnswer
 from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
@@ -26,6 +26,7 @@ from fiscus.nesting import FreeForm
 from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF, Problem
 from fiscus.quotas.model import QuotaSpec
+from fiscus.ratelimits.calls import RateLimitCheckAnswer
 from fiscus.wire import KEY_PATTERN, ItemError
 
 Json = dict[str, Any]
@@ -71,6 +72,7 @@ def build_document(endpoints: Iterable[Endpoint[Any, Any]]) -> bytes:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
+            "headers": _LIMIT_HEADERS,
             "securitySchemes": {
                 "ApiKey": {
                     "type": "apiKey",
@@ -213,6 +215,11 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
         codes.append("IDEMPOTENCY_CONFLICT")
         parameters.append(_IDEMPOTENCY_KEY)
     parameters.append(_CORRELATION_ID)
+    answer = _answer(
+        schemas.of(decision.answer), ANSWERS[decision.operation], ("application/json",)
+    )
+    if decision.answer is RateLimitCheckAnswer:  # a denial of 200 says when to come again, too
+        answer["headers"]["Retry-After"] = _RETRY_AFTER
     return {
         "operationId": decision.operation,
         "tags": [decision.tag],
@@ -222,12 +229,12 @@ def _decision(decision: Decision, schemas: _Schemas) -> Json:
         "requestBody": _request_body(
             schemas.of(decision.request), decision.example, required=not decision.may_be_empty
         ),
-        "responses": {
-            str(decision.status): _answer(
-                schemas.of(decision.answer), ANSWERS[decision.operation], ("application/json",)
-            ),
-            **_errors((*EVERYWHERE, *codes), schemas),
-        },
+        "responses": _limited(
+            {
+                str(decision.status): answer,
+                **_errors((*EVERYWHERE, *codes), schemas, decision.operation),
+            }
+        ),
     }
 
 
@@ -281,10 +288,12 @@ def _endpoint(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> Json:
                 "description": "Where what was made is from now on.",
                 "schema": {"type": "string", "format": "uri-reference"},
             }
-    operation["responses"] = {
-        str(endpoint.status): answer,
-        **_errors((*EVERYWHERE, *endpoint.errors), schemas),
-    }
+    operation["responses"] = _limited(
+        {
+            str(endpoint.status): answer,
+            **_errors((*EVERYWHERE, *endpoint.errors), schemas, endpoint.operation),
+        }
+    )
     return operation
 
 
@@ -331,7 +340,9 @@ def _add_probes(paths: dict[str, Json], prefix: str, schemas: _Schemas) -> None:
                     },
                 },
                 **_errors(
-                    ("UNAUTHORIZED", "FORBIDDEN", "INTERNAL_ERROR", "SERVICE_UNAVAILABLE"), schemas
+                    ("UNAUTHORIZED", "FORBIDDEN", "INTERNAL_ERROR", "SERVICE_UNAVAILABLE"),
+                    schemas,
+                    "metrics",
                 ),
             },
         }
@@ -340,6 +351,12 @@ def _add_probes(paths: dict[str, Json], prefix: str, schemas: _Schemas) -> None:
 
 # ---------------------------------------------------------------- parts of operations
 
+_TEXT: Final[Json] = {"type": "string"}
+_WHOLE: Final[Json] = {"type": "integer"}
+_LIMITS_TOLD: Final = (
+    " Of the policies that apply, in the answer to a single check of rate limits; else of the "
+    "API's own limits. Left out where none holds."
+)
 _CORRELATION_ID: Final[Json] = {
     "name": "X-Correlation-ID",
     "in": "header",
@@ -364,6 +381,24 @@ _IF_MATCH: Final[Json] = {
     "description": "The `ETag` of the version being replaced, or `*` for any; another version, "
     "or none, answers 409.",
     "schema": {"type": "string", "pattern": '^("[0-9]{1,18}"|\\*)$'},
+}
+_RETRY_AFTER: Final[Json] = {
+    "description": "Seconds to wait before trying again.",
+    "schema": {"type": "integer"},
+}
+_LIMIT_HEADERS: Final[Json] = {
+    name: {"description": text + _LIMITS_TOLD, "schema": schema}
+    for name, text, schema in (
+        ("RateLimit-Policy", "Each limit as a member: its quota `q` in `w` seconds.", _TEXT),
+        (
+            "RateLimit",
+            "Each limit: what remains, `r`, and the seconds `t` until it is unused or admits.",
+            _TEXT,
+        ),
+        ("X-RateLimit-Limit", "The limit that decides.", _WHOLE),
+        ("X-RateLimit-Remaining", "What could be taken now.", _WHOLE),
+        ("X-RateLimit-Reset", "When the limit that decides would be unused, as Unix time.", _WHOLE),
+    )
 }
 _CORRELATION_HEADER: Final[Json] = {
     "description": "Names this request in the logs.",
@@ -469,35 +504,44 @@ def _stream_answer() -> Json:
     }
 
 
-def _errors(codes: Iterable[str], schemas: _Schemas) -> Json:
-    """A response per status, with an example per code."""
+def _limited(responses: Json) -> Json:
+    """Answers tell of limits once it is known who asks."""
+    for status, response in responses.items():
+        if status != str(STATUS_OF["UNAUTHORIZED"]):
+            response["headers"] |= {
+                name: {"$ref": f"#/components/headers/{name}"} for name in _LIMIT_HEADERS
+            }
+    return responses
+
+
+def _errors(codes: Iterable[str], schemas: _Schemas, operation: str) -> Json:
+    """A response per status, with an example per code: the operation's own where it has one."""
+    examples = ERRORS | OWN_ERRORS.get(operation, {})
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(STATUS_OF[code], []).append(code)
     return {
-        str(status): _problem(status, found, schemas) for status, found in sorted(by_status.items())
+        str(status): _problem(status, {code: examples[code] for code in found}, schemas)
+        for status, found in sorted(by_status.items())
     }
 
 
-def _problem(status: int, codes: list[str], schemas: _Schemas) -> Json:
+def _problem(status: int, examples: Json, schemas: _Schemas) -> Json:
     headers: Json = {"X-Correlation-ID": _CORRELATION_HEADER}
     if status in {429, 503}:
-        headers["Retry-After"] = {
-            "description": "Seconds to wait before trying again.",
-            "schema": {"type": "integer"},
-        }
+        headers["Retry-After"] = _RETRY_AFTER
     if status == 401:
         headers["WWW-Authenticate"] = {
             "description": "The schemes that are taken.",
             "schema": {"type": "string"},
         }
     return {
-        "description": " or ".join(f"`{code}`" for code in codes),
+        "description": " or ".join(f"`{code}`" for code in examples),
         "headers": headers,
         "content": {
             "application/problem+json": {
                 "schema": schemas.of(Problem),
-                "examples": {code: {"value": ERRORS[code]} for code in codes},
+                "examples": {code: {"value": one} for code, one in examples.items()},
             }
         },
     }
