@@ -63,14 +63,18 @@ function putIn(name, id) {
   });
 }
 
+// The example is the body of who has not opened the operation yet; what is typed stays.
 function putIntoBody(name, id, operation, pathMethod) {
-  const example = operation.getIn(["requestBody", "content", "application/json", "example"]);
-  if (!example || !example.has(name)) return;
-  const shown = ui.oas3Selectors.requestBodyValue(...pathMethod);
-  const body = shown || JSON.stringify(example.toJS(), null, 2);
-  // as text, so that the rest stays as it was typed
-  const field = new RegExp(`("${name}"\\s*:\\s*)"[^"]*"`);
-  const value = body.replace(field, `$1"${id}"`);
+  const field = ["requestBody", "content", "application/json", "example", name];
+  if (!operation.hasIn(field)) return;
+  const place = ["paths", ...pathMethod];
+  const document = ui.specSelectors.specJson().setIn([...place, ...field], id);
+  // not by updateJsonSpec, which makes all operations anew, without the answers they show
+  ui.getStore().dispatch({ type: "spec_update_json", payload: document.toJS() });
+  if (ui.specSelectors.specResolvedSubtree(place)) ui.specActions.requestResolvedSubtree(place);
+  const typed = ui.oas3Selectors.requestBodyValue(...pathMethod);
+  if (!typed) return;
+  const value = typed.replace(operation.getIn(field), id);
   ui.oas3Actions.setRequestBodyValue({ value, pathMethod });
 }
 
