@@ -55,6 +55,31 @@ def test_an_exception_is_logged_with_its_trace(caplog: pytest.LogCaptureFixture)
     assert "LookupError: gone" in caplog.text
 
 
+def test_a_new_folder_is_told_by_fiscus_and_not_by_what_migrates_it(tmp_path: Path) -> None:
+    done = run_python(
+        "import logging\n"
+        "logging.basicConfig(level=logging.INFO, format='%(name)s %(message)s')\n"
+        "from fiscus import Fiscus\n"
+        f"for _ in range(2): Fiscus.open(data_dir={str(tmp_path / 'new')!r}).close()\n"
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fiscus.stores.sql.migrate database_migrated revision_before=None ")
+
+
+def test_a_program_hears_of_its_own_migrations_as_ever(tmp_path: Path) -> None:
+    done = run_python(
+        "import logging\n"
+        "logging.basicConfig(level=logging.INFO, format='%(name)s')\n"
+        "from fiscus import Fiscus\n"
+        f"Fiscus.open(data_dir={str(tmp_path / 'new')!r}).close()\n"
+        "import sqlalchemy\n"
+        "from alembic.migration import MigrationContext\n"
+        "with sqlalchemy.create_engine('sqlite://').connect() as connection:\n"
+        "    MigrationContext.configure(connection)\n"
+    )
+    assert "alembic.runtime.migration" in done.stderr.splitlines()
+
+
 def test_a_program_that_says_nothing_about_logs_keeps_its_output_to_itself() -> None:
     done = run_python(
         "from fiscus.logs import get_logger\n"

@@ -14,14 +14,19 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import Script, ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection
 
 from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.logs import get_logger
+from fiscus.stores.sql.alembic_unheard import (
+    CommandError,
+    Config,
+    Script,
+    ScriptDirectory,
+    command,
+    unheard,
+)
 from fiscus.stores.sql.database import (
     ALL_TENANTS,
     SESSION_IN_UTC,
@@ -34,6 +39,8 @@ from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS
 from fiscus.stores.sql.sqlite_files import make_folder
 from fiscus.stores.sql.urls import DATABASE_SETTING, database_is_there, parse_url
 from fiscus.stores.sql.write_turn import WriteTurn
+
+log = get_logger(__name__)
 
 HEAD: Final = "head"
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
@@ -146,11 +153,15 @@ def _run(url: str, step: Any, to: str, refused: MayNot, setting: str) -> None:
                 raise _newer(current)
             config.attributes["connection"] = connection
             try:
-                step(config, to)
+                with unheard():
+                    step(config, to)
             except exc.DBAPIError as error:
                 if _is_about_tables(error):
                     raise _other_tables(current, first_line(error)) from error
                 raise
+            reached = _current(connection)
+        if reached != current:
+            log.info("database_migrated", revision_before=current, revision=reached)
     finally:
         engine.dispose()
 
