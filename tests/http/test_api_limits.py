@@ -12,8 +12,11 @@ from fiscus.access.model import Principal, Role
 from fiscus.clock import to_us
 from fiscus.errors import RateLimitViolated
 from fiscus.http import api_limits
-from fiscus.http.api_limits import ApiLimits
+from fiscus.http.api_limits import ApiLimited, ApiLimits, Gate, Limits
 from fiscus.http.limiting import LoopLimiter
+from fiscus.priorities import PRIORITIES, Priority
+from fiscus.ratelimits.port import Take
+from fiscus.ratelimits.rules import Algorithm, Rule, make_rule
 from tests.http.app_client import API, AppClient, open_app
 
 pytestmark = pytest.mark.anyio
@@ -21,6 +24,7 @@ pytestmark = pytest.mark.anyio
 CHECK = {"resource_type": "llm", "estimated_cost": 1}
 RECORD = {"resource_type": "llm", "cost_amount": 1}
 STREAM = f"{API}/cost-tracking/record/stream"
+NORMAL = PRIORITIES.index(Priority.NORMAL)
 
 
 async def test_every_answer_tells_what_is_left(client: AppClient) -> None:
@@ -75,6 +79,22 @@ async def test_a_call_that_two_limits_refuse_is_told_the_longer_wait(data_dir: P
         assert reply.json()["details"]["limit"] == "api-key"
         client.clock.advance(seconds=60)
         assert (await client.get("/budgets", key=key)).status_code == 200
+
+
+async def test_a_limit_that_no_wait_helps_is_told_rather_than_one_that_waits(
+    client: AppClient,
+) -> None:
+    used_up, too_small = (make_rule(Algorithm.TOKEN_BUCKET, limit, 60_000_000) for limit in (2, 1))
+    limiter, now_us = LoopLimiter(client.engine.limiter), to_us(client.clock.now())
+
+    def gate(names: tuple[str, ...], rules: tuple[Rule, ...]) -> Gate:
+        return Gate(Limits(Take("acme", names, rules, 2, NORMAL), names), limiter, now_us)
+
+    await gate(("waits",), (used_up,)).admit()
+    with pytest.raises(ApiLimited) as refused:
+        await gate(("waits", "never"), (used_up, too_small)).admit()
+    assert refused.value.limit == "never"
+    assert refused.value.retry_after_seconds is None
 
 
 async def test_what_is_known_of_callers_is_bounded_and_the_oldest_goes_first(

@@ -28,6 +28,7 @@ from fiscus.ratelimits.calls import (
 )
 from fiscus.ratelimits.headers import rate_limit_lines
 from fiscus.ratelimits.limiter import Limiter
+from fiscus.ratelimits.rules import Verdict, deciding
 
 _MOST: Final = 2**32 - 1
 """The largest number that Envoy's fields hold."""
@@ -204,7 +205,7 @@ def _headers(answers: Iterable[RateLimitCheckAnswer], now: datetime) -> list[tup
     limited = [one for one in answers if one.policy_id is not None]
     if not limited:
         return []
-    deciding = min(limited, key=_rank)
+    decides = limited[deciding([_verdict(one) for one in limited])]
     lines: dict[str, PolicyLine] = {}
     for answer in limited:
         for line in answer.policies:
@@ -212,14 +213,17 @@ def _headers(answers: Iterable[RateLimitCheckAnswer], now: datetime) -> list[tup
             # of counters of one policy, the one with the least left is told
             if told is None or line.remaining_requests < told.remaining_requests:
                 lines[line.policy_id] = line
-    told = replace(deciding, policies=list(lines.values()))
+    told = replace(decides, policies=list(lines.values()))
     return headers_of(rate_limit_lines(told, to_us(now)))
 
 
-def _rank(answer: RateLimitCheckAnswer) -> tuple[bool, float, int]:
-    """Denied before allowed, the longest wait first, then the least left."""
-    wait = float("inf") if answer.retry_after_ms is None else answer.retry_after_ms
-    return answer.allowed, -wait, answer.remaining_requests or 0
+def _verdict(answer: RateLimitCheckAnswer) -> Verdict:
+    """What an answer says, as one rule would."""
+    wait_ms = answer.retry_after_ms
+    wait_us = None if wait_ms is None else wait_ms * 1000
+    return Verdict(
+        answer.allowed, answer.remaining_requests or 0, wait_us, 0, answer.delay_ms, None
+    )
 
 
 __all__ = ["Observer", "RateLimitService"]

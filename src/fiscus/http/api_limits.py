@@ -15,7 +15,7 @@ from fiscus.http.limiting import LoopLimiter
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.headers import PolicyTold, limit_lines, whole_seconds
 from fiscus.ratelimits.port import Take, Taken
-from fiscus.ratelimits.rules import Algorithm, Rule, make_rule
+from fiscus.ratelimits.rules import Algorithm, Rule, deciding, make_rule
 from fiscus.settings import Settings
 
 _MINUTE_US: Final = 60_000_000
@@ -91,10 +91,10 @@ class Gate(Struct):
                 until_us = reset_us - now_us if reset_us > now_us else 0
             limit, until_seconds = rules[index].limit, whole_seconds(until_us)
             told.append(PolicyTold(names[index], limit, 60, verdict.remaining, until_seconds))
-        deciding = _deciding(taken)
-        if deciding:
-            told.insert(0, told.pop(deciding))
-        reset_seconds = whole_seconds(taken.verdicts[deciding].reset_us)
+        first = deciding(taken.verdicts)
+        if first:
+            told.insert(0, told.pop(first))
+        reset_seconds = whole_seconds(taken.verdicts[first].reset_us)
         # when to try again comes with the problem
         return limit_lines(told, told[0].remaining, reset_seconds, None)
 
@@ -166,30 +166,18 @@ _UNKNOWN: Final = Limits(Take("", (), (), 0, 0), ())
 
 
 def _exceeded(limits: Limits, taken: Taken) -> ApiLimited:
-    deciding = _deciding(taken)
-    name, limit = limits.names[deciding], limits.take.rules[deciding].limit
+    first = deciding(taken.verdicts)
+    name, limit = limits.names[first], limits.take.rules[first].limit
+    wait_us = taken.verdicts[first].wait_us
     error = ApiLimited(
         f"More than {limit} calls a minute are held up by the limit {name}",
         answer=None,
         details={"limit": name, "limit_value": limit, "time_window_seconds": 60},
         suggested_action="Try again after the time in Retry-After, or send batches.",
-        retry_after_seconds=whole_seconds(taken.verdicts[deciding].wait_us or 0),
+        retry_after_seconds=None if wait_us is None else whole_seconds(wait_us),
     )
     error.limit = name
     return error
-
-
-def _deciding(taken: Taken) -> int:
-    """The place of the limit that refuses for longest, or else has the least left."""
-    verdicts = taken.verdicts
-    if len(verdicts) == 1:
-        return 0
-    if taken.admitted:
-        return min(range(len(verdicts)), key=lambda index: verdicts[index].remaining)
-    return max(
-        (index for index, one in enumerate(verdicts) if not one.allowed),
-        key=lambda index: verdicts[index].wait_us or 0,
-    )
 
 
 __all__ = ["ApiLimit", "ApiLimited", "ApiLimits", "Gate"]

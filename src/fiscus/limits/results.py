@@ -12,7 +12,7 @@ from fiscus.clock import from_us
 from fiscus.errors import RateLimitViolated
 from fiscus.headers import headers_of
 from fiscus.ratelimits.headers import PolicyTold, limit_lines, whole_seconds
-from fiscus.ratelimits.rules import Verdict
+from fiscus.ratelimits.rules import Verdict, deciding
 
 
 class ToldLimit(NamedTuple):
@@ -143,9 +143,7 @@ class LimitResult(Struct, frozen=True, gc=False):
 
     def _deciding(self) -> int:
         """The index of the limit that decides; of equals, the first."""
-        if self.allowed:
-            return self._least()
-        return min(range(len(self.verdicts)), key=lambda index: _rank(self.verdicts[index]))
+        return self._least() if self.allowed else deciding(self.verdicts)
 
     def _least(self) -> int:
         """The index of the limit with the least left; of equals, the first."""
@@ -171,13 +169,6 @@ class LimitResult(Struct, frozen=True, gc=False):
         return PolicyTold(
             told.name, told.limit, told.window_seconds, verdict.remaining, whole_seconds(until_us)
         )
-
-
-def _rank(verdict: Verdict) -> tuple[int, int]:
-    """The least decides: never, then denials from the longest wait, then the least left."""
-    if verdict.allowed:
-        return 2, verdict.remaining
-    return (0, 0) if verdict.wait_us is None else (1, -verdict.wait_us)
 
 
 __all__ = ["LimitResult", "ToldLimit"]

@@ -12,7 +12,7 @@ from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
 from fiscus.ratelimits.headers import whole_seconds
 from fiscus.ratelimits.matching import Applied
 from fiscus.ratelimits.model import OnCountersFailure
-from fiscus.ratelimits.rules import Rule, Verdict
+from fiscus.ratelimits.rules import Rule, Verdict, decides
 
 NONE_APPLIES: Final = RateLimitCheckAnswer(
     allowed=True,
@@ -56,7 +56,7 @@ def check_answer(
         if deciding < 0:
             deciding, remaining = index, verdict.remaining
             continue
-        if _decides(verdict, verdicts[deciding]):
+        if decides(verdict, verdicts[deciding]):
             deciding = index
         remaining = min(remaining, verdict.remaining)
     if deciding < 0:
@@ -85,17 +85,6 @@ def check_answer(
         lines,
         degraded,
     )
-
-
-def _decides(one: Verdict, other: Verdict) -> bool:
-    """Whether `one` decides rather than `other`, which comes first by id."""
-    if one.allowed != other.allowed:
-        return not one.allowed
-    if one.allowed:
-        return one.remaining < other.remaining
-    if one.wait_us is None or other.wait_us is None:
-        return one.wait_us is None and other.wait_us is not None
-    return one.wait_us > other.wait_us
 
 
 def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> PolicyLine:

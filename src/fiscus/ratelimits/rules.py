@@ -7,7 +7,7 @@ request, times in microseconds since the Unix epoch, rates as `drain` units per 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from math import gcd
 from typing import Any, Final, NamedTuple
@@ -68,6 +68,31 @@ class Verdict(Struct, frozen=True, gc=False):
     """Leaky bucket: how long the requests before this one take to drain; else 0."""
     state: Any
     """The counter after the decision; the very same object when nothing is to be written."""
+
+
+def decides(one: Verdict, other: Verdict) -> bool:
+    """Whether `one` decides what is told rather than `other`, which comes first.
+
+    A denial does before what is allowed, the one with the longer wait before others, and one for
+    ever before all; of what is allowed, the one with the least left.
+    """
+    if one.allowed != other.allowed:
+        return not one.allowed
+    if one.allowed:
+        return one.remaining < other.remaining
+    if one.wait_us is None or other.wait_us is None:
+        return one.wait_us is None and other.wait_us is not None
+    return one.wait_us > other.wait_us
+
+
+def deciding(verdicts: Sequence[Verdict]) -> int:
+    """The place of the verdict that decides; of equals, the first."""
+    place = 0
+    if len(verdicts) > 1:
+        for index, verdict in enumerate(verdicts):
+            if decides(verdict, verdicts[place]):
+                place = index
+    return place
 
 
 Ceilings = tuple[int, int, int, int]
