@@ -13,7 +13,7 @@ from fiscus.errors import RateLimitViolated
 from fiscus.headers import FieldLines
 from fiscus.http.limiting import LoopLimiter
 from fiscus.priorities import PRIORITIES, Priority
-from fiscus.ratelimits.headers import PolicyTold, limit_lines, whole_seconds
+from fiscus.ratelimits.headers import PolicyTold, limit_lines, policy_told, whole_seconds
 from fiscus.ratelimits.port import Take, Taken
 from fiscus.ratelimits.rules import Algorithm, Rule, deciding, make_rule
 from fiscus.settings import Settings
@@ -85,12 +85,11 @@ class Gate(Struct):
         names, rules, now_us = limits.names, limits.take.rules, self.now_us
         told: list[PolicyTold] = []
         for index, verdict in enumerate(taken.verdicts):
-            until_us = verdict.wait_us
-            if verdict.allowed or until_us is None:
-                reset_us = verdict.reset_us
-                until_us = reset_us - now_us if reset_us > now_us else 0
-            limit, until_seconds = rules[index].limit, whole_seconds(until_us)
-            told.append(PolicyTold(names[index], limit, 60, verdict.remaining, until_seconds))
+            name, limit, wait_us = names[index], rules[index].limit, verdict.wait_us
+            wait_seconds, reset_us = wait_us and whole_seconds(wait_us), verdict.reset_us
+            told.append(
+                policy_told(name, limit, 60, verdict.remaining, wait_seconds, reset_us, now_us)
+            )
         first = deciding(taken.verdicts)
         if first:
             told.insert(0, told.pop(first))

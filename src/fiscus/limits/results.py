@@ -11,7 +11,7 @@ from msgspec import Struct
 from fiscus.clock import from_us
 from fiscus.errors import RateLimitViolated
 from fiscus.headers import headers_of
-from fiscus.ratelimits.headers import PolicyTold, limit_lines, whole_seconds
+from fiscus.ratelimits.headers import PolicyTold, limit_lines, policy_told, whole_seconds
 from fiscus.ratelimits.rules import Verdict, deciding
 
 
@@ -161,13 +161,14 @@ class LimitResult(Struct, frozen=True, gc=False):
 
     def _told(self, index: int) -> PolicyTold:
         verdict, told = self.verdicts[index], self.limits[index]
-        if verdict.allowed or verdict.wait_us is None:
-            until_us = max(0, verdict.reset_us - self.now_us)
-        else:
-            # the draft wants the same moment here as in Retry-After
-            until_us = verdict.wait_us
-        return PolicyTold(
-            told.name, told.limit, told.window_seconds, verdict.remaining, whole_seconds(until_us)
+        return policy_told(
+            told.name,
+            told.limit,
+            told.window_seconds,
+            verdict.remaining,
+            verdict.wait_us and whole_seconds(verdict.wait_us),
+            verdict.reset_us,
+            self.now_us,
         )
 
 

@@ -33,6 +33,23 @@ class PolicyTold(Struct, frozen=True, gc=False):
     """From now, rounded up: until it would admit a denied request, else until it is unused."""
 
 
+def policy_told(
+    name: str,
+    limit: int,
+    window_seconds: int,
+    remaining: int,
+    wait_seconds: int | None,
+    reset_us: int,
+    now_us: int,
+) -> PolicyTold:
+    """What is told at `now_us` of a policy; `wait_seconds` are 0 if it allows, None for ever."""
+    if wait_seconds:
+        # the draft wants the same moment here as in Retry-After
+        return PolicyTold(name, limit, window_seconds, remaining, wait_seconds)
+    until_us = reset_us - now_us if reset_us > now_us else 0
+    return PolicyTold(name, limit, window_seconds, remaining, -(-until_us // 1_000_000))
+
+
 def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
     """The header fields of an answer made at `now_us`; none when no policy applies.
 
@@ -46,19 +63,20 @@ def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
     for one in answer.policies:
         if one.shadow:
             continue
-        if one.decision == "deny" and one.retry_after is not None:
-            # the draft wants the same moment here as in Retry-After
-            seconds = one.retry_after
+        wait_seconds = one.retry_after
+        if wait_seconds or one.reset_time is reset_time:
+            until_us = reset_us  # of one that waits it is not told
         else:
-            until_us = reset_us if one.reset_time is reset_time else to_us(one.reset_time)
-            seconds = max(0, whole_seconds(until_us - now_us))
+            until_us = to_us(one.reset_time)
         told.append(
-            PolicyTold(
+            policy_told(
                 one.policy_id,
                 one.limit_value,
                 one.time_window_seconds,
                 one.remaining_requests,
-                seconds,
+                wait_seconds,
+                until_us,
+                now_us,
             )
         )
     if len(told) > 1:
@@ -124,4 +142,11 @@ def sf_string(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-__all__ = ["PolicyTold", "limit_lines", "rate_limit_lines", "sf_string", "whole_seconds"]
+__all__ = [
+    "PolicyTold",
+    "limit_lines",
+    "policy_told",
+    "rate_limit_lines",
+    "sf_string",
+    "whole_seconds",
+]
