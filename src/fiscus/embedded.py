@@ -46,7 +46,13 @@ from fiscus.costs.reports import build_report
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, ValidationError
 from fiscus.health import HealthAnswer, health_of
-from fiscus.idempotency import KEEP_ALLOCATIONS, if_keyed
+from fiscus.idempotency import (
+    ALLOCATE_QUOTA,
+    CREATE_BUDGET,
+    CREATE_POLICY,
+    DISTRIBUTE_QUOTAS,
+    if_keyed,
+)
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Command
 from fiscus.ledger.loop import value
@@ -291,7 +297,7 @@ class _EngineBackend(HereOnly):
 
     async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
-        once = if_keyed(tenant_id, "create_policy", _key(key), spec, now)
+        once = if_keyed(tenant_id, CREATE_POLICY, _key(key), spec, now)
         state = self._engine.policies.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         self._engine.limiter.changed(tenant_id)
         return PolicyView(
@@ -303,7 +309,7 @@ class _EngineBackend(HereOnly):
     async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
         quotas = self._engine.quotas
-        once = if_keyed(tenant_id, "allocate_quota", _key(key), spec, now, KEEP_ALLOCATIONS)
+        once = if_keyed(tenant_id, ALLOCATE_QUOTA, _key(key), spec, now)
         quota = quotas.allocate(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         return views_with_use(quotas, tenant_id, [quota])[0]
 
@@ -311,7 +317,7 @@ class _EngineBackend(HereOnly):
         self, request: DistributeRequest, *, key: str | None
     ) -> DistributeAnswer:
         tenant_id, now = self._tenant(request.tenant_id), self._now()
-        once = if_keyed(tenant_id, "distribute_quotas", _key(key), request, now, KEEP_ALLOCATIONS)
+        once = if_keyed(tenant_id, DISTRIBUTE_QUOTAS, _key(key), request, now)
         return self._engine.quotas.distribute(
             tenant_id, request, by=ACTOR, now=now, idempotency=once
         )
@@ -340,7 +346,7 @@ class _EngineBackend(HereOnly):
 
     async def create_budget(self, spec: BudgetSpec, *, key: str | None) -> BudgetView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
-        once = if_keyed(tenant_id, "create_budget", _key(key), spec, now)
+        once = if_keyed(tenant_id, CREATE_BUDGET, _key(key), spec, now)
         return _view(
             self._engine.budgets.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         )

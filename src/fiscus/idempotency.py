@@ -24,6 +24,29 @@ KEEP_CHECKS: Final = timedelta(minutes=5)
 KEEP_ALLOCATIONS: Final = timedelta(days=7)
 
 
+class Keyed(NamedTuple):
+    """An operation that may have a key, over whatever it is asked for."""
+
+    operation: str
+    """Stored with its keys: one that is changed forgets them."""
+    keep: timedelta = KEEP_ANSWERS
+
+
+ADD_EMERGENCY: Final = Keyed("add_emergency")
+ALLOCATE_QUOTA: Final = Keyed("allocate_quota", KEEP_ALLOCATIONS)
+ASK_FOR_QUOTA: Final = Keyed("ask_for_quota")
+CREATE_API_KEY: Final = Keyed("create_api_key")
+CREATE_BUDGET: Final = Keyed("create_budget")
+CREATE_POLICY: Final = Keyed("create_policy")
+DISTRIBUTE_QUOTAS: Final = Keyed("distribute_quotas", KEEP_ALLOCATIONS)
+EXTEND: Final = Keyed("extend")
+QUOTA_CHECK: Final = Keyed("quota_check")
+QUOTA_RELEASE: Final = Keyed("quota_release")
+RECORD: Final = Keyed("record")
+RELEASE: Final = Keyed("release")
+SETTLE: Final = Keyed("settle")
+
+
 class IdempotencyKey(NamedTuple):
     """Where an answer is kept."""
 
@@ -80,15 +103,13 @@ def require_key(key: str) -> None:
 
 
 def if_keyed(
-    tenant_id: str,
-    operation: str,
-    key: str | None,
-    body: Any,
-    now: datetime,
-    keep: timedelta = KEEP_ANSWERS,
+    tenant_id: str, asked: Keyed, key: str | None, body: Any, now: datetime
 ) -> Idempotency | None:
-    """As `idempotency`, of an answer that is kept for `keep`; None without a key."""
-    return None if key is None else idempotency(tenant_id, operation, key, body, now + keep)
+    """As `idempotency`, of an answer that is kept for as long as others of what is asked; None
+    without a key."""
+    if key is None:
+        return None
+    return idempotency(tenant_id, asked.operation, key, body, now + asked.keep)
 
 
 def _canonical(body: Any, tenant_id: str) -> Any:

@@ -25,6 +25,7 @@ from fiscus.budgets.queries import (
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.versions import etag, expected_version
+from fiscus.idempotency import CREATE_BUDGET
 from fiscus.queries import TenantQuery
 
 _BUDGET_ID: Final = {"budget_id": "The id of the budget."}
@@ -39,7 +40,7 @@ async def create_budget(call: Call[NoQuery, BudgetSpec]) -> Response:
         call.body,
         by=call.principal.subject,
         now=call.now,
-        idempotency=call.idempotency(tenant_id, "create_budget"),
+        idempotency=call.idempotency(tenant_id, CREATE_BUDGET),
     )
     return _budget(budget, call, status=201)
 

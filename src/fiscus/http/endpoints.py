@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -32,7 +32,7 @@ from fiscus.http.metrics import Metrics
 from fiscus.http.queries import read_query
 from fiscus.http.refusals import note_refusal
 from fiscus.http.sent_once import sent_twice
-from fiscus.idempotency import KEEP_ANSWERS, Idempotency, if_keyed
+from fiscus.idempotency import Idempotency, Keyed, if_keyed
 from fiscus.ids import require_uuid
 from fiscus.logs import get_logger
 from fiscus.paths import BASE_PATH, mount_of
@@ -130,19 +130,15 @@ class Call(Generic[Q, B]):
         return {"Location": f"{mount_of(self.request.scope)}{BASE_PATH}{path}{named}"}
 
     def idempotency(
-        self,
-        tenant_id: str,
-        operation: str,
-        of: str | None = None,
-        keep: timedelta = KEEP_ANSWERS,
+        self, tenant_id: str, asked: Keyed, of: str | None = None
     ) -> Idempotency | None:
         """The key of the header, for creations; None when there is none.
 
-        `of` is an id of the path that the body does not repeat; the answer is kept for `keep`.
+        `of` is an id of the path that the body does not repeat.
         """
         key = idempotency_key_of(dict(self.request.scope["headers"]))
         body = self.body if of is None else (of, self.body)
-        return if_keyed(tenant_id, operation, key, body, self.now, keep)
+        return if_keyed(tenant_id, asked, key, body, self.now)
 
 
 @dataclass(frozen=True, slots=True)

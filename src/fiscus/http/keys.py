@@ -20,6 +20,7 @@ from fiscus.access.model import (
 )
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
+from fiscus.idempotency import CREATE_API_KEY
 from fiscus.queries import PageQuery, TenantQuery
 
 
@@ -35,7 +36,7 @@ async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:
         call.engine.api_keys.create,
         key,
         hash_key(secret),
-        idempotency=call.idempotency(tenant_id, "create_api_key"),
+        idempotency=call.idempotency(tenant_id, CREATE_API_KEY),
     )
     answer = NewApiKey(
         **asdict(kept),

@@ -11,6 +11,7 @@ from fiscus.access.model import Action
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.versions import etag, expected_version
+from fiscus.idempotency import ADD_EMERGENCY, CREATE_POLICY
 from fiscus.queries import TenantQuery
 from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyPage, PolicyView
 from fiscus.ratelimits.limits import effective_limit, still_hold
@@ -34,7 +35,7 @@ async def create_policy(call: Call[NoQuery, PolicySpec]) -> Response:
         call.body,
         by=call.principal.subject,
         now=call.now,
-        idempotency=call.idempotency(tenant_id, "create_policy"),
+        idempotency=call.idempotency(tenant_id, CREATE_POLICY),
     )
     call.engine.limiter.changed(tenant_id)
     return _policy(state, call, status=201)
@@ -114,7 +115,7 @@ async def add_emergency(call: Call[NoQuery, EmergencySpec]) -> Response:
         call.body,
         by=call.principal.subject,
         now=call.now,
-        idempotency=call.idempotency(tenant_id, "add_emergency", policy_id),
+        idempotency=call.idempotency(tenant_id, ADD_EMERGENCY, policy_id),
     )
     call.engine.limiter.changed(tenant_id)
     return _emergency(emergency, call, status=201)

@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 from fiscus.access.model import Action
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
+from fiscus.idempotency import ASK_FOR_QUOTA
 from fiscus.quotas.calls import (
     QuotaRequestDecision,
     QuotaRequestPage,
@@ -30,7 +31,7 @@ async def ask_for_quota(call: Call[NoQuery, QuotaRequestSpec]) -> Response:
         call.body,
         by=call.principal.subject,
         now=call.now,
-        idempotency=call.idempotency(tenant_id, "ask_for_quota"),
+        idempotency=call.idempotency(tenant_id, ASK_FOR_QUOTA),
     )
     return _answer(request, call, status=201)
 

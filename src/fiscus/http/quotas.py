@@ -17,7 +17,7 @@ from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.refusals import note_refused_items
 from fiscus.http.versions import etag, expected_version
-from fiscus.idempotency import KEEP_ALLOCATIONS
+from fiscus.idempotency import ALLOCATE_QUOTA, DISTRIBUTE_QUOTAS
 from fiscus.queries import TenantQuery
 from fiscus.quotas.batches import allocate_each
 from fiscus.quotas.calls import (
@@ -45,7 +45,7 @@ OF_QUOTA: Final = {"quota_id": "The id of the quota."}
 
 async def allocate(call: Call[NoQuery, QuotaSpec]) -> Response:
     tenant_id = call.tenant_for(call.body.tenant_id)
-    once = call.idempotency(tenant_id, "allocate_quota", keep=KEEP_ALLOCATIONS)
+    once = call.idempotency(tenant_id, ALLOCATE_QUOTA)
 
     def work() -> Quota:
         return call.engine.quotas.allocate(
@@ -58,7 +58,7 @@ async def allocate(call: Call[NoQuery, QuotaSpec]) -> Response:
 async def allocate_batch(call: Call[NoQuery, AllocateBatchRequest]) -> Response:
     named = call.body.tenant_id or tenant_of_items(call.body.allocations, call.principal.tenant_id)
     tenant_id = call.tenant_for(named)
-    once = call.idempotency(tenant_id, "allocate_quota", keep=KEEP_ALLOCATIONS)
+    once = call.idempotency(tenant_id, ALLOCATE_QUOTA)
 
     def allocate_all(specs: Sequence[QuotaSpec]) -> list[Quota | FiscusError]:
         return call.engine.quotas.allocate_batch(
@@ -84,7 +84,7 @@ async def distribute(call: Call[NoQuery, DistributeRequest]) -> Response:
         call.body,
         by=call.principal.subject,
         now=call.now,
-        idempotency=call.idempotency(tenant_id, "distribute_quotas", keep=KEEP_ALLOCATIONS),
+        idempotency=call.idempotency(tenant_id, DISTRIBUTE_QUOTAS),
     )
     return json_reply(replace(answer, correlation_id=call.correlation_id))
 

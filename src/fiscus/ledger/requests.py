@@ -21,7 +21,18 @@ from fiscus.errors import (
     ValidationError,
     too_many,
 )
-from fiscus.idempotency import KEEP_CHECKS, Idempotency, idempotency, if_keyed
+from fiscus.idempotency import (
+    EXTEND,
+    KEEP_CHECKS,
+    QUOTA_CHECK,
+    QUOTA_RELEASE,
+    RECORD,
+    RELEASE,
+    SETTLE,
+    Idempotency,
+    idempotency,
+    if_keyed,
+)
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import (
     Check,
@@ -128,7 +139,7 @@ def record_command(
 ) -> Record:
     """A cost to record. Usage without an amount needs a price, and there is no catalogue yet."""
     key = _one_key(key, request.idempotency_key)
-    once = if_keyed(tenant_id, "record", key, request, now)
+    once = if_keyed(tenant_id, RECORD, key, request, now)
     if request.cost_amount is None:
         raise _without_amount(request)
     if request.cost_amount < ZERO and request.charge_category not in MAY_BE_NEGATIVE:
@@ -193,7 +204,7 @@ def record_batch_command(
         tenant_id=tenant_id,
         records=records,
         now=now,
-        idempotency=if_keyed(tenant_id, "record", key, asked, now),
+        idempotency=if_keyed(tenant_id, RECORD, key, asked, now),
     )
 
 
@@ -231,7 +242,7 @@ def settle_command(
         resource_id=request.resource_id,
         service_name=request.service_name,
         region=request.region,
-        idempotency=if_keyed(tenant_id, "settle", key, (reservation_id, request), now),
+        idempotency=if_keyed(tenant_id, SETTLE, key, (reservation_id, request), now),
     )
 
 
@@ -242,7 +253,7 @@ def release_command(
         tenant_id=tenant_id,
         reservation_id=reservation_id,
         now=now,
-        idempotency=if_keyed(tenant_id, "release", key, reservation_id, now),
+        idempotency=if_keyed(tenant_id, RELEASE, key, reservation_id, now),
     )
 
 
@@ -254,7 +265,7 @@ def extend_command(
         reservation_id=reservation_id,
         ttl_seconds=ttl_seconds,
         now=now,
-        idempotency=if_keyed(tenant_id, "extend", key, (reservation_id, ttl_seconds), now),
+        idempotency=if_keyed(tenant_id, EXTEND, key, (reservation_id, ttl_seconds), now),
     )
 
 
@@ -263,7 +274,7 @@ def quota_check_command(
 ) -> Consume:
     """A quota check for `tenant_id`, which is the caller's by right. `key` is the header's."""
     key = _one_key(key, request.idempotency_key)
-    once = if_keyed(tenant_id, "quota_check", key, request, now)
+    once = if_keyed(tenant_id, QUOTA_CHECK, key, request, now)
     _require_sound(request)
     return Consume(  # by position, as above
         Operation(
@@ -297,7 +308,7 @@ def quota_check_batch_command(
         tenant_id=tenant_id,
         checks=checks,
         now=now,
-        idempotency=if_keyed(tenant_id, "quota_check", key, request.checks, now),
+        idempotency=if_keyed(tenant_id, QUOTA_CHECK, key, request.checks, now),
     )
 
 
@@ -313,7 +324,7 @@ def release_consumption_command(
         consumption_id=consumption_id,
         amount=None if request.amount is None else _not_negative(request.amount, "amount"),
         now=now,
-        idempotency=if_keyed(tenant_id, "quota_release", key, (consumption_id, request), now),
+        idempotency=if_keyed(tenant_id, QUOTA_RELEASE, key, (consumption_id, request), now),
     )
 
 
