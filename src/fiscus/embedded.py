@@ -95,8 +95,8 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckRequest,
 )
 from fiscus.ratelimits.limiter import Limiter
-from fiscus.ratelimits.limits import effective_limit, still_hold
 from fiscus.ratelimits.model import PolicySpec
+from fiscus.ratelimits.views import policy_view
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings, wrong_setting
 from fiscus.tenants import Tenant, TenantSpec
@@ -300,11 +300,7 @@ class _EngineBackend(HereOnly):
         once = if_keyed(tenant_id, CREATE_POLICY, _key(key), spec, now)
         state = self._engine.policies.create(tenant_id, spec, by=ACTOR, now=now, idempotency=once)
         self._engine.limiter.changed(tenant_id)
-        return PolicyView(
-            **asdict(state.policy),
-            effective_limit=effective_limit(state, now),
-            emergencies=list(still_hold(state.emergencies, now)),
-        )
+        return policy_view(state, now)
 
     async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()

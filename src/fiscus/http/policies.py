@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import Response
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from fiscus.access.model import Action
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
@@ -14,9 +14,9 @@ from fiscus.http.versions import etag, expected_version
 from fiscus.idempotency import ADD_EMERGENCY, CREATE_POLICY
 from fiscus.queries import TenantQuery
 from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyPage, PolicyView
-from fiscus.ratelimits.limits import effective_limit, still_hold
 from fiscus.ratelimits.model import Emergency, PolicySpec, PolicyState
 from fiscus.ratelimits.queries import DeletePolicyQuery, PolicyListQuery
+from fiscus.ratelimits.views import policy_view
 
 OF_POLICY: Final = {"policy_id": "The id of the policy."}
 """What the id in a path is."""
@@ -51,7 +51,7 @@ async def list_policies(call: Call[PolicyListQuery, NoBody]) -> Response:
     )
     return json_reply(
         PolicyPage(
-            policies=[_view(state, call) for state in page.items],
+            policies=[policy_view(state, call.now) for state in page.items],
             pagination=page.pagination,
             correlation_id=call.correlation_id,
         )
@@ -135,22 +135,12 @@ async def approve_emergency(call: Call[TenantQuery, NoBody]) -> Response:
     return _emergency(emergency, call)
 
 
-def _view(
-    state: PolicyState, call: Call[Any, Any], correlation_id: str | None = None
-) -> PolicyView:
-    return PolicyView(
-        **asdict(state.policy),
-        effective_limit=effective_limit(state, call.now),
-        emergencies=list(still_hold(state.emergencies, call.now)),
-        correlation_id=correlation_id,
-    )
-
-
 def _policy(state: PolicyState, call: Call[Any, Any], *, status: int = 200) -> Response:
     headers = etag(state.policy.version)
     if status == 201:
         headers |= call.location(f"/rate-limits/{state.policy.policy_id}", state.policy.tenant_id)
-    return json_reply(_view(state, call, call.correlation_id), status=status, headers=headers)
+    answer = replace(policy_view(state, call.now), correlation_id=call.correlation_id)
+    return json_reply(answer, status=status, headers=headers)
 
 
 def _emergency(emergency: Emergency, call: Call[Any, Any], *, status: int = 200) -> Response:
