@@ -158,13 +158,9 @@ class GroupLoop(ABC, Generic[C, R]):
         Raises `ServiceUnavailable` when the queue is full or the loop is closing.
         """
         if self._closing:
-            raise ServiceUnavailable("Fiscus is shutting down", retry_after_seconds=1)
+            raise shutting_down()
         if len(self._queue) >= self.limits.max_queue:
-            raise ServiceUnavailable(
-                "Too many operations are waiting to be decided",
-                suggested_action="Try again after the time in Retry-After.",
-                retry_after_seconds=1,
-            )
+            raise queue_full()
         self._queue.append((command, sink, token))
 
     def wake(self) -> None:
@@ -282,6 +278,20 @@ class GroupLoop(ABC, Generic[C, R]):
         return will_wake
 
 
+def queue_full() -> ServiceUnavailable:
+    """The error of a command that there is no place for."""
+    return ServiceUnavailable(
+        "Too many operations are waiting to be decided",
+        suggested_action="Try again after the time in Retry-After.",
+        retry_after_seconds=1,
+    )
+
+
+def shutting_down() -> ServiceUnavailable:
+    """The error of a command that comes when nothing is begun any more."""
+    return ServiceUnavailable("Fiscus is shutting down", retry_after_seconds=1)
+
+
 __all__ = [
     "Failure",
     "FutureSink",
@@ -290,4 +300,6 @@ __all__ = [
     "GroupObserver",
     "MaybeDone",
     "Sink",
+    "queue_full",
+    "shutting_down",
 ]

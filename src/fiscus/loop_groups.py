@@ -16,8 +16,14 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
-from fiscus.errors import ServiceUnavailable
-from fiscus.groups import Failure, GroupLimits, GroupObserver, MaybeDone
+from fiscus.groups import (
+    Failure,
+    GroupLimits,
+    GroupObserver,
+    MaybeDone,
+    queue_full,
+    shutting_down,
+)
 from fiscus.logs import get_logger
 from fiscus.turns import turn_of
 
@@ -166,11 +172,7 @@ class LoopGroups(Generic[C, R]):
         who are asked are being closed."""
         queue = self._queue
         if len(queue) >= self._asker.limits.max_queue:
-            raise ServiceUnavailable(
-                "Too many operations are waiting to be decided",
-                suggested_action="Try again after the time in Retry-After.",
-                retry_after_seconds=1,
-            )
+            raise queue_full()
         if not self._in_turn:
             self._begin_turn()
         future: asyncio.Future[R] = self.loop.create_future()
@@ -192,7 +194,7 @@ class LoopGroups(Generic[C, R]):
 
     def _begin_turn(self) -> None:
         if self._asker.is_closing:
-            raise ServiceUnavailable("Fiscus is shutting down", retry_after_seconds=1)
+            raise shutting_down()
         loop = self.loop
         self._in_turn = True
         self._deadline = loop.time() + self._asker.limits.deadline_seconds

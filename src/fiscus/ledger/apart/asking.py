@@ -15,7 +15,7 @@ from fiscus.errors import ServiceUnavailable
 from fiscus.groups import Failure, GroupLimits, MaybeDone
 from fiscus.ledger.answers import in_words
 from fiscus.ledger.apart.fallbacks import ToldFallbacks
-from fiscus.ledger.apart.messages import group_message
+from fiscus.ledger.apart.messages import PART_BYTES, group_message
 from fiscus.ledger.apart.outcomes import Answered, Done, Hearer, ToldOutcome
 from fiscus.ledger.apart.process import LedgerProcess
 from fiscus.ledger.commands import ANSWERS, Command, Outcome
@@ -26,8 +26,6 @@ from fiscus.lookups import Lookups
 from fiscus.loop_groups import LoopGroups, Told
 from fiscus.wire import decode
 
-PART_BYTES: Final = 100_000
-"""As much as a line has at once. For more than 128 KiB the C library asks the system, each time."""
 _HANG_UP_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0
 _ENDED: Final = "the ledger's process has ended"

@@ -15,6 +15,8 @@ from fiscus.ledger.commands import Command
 from fiscus.wire import decoder_for, encode_into
 
 LENGTH: Final = struct.Struct(">I")
+PART_BYTES: Final = 100_000
+"""As much as a line has at once. For more than 128 KiB the C library asks the system, each time."""
 
 
 class Group(Struct, frozen=True, array_like=True):

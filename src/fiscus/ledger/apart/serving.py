@@ -7,11 +7,10 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Final
 
 from fiscus.groups import MaybeDone
 from fiscus.ledger.apart.fallbacks import FallbacksToTell
-from fiscus.ledger.apart.messages import Frames, Group, read_group
+from fiscus.ledger.apart.messages import PART_BYTES, Frames, Group, read_group
 from fiscus.ledger.apart.outcomes import Teller, unavailable_message
 from fiscus.ledger.commands import Command, weight
 from fiscus.ledger.group import GroupRunner
@@ -19,9 +18,6 @@ from fiscus.ledger.port import StoreUnavailable
 from fiscus.logs import get_logger
 
 log = get_logger(__name__)
-
-PART_BYTES: Final = 100_000
-"""As much as a line has at once. For more than 128 KiB the C library asks the system, each time."""
 
 
 class LedgerServer:
