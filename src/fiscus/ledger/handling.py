@@ -211,15 +211,14 @@ def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedB
             except MoreNeeded as error:
                 more_needed = error  # and go on, as in `_each`
                 continue
-            if isinstance(outcome, CostRecorded):
-                results.append(outcome)
-            elif isinstance(outcome, RecordAnswer):
-                results.append(outcome)
-                # of a reservation, as nobody knew by its id
-                met.add(len(outcome.budgets), len(results))
-            else:
-                assert isinstance(outcome, FiscusError)
-                results.append(item_error(outcome))
+            if not isinstance(outcome, CostRecorded):
+                if isinstance(outcome, RecordAnswer):
+                    # of a reservation, as nobody knew by its id
+                    met.add(len(outcome.budgets), len(results) + 1)
+                else:
+                    assert isinstance(outcome, FiscusError)
+                    outcome = item_error(outcome)
+            results.append(outcome)
         else:
             results.append(record.error)
     if more_needed is not None:
