@@ -121,10 +121,9 @@ def good_key(api_keys: ApiKeyStore, secret: str, now: datetime) -> ApiKey:
     key = api_keys.find(hash_key(secret)) if len(secret) <= MAX_KEY_LENGTH else None
     if key is None:
         raise _refused("The API key is not valid", "Send a valid token or API key.")
-    if key.revoked_at is not None:
-        raise _refused("The API key was revoked", "Send another API key.")
-    if key.expires_at is not None and key.expires_at <= now:
-        raise _refused("The API key has expired", "Send another API key.")
+    if not is_good(key, now):
+        gone = "has expired" if key.revoked_at is None else "was revoked"
+        raise _refused(f"The API key {gone}", "Send another API key.")
     return key
 
 
