@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal
-from typing import Final, NamedTuple
+from typing import Final
 
 from fiscus.errors import ValidationError
 
@@ -38,13 +38,6 @@ class Amount(Decimal):
     """The wire type of an amount: decodes from a JSON number or string, checked and rounded."""
 
     __slots__ = ()
-
-
-class Money(NamedTuple):
-    """An amount with its currency; the two never part."""
-
-    amount: Decimal
-    currency: str
 
 
 def parse_amount(value: object, field: str) -> Decimal:
@@ -180,7 +173,6 @@ __all__ = [
     "QUANTUM",
     "ZERO",
     "Amount",
-    "Money",
     "add",
     "multiply",
     "negative",

@@ -9,8 +9,6 @@ from typing import Any, cast
 from fiscus.costs.model import first_tags
 from fiscus.money import LIMIT, add
 
-_Usage = Mapping[str, Any]
-
 
 def merge_details(parts: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The details of nested parts and of the reservation itself, as those of one cost record.
@@ -54,7 +52,7 @@ def merge_usage(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str
 
 def _joined(one: object, other: object) -> object:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return merge_usage(cast("_Usage", one), cast("_Usage", other))
+        return merge_usage(cast("Mapping[str, Any]", one), cast("Mapping[str, Any]", other))
     if isinstance(one, bool) or isinstance(other, bool):
         return other
     if isinstance(one, int) and isinstance(other, int):
