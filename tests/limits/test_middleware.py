@@ -271,9 +271,16 @@ def test_a_refusal_when_the_answer_has_begun_is_for_the_server() -> None:
 
 def test_every_field_is_sent_as_text_that_http_allows() -> None:
     headers = get(application(limit="2/minute fixed_window; 3/2 hours leaky_bucket")).headers
-    for name, value in headers.items():
-        if "ratelimit" in name:
-            assert re.fullmatch(r"[\x20-\x7e]+", value)
+    told = {name: value for name, value in headers.items() if "ratelimit" in name}
+    assert set(told) == {
+        "ratelimit",
+        "ratelimit-policy",
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+    }
+    for value in told.values():
+        assert re.fullmatch(r"[\x20-\x7e]+", value)
 
 
 @pytest.mark.parametrize(

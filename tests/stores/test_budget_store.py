@@ -15,7 +15,7 @@ from fiscus.budgets.model import Budget
 from fiscus.budgets.port import BudgetFilter
 from fiscus.clock import ManualClock
 from fiscus.engine import Engine
-from fiscus.errors import Conflict, ServiceUnavailable
+from fiscus.errors import Conflict, NotFound, ServiceUnavailable
 from fiscus.ledger.commands import Expire
 from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
@@ -228,6 +228,8 @@ def test_a_reservation_that_is_due_keeps_no_budget(acme: Tenant, clock: ManualCl
     acme.check("1", ttl_seconds=60)
     clock.advance(seconds=60)
     deleted(acme, budget)
+    with pytest.raises(NotFound):
+        acme.engine.budgets.get(acme.tenant_id, budget.budget_id)
 
 
 def test_a_hold_that_is_due_is_no_use_before_it_is_freed(acme: Tenant, clock: ManualClock) -> None:

@@ -218,7 +218,10 @@ def test_use_of_another_policy_keeps_none(desk: Desk) -> None:
     used, unused = desk.make(), desk.make()
     desk.seen(used, desk.now)
     desk.seen(unused, desk.now, checks=0)
+    with pytest.raises(Conflict, match="in use"):
+        desk.delete(used)
     desk.delete(unused)
+    assert desk.list() == [used.policy.policy_id]
 
 
 # -- lists

@@ -294,44 +294,43 @@ def test_a_quota_somebody_allocated_for_the_next_period_is_left_alone(
     assert (old.renewal_status, new.quota_id) == (RenewalStatus.SUPERSEDED, mine.quota_id)
 
 
-def test_two_workers_at_once_renew_once(open_one: OpenOne, clock: ManualClock) -> None:
-    """Only one leads, but a leader that was cut off may not know yet that another one leads."""
-    engine = open_one("sqlite")
-    first = allocate(engine, period_type="daily")
-    clock.advance(days=10)
-    barrier = threading.Barrier(4)
+def renew_at_once(engines: list[Engine], now: datetime) -> None:
+    """A worker of each engine renews, all at the same time."""
+    barrier = threading.Barrier(len(engines))
     failures: list[BaseException] = []
 
-    def renew() -> None:
+    def renew(engine: Engine) -> None:
         try:
             barrier.wait(30)
-            Worker(engine)._renew_quotas(clock.now(), to_the_end)
+            Worker(engine)._renew_quotas(now, to_the_end)
         except BaseException as error:  # noqa: BLE001 - shown by the assertion below
             failures.append(error)
 
-    threads = [threading.Thread(target=renew) for _ in range(4)]
+    threads = [threading.Thread(target=renew, args=(engine,)) for engine in engines]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert not failures
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_workers_at_once_renew_once(open_one: OpenOne, clock: ManualClock) -> None:
+    """Only one leads, but a leader that was cut off may not know yet that another one leads."""
+    engine = open_one("sqlite")
+    first = allocate(engine, period_type="daily")
+    clock.advance(days=10)
+    renew_at_once([engine] * 4, clock.now())
     quotas = all_of(engine, first.tenant_id)
     assert len(quotas) == len({one.period_start for one in quotas}) == 12
 
 
 @pytest.mark.postgres
-def test_two_processes_workers_renew_once(open_one: OpenOne, clock: ManualClock) -> None:
+def test_workers_of_two_engines_at_once_renew_once(open_one: OpenOne, clock: ManualClock) -> None:
     one, other = open_one("postgresql"), open_one("postgresql")
     first = allocate(one, period_type="daily")
     clock.advance(days=10)
-    threads = [
-        threading.Thread(target=Worker(engine)._renew_quotas, args=(clock.now(), to_the_end))
-        for engine in (one, other)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    renew_at_once([one, other], clock.now())
     quotas = all_of(one, first.tenant_id)
     assert len(quotas) == len({quota.period_start for quota in quotas}) == 12
 
