@@ -16,6 +16,8 @@ import pytest
 from fiscus.cli import main, terminal
 from tests.fiscus_process import FiscusProcess, fiscus_server
 
+GOOD_SECRET = "0123456789abcdef-0123456789-ABCDEF"
+
 
 @dataclass(frozen=True)
 class Done:
