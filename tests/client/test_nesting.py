@@ -436,15 +436,67 @@ def test_a_block_of_another_client_holds_for_itself(server: RunningServer, tenan
         assert outer.settle("0.5").charged == D("0.5")
 
 
-async def test_nested_blocks_settle_in_one_currency(bench: Bench) -> None:
-    async with bench.api.reserve(**OPERATION, estimate=1) as outer:
-        async with bench.api.reserve(**OPERATION, estimate="0.1") as inner:
-            with pytest.raises(ValidationError, match="currency"):
-                await inner.settle("0.1", currency="EUR")
-            await inner.settle("0.1")
-        with pytest.raises(ValidationError, match="currency"):
-            await outer.settle("0.1", currency="EUR")
-    assert await bench.costs() == [D("0.1")]
+async def test_a_nested_cost_in_another_currency_is_a_record_of_its_own(bench: Bench) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate=1, operation_id="op-1") as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.5") as inner:
+            async with bench.api.reserve(**OPERATION, estimate="0.25") as innermost:
+                await innermost.settle("0.125")
+            apart = await inner.settle("0.3", currency="EUR", usage={"tokens": 3})
+            assert await inner.settle("0.3", currency="EUR", usage={"tokens": 3}) == apart
+        assert (apart.charged, apart.currency) == (D("0.3"), "EUR")
+        assert apart.flags == [CostFlag.UNRESERVED]
+        async with bench.api.reserve(**OPERATION, estimate="0.875") as after:
+            assert after.reservation_id is None  # nothing of it was taken from what is held
+        settled = await outer.settle("0.25")
+        assert settled.charged == D("0.375")
+    whole, own = (await bench.api.records()).items
+    assert (whole.cost_amount, whole.currency, whole.operation_id) == (D("0.375"), "USD", "op-1")
+    assert (own.cost_amount, own.currency, own.operation_id) == (D("0.3"), "EUR", None)
+    assert (own.record_id, own.usage) == (apart.record_id, {"tokens": 3})
+    spent, reserved = await bench.use(budget)
+    assert reserved == 0
+    assert spent == settled.charged + apart.budgets[0].charged
+
+
+async def test_a_nested_cost_in_another_currency_is_spent_of_the_blocks_own_hold(
+    bench: Bench,
+) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate="0.125"):
+        async with bench.api.reserve(**OPERATION, estimate="0.875") as inner:
+            apart = await inner.settle("0.25", currency="EUR")
+        assert apart.flags == []
+        assert await bench.use(budget) == (apart.budgets[0].charged, D("0.125"))
+    assert await bench.costs() == [D("0.25")]
+
+
+async def test_a_nested_cost_in_another_currency_needs_no_enclosing_block(bench: Bench) -> None:
+    outer = bench.api.reserve(**OPERATION, estimate=1)
+    async with outer as entered:
+        inner = bench.api.reserve(**OPERATION, estimate="0.5")
+        nested = await inner.__aenter__()
+        async with bench.api.reserve(**OPERATION, estimate="0.25") as innermost:
+            await innermost.settle("0.125")
+        await entered.settle("0.25")
+    assert (await nested.settle("0.3", currency="EUR")).currency == "EUR"
+    await inner.__aexit__(None, None, None)
+    assert sorted(await bench.costs()) == [D("0.125"), D("0.25"), D("0.3")]
+
+
+async def test_an_enclosing_cost_in_another_currency_leaves_the_nested_ones_to_another_record(
+    bench: Bench,
+) -> None:
+    budget = await bench.budget()
+    async with bench.api.reserve(**OPERATION, estimate=1, operation_id="op-1") as outer:
+        async with bench.api.reserve(**OPERATION, estimate="0.5") as inner:
+            await inner.settle("0.125", usage={"tokens": 3})
+        own = await outer.settle("0.25", currency="EUR")
+        assert (own.charged, own.currency, own.flags) == (D("0.25"), "EUR", [])
+    nested, first = (await bench.api.records()).items
+    assert (first.record_id, first.operation_id) == (own.record_id, "op-1")
+    assert (nested.cost_amount, nested.currency, nested.usage) == (D("0.125"), "USD", {"tokens": 3})
+    assert await bench.use(budget) == (own.budgets[0].charged + D("0.125"), 0)
 
 
 async def test_the_same_operation_id_is_in_one_currency(bench: Bench) -> None:

@@ -12,6 +12,8 @@ A block inside another one for the same operation draws from it instead of holdi
   record. The nested cost goes to that one first: what it does not need of the enclosing hold is
   there for the enclosing block.
 - What a nested block settles after the enclosing one was settled or left is recorded by itself.
+- So is what is settled in another currency than the estimate's, where costs of several blocks would
+  add up: from the block's own hold, if it has one, and apart from what its nested blocks used.
 - A block that holds nothing lends nothing: one that was allowed without a decision, or whose hold
   has expired.
 
@@ -83,10 +85,15 @@ if sys.platform != "win32":
 
 
 class _Begun(NamedTuple):
-    """What is settled: this block's own part, and that with what nested blocks have used."""
+    """What is settled: this block's own part, and what nested blocks have used."""
 
     own: Used
-    whole: Used
+    nested: Used
+
+    @property
+    def whole(self) -> Used:
+        details = merge_details(self.nested.details, self.own.details)
+        return Used(add(self.nested.cost, self.own.cost), details)
 
 
 class _Settled(NamedTuple):
@@ -137,7 +144,9 @@ class Hold:
         self._trying: set[object] = set()
         self._uncertain = False
         self._settled: _Settled | None = None
+        # of its own cost where nothing is held for it, and of what no enclosing block takes over
         self._key = uuid7()
+        self._key_alone = uuid7()
 
     @property
     def answer(self) -> CheckAnswer:
@@ -270,9 +279,7 @@ class Hold:
             raise _another_amount(begun.own.cost)
         if begun is None or begun.own.cost != own.cost:
             # from here on, nested costs are in no sum of this block
-            nested = self._lending.sum_up()
-            details = merge_details(nested.details, own.details)
-            begun = _Begun(own, Used(add(nested.cost, own.cost), details))
+            begun = _Begun(own, self._lending.sum_up())
         self._begun = begun
         self._uncertain = False
         return begun
@@ -301,17 +308,12 @@ class Hold:
         """Raises `RuntimeError` for a block that holds nothing yet, or was refused."""
         _ = self.answer
 
-    def _require_currency(self, begun: _Begun) -> None:
-        """Costs of several blocks add up in one currency only."""
+    def _adds_up(self, begun: _Begun) -> bool:
+        """Whether all of it is one sum: costs of several blocks add up in one currency only."""
         given = begun.own.details.get("currency")
         if given is None or given == self.request.currency:
-            return
-        if self._parent is not None or begun.whole.cost > begun.own.cost:
-            raise ValidationError(
-                "Nested reservations settle in the currency of their estimate",
-                field="currency",
-                suggested_action="Leave currency out, and settle in the estimate's currency.",
-            )
+            return True
+        return self._parent is None and begun.nested.cost == 0
 
     async def _settle(self, own: Used) -> Settlement:
         trying = object()
@@ -327,7 +329,6 @@ class Hold:
 
     async def _try_to_settle(self, begun: _Begun, trying: object) -> Settlement:
         try:
-            self._require_currency(begun)
             answer = await self._charge_all(begun)
         except ServiceUnavailable:
             self._uncertain = True
@@ -349,20 +350,21 @@ class Hold:
 
     async def _charge_all(self, begun: _Begun) -> Settlement:
         """Charge all of it; without the details of nested costs where these cannot be recorded."""
+        charge = self._charge if self._adds_up(begun) else self._charge_apart
         try:
-            return await self._charge(begun.whole)
+            return await charge(begun)
         except (ValidationError, PayloadTooLarge) as error:
             if begun.whole.details == begun.own.details:
                 raise
             log.warning("details of nested operations are not recorded: %s", error.message)
-            return await self._charge(Used(begun.whole.cost, begun.own.details))
+            return await charge(_Begun(begun.own, Used(begun.nested.cost, {})))
 
-    async def _charge(self, used: Used) -> Settlement:
+    async def _charge(self, begun: _Begun) -> Settlement:
+        """Charge the sum."""
+        whole = begun.whole
         if self._parent is None:
-            if self.reservation_id is None:
-                return await self._record(used, self.request.operation_id)
-            return await self._settle_own(used)
-        total, details = used
+            return await self._charge_here(whole)
+        total, details = whole
         rest = ZERO
         if self.reservation_id is not None:
             own_hold = subtract(self._estimate, self._drawn)
@@ -370,26 +372,44 @@ class Hold:
             rest = max(min(total, own_hold), subtract(total, self._drawn))
         answer = LEFT_TO_PARENT
         if rest > 0:
-            answer = await self._settle_own(Used(rest, details))
+            answer = await self._charge_here(Used(rest, details))
             details = {}
-        through_parent = Used(subtract(total, rest), details)
-        # once for all: it may be recorded by itself already
-        self._alone = self._alone or not self._parent._lending.take_over(self._key, through_parent)
-        if self._alone and through_parent.cost > 0:
-            alone = await self._record(through_parent, None)
+        alone = await self._charge_to_parent(Used(subtract(total, rest), details))
+        if alone is not None:
             answer = replace(alone, charged=add(alone.charged, answer.charged))
         if rest == 0 and self.reservation_id is not None:
             await self._release_quietly(self.reservation_id)
         return answer
 
-    async def _settle_own(self, used: Used) -> Settlement:
-        assert self.reservation_id is not None
+    async def _charge_apart(self, begun: _Begun) -> Settlement:
+        """Charge the own part, which is in another currency, and the nested ones by themselves."""
+        answer = await self._charge_here(begun.own)
+        await self._charge_to_parent(begun.nested)
+        return answer
+
+    async def _charge_here(self, used: Used) -> Settlement:
+        """Settle what this block holds itself, or record the cost where that is nothing."""
+        if self.reservation_id is None:
+            operation_id = None if self._parent is not None else self.request.operation_id
+            return await self._record(used, operation_id, self._key)
         asked = settle_request(self.request, used)
         return settled_by(await self._operations.settle(self.reservation_id, asked))
 
-    async def _record(self, used: Used, operation_id: str | None) -> Settlement:
+    async def _charge_to_parent(self, used: Used) -> Settlement | None:
+        """Have the enclosing block settle it; the record, where none is there to do so."""
+        # once for all: it may be recorded by itself already
+        self._alone = (
+            self._alone
+            or self._parent is None
+            or not self._parent._lending.take_over(self._key, used)
+        )
+        if self._alone and used.cost > 0:
+            return await self._record(used, None, self._key_alone)
+        return None
+
+    async def _record(self, used: Used, operation_id: str | None, key: str) -> Settlement:
         """Record a cost that no reservation stands for."""
-        asked = record_request(self.request, used, operation_id=operation_id, key=self._key)
+        asked = record_request(self.request, used, operation_id=operation_id, key=key)
         return recorded_by(await self._operations.record(asked))
 
     # -- giving back, holding longer, leaving
