@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
@@ -23,6 +23,7 @@ import msgspec
 from fiscus.choices import choices_at
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.given import PLAIN, in_utc, plain
+from fiscus.keys_at import ANY_KEY, with_key
 from fiscus.money import CURRENCY, NOT_A_NUMBER, Amount, parse_amount
 from fiscus.nesting import MAX_LEVELS, FreeForm, cut_below, free_form
 from fiscus.scopes import EVERY, ID
@@ -166,7 +167,7 @@ def tenant_of_items(items: Sequence[msgspec.Raw], own: str) -> str:
     return own if tenant_id is None else tenant_id
 
 
-_PATH = re.compile(r"^(?P<what>.*?) - at (?:`key` in )?`\$(?P<path>[^`]*)`$", re.DOTALL)
+_PATH = re.compile(r"^(?P<what>.*?) - at (?P<of_key>`key` in )?`\$(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
@@ -389,8 +390,10 @@ def decode(body: bytes | str, kind: type[T]) -> T:
         # in a batch the other items are read.
         return decode(cut_below(_bytes(body), 2 * MAX_LEVELS), kind)
     except msgspec.ValidationError as error:
-        raise explain(error, kind) from None
+        raise explain(error, kind, lambda: _any_decoder.decode(body)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not body.strip():
+            raise _nothing_sent(kind) from None
         raise (_wrong_number(body) or not_json(error)) from None
     except InvalidOperation:
         raise _out_of_range(body, _naming_decoder_for(kind)) from None
@@ -401,7 +404,7 @@ def _out_of_range(body: bytes | str, naming: msgspec.json.Decoder[Any]) -> Valid
     try:
         naming.decode(body)
     except msgspec.ValidationError as error:
-        return explain(error, object)
+        return explain(error, object, lambda: None)
     raise AssertionError("a number is out of range for one decoder alone")
 
 
@@ -471,7 +474,7 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
         if _BACKSLASH in body and _has_nul(body):
             msgspec.convert(given, worked_out(_strict(kind)), dec_hook=_read_given)
     except msgspec.ValidationError as error:
-        raise explain(error, kind) from None
+        raise explain(error, kind, lambda: given) from None
     except UnicodeEncodeError:
         raise has_surrogates(surrogates_in(given) or "body") from None
     except NotImplementedError as error:  # of `_write_custom`, in a struct that was given
@@ -479,8 +482,13 @@ def convert(values: Mapping[str, Any], kind: type[T]) -> T:
     return converted
 
 
-def explain(error: msgspec.ValidationError, kind: type[Any]) -> ValidationError:
-    """msgspec's message about a `kind` as ours, with the field's name apart."""
+def explain(
+    error: msgspec.ValidationError, kind: type[Any], values: Callable[[], object]
+) -> ValidationError:
+    """msgspec's message about a `kind` as ours, with the field's name apart.
+
+    `values` gives what it was read from, where that has to be looked at.
+    """
     text = str(error)
     match = _PATH.match(text)
     what, path = (match["what"], match["path"].lstrip(".")) if match else (text, "")
@@ -497,14 +505,34 @@ def explain(error: msgspec.ValidationError, kind: type[Any]) -> ValidationError:
             f"{field} is missing", field=field, suggested_action=f"Send {field}."
         )
     field = path or "body"
+    if ANY_KEY in path:
+        field = _with_key(path, kind, what, values)
     if what.startswith("Invalid enum value") and (choices := choices_at(kind, path)):
         return _wrong(field, what, f"Use one of {', '.join(choices)}.")
+    which = "a key " if match and match["of_key"] else ""
     if bound := _BOUND.match(what):
-        return _wrong(field, _bound_in_words(bound))
+        return _wrong(field, which + _bound_in_words(bound))
     for told, meant, todo in _IN_WORDS:
         if told in what:
-            return _wrong(field, meant, todo)
+            return _wrong(field, which + meant, todo)
     return _wrong(field, what)
+
+
+def _with_key(path: str, kind: type[Any], what: str, values: Callable[[], object]) -> str:
+    """`path` with the key of the value that msgspec says this of, where it can be told."""
+
+    def refuses(value: object, of_kind: Any) -> bool:
+        try:
+            msgspec.convert(value, worked_out(of_kind), dec_hook=_read_given)
+        except msgspec.ValidationError as error:
+            found = _PATH.match(str(error))
+            return (found["what"] if found else str(error)) == what
+        return False
+
+    try:
+        return with_key(path, _strict(kind), values(), refuses)
+    except InvalidOperation:  # a number that no `Decimal` can hold
+        return path
 
 
 def _bound_in_words(told: re.Match[str]) -> str:
@@ -521,6 +549,15 @@ def _wrong(field: str, what: str, todo: str | None = None) -> ValidationError:
         field=field,
         suggested_action=todo or f"Correct {field} and send it again.",
     )
+
+
+def _nothing_sent(kind: Any) -> ValidationError:
+    todo = "Send one JSON object, encoded in UTF-8."
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        needed = [one.encode_name for one in msgspec.structs.fields(kind) if one.required]
+        if needed:
+            todo = f"Send a JSON object with {' and '.join(needed)}."
+    return ValidationError("The body is empty", field="body", suggested_action=todo)
 
 
 def not_json(error: Exception) -> ValidationError:

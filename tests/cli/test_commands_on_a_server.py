@@ -316,7 +316,7 @@ def test_a_quota_that_no_server_would_allocate_is_wrong_use(
 def test_report_shows_the_servers_reason(on_server: Run) -> None:
     done = on_server("report", "--group-by", "moon-phase")
     assert done.status == 1
-    assert "error: --group-by[0]" in done.err
+    assert "error: --group-by[0] is 'moon-phase'" in done.err
     assert "VALIDATION_ERROR" in done.err
 
 

@@ -158,7 +158,7 @@ WRONG = [
     ("limits: []", "limits is not a field"),
     ("rules: [{match: {}}]", "rules[0].resource_type is missing"),
     ("rules: [{resource_type: a}, {resource_type: a, user: b}]", "rules[1].user is not a field"),
-    ("rules: [{resource_type: a, match: {tls: on}}]", "rules[0].match[...]: Expected `str`"),
+    ("rules: [{resource_type: a, match: {tls: on}}]", "rules[0].match.tls: Expected `str`"),
     ("rules: [{resource_type: '{y}', match: {x: '*'}}]", "rules[0].resource_type: {y} is not"),
     ("rules: [{resource_type: 'a}'}]", "rules[0].resource_type: 'a}' has a brace alone"),
     ("rules: [{resource_type: a, tenant: a b}]", "rules[0].tenant is not a valid id"),

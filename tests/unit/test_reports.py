@@ -702,7 +702,7 @@ def test_nothing_is_compared_unless_asked() -> None:
         ({"colour": "red"}, "colour"),
         ({"resource_type": "a\x00"}, "resource_type"),
         ({"group_by": ["tag:\x00"]}, "group_by[0]"),
-        ({"tags": {"team": "\x00"}}, "tags[...]"),
+        ({"tags": {"team": "\x00"}}, "tags.team"),
         ({"tags": {"\x00": "red"}}, "tags"),
     ],
 )

@@ -197,7 +197,16 @@ def test_a_python_caller_may_not_give_a_float() -> None:
         (check_body(reserve="1"), "reserve"),
         (check_body(currency='"usd"'), "currency"),
         (check_body(tags='["a"]'), "tags"),
-        (check_body(tags='{"a":1}'), "tags[...]"),
+        (check_body(tags='{"a":"b","cost.center":1,"d":2}'), "tags.cost.center"),
+        (check_body(tags='{"a":"\\u0000","b":1}'), "tags.b"),
+        (check_body(tags='{"a":"b","c":"\\u0000"}'), "tags.c"),
+        (check_body(tags=f'{{"c":"{"x" * 257}"}}'), "tags.c"),
+        (check_body(tags='{"\\u202e":1}'), "tags[...]"),
+        (check_body(tags=f'{{"{"k" * 129}":1}}'), "tags"),
+        (
+            check_body(tags='{"a":1}', operation_context='{"a":[1e9999999999999999999]}'),
+            "tags[...]",
+        ),
         (check_body(operation_context="7"), "operation_context"),
         ("[]", "body"),
         ("7", "body"),
@@ -426,6 +435,27 @@ def test_an_error_of_an_item_tells_what_the_error_does() -> None:
     item = wire.item_error(error)
     assert (item.error_code, item.message, item.details) == ("NOT_FOUND", "gone", {"id": "x"})
     assert (item.retriable, item.suggested_action) == (False, "Look again.")
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("", "must not be empty"), ("k" * 129, "must have at most 128"), ("\0", "must not contain")],
+)
+def test_a_fault_of_a_key_is_told_as_one(key: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=f"^tags: a key {words}"):
+        wire.decode(check_body(tags=json.dumps({key: "a"})), CheckRequest)
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n", ""])
+def test_an_empty_body_is_told_with_what_to_send(body: bytes | str) -> None:
+    with pytest.raises(ValidationError, match=r"^The body is empty$") as caught:
+        wire.decode(body, CheckRequest)
+    assert caught.value.suggested_action == (
+        "Send a JSON object with resource_type and estimated_cost."
+    )
+    with pytest.raises(ValidationError, match=r"^The body is empty$") as caught:
+        wire.decode(body, TenantSpec)
+    assert caught.value.suggested_action == "Send one JSON object, encoded in UTF-8."
 
 
 @pytest.mark.parametrize("number", ["1e9999999999999999999", "-1e-9999999999999999999"])

@@ -142,7 +142,7 @@ def _dimensions(request: ReportRequest) -> tuple[str, ...]:
         is_tag = name.startswith(TAG_PREFIX) and name != TAG_PREFIX
         if name not in _COLUMNS and name not in _TIMES and not is_tag:
             raise ValidationError(
-                f"group_by[{index}] is nothing that costs are grouped by",
+                f"group_by[{index}] is {given!r}, and costs are not grouped by that",
                 field=f"group_by[{index}]",
                 suggested_action=f"Use {', '.join((*_COLUMNS, *Granularity))} or tag:<key>.",
             )

@@ -68,7 +68,7 @@ def read_query(raw: bytes, kind: type[T]) -> T:
     try:
         return msgspec.convert(values, worked_out(kind))
     except msgspec.ValidationError as error:
-        raise explain(error, kind) from None
+        raise explain(error, kind, lambda: values) from None
 
 
 class Shape(Enum):
