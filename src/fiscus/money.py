@@ -25,6 +25,8 @@ ONE: Final = Decimal(1)
 LIMIT: Final = Decimal("1e26")
 
 NOT_A_NUMBER: Final = "is not a decimal number"
+A_NUMBER: Final = "Send a JSON number or a decimal string, such as 12.50."
+"""What to do about what is no amount."""
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 CURRENCY: Final = r"[A-Z]{3}"
 """The regular expression of an ISO 4217 code."""
@@ -159,11 +161,12 @@ def _bad(field: str, what: str) -> ValidationError:
     return ValidationError(
         f"{field} {what}",
         field=field,
-        suggested_action="Send a JSON number or a decimal string, such as 12.50.",
+        suggested_action=A_NUMBER,
     )
 
 
 __all__ = [
+    "A_NUMBER",
     "CURRENCY",
     "EXACT",
     "LIMIT",

@@ -24,7 +24,7 @@ from fiscus.choices import choices_at
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.given import PLAIN, in_utc, plain
 from fiscus.keys_at import ANY_KEY, with_key
-from fiscus.money import CURRENCY, NOT_A_NUMBER, Amount, parse_amount
+from fiscus.money import A_NUMBER, CURRENCY, NOT_A_NUMBER, Amount, parse_amount
 from fiscus.nesting import MAX_LEVELS, FreeForm, cut_below, free_form
 from fiscus.scopes import EVERY, ID
 
@@ -251,6 +251,10 @@ def has_surrogates(field: str) -> ValidationError:
     return _wrong(field, _HAS_SURROGATES)
 
 
+class _NoAmount(ValueError):
+    """What is wrong with an amount."""
+
+
 def _read_given(kind: type, value: object) -> object:
     """As `_read_custom`, of what a Python caller gave, who can give more than JSON can say."""
     read = _read_custom(kind, value)
@@ -262,7 +266,7 @@ def _read_custom(kind: type, value: object) -> object:
         try:
             return Amount(parse_amount(value, "it"))
         except ValidationError as error:
-            raise ValueError(error.message.removeprefix("it ")) from None
+            raise _NoAmount(error.message.removeprefix("it ")) from None
     if kind is FreeForm:
         return free_form(value)
     raise NotImplementedError(kind)  # how a hook of msgspec says that it does not know a type
@@ -512,6 +516,8 @@ def explain(
     which = "a key " if match and match["of_key"] else ""
     if bound := _BOUND.match(what):
         return _wrong(field, which + _bound_in_words(bound))
+    if isinstance(error.__cause__, _NoAmount):
+        return _wrong(field, what, A_NUMBER)
     for told, meant, todo in _IN_WORDS:
         if told in what:
             return _wrong(field, which + meant, todo)

@@ -433,8 +433,8 @@ async def test_health_names_what_is_needed(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("call", "fields", "field", "says"),
     [
-        ("check", {**OPERATION, "estimate": 0.02}, "estimated_cost", "float"),
-        ("check", {**OPERATION, "estimate": "NaN"}, "estimated_cost", "not a decimal number"),
+        ("check", {**OPERATION, "estimate": 0.02}, "estimate", "float"),
+        ("check", {**OPERATION, "estimate": "NaN"}, "estimate", "not a decimal number"),
         ("check", {**OPERATION}, "estimated_cost", "missing"),
         (
             "check",
@@ -443,7 +443,7 @@ async def test_health_names_what_is_needed(bench: Bench) -> None:
             "both are given",
         ),
         ("check", {**OPERATION, "estimate": 1, "projct": "x"}, "projct", "not a field"),
-        ("check", {"resource_type": "llm", "estimate": 1, "user": "a@b"}, "user_id", "letters"),
+        ("check", {"resource_type": "llm", "estimate": 1, "user": "a@b"}, "user", "letters"),
         ("record", {**OPERATION, "cost_amount": 0.1}, "cost_amount", "float"),
         (
             "record",
@@ -506,9 +506,9 @@ async def test_what_can_be_no_tenant_is_told(bench: Bench, given: str) -> None:
     for call in (bench.api.get_tenant(given), bench.api.put_tenant(given)):
         with pytest.raises(ValidationError) as told:
             await call
-        assert told.value.field == "tenant_id"
+        assert told.value.field == "tenant"
         is_dots = given in {"", ".", ".."}
-        says = f"{given!r} is not an id" if is_dots else "tenant_id is not a valid id"
+        says = f"{given!r} is not an id" if is_dots else "tenant is not a valid id"
         assert told.value.message == says
 
 

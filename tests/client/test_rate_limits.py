@@ -108,7 +108,7 @@ async def test_creating_twice_with_one_key_makes_one_policy(bench: Bench) -> Non
         ({"resource_type": "api", "request_count": -1}, "request_count"),
         ({"resource_type": "api", "resource_key": ""}, "resource_key"),
         ({"resource_type": "api", "priority": "urgent"}, "priority"),
-        ({"resource_type": "api", "estimate": 1}, "estimated_cost"),
+        ({"resource_type": "api", "estimate": 1}, "estimate"),
     ],
 )
 async def test_a_wrong_field_is_named(bench: Bench, fields: dict[str, Any], field: str) -> None:

@@ -186,7 +186,7 @@ async def test_an_error_carries_what_the_server_said(shaky: Bench, faulty: Fault
         await shaky.api.record(**OPERATION, cost_amount=1)
     error = raised.value
     assert (error.field, error.correlation_id) == ("tags", "c-1")
-    assert error.suggested_action == "Send fewer."
+    assert error.suggested_action == "Give fewer."
 
 
 async def test_a_real_error_has_its_correlation_id(shaky: Bench) -> None:

@@ -85,8 +85,8 @@ def test_a_batch_may_come_from_a_generator(api: BlockingApi) -> None:
         ("extend", (60,), "reservation_id"),
         ("settle", (1,), "reservation_id"),
         ("release_consumption", (), "consumption_id"),
-        ("get_tenant", (), "tenant_id"),
-        ("put_tenant", (), "tenant_id"),
+        ("get_tenant", (), "tenant"),
+        ("put_tenant", (), "tenant"),
     ],
 )
 def test_an_id_that_is_no_text_is_told(

@@ -477,6 +477,7 @@ def test_a_number_that_no_decimal_holds_is_a_fault_of_its_place(number: str) -> 
         (datetime, "2026-01-31", "is not an RFC 3339 time", "such as 2026-01-31T09:00:00Z"),
         (date, "2026-1-31", "is not an RFC 3339 date", "such as 2026-01-31."),
         (Algorithm, "RFC3339 encoded date", "Invalid enum value", "Use one of token_bucket, "),
+        (Amount, True, "it: is not a number", "Send a JSON number or a decimal string"),
         (wire.Name, "", "it: must not be empty", "Correct it"),
         (wire.Name, "a" * 201, "it: must have at most 200 characters", "Correct it"),
         (wire.Tags, dict.fromkeys(map(str, range(51)), ""), "must have at most 50 entries", "it"),

@@ -57,6 +57,7 @@ from fiscus.client.requests import (
     report_request,
 )
 from fiscus.client.reserving import OnUnreachable, Reservation
+from fiscus.client.telling import speaks_python
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordRequest
 from fiscus.costs.model import CostRecord
 from fiscus.costs.queries import CostQuery
@@ -87,6 +88,7 @@ from fiscus.ratelimits.model import PolicySpec
 from fiscus.tenants import Tenant, TenantSpec
 
 
+@speaks_python
 class BlockingApi:
     """Every call. Errors are those of `fiscus.errors`; amounts are `Decimal`, `int` or text.
 

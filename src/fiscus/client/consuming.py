@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from fiscus.client.backend import Operations, run_blocking
 from fiscus.client.fields import AmountLike, request
+from fiscus.client.telling import in_python
 from fiscus.client.transports import uninterrupted
 from fiscus.errors import Conflict, FiscusError
 from fiscus.ids import uuid7
@@ -212,6 +213,7 @@ class Consumption(_Block):
             run_blocking(self._inside().close(error))
             raise
 
+    @in_python
     def release(self, amount: AmountLike | float | None = None) -> None:
         """Give back `amount`, or all that was not given back yet; to the periods it came from.
 
@@ -263,6 +265,7 @@ class AsyncConsumption(_Block):
         taking = self._inside()
         await taking.operations.uninterrupted(lambda: taking.close(error))
 
+    @in_python
     async def release(self, amount: AmountLike | float | None = None) -> None:
         """As `Consumption.release`."""
         await self._inside().release(amount)

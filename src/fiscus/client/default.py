@@ -11,6 +11,7 @@ from fiscus.client.blocking import BlockingApi
 from fiscus.client.consuming import Consumption, take_request
 from fiscus.client.fields import AmountLike, QuotaFields, ReserveFields
 from fiscus.client.reserving import OnUnreachable, Reservation
+from fiscus.client.telling import in_python
 from fiscus.errors import ValidationError
 
 _used: BlockingApi | None = None
@@ -43,6 +44,7 @@ def reserve(
     return _named("reserve", "reserve").reserve(on_unreachable=on_unreachable, **operation)
 
 
+@in_python
 def quota(
     resource_type: str,
     amount: AmountLike | float = 1,

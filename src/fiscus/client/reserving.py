@@ -10,6 +10,7 @@ from fiscus.client.backend import Operations, run_blocking
 from fiscus.client.fields import AmountLike, SettleFields, request
 from fiscus.client.holds import Hold
 from fiscus.client.settlements import Settlement
+from fiscus.client.telling import telling
 from fiscus.errors import FiscusError, ValidationError
 
 OnUnreachable = Literal["raise", "allow"]
@@ -33,6 +34,7 @@ class _Block:
                 suggested_action='Give "raise" or "allow".',
             )
         self._operations = operations
+        self._given = fields
         self._hold = Hold(
             operations,
             request(CheckRequest, fields, tenant),
@@ -70,7 +72,8 @@ class Reservation(_Block):
     def __enter__(self) -> Self:
         self._hold.begin()
         try:
-            run_blocking(self._hold.enter())
+            with telling(self._given):
+                run_blocking(self._hold.enter())
         except FiscusError:
             raise
         except BaseException as interruption:
@@ -107,7 +110,8 @@ class Reservation(_Block):
         """
         try:
             self._hold.require_entered()
-            return run_blocking(self._hold.settle(actual_cost, details))
+            with telling(details):
+                return run_blocking(self._hold.settle(actual_cost, details))
         except FiscusError:
             raise
         except BaseException:
@@ -122,7 +126,8 @@ class Reservation(_Block):
     def extend(self, ttl_seconds: int) -> None:
         """Hold the money until `ttl_seconds` from now."""
         self._hold.require_entered()
-        run_blocking(self._hold.extend(ttl_seconds))
+        with telling({}):
+            run_blocking(self._hold.extend(ttl_seconds))
 
 
 class AsyncReservation(_Block):
@@ -130,7 +135,8 @@ class AsyncReservation(_Block):
 
     async def __aenter__(self) -> Self:
         self._hold.begin()
-        await self._hold.enter()
+        with telling(self._given):
+            await self._hold.enter()
         return self
 
     async def __aexit__(
@@ -145,7 +151,8 @@ class AsyncReservation(_Block):
     async def settle(self, actual_cost: AmountLike, **details: Unpack[SettleFields]) -> Settlement:
         """As `Reservation.settle`. A cancelled task still settles, then is cancelled."""
         self._hold.require_entered()
-        return await self._hold.settle(actual_cost, details)
+        with telling(details):
+            return await self._hold.settle(actual_cost, details)
 
     async def release(self) -> None:
         """As `Reservation.release`."""
@@ -155,4 +162,5 @@ class AsyncReservation(_Block):
     async def extend(self, ttl_seconds: int) -> None:
         """As `Reservation.extend`."""
         self._hold.require_entered()
-        await self._hold.extend(ttl_seconds)
+        with telling({}):
+            await self._hold.extend(ttl_seconds)
