@@ -93,9 +93,12 @@ from fiscus.ratelimits.calls import (
     RateLimitBatchRequest,
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
+    ResetRequest,
 )
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.model import PolicySpec
+from fiscus.ratelimits.queries import PolicyListQuery
+from fiscus.ratelimits.resets import reset
 from fiscus.ratelimits.views import policy_view
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings, wrong_setting
@@ -302,6 +305,44 @@ class _EngineBackend(HereOnly):
         self._engine.limiter.changed(tenant_id)
         return policy_view(state, now)
 
+    async def get_rate_limit(self, tenant_id: str | None, policy_id: str) -> PolicyView:
+        found = given_id(policy_id, "policy")
+        return policy_view(self._engine.policies.get(self._tenant(tenant_id), found), self._now())
+
+    async def rate_limits(self, query: PolicyListQuery) -> Page[PolicyView]:
+        tenant_id, now = self._tenant(query.tenant_id), self._now()
+        page = self._engine.policies.list(tenant_id, query.wanted(), query.wanted_page())
+        return Page([policy_view(state, now) for state in page.items], page.pagination)
+
+    async def replace_rate_limit(self, policy_id: str, spec: PolicySpec) -> PolicyView:
+        tenant_id, now = self._tenant(spec.tenant_id), self._now()
+        state = self._engine.policies.replace(
+            tenant_id,
+            given_id(policy_id, "policy"),
+            spec,
+            expected_version=spec.version,
+            by=ACTOR,
+            now=now,
+        )
+        self._engine.limiter.changed(tenant_id)
+        return policy_view(state, now)
+
+    async def delete_rate_limit(
+        self, tenant_id: str | None, policy_id: str, *, force: bool
+    ) -> None:
+        engine, tenant, found = self._engine, self._tenant(tenant_id), given_id(policy_id, "policy")
+        if not force:
+            # whether it is in use is told from what was written
+            engine.limiter.flush_usage(found)
+        engine.policies.delete(tenant, found, force=force, by=ACTOR, now=self._now())
+        engine.limiter.changed(tenant)
+
+    async def reset_rate_limit(self, policy_id: str, request: ResetRequest) -> None:
+        found = given_id(policy_id, "policy")
+        tenant_id, now = self._tenant(request.tenant_id), self._now()
+        policies, limiter = self._engine.policies, self._limiter()
+        reset(policies, limiter, tenant_id, found, request, by=ACTOR, now=now)
+
     async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
         tenant_id, now = self._tenant(spec.tenant_id), self._now()
         quotas = self._engine.quotas
@@ -327,6 +368,28 @@ class _EngineBackend(HereOnly):
         tenant_id, quotas = self._tenant(query.tenant_id), self._engine.quotas
         page = quotas.list(tenant_id, query.wanted(self._now()), query.wanted_page())
         return Page(views_with_use(quotas, tenant_id, page.items), page.pagination)
+
+    async def replace_quota(self, quota_id: str, spec: QuotaSpec, *, force: bool) -> QuotaView:
+        tenant_id, quotas = self._tenant(spec.tenant_id), self._engine.quotas
+        replaced = quotas.replace(
+            tenant_id,
+            given_id(quota_id, "quota"),
+            spec,
+            expected_version=spec.version,
+            force=force,
+            by=ACTOR,
+            now=self._now(),
+        )
+        return views_with_use(quotas, tenant_id, [replaced])[0]
+
+    async def delete_quota(self, tenant_id: str | None, quota_id: str, *, force: bool) -> None:
+        self._engine.quotas.delete(
+            self._tenant(tenant_id),
+            given_id(quota_id, "quota"),
+            force=force,
+            by=ACTOR,
+            now=self._now(),
+        )
 
     async def quota_history(self, quota_id: str, query: QuotaHistoryQuery) -> QuotaHistory:
         found = given_id(quota_id, "quota")

@@ -42,6 +42,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "create_budget": ((), BUDGET),
     "create_rate_limit": ((), {**POLICY, "time_window_seconds": 60}),
     "delete_budget": ((ID,), {}),
+    "delete_quota": ((ID,), {}),
+    "delete_rate_limit": ((ID,), {}),
     "distribute_quota": (
         (),
         {
@@ -54,19 +56,24 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "extend": ((ID, 60), {}),
     "get_budget": ((ID,), {}),
     "get_quota": ((ID,), {}),
+    "get_rate_limit": ((ID,), {}),
     "get_tenant": (("acme",), {}),
     "health": ((), {}),
     "put_tenant": (("acme",), {"currency": "EUR"}),
     "quota_history": ((ID,), {}),
     "quotas": ((), {}),
+    "rate_limits": ((), {}),
     "record": ((), {**OPERATION, "cost_amount": 1}),
     "record_batch": (([{**OPERATION, "cost_amount": 1}],), {}),
     "records": ((), {}),
     "release": ((ID,), {}),
     "release_consumption": ((ID,), {}),
     "report": ((), {}),
+    "reset_rate_limit": ((ID,), {}),
     "settle": ((ID, 1), {}),
     "update_budget": ((ID,), {"budget_amount": 2}),
+    "update_quota": ((ID,), {"allocated_amount": 2}),
+    "update_rate_limit": ((ID,), {"limit_value": 2}),
     "utilization": ((ID,), {}),
 }
 

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 CALLS = {
     "adjust_rate_limit", "allocate_quota", "budgets", "check", "check_batch", "check_quota",
     "check_quotas", "check_rate_limit", "check_rate_limits", "close", "create_budget",
-    "create_rate_limit", "delete_budget", "distribute_quota", "extend", "get_budget", "get_quota",
-    "get_tenant", "health", "put_tenant", "quota", "quota_history", "quotas", "record",
-    "record_batch", "records", "release", "release_consumption", "report", "reserve", "settle",
-    "update_budget", "utilization",
+    "create_rate_limit", "delete_budget", "delete_quota", "delete_rate_limit", "distribute_quota",
+    "extend", "get_budget", "get_quota", "get_rate_limit",
+    "get_tenant", "health", "put_tenant", "quota", "quota_history", "quotas", "rate_limits",
+    "record", "record_batch", "records", "release", "release_consumption", "report", "reserve",
+    "reset_rate_limit", "settle", "update_budget", "update_quota", "update_rate_limit",
+    "utilization",
 }  # fmt: skip
 
 

@@ -120,6 +120,49 @@ async def test_allocating_twice_with_one_key_makes_one_quota(bench: Bench) -> No
         await bench.api.allocate_quota(**QUOTA)
 
 
+async def test_a_quota_is_changed_and_ended(bench: Bench) -> None:
+    made = await bench.api.allocate_quota(
+        **QUOTA, max_burst_amount=2, burst_premium_rate="0.5", auto_renew=True
+    )
+    await bench.api.check_quota(**CALL, required_amount=6)
+    changed = await bench.api.update_quota(made.quota_id, allocated_amount=8, auto_renew=False)
+    assert type(changed) is QuotaView
+    assert (changed.version, changed.allocated_amount, changed.auto_renew) == (2, 8, False)
+    assert (changed.max_burst_amount, changed.burst_premium_rate) == (2, Decimal("0.5"))
+    assert (changed.period_start, changed.period_end) == (made.period_start, made.period_end)
+    assert (changed.used_amount, changed.remaining_amount) == (6, 4)
+    unpriced = await bench.api.update_quota(made.quota_id, burst_premium_rate=None)
+    assert unpriced.burst_premium_rate is None
+
+    with pytest.raises(Conflict):
+        await bench.api.update_quota(made.quota_id, version=1, allocated_amount=9)
+    with pytest.raises(Conflict):
+        await bench.api.update_quota(made.quota_id, scope_id="ads")
+    with pytest.raises(Conflict):
+        await bench.api.update_quota(made.quota_id, allocated_amount=1)
+    less = await bench.api.update_quota(made.quota_id, allocated_amount=1, force=True)
+    assert (less.version, less.allocated_amount) == (4, 1)
+
+    with pytest.raises(Conflict):
+        await bench.api.delete_quota(made.quota_id)
+    await bench.api.delete_quota(made.quota_id, force=True)
+    with pytest.raises(NotFound):
+        await bench.api.get_quota(made.quota_id)
+    assert (await bench.api.check_quota(**CALL, required_amount=99)).consumption_id is None
+
+
+async def test_a_quota_of_another_tenant_is_reached_by_naming_it(bench: Bench) -> None:
+    other = f"{bench.tenant}-2"
+    quota_id = (await bench.api.allocate_quota(**QUOTA, tenant=other)).quota_id
+    with pytest.raises(NotFound):
+        await bench.api.update_quota(quota_id, allocated_amount=3)
+    changed = await bench.api.update_quota(quota_id, tenant=other, allocated_amount=3)
+    assert (changed.tenant_id, changed.allocated_amount) == (other, 3)
+    with pytest.raises(NotFound):
+        await bench.api.delete_quota(quota_id)
+    await bench.api.delete_quota(quota_id, tenant=other)
+
+
 async def test_a_total_is_shared_out_over_entities(bench: Bench) -> None:
     wanted: dict[str, Any] = {
         "resource_type": "gpu_hours",

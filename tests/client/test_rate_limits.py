@@ -6,12 +6,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from fiscus import (
     AsyncClient,
     Client,
     Conflict,
     Fiscus,
+    NotFound,
     PayloadTooLarge,
     RateLimitViolated,
     ServiceUnavailable,
@@ -100,6 +102,87 @@ async def test_creating_twice_with_one_key_makes_one_policy(bench: Bench) -> Non
     one = await bench.api.create_rate_limit(**POLICY, idempotency_key="once")
     again = await bench.api.create_rate_limit(**POLICY, idempotency_key="once")
     assert one.policy_id == again.policy_id
+
+
+async def test_a_policy_is_read_listed_changed_and_ended(bench: Bench) -> None:
+    overrides = {"time_of_day": [{"from_hour": 0, "to_hour": 6, "multiplier": 2}]}
+    made = await bench.api.create_rate_limit(**POLICY, burst_capacity=1, overrides=overrides)
+    assert _alone(await bench.api.get_rate_limit(made.policy_id)) == _alone(made)
+    other = await bench.api.create_rate_limit(**{**POLICY, "resource_type": "export"}, shadow=True)
+    page = await bench.api.rate_limits()
+    assert type(page.items[0]) is PolicyView
+    assert [one.policy_id for one in page.items] == [other.policy_id, made.policy_id]
+    first = await bench.api.rate_limits(page_size=1)
+    second = await bench.api.rate_limits(page_token=first.pagination.next_page_token)
+    assert [first.items, second.items] == [page.items[:1], page.items[1:]]
+    assert (await bench.api.rate_limits(shadow=False, scope_type="user")).items == page.items[1:]
+
+    assert [(await bench.api.check_rate_limit(**CALL)).allowed for _ in range(4)][2:] == [1, 0]
+    changed = await bench.api.update_rate_limit(made.policy_id, limit_value=4)
+    assert (changed.version, changed.limit_value, changed.effective_limit) == (2, 4, 4)
+    assert (changed.burst_capacity, changed.overrides) == (1, made.overrides)
+    answers = [(await bench.api.check_rate_limit(**CALL)).allowed for _ in range(3)]
+    assert answers == [True, True, False]  # what was used stays used
+    with pytest.raises(Conflict):
+        await bench.api.update_rate_limit(made.policy_id, version=1, limit_value=5)
+
+    with pytest.raises(Conflict, match="in use"):
+        await bench.api.delete_rate_limit(made.policy_id)
+    await bench.api.delete_rate_limit(made.policy_id, force=True)
+    assert (await bench.api.check_rate_limit(**CALL)).policy_id is None
+    with pytest.raises(NotFound):
+        await bench.api.get_rate_limit(made.policy_id)
+    await bench.api.delete_rate_limit(other.policy_id)
+    assert (await bench.api.rate_limits()).items == []
+
+
+async def test_a_window_takes_the_place_of_a_calendar_and_the_other_way_round(
+    bench: Bench,
+) -> None:
+    made = await bench.api.create_rate_limit(**POLICY, algorithm="fixed_window")
+    daily = await bench.api.update_rate_limit(made.policy_id, calendar="day")
+    assert (daily.calendar, daily.time_window_seconds) == ("day", 86_400)
+    more = await bench.api.update_rate_limit(made.policy_id, limit_value=9)
+    assert (more.calendar, more.limit_value) == ("day", 9)
+    again = await bench.api.update_rate_limit(made.policy_id, time_window_seconds=60)
+    assert (again.calendar, again.time_window_seconds) == (None, 60)
+
+
+async def test_one_counter_of_a_policy_is_reset_or_all_of_them(bench: Bench) -> None:
+    policy = await bench.api.create_rate_limit(**{**POLICY, "limit_value": 1})
+
+    async def allowed() -> list[bool]:
+        return [
+            (await bench.api.check_rate_limit(**{**CALL, "user": user})).allowed for user in "ab"
+        ]
+
+    assert [await allowed(), await allowed()] == [[True, True], [False, False]]
+    await bench.api.reset_rate_limit(policy.policy_id, scope_id="a")
+    assert await allowed() == [True, False]
+    with pytest.raises(ValidationError, match="a counter for every id") as told:
+        await bench.api.reset_rate_limit(policy.policy_id, resource_key="x")
+    assert told.value.field == "scope_id"
+    await bench.api.reset_rate_limit(policy.policy_id)
+    assert await allowed() == [True, True]
+
+
+async def test_a_policy_of_another_tenant_is_reached_by_naming_it(bench: Bench) -> None:
+    other = f"{bench.tenant}-2"
+    policy_id = (await bench.api.create_rate_limit(**POLICY, tenant=other)).policy_id
+    with pytest.raises(NotFound):
+        await bench.api.update_rate_limit(policy_id, limit_value=3)
+    assert (await bench.api.rate_limits()).items == []
+    [found] = (await bench.api.rate_limits(tenant=other)).items
+    assert found == _alone(await bench.api.get_rate_limit(policy_id, tenant=other))
+    changed = await bench.api.update_rate_limit(policy_id, tenant=other, limit_value=3)
+    assert (changed.tenant_id, changed.limit_value) == (other, 3)
+    await bench.api.reset_rate_limit(policy_id, tenant=other)
+    await bench.api.delete_rate_limit(policy_id, tenant=other, force=True)
+
+
+def _alone(policy: PolicyView) -> PolicyView:
+    """Without what is of the answer that told it."""
+    return replace(policy, correlation_id=None)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,27 @@ async def test_a_change_that_may_have_happened_is_not_repeated(
     assert len([one for one in faulty.seen if one.method in {"PUT", "DELETE"}]) == 2
 
 
+async def test_a_change_of_a_rate_limit_or_a_quota_that_may_have_happened_is_not_repeated(
+    shaky: Bench, faulty: Faulty
+) -> None:
+    of = {"scope_type": "user", "scope_id": "ada", "resource_type": "api"}
+    policy = await shaky.api.create_rate_limit(**of, limit_value=1, time_window_seconds=60)
+    quota = await shaky.api.allocate_quota(**of, allocated_amount=1)
+    policy_id, quota_id = policy.policy_id, quota.quota_id
+    before = len(faulty.seen)
+    for steps, call in (
+        (["pass", CUT], shaky.api.update_rate_limit(policy_id, limit_value=2)),
+        ([CUT], shaky.api.reset_rate_limit(policy_id)),
+        ([CUT], shaky.api.delete_rate_limit(policy_id)),
+        (["pass", CUT], shaky.api.update_quota(quota_id, allocated_amount=2)),
+        ([CUT], shaky.api.delete_quota(quota_id)),
+    ):
+        faulty.steps.extend(steps)
+        with pytest.raises(ServiceUnavailable):
+            await call
+    assert len(faulty.seen) - before == 7
+
+
 async def test_a_change_that_surely_did_not_happen_is_repeated(
     shaky: Bench, faulty: Faulty
 ) -> None:

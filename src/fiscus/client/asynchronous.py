@@ -32,7 +32,10 @@ from fiscus.client.fields import (
     CheckFields,
     CostFilterFields,
     DistributeFields,
+    PolicyChanges,
     PolicyFields,
+    PolicyFilterFields,
+    QuotaChanges,
     QuotaCheckFields,
     QuotaFields,
     QuotaFilterFields,
@@ -50,6 +53,8 @@ from fiscus.client.fields import (
 )
 from fiscus.client.requests import (
     change_budget,
+    change_quota,
+    change_rate_limit,
     check_batch_request,
     quota_batch,
     rate_limit_batch,
@@ -83,8 +88,10 @@ from fiscus.ratelimits.calls import (
     RateLimitBatchAnswer,
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
+    ResetRequest,
 )
 from fiscus.ratelimits.model import PolicySpec
+from fiscus.ratelimits.queries import PolicyListQuery
 from fiscus.tenants import Tenant, TenantSpec
 
 
@@ -184,6 +191,52 @@ class AsyncApi:
         body = request(PolicySpec, policy, self._tenant)
         return await self._backend.create_rate_limit(body, key=idempotency_key)
 
+    async def get_rate_limit(self, policy_id: str, *, tenant: str | None = None) -> PolicyView:
+        """As `BlockingApi.get_rate_limit`."""
+        return await self._backend.get_rate_limit(tenant_named(tenant, self._tenant), policy_id)
+
+    async def rate_limits(self, **wanted: Unpack[PolicyFilterFields]) -> Page[PolicyView]:
+        """As `BlockingApi.rate_limits`."""
+        return await self._backend.rate_limits(request(PolicyListQuery, wanted, self._tenant))
+
+    async def update_rate_limit(
+        self,
+        policy_id: str,
+        *,
+        version: int | None = None,
+        tenant: str | None = None,
+        **changes: Unpack[PolicyChanges],
+    ) -> PolicyView:
+        """As `BlockingApi.update_rate_limit`."""
+        return await change_rate_limit(
+            self._backend,
+            policy_id,
+            changes,
+            version=version,
+            tenant=tenant_named(tenant, self._tenant),
+        )
+
+    async def reset_rate_limit(
+        self,
+        policy_id: str,
+        *,
+        scope_id: str | None = None,
+        resource_key: str | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        """As `BlockingApi.reset_rate_limit`."""
+        given = {"scope_id": scope_id, "resource_key": resource_key}
+        body = request(ResetRequest, given, tenant_named(tenant, self._tenant))
+        await self._backend.reset_rate_limit(policy_id, body)
+
+    async def delete_rate_limit(
+        self, policy_id: str, *, force: bool = False, tenant: str | None = None
+    ) -> None:
+        """As `BlockingApi.delete_rate_limit`."""
+        await self._backend.delete_rate_limit(
+            tenant_named(tenant, self._tenant), policy_id, force=force
+        )
+
     # -- quotas
 
     def quota(
@@ -250,6 +303,31 @@ class AsyncApi:
     async def quotas(self, **wanted: Unpack[QuotaFilterFields]) -> Page[QuotaView]:
         """As `BlockingApi.quotas`."""
         return await self._backend.quotas(request(QuotaListQuery, wanted, self._tenant))
+
+    async def update_quota(
+        self,
+        quota_id: str,
+        *,
+        version: int | None = None,
+        force: bool = False,
+        tenant: str | None = None,
+        **changes: Unpack[QuotaChanges],
+    ) -> QuotaView:
+        """As `BlockingApi.update_quota`."""
+        return await change_quota(
+            self._backend,
+            quota_id,
+            changes,
+            version=version,
+            force=force,
+            tenant=tenant_named(tenant, self._tenant),
+        )
+
+    async def delete_quota(
+        self, quota_id: str, *, force: bool = False, tenant: str | None = None
+    ) -> None:
+        """As `BlockingApi.delete_quota`."""
+        await self._backend.delete_quota(tenant_named(tenant, self._tenant), quota_id, force=force)
 
     async def quota_history(
         self, quota_id: str, **wanted: Unpack[QuotaHistoryFields]

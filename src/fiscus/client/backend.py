@@ -56,8 +56,10 @@ from fiscus.ratelimits.calls import (
     RateLimitBatchRequest,
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
+    ResetRequest,
 )
 from fiscus.ratelimits.model import PolicySpec
+from fiscus.ratelimits.queries import PolicyListQuery
 from fiscus.tenants import Tenant, TenantSpec
 
 T = TypeVar("T")
@@ -133,6 +135,18 @@ class Backend(Operations, Protocol):
 
     async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView: ...
 
+    async def get_rate_limit(self, tenant_id: str | None, policy_id: str) -> PolicyView: ...
+
+    async def rate_limits(self, query: PolicyListQuery) -> Page[PolicyView]: ...
+
+    async def replace_rate_limit(self, policy_id: str, spec: PolicySpec) -> PolicyView: ...
+
+    async def delete_rate_limit(
+        self, tenant_id: str | None, policy_id: str, *, force: bool
+    ) -> None: ...
+
+    async def reset_rate_limit(self, policy_id: str, request: ResetRequest) -> None: ...
+
     async def check_quotas(
         self, request: QuotaCheckBatchRequest, *, key: str | None
     ) -> QuotaCheckBatchAnswer: ...
@@ -146,6 +160,10 @@ class Backend(Operations, Protocol):
     async def get_quota(self, tenant_id: str | None, quota_id: str) -> QuotaView: ...
 
     async def quotas(self, query: QuotaListQuery) -> Page[QuotaView]: ...
+
+    async def replace_quota(self, quota_id: str, spec: QuotaSpec, *, force: bool) -> QuotaView: ...
+
+    async def delete_quota(self, tenant_id: str | None, quota_id: str, *, force: bool) -> None: ...
 
     async def quota_history(self, quota_id: str, query: QuotaHistoryQuery) -> QuotaHistory: ...
 

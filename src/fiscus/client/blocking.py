@@ -32,7 +32,10 @@ from fiscus.client.fields import (
     CheckFields,
     CostFilterFields,
     DistributeFields,
+    PolicyChanges,
     PolicyFields,
+    PolicyFilterFields,
+    QuotaChanges,
     QuotaCheckFields,
     QuotaFields,
     QuotaFilterFields,
@@ -50,6 +53,8 @@ from fiscus.client.fields import (
 )
 from fiscus.client.requests import (
     change_budget,
+    change_quota,
+    change_rate_limit,
     check_batch_request,
     quota_batch,
     rate_limit_batch,
@@ -83,8 +88,10 @@ from fiscus.ratelimits.calls import (
     RateLimitBatchAnswer,
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
+    ResetRequest,
 )
 from fiscus.ratelimits.model import PolicySpec
+from fiscus.ratelimits.queries import PolicyListQuery
 from fiscus.tenants import Tenant, TenantSpec
 
 
@@ -235,6 +242,82 @@ class BlockingApi:
         body = request(PolicySpec, policy, self._tenant)
         return run_blocking(self._backend.create_rate_limit(body, key=idempotency_key))
 
+    def get_rate_limit(self, policy_id: str, *, tenant: str | None = None) -> PolicyView:
+        """A rate limit as it stands; raises `NotFound`.
+
+        >>> client.get_rate_limit(policy.policy_id).effective_limit
+        """
+        return run_blocking(
+            self._backend.get_rate_limit(tenant_named(tenant, self._tenant), policy_id)
+        )
+
+    def rate_limits(self, **wanted: Unpack[PolicyFilterFields]) -> Page[PolicyView]:
+        """A page of rate limits, newest first.
+
+        >>> client.rate_limits(resource_type="api").items
+        """
+        return run_blocking(
+            self._backend.rate_limits(request(PolicyListQuery, wanted, self._tenant))
+        )
+
+    def update_rate_limit(
+        self,
+        policy_id: str,
+        *,
+        version: int | None = None,
+        tenant: str | None = None,
+        **changes: Unpack[PolicyChanges],
+    ) -> PolicyView:
+        """Change some fields of a rate limit.
+
+        What was used of it stays used, unless its algorithm or the type of its scope changes.
+        Raises `Conflict` when somebody else changed it meanwhile, or since `version`.
+
+        >>> client.update_rate_limit(policy.policy_id, limit_value=200)
+        """
+        return run_blocking(
+            change_rate_limit(
+                self._backend,
+                policy_id,
+                changes,
+                version=version,
+                tenant=tenant_named(tenant, self._tenant),
+            )
+        )
+
+    def reset_rate_limit(
+        self,
+        policy_id: str,
+        *,
+        scope_id: str | None = None,
+        resource_key: str | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        """Make one counter of a rate limit unused, or all of them when none is named.
+
+        One of a rate limit for `*` is named by its `scope_id`.
+
+        >>> client.reset_rate_limit(policy.policy_id, scope_id="u-17")
+        """
+        given = {"scope_id": scope_id, "resource_key": resource_key}
+        body = request(ResetRequest, given, tenant_named(tenant, self._tenant))
+        run_blocking(self._backend.reset_rate_limit(policy_id, body))
+
+    def delete_rate_limit(
+        self, policy_id: str, *, force: bool = False, tenant: str | None = None
+    ) -> None:
+        """End a rate limit; its versions stay. One in use only with `force`, else `Conflict`.
+
+        It is in use when it was checked in its last window, or in the last hour if that is longer.
+
+        >>> client.delete_rate_limit(policy.policy_id, force=True)
+        """
+        run_blocking(
+            self._backend.delete_rate_limit(
+                tenant_named(tenant, self._tenant), policy_id, force=force
+            )
+        )
+
     # -- quotas
 
     def quota(
@@ -351,6 +434,44 @@ class BlockingApi:
         >>> client.quotas(resource_type="gpu_hours", active_only=True).items
         """
         return run_blocking(self._backend.quotas(request(QuotaListQuery, wanted, self._tenant)))
+
+    def update_quota(
+        self,
+        quota_id: str,
+        *,
+        version: int | None = None,
+        force: bool = False,
+        tenant: str | None = None,
+        **changes: Unpack[QuotaChanges],
+    ) -> QuotaView:
+        """Change some fields of a quota; its scope, resource and period stay.
+
+        Raises `Conflict` when somebody else changed it meanwhile, or since `version`; and when it
+        would be less than what is used of it, unless `force`.
+
+        >>> client.update_quota(quota.quota_id, allocated_amount=1500)
+        """
+        return run_blocking(
+            change_quota(
+                self._backend,
+                quota_id,
+                changes,
+                version=version,
+                force=force,
+                tenant=tenant_named(tenant, self._tenant),
+            )
+        )
+
+    def delete_quota(
+        self, quota_id: str, *, force: bool = False, tenant: str | None = None
+    ) -> None:
+        """End a quota; its history stays. One in use only with `force`, else `Conflict`.
+
+        >>> client.delete_quota(quota.quota_id, force=True)
+        """
+        run_blocking(
+            self._backend.delete_quota(tenant_named(tenant, self._tenant), quota_id, force=force)
+        )
 
     def quota_history(self, quota_id: str, **wanted: Unpack[QuotaHistoryFields]) -> QuotaHistory:
         """What was taken from a quota and given back, newest first, and the totals of its days.

@@ -262,23 +262,51 @@ class AdjustFields(Who, total=False):
     api_key_id: str | None
 
 
-class PolicyFields(TypedDict, total=False):
-    """What `create_rate_limit` takes; nested settings as mappings or as the structs."""
+PolicyScopeName = Literal["tenant", "project", "user", "feature", "api_key"]
+AlgorithmName = Literal["token_bucket", "leaky_bucket", "fixed_window", "sliding_window_log"]
 
-    scope_type: Required[Literal["tenant", "project", "user", "feature", "api_key"]]
-    scope_id: Required[str]
-    resource_type: Required[str]
-    limit_value: Required[int]
+
+class PolicyOptions(TypedDict, total=False):
+    """What of a rate limit has a default; nested settings as mappings or as the structs."""
+
     time_window_seconds: int | None
-    algorithm: Literal["token_bucket", "leaky_bucket", "fixed_window", "sliding_window_log"]
+    algorithm: AlgorithmName
     burst_capacity: int
     calendar: Literal["hour", "day", "week", "month"] | None
     timezone: str | None
     overrides: Overrides | Mapping[str, Any]
     shadow: bool
     on_store_failure: Literal["allow", "deny", "local"]
-    tenant: str | None
-    tenant_id: str | None
+
+
+class PolicyFields(PolicyOptions):
+    """What `create_rate_limit` takes."""
+
+    scope_type: PolicyScopeName
+    scope_id: str
+    resource_type: str
+    limit_value: int
+    tenant: NotRequired[str | None]
+    tenant_id: NotRequired[str | None]
+
+
+class PolicyChanges(PolicyOptions, total=False):
+    """What `update_rate_limit` takes: the fields to change; what is left out stays."""
+
+    scope_type: PolicyScopeName
+    scope_id: str
+    resource_type: str
+    limit_value: int
+
+
+class PolicyFilterFields(PageFields, total=False):
+    """Which rate limits a list shows."""
+
+    scope_type: PolicyScopeName | None
+    scope_id: str | None
+    resource_type: str | None
+    algorithm: AlgorithmName | None
+    shadow: bool | None
 
 
 class QuotaFields(Who, total=False):
@@ -323,6 +351,19 @@ class AllocateFields(QuotaTerms, total=False):
     scope_id: Required[str]
     allocated_amount: Required[AmountLike]
     max_burst_amount: AmountLike | None
+    strategy: StrategyName | None
+
+
+class QuotaChanges(TypedDict, total=False):
+    """What `update_quota` takes: the fields to change; what is left out stays. What a quota is of,
+    for whom and when, stays."""
+
+    allocated_amount: AmountLike
+    max_burst_amount: AmountLike | None
+    burst_premium_rate: AmountLike | None
+    currency: str | None
+    auto_renew: bool
+    renewal_amount: Literal["same", "by_usage"]
     strategy: StrategyName | None
 
 

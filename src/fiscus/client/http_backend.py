@@ -69,13 +69,16 @@ from fiscus.quotas.model import QuotaSpec
 from fiscus.quotas.queries import QuotaHistoryQuery, QuotaListQuery
 from fiscus.ratelimits.calls import (
     AdjustRequest,
+    PolicyPage,
     PolicyView,
     RateLimitBatchAnswer,
     RateLimitBatchRequest,
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
+    ResetRequest,
 )
 from fiscus.ratelimits.model import PolicySpec
+from fiscus.ratelimits.queries import PolicyListQuery
 from fiscus.tenants import Tenant, TenantSpec
 from fiscus.wire import decode, encode
 
@@ -206,6 +209,29 @@ class HttpBackend(HereOnly):
     async def create_rate_limit(self, spec: PolicySpec, *, key: str | None) -> PolicyView:
         return await self._post("/rate-limits", spec, PolicyView, key=key)
 
+    async def get_rate_limit(self, tenant_id: str | None, policy_id: str) -> PolicyView:
+        reply = await self.call("GET", _policy(policy_id), query=_tenant(tenant_id))
+        return answer_of(reply, PolicyView)
+
+    async def rate_limits(self, query: PolicyListQuery) -> Page[PolicyView]:
+        page = await self._get("/rate-limits", PolicyPage, query)
+        return Page(page.policies, page.pagination)
+
+    async def replace_rate_limit(self, policy_id: str, spec: PolicySpec) -> PolicyView:
+        reply = await self.call(
+            "PUT", _policy(policy_id), body=spec, repeatable=spec.version is None
+        )
+        return answer_of(reply, PolicyView)
+
+    async def delete_rate_limit(
+        self, tenant_id: str | None, policy_id: str, *, force: bool
+    ) -> None:
+        query = [*_tenant(tenant_id), _force(force=force)]
+        await self.call("DELETE", _policy(policy_id), query=query, repeatable=False)
+
+    async def reset_rate_limit(self, policy_id: str, request: ResetRequest) -> None:
+        await self.call("POST", f"{_policy(policy_id)}/reset", body=request, repeatable=False)
+
     async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
         return await self._post("/quotas", spec, QuotaView, key=key)
 
@@ -221,6 +247,20 @@ class HttpBackend(HereOnly):
     async def quotas(self, query: QuotaListQuery) -> Page[QuotaView]:
         page = await self._get("/quotas", QuotaPage, query)
         return Page(page.quotas, page.pagination)
+
+    async def replace_quota(self, quota_id: str, spec: QuotaSpec, *, force: bool) -> QuotaView:
+        reply = await self.call(
+            "PUT",
+            _quota(quota_id),
+            body=spec,
+            query=[_force(force=force)],
+            repeatable=spec.version is None,
+        )
+        return answer_of(reply, QuotaView)
+
+    async def delete_quota(self, tenant_id: str | None, quota_id: str, *, force: bool) -> None:
+        query = [*_tenant(tenant_id), _force(force=force)]
+        await self.call("DELETE", _quota(quota_id), query=query, repeatable=False)
 
     async def quota_history(self, quota_id: str, query: QuotaHistoryQuery) -> QuotaHistory:
         return await self._get(f"{_quota(quota_id)}/history", QuotaHistory, query)
@@ -243,7 +283,7 @@ class HttpBackend(HereOnly):
         return answer_of(reply, BudgetView)
 
     async def delete_budget(self, tenant_id: str | None, budget_id: str, *, force: bool) -> None:
-        query = [*_tenant(tenant_id), ("force", "true" if force else "false")]
+        query = [*_tenant(tenant_id), _force(force=force)]
         await self.call("DELETE", _budget(budget_id), query=query, repeatable=False)
 
     async def utilization(self, budget_id: str, query: UtilizationQuery) -> Utilization:
@@ -378,6 +418,10 @@ def _budget(budget_id: str) -> str:
     return f"/budgets/{given_id(budget_id, 'budget')}"
 
 
+def _policy(policy_id: str) -> str:
+    return f"/rate-limits/{given_id(policy_id, 'policy')}"
+
+
 def _quota(quota_id: str) -> str:
     return f"/quotas/{given_id(quota_id, 'quota')}"
 
@@ -388,6 +432,10 @@ def _tenant_path(tenant_id: str) -> str:
 
 def _tenant(tenant_id: str | None) -> list[tuple[str, str]]:
     return [] if tenant_id is None else [("tenant_id", tenant_id)]
+
+
+def _force(*, force: bool) -> tuple[str, str]:
+    return "force", "true" if force else "false"
 
 
 def _parameters(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,10 +1,11 @@
-"""Requests that are more than their keyword arguments: batches, reports, changed budgets."""
+"""Requests that are more than their keyword arguments: batches, reports, changed definitions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Final, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from fiscus.budgets.calls import BudgetView, CheckBatchRequest
@@ -14,9 +15,13 @@ from fiscus.client.fields import full_names, given_items, raw_record, request
 from fiscus.costs.calls import RecordBatchRequest
 from fiscus.costs.report_model import ReportRequest
 from fiscus.errors import ValidationError
-from fiscus.quotas.calls import QuotaCheckBatchRequest
-from fiscus.ratelimits.calls import RateLimitBatchRequest
+from fiscus.quotas.calls import QuotaCheckBatchRequest, QuotaView
+from fiscus.quotas.model import QuotaSpec
+from fiscus.ratelimits.calls import PolicyView, RateLimitBatchRequest
+from fiscus.ratelimits.model import PolicySpec
 from fiscus.wire import convert, tenant_of_items
+
+S = TypeVar("S", bound=Struct)
 
 
 def check_batch_request(
@@ -83,10 +88,54 @@ async def change_budget(
     Raises `Conflict` when it was changed meanwhile, or is at another version than given.
     """
     current = await backend.get_budget(tenant, budget_id)
-    kept = {name: value for name, value in asdict(current).items() if name in _DEFINITION}
+    # budget_type follows allocated_to_type, so that changing the one is enough
+    spec = _changed(current, changes, version, BudgetSpec, apart={"budget_type"})
+    return await backend.replace_budget(budget_id, spec)
+
+
+async def change_rate_limit(
+    backend: Backend,
+    policy_id: str,
+    changes: Mapping[str, Any],
+    *,
+    version: int | None,
+    tenant: str | None,
+) -> PolicyView:
+    """As `change_budget`, of a rate limit."""
+    current = await backend.get_rate_limit(tenant, policy_id)
+    # a window is given in one of two ways, so giving one takes the other's place
+    apart = _WINDOW if changes.keys() & _WINDOW else frozenset[str]()
+    spec = _changed(current, changes, version, PolicySpec, apart=apart)
+    return await backend.replace_rate_limit(policy_id, spec)
+
+
+async def change_quota(
+    backend: Backend,
+    quota_id: str,
+    changes: Mapping[str, Any],
+    *,
+    version: int | None,
+    force: bool,
+    tenant: str | None,
+) -> QuotaView:
+    """As `change_budget`, of a quota; also to less than what is used of it with `force`."""
+    current = await backend.get_quota(tenant, quota_id)
+    spec = _changed(current, changes, version, QuotaSpec)
+    return await backend.replace_quota(quota_id, spec, force=force)
+
+
+_WINDOW: Final = frozenset({"calendar", "time_window_seconds"})
+
+
+def _changed(
+    current: BudgetView | PolicyView | QuotaView,
+    changes: Mapping[str, Any],
+    version: int | None,
+    kind: type[S],
+    apart: Set[str] = frozenset(),
+) -> S:
+    """The definition of `current` with `changes`; what is `apart` is only what they say."""
+    names = set(kind.__struct_fields__) - {"version", *apart}
+    kept = {name: value for name, value in asdict(current).items() if name in names}
     values = {**kept, **changes, "version": current.version if version is None else version}
-    return await backend.replace_budget(budget_id, convert(values, BudgetSpec))
-
-
-# budget_type follows allocated_to_type, so that changing the one is enough
-_DEFINITION = frozenset(BudgetSpec.__struct_fields__) - {"budget_type", "version"}
+    return convert(values, kind)

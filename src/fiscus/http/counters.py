@@ -11,7 +11,7 @@ from fastapi import Response
 from msgspec.structs import replace
 
 from fiscus.access.model import Action
-from fiscus.errors import ServiceUnavailable, ValidationError
+from fiscus.errors import ServiceUnavailable
 from fiscus.http.api_limits import ApiLimit
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.policies import OF_POLICY, policy_id_of
@@ -23,8 +23,8 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
     ResetRequest,
 )
-from fiscus.ratelimits.model import Policy
 from fiscus.ratelimits.queries import PolicyUsageQuery
+from fiscus.ratelimits.resets import counter_scope, reset
 
 
 async def get_policy_usage(call: Call[PolicyUsageQuery, NoBody]) -> Response:
@@ -34,7 +34,7 @@ async def get_policy_usage(call: Call[PolicyUsageQuery, NoBody]) -> Response:
 
     def look() -> PolicyUsage:
         state = call.engine.policies.get(tenant_id, policy_id)
-        scope_id = _counter_scope(state.policy, query.scope_id)
+        scope_id = counter_scope(state.policy, query.scope_id)
         counter: CounterView | None = None
         degraded = False
         if scope_id is not None:
@@ -60,33 +60,16 @@ async def get_policy_usage(call: Call[PolicyUsageQuery, NoBody]) -> Response:
 
 
 async def reset_policy(call: Call[NoQuery, ResetRequest]) -> Response:
-    body = call.body
-    tenant_id = call.tenant_for(body.tenant_id)
-    policy_id = policy_id_of(call)
-
-    def reset_one() -> None:
-        state = call.engine.policies.get(tenant_id, policy_id)
-        scope_id = _counter_scope(state.policy, body.scope_id)
-        if scope_id is None:
-            raise ValidationError(
-                "The policy has a counter for every id of its scope",
-                field="scope_id",
-                suggested_action="Send the scope_id of the counter, or leave resource_key out to "
-                "reset all of them.",
-            )
-        call.engine.limiter.forget(state, scope_id, body.resource_key)
-
-    if body.scope_id is None and body.resource_key is None:
-        await call.run(
-            call.engine.policies.forget_counters,
-            tenant_id,
-            policy_id,
-            by=call.principal.subject,
-            now=call.now,
-        )
-        call.engine.limiter.changed(tenant_id)
-    else:
-        await call.run(reset_one)
+    await call.run(
+        reset,
+        call.engine.policies,
+        call.engine.limiter,
+        call.tenant_for(call.body.tenant_id),
+        policy_id_of(call),
+        call.body,
+        by=call.principal.subject,
+        now=call.now,
+    )
     return Response(status_code=204)
 
 
@@ -99,22 +82,6 @@ async def adjust_rate_limits(call: Call[NoQuery, AdjustRequest]) -> Response:
         key_id=call.principal.key_id,
     )
     return json_reply(replace(answer, correlation_id=call.correlation_id))
-
-
-def _counter_scope(policy: Policy, wanted: str | None) -> str | None:
-    """The scope whose counter is meant; None when a policy for every id is asked without one.
-
-    Raises `ValidationError` when the policy is for another scope.
-    """
-    if policy.scope_id == "*":
-        return wanted
-    if wanted not in (None, policy.scope_id):
-        raise ValidationError(
-            f"The policy is not for {policy.scope_type} {wanted}",
-            field="scope_id",
-            suggested_action=f"Send {policy.scope_id}, or leave scope_id out.",
-        )
-    return policy.scope_id
 
 
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
