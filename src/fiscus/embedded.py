@@ -28,7 +28,7 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
-from fiscus.client.backend import HereOnly
+from fiscus.client.backend import NotPicklable
 from fiscus.client.blocking import BlockingApi
 from fiscus.client.fields import given_id, given_key, given_tenant_id, given_text
 from fiscus.client.problems import closed
@@ -55,7 +55,7 @@ from fiscus.idempotency import (
 )
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Command
-from fiscus.ledger.loop import value
+from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.requests import (
     check_batch_command,
     check_command,
@@ -175,7 +175,7 @@ def _settings(given: Mapping[str, Any]) -> Settings:
         ) from None
 
 
-class _EngineBackend(HereOnly):
+class _EngineBackend(NotPicklable):
     """Every call, blocking; see `client.backend.Backend`."""
 
     def __init__(self, engine: Engine, tenant: str) -> None:
@@ -488,7 +488,7 @@ class _EngineBackend(HereOnly):
         return self._opened
 
     def _run(self, command: Command) -> Any:
-        return value(self._engine.ledger.execute(command))
+        return answer_or_raise(self._engine.ledger.execute(command))
 
     def _now(self) -> datetime:
         return self._opened.clock.now()  # the clock can do that anywhere and at any time

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from fiscus.access.keys import KnownCallers
+from fiscus.access.keys import CredentialCache
 from fiscus.access.port import ApiKeyStore
 from fiscus.budgets.port import BudgetStore, ReservationStore
 from fiscus.clock import Clock
@@ -20,7 +20,7 @@ from fiscus.costs.fx import Rates
 from fiscus.costs.port import CostStore
 from fiscus.errors import Conflict
 from fiscus.ledger.loop import Ledger
-from fiscus.portions import GoesOn, to_the_end
+from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.quotas.port import QuotaStore
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.policy_port import PolicyStore, UsageStore
@@ -67,7 +67,7 @@ class Maintenance(Protocol):
         """Make the partitions of the months ahead; what was made. Nothing on SQLite."""
         ...
 
-    def drop_expired_answers(self, goes_on: GoesOn = to_the_end) -> int:
+    def drop_expired_answers(self, goes_on: ShouldContinue = to_the_end) -> int:
         """Forget idempotency keys whose window ended; how many."""
         ...
 
@@ -112,7 +112,7 @@ class Engine:
     store: StoreProbe
     maintenance: Maintenance
     close_stores: Callable[[], None]
-    known_callers: KnownCallers = field(default_factory=KnownCallers)
+    credential_cache: CredentialCache = field(default_factory=CredentialCache)
     background: BackgroundWork = field(default_factory=BackgroundWork)
 
     def claim_counters(self) -> None:

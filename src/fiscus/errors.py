@@ -150,7 +150,7 @@ class ServiceUnavailable(FiscusError):
     retriable = True
 
 
-class PerhapsDone(ServiceUnavailable):
+class OutcomeUnknown(ServiceUnavailable):
     """The answer was lost, so it may have been done: to do it again may be once too often."""
 
     retriable = False
@@ -162,7 +162,7 @@ class InternalError(FiscusError):
     code = "INTERNAL_ERROR"
 
 
-KINDS: Final[dict[str, type[FiscusError]]] = {
+ERROR_BY_CODE: Final[dict[str, type[FiscusError]]] = {
     kind.code: kind
     for kind in (
         BudgetExceeded,
@@ -192,14 +192,14 @@ def too_many(field: str, count: int, most: int) -> PayloadTooLarge:
     )
 
 
-def made_again(
+def rebuild_error(
     kind: type[FiscusError],
     message: str,
     details: dict[str, Any],
     suggested_action: str | None,
     retry_after_seconds: int | None,
 ) -> FiscusError:
-    """The error that another process raised, from what it told of it."""
+    """The error that another process raised, from what it sent of it."""
     if issubclass(kind, ValidationError):
         error: FiscusError = kind(
             message,

@@ -11,7 +11,7 @@ log = get_logger(__name__)
 
 _SHOWN = 10
 
-GoesOn = Callable[[], bool]
+ShouldContinue = Callable[[], bool]
 """Asked before each portion: whether to begin on it."""
 
 
@@ -21,7 +21,7 @@ def to_the_end() -> bool:
 
 
 def for_each_tenant(
-    tenants: Iterable[str], work: Callable[[str], int], goes_on: GoesOn, late: set[str]
+    tenants: Iterable[str], work: Callable[[str], int], goes_on: ShouldContinue, late: set[str]
 ) -> int:
     """Do the work of one tenant after the other; how much was done.
 

@@ -11,7 +11,7 @@ from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 from msgspec import convert
 
 from fiscus.access.model import ApiKey, Role, hash_key, hint_of, new_key
-from fiscus.envoy.door import Door
+from fiscus.envoy.authentication import ApiKeyAuthenticator
 from fiscus.envoy.mapping import DescriptorMapping, MappingSpec
 from fiscus.envoy.server import EnvoyServer
 from fiscus.http.metrics import Metrics
@@ -161,7 +161,7 @@ def envoy(
     metrics = Metrics()
     server = EnvoyServer(
         engine.limiter,
-        Door(engine.api_keys, engine.known_callers),
+        ApiKeyAuthenticator(engine.api_keys, engine.credential_cache),
         clock,
         DescriptorMapping(convert(mapping, MappingSpec)),
         metrics,

@@ -6,7 +6,7 @@ import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from google.protobuf.message import DecodeError
 
-from fiscus.envoy.reading import MAX_DESCRIPTORS, AskedTogether, Descriptor, read_request
+from fiscus.envoy.reading import MAX_DESCRIPTORS, Descriptor, DescriptorGroup, read_request
 from fiscus.errors import ValidationError
 from fiscus.ratelimits.rules import MAX_LIMIT
 
@@ -66,7 +66,7 @@ def test_bytes_that_are_not_utf_8_are_shown() -> None:
     body = good.SerializeToString().replace(b"caf_", b"caf\xe9")
     with pytest.raises(DecodeError):
         RateLimitRequest.FromString(body)
-    assert read_request(body) == AskedTogether(
+    assert read_request(body) == DescriptorGroup(
         "edge", [Descriptor((("k", "caf\\xe9"),), 3), Descriptor((("other", "ü"),), 2)]
     )
 

@@ -13,8 +13,8 @@ import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 
-from fiscus import batches
-from fiscus.access.keys import KnownCaller, good_key, known_key
+from fiscus import match_limits
+from fiscus.access.keys import CachedCredential, good_key, known_key
 from fiscus.access.model import Principal, Role, hash_key
 from fiscus.errors import ServiceUnavailable
 from fiscus.paging import PageRequest
@@ -396,8 +396,8 @@ def test_token_is_told_to_be_no_key(envoy: Envoy) -> None:
     token = "e30.e30.signed"
     now = envoy.clock.now()
     later = now + timedelta(minutes=5)
-    known = KnownCaller(Principal("ada", "acme", frozenset(Role)), now, later, later)
-    envoy.engine.known_callers.keep(hash_key(token), known, 0)
+    known = CachedCredential(Principal("ada", "acme", frozenset(Role)), now, later, later)
+    envoy.engine.credential_cache.keep(hash_key(token), known, 0)
     error = envoy.refused({"path": "/"}, key=token)
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     assert "API key" in str(error.details())
@@ -406,7 +406,7 @@ def test_token_is_told_to_be_no_key(envoy: Envoy) -> None:
 def test_key_that_http_let_in_may_check_only_by_its_roles(envoy: Envoy) -> None:
     auditor = envoy.make_key(Role.AUDITOR)
     engine, now = envoy.engine, envoy.clock.now()
-    engine.known_callers.keep(
+    engine.credential_cache.keep(
         hash_key(auditor), known_key(good_key(engine.api_keys, auditor, now), now), 0
     )
     assert envoy.refused({"path": "/"}, key=auditor).code() is grpc.StatusCode.PERMISSION_DENIED
@@ -496,7 +496,7 @@ def test_descriptors_to_which_too_many_policies_apply_are_an_invalid_argument(
     envoy: Envoy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     envoy.policy(limit_value=1)
-    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 1)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_CHECKS", 1)
     error = envoy.refused({"path": "/"}, {"path": "/"})
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert envoy.ask({"path": "/"}).overall_code == OK

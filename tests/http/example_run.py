@@ -16,7 +16,7 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISIONS
+from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.http.examples import PATH_IDS, QUERIES, REQUESTS
 from fiscus.paths import BASE_PATH
 from fiscus.problems import STATUS_OF
@@ -100,7 +100,9 @@ FILE: Final = Path(__file__).parents[2] / "src" / "fiscus" / "http" / "examples.
 
 def operations() -> dict[str, tuple[str, str, Any, int]]:
     """Method, path, example body and status of every operation."""
-    found = {one.operation: ("POST", one.path, one.example, one.status) for one in DECISIONS}
+    found = {
+        one.operation: ("POST", one.path, one.example, one.status) for one in DECISION_ENDPOINTS
+    }
     for one in ENDPOINTS:
         body = REQUESTS.get(one.operation)
         found[one.operation] = (one.method, one.path, body, one.status)

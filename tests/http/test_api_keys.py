@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fiscus.access.keys import KnownCallers
+from fiscus.access.keys import CredentialCache
 from fiscus.access.model import Role
 from fiscus.http.auth import Authenticator
 from fiscus.settings import Settings
@@ -39,7 +39,7 @@ async def test_a_key_may_claim_the_priority_it_was_made_with(client: AppClient) 
     assert (await client.post("/api-keys", SPEC)).json()["highest_priority"] == "normal"
     made = (await client.post("/api-keys", {**SPEC, "highest_priority": "high"})).json()
     assert made["highest_priority"] == "high"
-    door = Authenticator(client.engine.api_keys, KnownCallers(), Settings())
+    door = Authenticator(client.engine.api_keys, CredentialCache(), Settings())
     caller = await door.authenticate({b"x-api-key": made["api_key"].encode()}, NOON)
     assert caller.highest_priority == "high"
     refused = await client.post("/api-keys", {**SPEC, "highest_priority": "urgent"})

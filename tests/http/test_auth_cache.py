@@ -29,7 +29,7 @@ def sent(key: str) -> dict[bytes, bytes]:
 
 def authenticator(client: AppClient) -> Authenticator:
     engine = client.engine
-    return Authenticator(engine.api_keys, engine.known_callers, engine.settings)
+    return Authenticator(engine.api_keys, engine.credential_cache, engine.settings)
 
 
 class SlowFind:
@@ -69,7 +69,7 @@ async def test_nothing_is_remembered_of_a_bad_key(client: AppClient) -> None:
     for number in range(5):
         with pytest.raises(Unauthorized):
             await door.authenticate(sent(f"fsk_made-up-{number}"), NOON)
-    assert client.engine.known_callers._known == {}
+    assert client.engine.credential_cache._known == {}
     assert door._lookups == {}
 
 
@@ -122,7 +122,7 @@ async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(
     caller = asyncio.create_task(door.authenticate(key, NOON))
     await asyncio.to_thread(slow.begun.wait, 20)
     client.engine.api_keys.revoke("acme", key_id, NOON)
-    client.engine.known_callers.forget(key_id)
+    client.engine.credential_cache.forget(key_id)
     slow.go.set()
     await caller
     assert door.cached(key, NOON) is None
@@ -171,7 +171,7 @@ async def test_a_key_revoked_while_it_is_looked_up_again_is_not_remembered(
     assert refreshing is not None
     await asyncio.to_thread(slow.begun.wait, 20)
     client.engine.api_keys.revoke("acme", key_id, NOON)
-    client.engine.known_callers.forget(key_id)
+    client.engine.credential_cache.forget(key_id)
     slow.go.set()
     await refreshing
     assert door.cached(key, soon) is None

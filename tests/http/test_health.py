@@ -117,7 +117,7 @@ async def test_who_asks_at_the_same_time_shares_one_look(
     client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = client.engine
-    door = Authenticator(engine.api_keys, engine.known_callers, engine.settings)
+    door = Authenticator(engine.api_keys, engine.credential_cache, engine.settings)
     limits = ApiLimits(engine.settings, LoopLimiter(engine.limiter))
     probes = Health(Server(engine, door, limits, client.metrics))
     looks: list[float] = []

@@ -9,7 +9,7 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISIONS
+from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.paths import BASE_PATH
 from fiscus.queries import TenantQuery
 from tests.http.app_client import API, BUDGET, POLICY, QUOTA
@@ -93,10 +93,13 @@ async def made_by_globex(client: AppClient) -> dict[str, str]:
 async def test_things_of_another_tenant_are_not_found_by_their_id(client: AppClient) -> None:
     ids = await made_by_globex(client)
     key = client.make_key(Role.TENANT_ADMIN, Role.SYSTEM_ARCHITECT)
-    bodies: dict[str, Any] = {**BODIES, **{one.operation: one.example for one in DECISIONS}}
+    bodies: dict[str, Any] = {
+        **BODIES,
+        **{one.operation: one.example for one in DECISION_ENDPOINTS},
+    }
     tried = 0
     rows = [
-        *((one.operation, "POST", one.path) for one in DECISIONS),
+        *((one.operation, "POST", one.path) for one in DECISION_ENDPOINTS),
         *((one.operation, one.method, one.path) for one in ENDPOINTS),
     ]
     for operation, method, path in rows:
@@ -117,7 +120,7 @@ async def test_things_of_another_tenant_are_not_found_by_their_id(client: AppCli
 async def test_naming_another_tenant_is_forbidden_on_every_route(client: AppClient) -> None:
     ids = await made_by_globex(client)
     key = client.make_key(Role.TENANT_ADMIN, Role.SYSTEM_ARCHITECT)
-    for one in DECISIONS:
+    for one in DECISION_ENDPOINTS:
         body = dict(one.example)
         if "checks" in body:
             body["checks"] = [{**item, **OTHER} for item in body["checks"]]

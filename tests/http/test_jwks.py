@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
-from fiscus.access.keys import KnownCallers
+from fiscus.access.keys import CredentialCache
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http import jwks as jwks_module
@@ -229,7 +229,7 @@ async def test_a_provider_that_hangs_holds_up_no_api_key(
 ) -> None:
     provider.answers.clear()
     settings = client.engine.settings.model_copy(update={"jwt_jwks_url": provider.url})
-    door = Authenticator(client.engine.api_keys, KnownCallers(), settings)
+    door = Authenticator(client.engine.api_keys, CredentialCache(), settings)
     key = new_key()
     tokens = [{b"authorization": b"Bearer " + signed(key, str(one))} for one in range(8)]
     waiting = [asyncio.create_task(door.authenticate(token, NOON)) for token in tokens]

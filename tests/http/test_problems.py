@@ -12,7 +12,7 @@ import pytest
 from fiscus.access.model import Role
 from fiscus.errors import FiscusError
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISIONS
+from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.http.endpoints import Endpoint, NoBody
 from fiscus.problems import STATUS_OF, TITLE_OF, Problem
 from fiscus.wire import decode
@@ -183,7 +183,7 @@ async def test_numbers_that_are_no_amounts_are_a_400(client: AppClient, literal:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        *((one.path, one.example) for one in DECISIONS if one.is_idempotent),
+        *((one.path, one.example) for one in DECISION_ENDPOINTS if one.is_idempotent),
         ("/budgets", BUDGET),
         ("/quotas", QUOTA),
         ("/api-keys", {"name": "k", "roles": ["service"]}),

@@ -9,7 +9,7 @@ import pytest
 
 from fiscus.access.model import ALLOWED, Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISIONS
+from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.http.examples import PATH_IDS
 from fiscus.paths import BASE_PATH
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 ROUTES = [
-    *((one.operation, "POST", one.path, one.action) for one in DECISIONS),
+    *((one.operation, "POST", one.path, one.action) for one in DECISION_ENDPOINTS),
     *((one.operation, one.method, one.path, one.action) for one in ENDPOINTS),
 ]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fiscus import batches
+from fiscus import match_limits
 from fiscus.http import backlog, endpoints
 from fiscus.http.stream import MAX_LINE_BYTES, _lines, _send_all
 from tests.http.app_client import API, open_app
@@ -135,7 +135,7 @@ async def test_an_empty_stream_is_summed_up(client: AppClient) -> None:
 async def test_a_chunk_that_meets_too_many_budgets_is_recorded_in_parts(
     client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_MET_BY_RECORDS", 20)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_RECORDS", 20)
     for _ in range(3):
         await client.make_budget()
     lines, summary = await stream(

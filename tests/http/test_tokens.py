@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr
 
-from fiscus.access.keys import KnownCallers
+from fiscus.access.keys import CredentialCache
 from fiscus.errors import Unauthorized, ValidationError
 from fiscus.http.auth import Authenticator
 from fiscus.http.tokens import TokenVerifier
@@ -252,7 +252,7 @@ async def test_a_token_works_over_http_until_it_expires(data_dir: Path) -> None:
 @pytest.mark.anyio
 async def test_a_known_token_is_verified_again_after_five_minutes(client: AppClient) -> None:
     settings = Settings(jwt_secret=SecretStr(SECRET))
-    door = Authenticator(client.engine.api_keys, KnownCallers(), settings)
+    door = Authenticator(client.engine.api_keys, CredentialCache(), settings)
     sent = {b"authorization": b"Bearer " + token(CLAIMS)}
     principal = await door.authenticate(sent, NOON)
     assert door.cached(sent, NOON + timedelta(seconds=299)) == principal

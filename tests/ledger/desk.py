@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fiscus.batching.thread_batcher import FutureSink
 from fiscus.budgets.calls import (
     CheckAnswer,
     CheckBatchAnswer,
@@ -33,10 +34,9 @@ from fiscus.costs.calls import (
     RecordRequest,
 )
 from fiscus.engine import Engine
-from fiscus.groups import FutureSink
 from fiscus.ledger import requests
 from fiscus.ledger.commands import Check, Command, Expire, Expired, Outcome, Record
-from fiscus.ledger.loop import value
+from fiscus.ledger.loop import answer_or_raise
 from fiscus.paging import PageRequest
 from fiscus.settings import Settings
 from fiscus.tenants import TenantSpec
@@ -130,7 +130,7 @@ class Desk:
 
     def run(self, command: Command, kind: type[T]) -> T:
         """The answer to a command, which is a `kind`; an error is raised."""
-        answer = value(self.engine.ledger.execute(command))
+        answer = answer_or_raise(self.engine.ledger.execute(command))
         assert isinstance(answer, kind)
         return answer
 

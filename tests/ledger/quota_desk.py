@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from fiscus.ledger import requests
-from fiscus.ledger.commands import Consume, GiveBack
+from fiscus.ledger.commands import Consume, ReleaseConsumption
 from fiscus.paging import PageRequest
 from fiscus.quotas.calls import (
     ConsumptionView,
@@ -55,7 +55,7 @@ class QuotaDesk(Desk):
 
     def give_back_command(
         self, consumption_id: str | None, amount: object = None, key: str | None = None
-    ) -> GiveBack:
+    ) -> ReleaseConsumption:
         assert consumption_id is not None
         request = convert({"amount": amount}, ReleaseConsumptionRequest)
         now = self.engine.clock.now()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fiscus import batches
+from fiscus import match_limits
 from fiscus.budgets import matching
 from fiscus.budgets.calls import CheckAnswer, CheckBatchRequest
 from fiscus.clock import ManualClock
@@ -634,7 +634,7 @@ def test_a_batch_that_meets_too_many_budgets_is_refused_and_fails_no_other(desk:
 def test_budgets_that_begin_with_their_first_use_count_for_a_batch(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 5)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_CHECKS", 5)
     budgets = [desk.budget("10", period_type="rolling") for _ in range(3)]
     with pytest.raises(PayloadTooLarge):
         desk.check_batch([check_request("1")] * 2)
@@ -645,7 +645,7 @@ def test_budgets_that_begin_with_their_first_use_count_for_a_batch(
 def test_one_check_alone_is_a_batch_however_many_budgets_it_meets(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 2)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_CHECKS", 2)
     for _ in range(3):
         desk.budget("10")
     assert desk.check_batch([check_request("1")]).allowed
@@ -655,7 +655,7 @@ def test_one_check_alone_is_a_batch_however_many_budgets_it_meets(
 def test_a_batch_that_was_answered_is_answered_again_when_more_budgets_match(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 5)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_CHECKS", 5)
     checks = [check_request("1")] * 2
     first = desk.check_batch(checks, "k")
     for _ in range(3):

@@ -14,13 +14,13 @@ from msgspec.structs import replace
 
 import fiscus.ledger.group
 import fiscus.ledger.handling
+from fiscus.batching.thread_batcher import FutureSink
 from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, SettleRequest
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import InternalError, NotFound, ServiceUnavailable
-from fiscus.groups import FutureSink
 from fiscus.ledger.commands import Answer, Command, Expire, Outcome, Record
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.requests import settle_command
@@ -220,7 +220,7 @@ def test_outcomes_for_an_event_loop_that_was_closed_are_nobody_s(
     busy = Busy(desk.engine.ledger)
 
     async def ask_and_leave() -> None:
-        desk.engine.ledger.here().execute(desk.record_command("1"))
+        desk.engine.ledger.for_running_loop().execute(desk.record_command("1"))
         await asyncio.sleep(0)
 
     asyncio.run(ask_and_leave())

@@ -11,34 +11,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiscus.batching.thread_batcher import GroupOutcomeUnknown
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.calls import allowed_without_store
 from fiscus.budgets.definitions import define as define_budget
-from fiscus.budgets.matching import Matched, PreparedBudget
+from fiscus.budgets.matching import MatchedBudget, PreparedBudget
 from fiscus.budgets.model import BudgetSpec, Converted
 from fiscus.budgets.rules import ThrottleShare
 from fiscus.clock import from_us
 from fiscus.costs.model import ChargeCategory, CostFlag
-from fiscus.errors import KINDS, FiscusError, ValidationError
-from fiscus.groups import MaybeDone
-from fiscus.http.decisions import DECISIONS
+from fiscus.errors import ERROR_BY_CODE, FiscusError, ValidationError
+from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.idempotency import Idempotency, IdempotencyKey
 from fiscus.ledger.answers import (
     BudgetBatchDecided,
     Decided,
     QuotaBatchDecided,
     RecordedBatch,
-    in_json,
-    in_words,
-)
-from fiscus.ledger.apart import messages, outcomes
-from fiscus.ledger.apart.messages import Frames
-from fiscus.ledger.apart.outcomes import (
-    Answered,
-    Hearer,
-    Teller,
-    ToldOutcome,
-    unavailable_message,
+    to_answer,
+    to_answer_json,
 )
 from fiscus.ledger.commands import (
     ANSWERS,
@@ -51,15 +42,24 @@ from fiscus.ledger.commands import (
     Expire,
     Expired,
     Extend,
-    GiveBack,
+    InvalidRecord,
     Record,
     RecordBatch,
     Release,
+    ReleaseConsumption,
     Settle,
-    Unfit,
 )
 from fiscus.ledger.port import StoreFull, StoreUnavailable
 from fiscus.ledger.recorded import Charged, CostRecorded
+from fiscus.ledger.remote import messages, results
+from fiscus.ledger.remote.messages import Frames
+from fiscus.ledger.remote.results import (
+    EncodedAnswer,
+    RemoteOutcome,
+    ResultDecoder,
+    ResultEncoder,
+    unavailable_message,
+)
 from fiscus.operations import Operation
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
 from fiscus.quotas.definitions import define as define_quota
@@ -119,7 +119,7 @@ records = st.builds(
     idempotency=keys,
 )
 unfit = st.builds(
-    Unfit,
+    InvalidRecord,
     st.builds(
         ItemError,
         error_code=texts,
@@ -166,7 +166,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(Expire, tenant_id=texts, now=moments),
     consumes,
     st.builds(ConsumeBatch, checks=st.lists(consumes, max_size=3), **named),
-    st.builds(GiveBack, consumption_id=texts, amount=st.none() | amounts, **named),
+    st.builds(ReleaseConsumption, consumption_id=texts, amount=st.none() | amounts, **named),
 )
 
 
@@ -193,23 +193,25 @@ def test_every_command_is_among_those_tried_and_has_its_answer() -> None:
     assert set(ANSWERS) == set(Command.__args__)
 
 
-@pytest.mark.parametrize("answer", [one.answer for one in DECISIONS if one.command is not None])
+@pytest.mark.parametrize(
+    "answer", [one.answer for one in DECISION_ENDPOINTS if one.command is not None]
+)
 def test_the_correlation_id_is_the_last_field_of_an_answer(answer: type[msgspec.Struct]) -> None:
     assert answer.__struct_fields__[-1] == "correlation_id"
     assert answer.__struct_defaults__[-1] is None
 
 
-def told(*outcomes: tuple[Command, Decided | FiscusError]) -> list[ToldOutcome]:
+def told(*outcomes: tuple[Command, Decided | FiscusError]) -> list[RemoteOutcome]:
     """What comes of a message with these outcomes."""
-    return through(Teller(), Hearer(), *outcomes)
+    return through(ResultEncoder(), ResultDecoder(), *outcomes)
 
 
 def through(
-    teller: Teller, hearer: Hearer, *outcomes: tuple[Command, Decided | FiscusError]
-) -> list[ToldOutcome]:
+    encoder: ResultEncoder, decoder: ResultDecoder, *outcomes: tuple[Command, Decided | FiscusError]
+) -> list[RemoteOutcome]:
     commands = [command for command, _ in outcomes]
-    frame = teller.done(1, commands, [outcome for _, outcome in outcomes], [], (3, 1), 0.5)
-    (done,) = hearer.feed(bytes(frame))
+    frame = encoder.encode(1, commands, [outcome for _, outcome in outcomes], [], (3, 1), 0.5)
+    (done,) = decoder.feed(bytes(frame))
     assert (done.number, done.failure, done.seconds, done.fallbacks) == (1, None, 0.5, [])
     assert done.lookups == (3, 1)
     return done.outcomes
@@ -221,22 +223,22 @@ EXPIRE = Expire(tenant_id="t", now=NOW)
 def test_an_answer_is_the_same_json_as_in_process() -> None:
     answer = allowed_without_store('A "message" with ümläuts')
     first, second = told((EXPIRE, answer), (EXPIRE, Expired(count=3)))
-    assert isinstance(first, Answered)
+    assert isinstance(first, EncodedAnswer)
     assert first.allowed
     named = msgspec.structs.replace(answer, correlation_id="c-1")
     assert first.with_correlation_id("c-1") == encode(named)
-    assert isinstance(second, Answered)
+    assert isinstance(second, EncodedAnswer)
     assert msgspec.json.decode(second.answer) == {"count": 3}
 
 
 def test_a_denial_is_told_apart() -> None:
     answer = msgspec.structs.replace(allowed_without_store("no"), allowed=False)
     (outcome,) = told((EXPIRE, answer))
-    assert isinstance(outcome, Answered)
+    assert isinstance(outcome, EncodedAnswer)
     assert not outcome.allowed
 
 
-@pytest.mark.parametrize("kind", KINDS.values())
+@pytest.mark.parametrize("kind", ERROR_BY_CODE.values())
 def test_errors_arrive_as_they_were(kind: type[FiscusError]) -> None:
     given: dict[str, Any] = {"suggested_action": "Do it again."}
     if issubclass(kind, ValidationError):
@@ -254,8 +256,12 @@ def test_errors_arrive_as_they_were(kind: type[FiscusError]) -> None:
 
 
 def test_a_group_that_was_not_done_says_why() -> None:
-    for error in (StoreUnavailable("it is gone"), StoreFull("no room"), MaybeDone("it broke")):
-        (done,) = Hearer().feed(bytes(unavailable_message(4, error)))
+    for error in (
+        StoreUnavailable("it is gone"),
+        StoreFull("no room"),
+        GroupOutcomeUnknown("it broke"),
+    ):
+        (done,) = ResultDecoder().feed(bytes(unavailable_message(4, error)))
         assert (done.number, done.outcomes) == (4, [])
         assert (type(done.failure), str(done.failure)) == (type(error), str(error))
 
@@ -290,9 +296,9 @@ def some_quotas(names: list[str]) -> list[MatchedQuota]:
     return made
 
 
-def some_budgets(names: list[str]) -> list[Matched]:
+def some_budgets(names: list[str]) -> list[MatchedBudget]:
     """What an operation meets: budgets of its project, each called and sized otherwise."""
-    made: list[Matched] = []
+    made: list[MatchedBudget] = []
     for size, name in enumerate(names, 1):
         spec = {
             "budget_name": name,
@@ -310,14 +316,14 @@ def some_budgets(names: list[str]) -> list[Matched]:
             created_at=NOW,
             now=NOW,
         )
-        met = PreparedBudget(budget).met(name, NOW)
-        assert met is not None
-        made.append(met)
+        matched = PreparedBudget(budget).matched_at(name, NOW)
+        assert matched is not None
+        made.append(matched)
     return made
 
 
-quotas_met = [some_quotas(names) for names in ([], ["a"], ["b"], ["a", "b"])]
-budgets_met = [some_budgets(names) for names in ([], ["a"], ["b"], ["a", "b"])]
+quotas_matched = [some_quotas(names) for names in ([], ["a"], ["b"], ["a", "b"])]
+budgets_matched = [some_budgets(names) for names in ([], ["a"], ["b"], ["a", "b"])]
 quota_standings = st.builds(QuotaStanding, positive, positive, positive, st.booleans())
 conversions = st.none() | st.builds(Converted, positive, st.just(Decimal("0.9")), st.dates())
 budget_standings = st.builds(
@@ -333,7 +339,7 @@ shares = st.none() | st.builds(ThrottleShare, positive, st.integers(0, 1000))
 
 @st.composite
 def quota_decisions(draw: st.DrawFn) -> QuotasDecided:
-    matched = draw(st.sampled_from(quotas_met))
+    matched = draw(st.sampled_from(quotas_matched))
     return QuotasDecided(
         matched,
         draw(st.booleans()),
@@ -345,7 +351,7 @@ def quota_decisions(draw: st.DrawFn) -> QuotasDecided:
 
 @st.composite
 def budget_decisions(draw: st.DrawFn) -> BudgetsDecided:
-    matched, allowed = draw(st.sampled_from(budgets_met)), draw(st.booleans())
+    matched, allowed = draw(st.sampled_from(budgets_matched)), draw(st.booleans())
     return BudgetsDecided(
         matched,
         allowed,
@@ -360,7 +366,7 @@ def budget_decisions(draw: st.DrawFn) -> BudgetsDecided:
 
 @st.composite
 def costs_recorded(draw: st.DrawFn) -> CostRecorded:
-    matched = draw(st.sampled_from(budgets_met))
+    matched = draw(st.sampled_from(budgets_matched))
     return CostRecorded(
         matched,
         draw(st.lists(charges, min_size=len(matched), max_size=len(matched))),
@@ -385,7 +391,7 @@ def decisions(draw: st.DrawFn) -> tuple[Command, Decided]:
         return made[0]
     given = [decided for _, decided in made]
     if draw(st.booleans()):  # one was answered before
-        given[0] = in_words(*made[0])
+        given[0] = to_answer(*made[0])
     asked = [command for command, _ in made]
     match asked[0]:
         case Consume():
@@ -401,27 +407,27 @@ def decisions(draw: st.DrawFn) -> tuple[Command, Decided]:
             return RecordBatch(tenant_id="t", records=asked, now=NOW), RecordedBatch(given)
 
 
-def as_answered(command: Command, outcome: ToldOutcome) -> bytes:
-    if isinstance(outcome, Answered):
+def as_answered(command: Command, outcome: RemoteOutcome) -> bytes:
+    if isinstance(outcome, EncodedAnswer):
         return outcome.answer
     assert not isinstance(outcome, FiscusError)
-    return in_json(command, outcome)
+    return to_answer_json(command, outcome)
 
 
 @given(st.lists(st.lists(decisions(), max_size=4), max_size=4))
 def test_a_decision_is_answered_as_where_it_was_made(
     groups: list[list[tuple[Command, Decided]]],
 ) -> None:
-    teller, hearer = Teller(), Hearer()
+    encoder, decoder = ResultEncoder(), ResultDecoder()
     for group in groups:
-        heard = through(teller, hearer, *group)
-        for (command, decided), outcome in zip(group, heard, strict=True):
-            assert as_answered(command, outcome) == encode(in_words(command, decided))
+        received = through(encoder, decoder, *group)
+        for (command, decided), outcome in zip(group, received, strict=True):
+            assert as_answered(command, outcome) == encode(to_answer(command, decided))
 
 
 def test_numbers_begin_again_before_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes, "MOST_NUMBERED", 3)
-    teller, hearer = Teller(), Hearer()
+    monkeypatch.setattr(results, "MOST_NUMBERED", 3)
+    encoder, decoder = ResultEncoder(), ResultDecoder()
     consume = Consume(Operation("t", "gpu_hours"), None, Decimal(1), True, "c", NOW)
     check = Check(Operation("t", "llm"), None, Decimal(1), None, True, 300, "r", NOW)
     taken = QuotaStanding(Decimal(1), Decimal(0), Decimal(0), False)
@@ -440,9 +446,9 @@ def test_numbers_begin_again_before_there_are_too_many(monkeypatch: pytest.Monke
             ),
         ]
         for _ in range(2):  # the second time by their numbers
-            heard = through(teller, hearer, *group)
-            for (command, decided), outcome in zip(group, heard, strict=True):
-                assert as_answered(command, outcome) == encode(in_words(command, decided))
+            received = through(encoder, decoder, *group)
+            for (command, decided), outcome in zip(group, received, strict=True):
+                assert as_answered(command, outcome) == encode(to_answer(command, decided))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.data())

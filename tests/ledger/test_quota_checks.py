@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from fiscus import batches
+from fiscus import match_limits
 from fiscus.clock import ManualClock
 from fiscus.costs.port import CostFilter
 from fiscus.engine import Engine
@@ -507,7 +507,7 @@ def test_an_invalid_item_rejects_its_batch(desk: QuotaDesk) -> None:
 def test_a_batch_that_meets_too_many_quotas_and_budgets_takes_nothing(
     desk: QuotaDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 5)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_CHECKS", 5)
     whole = desk.quota(10, scope_type="tenant", scope_id=desk.tenant_id)
     one = desk.quota(10, max_burst_amount=5, burst_premium_rate=1)
     assert desk.consume_batch([quota_check("1")] * 2).allowed

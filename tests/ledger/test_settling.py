@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fiscus import batches
+from fiscus import match_limits
 from fiscus.clock import ManualClock
 from fiscus.costs.model import CostFlag
 from fiscus.errors import (
@@ -166,7 +166,7 @@ def test_a_cost_that_meets_many_budgets_for_the_first_time_is_recorded(
 def test_costs_that_meet_too_many_budgets_are_refused_together(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_MET_BY_RECORDS", 5)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_RECORDS", 5)
     budgets = [desk.budget("10") for _ in range(2)]
     cost = {"resource_type": "llm", "cost_amount": 1, "project_id": "p"}
     with pytest.raises(PayloadTooLarge) as caught:
@@ -179,7 +179,7 @@ def test_costs_that_meet_too_many_budgets_are_refused_together(
 def test_costs_meet_the_budgets_of_the_reservations_that_they_settle(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_MET_BY_RECORDS", 5)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_RECORDS", 5)
     budgets = [desk.budget("10") for _ in range(2)]
     held = [desk.reserve("1") for _ in range(3)]
     costs = [{"resource_type": "llm", "cost_amount": 1, "reservation_id": one} for one in held]

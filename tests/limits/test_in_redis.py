@@ -195,7 +195,7 @@ def test_a_limit_that_is_closed_while_a_thread_connects_it_connects_anew(
 def test_a_limit_that_is_closed_while_an_event_loop_connects_it_connects_anew(
     api: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = CounterLoop.here
+    here = CounterLoop.for_running_loop
 
     def another_closes(counters: CounterLoop) -> LoopTakes:
         takes = here(counters)
@@ -206,7 +206,7 @@ def test_a_limit_that_is_closed_while_an_event_loop_connects_it_connects_anew(
     async def hits() -> list[LimitResult]:
         return [await api.hit_async("a") for _ in range(2)]
 
-    monkeypatch.setattr(CounterLoop, "here", another_closes)
+    monkeypatch.setattr(CounterLoop, "for_running_loop", another_closes)
     assert not asyncio.run(hits())[1].degraded
 
 

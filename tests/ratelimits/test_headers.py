@@ -10,7 +10,7 @@ from fiscus.clock import to_us
 from fiscus.headers import headers_of
 from fiscus.ratelimits.answers import NONE_APPLIES
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
-from fiscus.ratelimits.headers import PolicyTold, limit_lines, rate_limit_lines, sf_string
+from fiscus.ratelimits.headers import PolicyStatus, limit_lines, rate_limit_lines, sf_string
 from fiscus.ratelimits.rules import Algorithm
 
 NOW = datetime(2026, 3, 10, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -102,7 +102,7 @@ def test_a_reset_in_the_past_is_now() -> None:
 
 
 def test_a_response_stays_small_under_many_policies() -> None:
-    lines = [PolicyTold(f"p-{index}", 1, 1, 1, 1) for index in range(500)]
+    lines = [PolicyStatus(f"p-{index}", 1, 1, 1, 1) for index in range(500)]
     told = limit_lines(lines, 1, 1, None)
     headers = dict(headers_of(told))
     assert headers["RateLimit"].startswith('"p-0";r=1;t=1, "p-1"')

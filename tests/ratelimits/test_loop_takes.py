@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fiscus import ServiceUnavailable
+from fiscus.batching.thread_batcher import GroupLimits
 from fiscus.clock import SystemClock
-from fiscus.groups import GroupLimits
 from fiscus.ids import uuid7
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.counter_loop import MAX_GROUP, CounterLoop, Outcome
@@ -86,7 +86,7 @@ def remaining(outcome: Outcome) -> int | None:
 
 
 async def used(loop: CounterLoop, tenant_id: str) -> int:
-    left = remaining(await loop.here().execute(takes(tenant_id, count=0)))
+    left = remaining(await loop.for_running_loop().execute(takes(tenant_id, count=0)))
     assert left is not None
     return LIMIT - left
 
@@ -102,7 +102,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 class Groups:
-    """A `groups.GroupObserver`."""
+    """A `thread_batcher.GroupObserver`."""
 
     def __init__(self) -> None:
         self.committed: list[int] = []
@@ -125,7 +125,7 @@ async def test_groups_on_their_way_together_are_answered_each_with_its_own(
     valkey.pause()
     try:
         asked = [
-            loop.here().execute(takes(tenant_id, key=str(count), count=count))
+            loop.for_running_loop().execute(takes(tenant_id, key=str(count), count=count))
             for count in range(IN_FLIGHT + 10)
         ]
         await turns()
@@ -144,7 +144,7 @@ async def test_a_connection_that_dies_answers_all_who_wait_and_nothing_is_sent_a
     loop.observer = groups = Groups()
     await used(loop, tenant_id)
     client.client_pause(60_000, all=False)
-    asked = [loop.here().execute(takes(tenant_id)) for _ in range(100)]
+    asked = [loop.for_running_loop().execute(takes(tenant_id)) for _ in range(100)]
     await until(lambda: any(int(one["argv-mem"]) > 100 for one in client.client_list()))
     client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert await asyncio.gather(*asked) == [None] * 100
@@ -158,7 +158,7 @@ async def test_a_connection_that_dies_answers_all_who_wait_and_nothing_is_sent_a
 async def until_used(loop: CounterLoop, tenant_id: str) -> int:
     """How much is used, once the breaker lets that be asked."""
     while True:
-        outcome = await loop.here().execute(takes(tenant_id, count=0))
+        outcome = await loop.for_running_loop().execute(takes(tenant_id, count=0))
         if outcome is not None:
             left = remaining(outcome)
             assert left is not None
@@ -174,7 +174,7 @@ async def test_who_is_not_sent_for_by_the_deadline_never_is(
     await until_used(loop, tenant_id)
     valkey.pause()
     try:
-        asked = [loop.here().execute(takes(tenant_id)) for _ in range(IN_FLIGHT + 50)]
+        asked = [loop.for_running_loop().execute(takes(tenant_id)) for _ in range(IN_FLIGHT + 50)]
         assert await asyncio.gather(*asked) == [None] * len(asked)
         assert loop.queue_depth == 0
     finally:
@@ -190,7 +190,7 @@ async def test_a_loop_that_is_held_up_does_not_take_the_server_for_late(
     loop = open_loop(valkey.url, 0.2)
     await until_used(loop, tenant_id)
     loop.observer = groups = Groups()
-    asked = loop.here().execute(takes(tenant_id))
+    asked = loop.for_running_loop().execute(takes(tenant_id))
     await turns()
     threading.Event().wait(0.5)
     await asked  # answered or not: the caller's deadline has passed
@@ -205,7 +205,7 @@ async def test_scripts_forgotten_under_load_are_sent_again_and_decide_once(
 
     async def caller() -> None:
         for _ in range(10):
-            assert await loop.here().execute(takes(tenant_id)) is not None
+            assert await loop.for_running_loop().execute(takes(tenant_id)) is not None
 
     callers = asyncio.gather(*(caller() for _ in range(100)))
     while not callers.done():
@@ -218,7 +218,7 @@ async def test_a_caller_that_hangs_up_is_not_sent_for_and_disturbs_nobody(
     loop: CounterLoop,
 ) -> None:
     tenant_id = str(uuid7())
-    asked = [loop.here().execute(takes(tenant_id)) for _ in range(3)]
+    asked = [loop.for_running_loop().execute(takes(tenant_id)) for _ in range(3)]
     asked[1].cancel()
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert [isinstance(one, asyncio.CancelledError) for one in outcomes] == [False, True, False]
@@ -230,7 +230,7 @@ async def test_closing_answers_those_who_wait_then_disconnects(
 ) -> None:
     tenant_id = str(uuid7())
     await used(loop, tenant_id)
-    here = loop.here()
+    here = loop.for_running_loop()
     valkey.pause()
     try:
         asked = [here.execute(takes(tenant_id)) for _ in range(IN_FLIGHT + 10)]
@@ -250,9 +250,9 @@ async def test_too_many_who_wait_are_refused(
     monkeypatch.setattr(loop, "limits", GroupLimits(max_queue=5, deadline_seconds=PATIENT_SECONDS))
     valkey.pause()
     try:
-        asked = [loop.here().execute(takes("t")) for _ in range(5)]
+        asked = [loop.for_running_loop().execute(takes("t")) for _ in range(5)]
         with pytest.raises(ServiceUnavailable, match="Too many"):
-            await loop.here().execute(takes("t"))
+            await loop.for_running_loop().execute(takes("t"))
     finally:
         valkey.resume()
     assert None not in await asyncio.gather(*asked)
@@ -265,7 +265,10 @@ def test_event_loops_have_connections_of_their_own(loop: CounterLoop, client: Re
 
     async def run() -> None:
         outcomes = await asyncio.gather(
-            *(loop.here().execute(takes(tenant_id, count=LIMIT // 100)) for _ in range(50))
+            *(
+                loop.for_running_loop().execute(takes(tenant_id, count=LIMIT // 100))
+                for _ in range(50)
+            )
         )
         admitted.extend(bool(one and one[0] and one[0].admitted) for one in outcomes)
 

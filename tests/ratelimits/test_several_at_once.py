@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from fiscus import batches
+from fiscus import match_limits
 from fiscus.clock import ManualClock, to_us
 from fiscus.errors import PayloadTooLarge, ServiceUnavailable
 from fiscus.http.limiting import LoopLimiter
@@ -40,7 +40,7 @@ def test_a_batch_is_decided_in_order_each_for_itself() -> None:
 def test_a_batch_to_which_too_many_policies_apply_takes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_MET_BY_CHECKS", 5)
+    monkeypatch.setattr(match_limits, "MAX_MATCHES_OF_CHECKS", 5)
     desk = Desk(policy(limit_value=9), policy(limit_value=9))
     batch = RateLimitBatchRequest(checks=[request()] * 3)
     with pytest.raises(PayloadTooLarge) as caught:

@@ -24,7 +24,7 @@ from fiscus.engine import Engine
 from fiscus.ledger.commands import Check, Command, Outcome
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.group import GroupRunner
-from fiscus.ledger.loop import value
+from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.ledger.requests import check_command, record_command, settle_command
 from fiscus.settings import Settings
@@ -139,7 +139,7 @@ class Tenant:
         return self.run(record_command(request, self.tenant_id, self.now, key))
 
     def run(self, command: Any) -> Any:
-        return value(self.engine.ledger.execute(command))
+        return answer_or_raise(self.engine.ledger.execute(command))
 
 
 @pytest.fixture

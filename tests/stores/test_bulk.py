@@ -18,7 +18,7 @@ from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.driver import Driver
 from fiscus.stores.sql.postgres import PostgresDriver
 from fiscus.stores.sql.sqlite import SqliteDriver
-from fiscus.stores.sql.write_turn import WriteTurn
+from fiscus.stores.sql.write_lock import WriteLock
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TYPES = {
@@ -49,8 +49,8 @@ def driver(database: Database) -> Iterator[Driver]:
             yield postgres
         return
     with (
-        closing(WriteTurn(database.sqlite_path)) as turn,
-        closing(SqliteDriver(database.sqlite_path, "OFF", turn)) as sqlite,
+        closing(WriteLock(database.sqlite_path)) as write_lock,
+        closing(SqliteDriver(database.sqlite_path, "OFF", write_lock)) as sqlite,
     ):
         yield sqlite
 

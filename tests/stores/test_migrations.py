@@ -21,7 +21,7 @@ from fiscus.ids import is_uuid
 from fiscus.quotas.model import ConsumptionLine, QuotaKey
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.quota_tables import metadata, quota_consumptions, quota_usage
-from fiscus.stores.sql.write_turn import WriteTurn
+from fiscus.stores.sql.write_lock import WriteLock
 from fiscus.wire import decode
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import DATABASES
@@ -392,13 +392,16 @@ def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
 def test_a_migration_on_sqlite_waits_for_its_turn_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fiscus.stores.sql.write_turn.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("fiscus.stores.sql.write_lock.WAIT_SECONDS", 0.05)
     path = tmp_path / "fiscus.db"
     url = f"sqlite:///{path}"
     migrate.upgrade(url)
-    with contextlib.closing(WriteTurn.at(path)) as turn, ThreadPoolExecutor(1) as pool:
+    with contextlib.closing(WriteLock.at(path)) as write_lock, ThreadPoolExecutor(1) as pool:
         for move in (migrate.upgrade, partial(migrate.downgrade, to="base")):
-            with turn.held(), pytest.raises(ServiceUnavailable, match="somebody else") as caught:
+            with (
+                write_lock.held(),
+                pytest.raises(ServiceUnavailable, match="somebody else") as caught,
+            ):
                 pool.submit(move, url).result()
             assert caught.value.retriable
         assert all(one.applied for one in migrate.status(url))

@@ -23,7 +23,7 @@ from fiscus.engine import Engine
 from fiscus.errors import Conflict, ServiceUnavailable, ValidationError
 from fiscus.health import dependencies_of
 from fiscus.ids import uuid7
-from fiscus.ledger.loop import value
+from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.requests import check_command
 from fiscus.money import Amount
 from fiscus.paging import PageRequest
@@ -555,8 +555,8 @@ def test_a_program_may_go_to_another_folder_than_it_opened_fiscus_in(
         one.budgets.create("acme", convert(spec, BudgetSpec), by="test", now=now)
         request = CheckRequest(resource_type="llm", estimated_cost=Amount(1))
         command = check_command(request, "acme", now)
-        assert value(one.ledger.execute(command)).allowed
-        assert value(one.ledger.without_store(command)).degraded
+        assert answer_or_raise(one.ledger.execute(command)).allowed
+        assert answer_or_raise(one.ledger.without_store(command)).degraded
         (disk,) = [found for found in dependencies_of(one) if found.name == "disk"]
         assert "are free for the data folder" in disk.message
     assert (tmp_path / "data" / "degraded.jsonl").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-DECISIONS = Path(__file__).parents[2] / "docs" / "decisions"
+DECISION_ENDPOINTS = Path(__file__).parents[2] / "docs" / "decisions"
 LINKS = r"(?:(?:, | and of | and )?\[\d{4}\]\(\S+?\.md\)(?: \([^)]+\))?)+"
 
 
@@ -25,7 +25,7 @@ class Record:
         self.changed_by = linked("parts? changed by", status)
 
 
-RECORDS = [Record(path) for path in sorted(DECISIONS.glob("[0-9]*.md"))]
+RECORDS = [Record(path) for path in sorted(DECISION_ENDPOINTS.glob("[0-9]*.md"))]
 
 
 def test_a_record_names_those_that_changed_a_part_of_it() -> None:
@@ -35,7 +35,7 @@ def test_a_record_names_those_that_changed_a_part_of_it() -> None:
 
 
 def test_the_index_shows_each_record_with_its_title_and_status() -> None:
-    rows = re.findall(r"^\| \[.*", (DECISIONS / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| \[.*", (DECISION_ENDPOINTS / "README.md").read_text(), re.MULTILINE)
     expected = []
     for one in RECORDS:
         (state,) = one.state

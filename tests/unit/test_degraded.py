@@ -18,22 +18,22 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from fiscus.batching.async_batcher import AsyncBatcher
+from fiscus.batching.thread_batcher import FutureSink, GroupLimits
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import Budget
+from fiscus.cache_stats import CacheStats
 from fiscus.clock import ManualClock
 from fiscus.errors import ServiceUnavailable
-from fiscus.groups import FutureSink, GroupLimits
 from fiscus.ids import uuid7
 from fiscus.ledger import definitions
-from fiscus.ledger.apart.fallbacks import FallbacksToTell, ToldFallbacks
-from fiscus.ledger.apart.outcomes import Fallback
 from fiscus.ledger.commands import Check, CheckBatch, Command, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.degraded import DegradedDecisions, LastKnown
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.port import Definitions, StoreUnavailable
-from fiscus.lookups import Lookups
-from fiscus.loop_groups import LoopGroups
+from fiscus.ledger.remote.fallbacks import FallbackPublisher, FallbackReplica
+from fiscus.ledger.remote.results import Fallback
 from fiscus.operations import Operation
 from fiscus.tenants import TenantSettings
 from tests.unit.budgets_for_rules import NOW, make_budget
@@ -68,16 +68,16 @@ def in_process(budgets: tuple[Budget, ...]) -> LastKnown:
     return cache
 
 
-def tell(fallbacks: ToldFallbacks, *budgets: Budget) -> None:
+def tell(fallbacks: FallbackReplica, *budgets: Budget) -> None:
     """As a ledger's process does that has read these and nothing before."""
-    known, to_tell = TenantDefinitions(), FallbacksToTell()
+    known, publisher = TenantDefinitions(), FallbackPublisher()
     known.apply(read(*budgets))
-    to_tell.refreshed("t", known)
-    fallbacks.told(to_tell.next())
+    publisher.refreshed("t", known)
+    fallbacks.update(publisher.next())
 
 
-def apart(budgets: tuple[Budget, ...]) -> LastKnown:
-    fallbacks = ToldFallbacks()
+def remote(budgets: tuple[Budget, ...]) -> LastKnown:
+    fallbacks = FallbackReplica()
     tell(fallbacks, *budgets)
     return fallbacks
 
@@ -87,7 +87,7 @@ def decide(
 ) -> Outcome:
     """What is decided, which is the same wherever the ledger is."""
     outcomes: list[Outcome] = []
-    for known_to in (apart, in_process):
+    for known_to in (remote, in_process):
         journal.unlink(missing_ok=True)
         degraded = DegradedDecisions(known_to(budgets), journal)
         outcomes.append(degraded.decide(command or check()))
@@ -225,7 +225,7 @@ def test_those_who_are_answered_at_once_are_journaled_at_once(
 
 def ledger_that_fails(journal: Path, run: Callable[..., Any]) -> Ledger:
     degraded = DegradedDecisions(in_process((make_budget("a", **ALLOW),)), journal)
-    return Ledger(run, ManualClock(NOW), degraded, GroupLimits(), Lookups())
+    return Ledger(run, ManualClock(NOW), degraded, GroupLimits(), CacheStats())
 
 
 def unreachable(*_: object) -> Any:
@@ -259,8 +259,8 @@ def test_a_group_that_cannot_be_done_is_journaled_at_once(
 
 def test_so_is_one_of_an_event_loop(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check_thrice() -> list[Outcome]:
-        elsewhere: Any = SimpleNamespace(ask_all=unreachable)
-        groups = LoopGroups[Command, Outcome](elsewhere, ledger, asyncio.get_running_loop())
+        transport: Any = SimpleNamespace(ask_all=unreachable)
+        groups = AsyncBatcher[Command, Outcome](transport, ledger, asyncio.get_running_loop())
         return await asyncio.gather(*[groups.execute(check()) for _ in range(3)])
 
     synced: list[int] = []
@@ -280,7 +280,7 @@ def test_a_floating_budget_is_heard_too(journal: Path) -> None:
 
 
 def test_what_a_new_process_reads_replaces_what_one_before_it_told(journal: Path) -> None:
-    fallbacks = ToldFallbacks()
+    fallbacks = FallbackReplica()
     degraded = DegradedDecisions(fallbacks, journal)
     tell(fallbacks, make_budget("a", **ALLOW))
     assert allowed(degraded.decide(check()))
@@ -292,21 +292,21 @@ def test_what_a_new_process_reads_replaces_what_one_before_it_told(journal: Path
 def test_what_was_told_last_holds_in_whatever_order_it_comes(
     journal: Path, policies: tuple[str, str]
 ) -> None:
-    known, to_tell, fallbacks = TenantDefinitions(), FallbacksToTell(), ToldFallbacks()
+    known, publisher, fallbacks = TenantDefinitions(), FallbackPublisher(), FallbackReplica()
     told: list[list[Fallback]] = []
     for policy in policies:
         known.apply(read(make_budget("a", on_store_failure=policy)))
-        to_tell.refreshed("t", known)
-        told.append(to_tell.next())
+        publisher.refreshed("t", known)
+        told.append(publisher.next())
     for one in reversed(told):
-        fallbacks.told(one)
+        fallbacks.update(one)
     outcome = DegradedDecisions(fallbacks, journal).decide(check())
     assert allowed(outcome) is (policies[-1] == "allow")
 
 
 def test_what_is_told_is_read_by_who_decides_by_it(journal: Path) -> None:
-    fallbacks = ToldFallbacks()
-    fallbacks.told([Fallback("t", 0, Raw(b'["no budget"]'))])
+    fallbacks = FallbackReplica()
+    fallbacks.update([Fallback("t", 0, Raw(b'["no budget"]'))])
     with pytest.raises(msgspec.ValidationError):
         DegradedDecisions(fallbacks, journal).decide(check())
 

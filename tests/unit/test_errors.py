@@ -13,14 +13,14 @@ import pytest
 
 import fiscus
 from fiscus import BudgetExceeded, Fiscus, FiscusError, QuotaExhausted, Refused, ValidationError
-from fiscus.errors import KINDS, made_again
+from fiscus.errors import ERROR_BY_CODE, rebuild_error
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ERRORS = [
-    made_again(kind, f"It is {code}", {"field": "tags.team", "left": Decimal("0.5")}, "Wait.", 7)
-    for code, kind in KINDS.items()
+    rebuild_error(kind, f"It is {code}", {"field": "tags.team", "left": Decimal("0.5")}, "Wait.", 7)
+    for code, kind in ERROR_BY_CODE.items()
 ]
 
 
@@ -44,7 +44,7 @@ def test_every_kind_of_error_is_whole_after_a_pickle(error: FiscusError) -> None
 def test_every_public_error_is_among_the_kinds_or_a_base_of_them() -> None:
     public = {getattr(fiscus, name) for name in fiscus.__all__}
     errors = {one for one in public if isinstance(one, type) and issubclass(one, FiscusError)}
-    assert errors - set(KINDS.values()) <= {FiscusError, Refused}
+    assert errors - set(ERROR_BY_CODE.values()) <= {FiscusError, Refused}
 
 
 def test_a_bare_error_and_a_bare_refusal_are_whole_after_a_pickle() -> None:

@@ -120,7 +120,7 @@ def test_a_program_with_fiscus_in_it_finds_its_lines_in_logging_and_none_in_its_
         "        print('refused')\n"
     )
     assert done.stdout == "refused\n"
-    assert done.stderr.startswith("fiscus.groups WARNING store_unavailable ")
+    assert done.stderr.startswith("fiscus.batching.thread_batcher WARNING store_unavailable ")
     assert "no such table" in done.stderr
 
 

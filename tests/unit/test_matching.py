@@ -19,7 +19,7 @@ from tests.unit.budgets_for_rules import NOW, make_budget
 OPERATION = Operation("t", "llm", "p", "u", None, "gateway", {"team": "red", "tier": "1"})
 
 
-def met(operation: Operation, *budgets: Budget) -> set[tuple[str, str]]:
+def matched(operation: Operation, *budgets: Budget) -> set[tuple[str, str]]:
     return {
         (prepared.budget.budget_id, scope_id)
         for prepared, scope_id in BudgetIndex(budgets).matches(operation)
@@ -35,8 +35,8 @@ def test_every_scope_the_operation_names_is_met_and_no_other() -> None:
         make_budget("f", allocated_to_type="feature", allocated_to_id="f"),
         make_budget("user named p", allocated_to_type="user", allocated_to_id="p"),
     ]
-    assert met(OPERATION, *budgets) == {("tenant", "t"), ("p", "p"), ("u", "u")}
-    assert met(Operation("t", "llm"), *budgets) == {("tenant", "t")}
+    assert matched(OPERATION, *budgets) == {("tenant", "t"), ("p", "p"), ("u", "u")}
+    assert matched(Operation("t", "llm"), *budgets) == {("tenant", "t")}
 
 
 def test_what_was_found_is_forgotten_when_a_budget_changes() -> None:
@@ -59,9 +59,9 @@ def test_what_was_found_is_forgotten_when_a_budget_changes() -> None:
 
 def test_a_template_is_met_under_the_operations_own_id() -> None:
     every = make_budget("every", allocated_to_id="*")
-    assert met(OPERATION, every) == {("every", "p")}
-    assert met(replace(OPERATION, project_id="other"), every) == {("every", "other")}
-    assert met(replace(OPERATION, project_id=None), every) == set()
+    assert matched(OPERATION, every) == {("every", "p")}
+    assert matched(replace(OPERATION, project_id="other"), every) == {("every", "other")}
+    assert matched(replace(OPERATION, project_id=None), every) == set()
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_a_template_is_met_under_the_operations_own_id() -> None:
     ],
 )
 def test_all_filters_must_let_an_operation_in(filters: dict[str, Any], counts: bool) -> None:
-    assert bool(met(OPERATION, make_budget(filters=filters))) == counts
+    assert bool(matched(OPERATION, make_budget(filters=filters))) == counts
 
 
 def test_an_operation_lacking_the_attribute_does_not_match() -> None:
     by_service = make_budget(filters={"service_names": ["gateway"]})
-    assert met(replace(OPERATION, service_name=None), by_service) == set()
+    assert matched(replace(OPERATION, service_name=None), by_service) == set()
     by_tag = make_budget(filters={"tags": {"team": "red"}})
-    assert met(replace(OPERATION, tags={}), by_tag) == set()
+    assert matched(replace(OPERATION, tags={}), by_tag) == set()
 
 
 def test_a_new_version_takes_the_place_of_the_old_one_also_in_another_scope() -> None:
@@ -173,7 +173,7 @@ def test_what_is_met_is_what_each_budget_says_at_that_time(
             index.remove(change)
             live.pop(change, None)
         for moment in moments:
-            found = index.met(operation, moment)
+            found = index.matched_at(operation, moment)
             assert found is not None
             expected = {
                 (budget.budget_id, period)
@@ -187,11 +187,11 @@ def test_what_is_met_is_what_each_budget_says_at_that_time(
 
 def test_where_a_budget_floats_it_is_not_known_at_once_what_is_met() -> None:
     index = BudgetIndex([make_budget("fixed")])
-    assert [one.budget.budget_id for one in index.met(OPERATION, NOW) or ()] == ["fixed"]
+    assert [one.budget.budget_id for one in index.matched_at(OPERATION, NOW) or ()] == ["fixed"]
     index.put(make_budget("floats", period_type="rolling"))
-    assert index.met(OPERATION, NOW) is None
+    assert index.matched_at(OPERATION, NOW) is None
     index.remove("floats")
-    assert index.met(OPERATION, NOW)
+    assert index.matched_at(OPERATION, NOW)
 
 
 def test_a_period_found_before_is_not_answered_for_another_time() -> None:
@@ -229,19 +229,21 @@ def test_a_floating_budget_counts_from_the_local_day_of_its_first_charge() -> No
     floating = PreparedBudget(
         make_budget(period_type="rolling", rolling_days=7, timezone="Pacific/Kiritimati")
     )
-    assert floating.floats
+    assert floating.is_floating
     assert floating.anchor_for(NOW) == date(2026, 3, 11)
     period = floating.period_at(NOW + timedelta(days=8), date(2026, 3, 11))
     assert period is not None
     assert period.start == datetime(2026, 3, 17, 10, tzinfo=UTC)
-    assert floating.met("p", NOW, date(2026, 3, 11)) is not floating.met("p", NOW, date(2026, 3, 9))
+    assert floating.matched_at("p", NOW, date(2026, 3, 11)) is not floating.matched_at(
+        "p", NOW, date(2026, 3, 9)
+    )
     floating.know_anchor("p", date(2026, 3, 9))  # it is stored, and for good
-    met = floating.met("p", NOW, date(2026, 3, 9))
-    assert met is not None
-    assert met.period.start == datetime(2026, 3, 8, 10, tzinfo=UTC)
-    assert floating.met("p", NOW, date(2026, 3, 9)) is met
-    later = floating.met("p", met.period.end, date(2026, 3, 9))
+    matched = floating.matched_at("p", NOW, date(2026, 3, 9))
+    assert matched is not None
+    assert matched.period.start == datetime(2026, 3, 8, 10, tzinfo=UTC)
+    assert floating.matched_at("p", NOW, date(2026, 3, 9)) is matched
+    later = floating.matched_at("p", matched.period.end, date(2026, 3, 9))
     assert later is not None
-    assert later.period.start == met.period.end
+    assert later.period.start == matched.period.end
     fixed = make_budget(period_type="rolling", start_date="2026-03-01")
-    assert not PreparedBudget(fixed).floats
+    assert not PreparedBudget(fixed).is_floating

@@ -27,8 +27,8 @@ from fiscus.costs.report_time import (
     periods_of,
     previous_range,
     report_range,
-    split_stretches,
-    stretches_of,
+    slices_of,
+    split_slices,
 )
 from fiscus.costs.reports import build_report, rounded_parts
 from fiscus.costs.rollups import sum_of
@@ -71,15 +71,15 @@ class SumsOfList:
         self._records = records
 
     def by_rollups(self, query: SumQuery) -> list[CostSum] | None:
-        for stretch in query.stretches:
-            assert stretch.start.minute % 15 == stretch.end.minute % 15 == 0
+        for time_slice in query.slices:
+            assert time_slice.start.minute % 15 == time_slice.end.minute % 15 == 0
         return self.by_records(query)
 
     def by_records(self, query: SumQuery) -> list[CostSum]:
         return [
             CostSum(
-                stretch.period,
-                None if one.currency == query.target else stretch.start.date(),
+                time_slice.period,
+                None if one.currency == query.target else time_slice.start.date(),
                 tuple(
                     one.tags.get(name[4:]) if name.startswith("tag:") else getattr(one, name)
                     for name in query.by
@@ -88,9 +88,9 @@ class SumsOfList:
                 one.usage_unit,
                 sum_of(one),
             )
-            for stretch in query.stretches
+            for time_slice in query.slices
             for one in self._records
-            if stretch.start <= one.timestamp < stretch.end
+            if time_slice.start <= one.timestamp < time_slice.end
         ]
 
 
@@ -456,17 +456,17 @@ def test_stretches_tile_the_range_within_one_day_and_period(
 ) -> None:
     whole = TimeRange(start, start + length)
     periods = periods_of(whole, granularity, zone)
-    stretches = list(stretches_of(periods))
-    assert stretches[0].start == whole.start
-    assert stretches[-1].end == whole.end
-    for one, following in pairwise(stretches):
+    slices = list(slices_of(periods))
+    assert slices[0].start == whole.start
+    assert slices[-1].end == whole.end
+    for one, following in pairwise(slices):
         assert one.end == following.start
-    for one in stretches:
+    for one in slices:
         last = one.end - timedelta(microseconds=1)
         assert one.start.date() == last.date()
         for moment in (one.start, last):
             assert label_of(moment, granularity, zone) == periods[one.period].label
-    quarters, parts = split_stretches(stretches)
+    quarters, parts = split_slices(slices)
     assert min((*quarters, *parts)).start == whole.start
     length_of = sum((one.end - one.start for one in (*quarters, *parts)), timedelta())
     assert length_of == length

@@ -17,7 +17,7 @@ from fiscus.errors import (
     ValidationError,
 )
 from fiscus.ledger import requests
-from fiscus.ledger.commands import Check, Consume, Record, Unfit, weight
+from fiscus.ledger.commands import Check, Consume, InvalidRecord, Record, weight
 from fiscus.quotas.calls import QuotaCheckRequest
 from fiscus.wire import convert
 
@@ -236,5 +236,5 @@ def test_a_wrong_record_of_a_batch_is_an_error_in_its_place() -> None:
     request = RecordBatchRequest(records=[msgspec.Raw(body) for body in bodies])
     batch = requests.record_batch_command(request, "t", NOW, "k")
     assert [isinstance(one, Record) for one in batch.records] == [True] + [False] * 6 + [True]
-    assert all(isinstance(one, Record | Unfit) for one in batch.records)
+    assert all(isinstance(one, Record | InvalidRecord) for one in batch.records)
     assert weight(batch) == len(bodies)

@@ -21,7 +21,7 @@ from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.budgets.model import BudgetSpec
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.errors import NotFound, ValidationError
-from fiscus.ledger.commands import Unfit
+from fiscus.ledger.commands import InvalidRecord
 from fiscus.ledger.requests import record_batch_command, record_item
 from fiscus.money import Amount
 from fiscus.periods import PeriodType
@@ -274,7 +274,7 @@ def refusal(call: Callable[..., object], *arguments: object) -> object:
 def refusal_in_batch(record: bytes) -> object:
     batch = RecordBatchRequest(records=[msgspec.Raw(record)])
     [made] = record_batch_command(batch, "t", NOW).records
-    if not isinstance(made, Unfit):
+    if not isinstance(made, InvalidRecord):
         return None
     return made.error.details["field"], made.error.message, made.error.suggested_action
 

@@ -19,7 +19,7 @@ from fiscus.clock import ManualClock
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, ServiceUnavailable
 from fiscus.ids import uuid7
-from fiscus.ledger.loop import value
+from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.requests import quota_check_command
 from fiscus.paging import PageRequest
 from fiscus.portions import to_the_end
@@ -92,7 +92,7 @@ def use(engine: Engine, tenant_id: str, amount: int) -> QuotaCheckAnswer:
         QuotaCheckRequest,
     )
     command = quota_check_command(request, tenant_id, engine.clock.now())
-    return value(engine.ledger.execute(command))
+    return answer_or_raise(engine.ledger.execute(command))
 
 
 def history(engine: Engine, quota: Quota) -> QuotaHistory:

@@ -19,10 +19,10 @@ from fiscus.engine import Engine
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Command, Outcome
-from fiscus.ledger.loop import value
+from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.requests import check_command
 from fiscus.paging import PageRequest
-from fiscus.portions import GoesOn
+from fiscus.portions import ShouldContinue
 from fiscus.settings import Settings
 from fiscus.stores.sql import maintenance
 from fiscus.stores.sql.database import Database
@@ -60,7 +60,9 @@ def reserve(engine: Engine, tenant_id: str, key: str | None = None) -> CheckAnsw
     request = convert(
         {"resource_type": "llm", "estimated_cost": "1", "ttl_seconds": 60}, CheckRequest
     )
-    return value(engine.ledger.execute(check_command(request, tenant_id, engine.clock.now(), key)))
+    return answer_or_raise(
+        engine.ledger.execute(check_command(request, tenant_id, engine.clock.now(), key))
+    )
 
 
 def with_budget(engine: Engine) -> tuple[str, str]:
@@ -177,7 +179,7 @@ def test_a_job_that_lasts_leaves_the_others_their_turns_and_is_gone_on_with_at_o
     monkeypatch.setattr(rounds, "SHARE_SECONDS", 0)
     portions = 0
 
-    def drop_many(_: object, goes_on: GoesOn) -> int:
+    def drop_many(_: object, goes_on: ShouldContinue) -> int:
         nonlocal portions
         while portions < 10:
             portions += 1
@@ -203,7 +205,7 @@ def test_a_job_that_fails_is_not_tried_again_before_it_is_due_however_long_it_to
     monkeypatch.setattr(rounds, "SHARE_SECONDS", 0)
     tries = 0
 
-    def fail(_: object, goes_on: GoesOn) -> int:
+    def fail(_: object, goes_on: ShouldContinue) -> int:
         nonlocal tries
         tries += 1
         raise ServiceUnavailable("the connection was cut" if goes_on() else "after its share")

@@ -1,4 +1,4 @@
-"""API keys that callers send: which are good, and who is known to call with them."""
+"""API keys that callers send: which are good, and those known to be."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_KEY_LENGTH: Final = 512
 MAX_KNOWN: Final = 10_000
 
 
-class KnownCaller:
+class CachedCredential:
     """A credential that was good at `since`, and is taken until `until`.
 
     When it cannot be looked up again after that, it is taken until `without_store_until`.
@@ -63,7 +63,7 @@ class KnownCaller:
         return True
 
 
-class KnownCallers:
+class CredentialCache:
     """Credentials that were good when they were looked up, by their hashes.
 
     One for all edges of a process, so that a key revoked in it is refused by each at once. Holds a
@@ -71,14 +71,14 @@ class KnownCallers:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, KnownCaller] = {}
+        self._known: dict[str, CachedCredential] = {}
         self._changing = threading.Lock()
         self.get: Final = self._known.get
         """Who comes with the credential of a hash, also when it is due to be looked up again."""
         self.revocations = 0
         """How many keys were revoked here: to be read before a look-up begins."""
 
-    def keep(self, digest: str, known: KnownCaller, revocations: int) -> None:
+    def keep(self, digest: str, known: CachedCredential, revocations: int) -> None:
         """Remember who was looked up when there had been so many revocations.
 
         Does nothing when there were more since: the look-up may have missed them.
@@ -132,9 +132,9 @@ def is_good(key: ApiKey, now: datetime) -> bool:
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
 
 
-def known_key(key: ApiKey, now: datetime) -> KnownCaller:
+def known_key(key: ApiKey, now: datetime) -> CachedCredential:
     """A key that was found good at `now`."""
-    return KnownCaller(
+    return CachedCredential(
         principal_of(key),
         now,
         _not_past_its_end(key, now + KEEP_KEY),
@@ -166,8 +166,8 @@ __all__ = [
     "KEEP_KEY_WITHOUT_STORE",
     "MAX_KEY_LENGTH",
     "MAX_KNOWN",
-    "KnownCaller",
-    "KnownCallers",
+    "CachedCredential",
+    "CredentialCache",
     "good_key",
     "is_good",
     "known_key",

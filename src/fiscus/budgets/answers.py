@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from fiscus.budgets.calls import BudgetLine, CheckAnswer, ThrottleAnswer
-from fiscus.budgets.matching import Matched
+from fiscus.budgets.matching import MatchedBudget
 from fiscus.budgets.model import Converted, ReservationStatus
 from fiscus.budgets.rules import (
     ALLOW,
@@ -49,7 +49,7 @@ class BudgetStanding(Struct, frozen=True, array_like=True, gc=False):
 class BudgetsDecided(Struct, frozen=True, gc=False):
     """A decision over every budget that an operation meets, of which there may be none."""
 
-    matched: Sequence[Matched]
+    matched: Sequence[MatchedBudget]
     allowed: bool
     deciding: int
     """Which of them the answer is about."""
@@ -123,7 +123,9 @@ def answer(decided: BudgetsDecided, asked: CheckAsked) -> CheckAnswer:
     )
 
 
-def _line(matched: Matched, standing: BudgetStanding, estimate: Decimal, day: date) -> BudgetLine:
+def _line(
+    matched: MatchedBudget, standing: BudgetStanding, estimate: Decimal, day: date
+) -> BudgetLine:
     budget = matched.budget
     amount = budget.budget_amount
     spent, reserved, converted = standing.spent, standing.reserved, standing.converted

@@ -1,4 +1,4 @@
-"""Which budgets an operation meets: one look-up per scope the caller gives, however many exist."""
+"""Which budgets an operation matches: one look-up per scope given, however many exist."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from fiscus.periods import (
 from fiscus.scopes import EVERY
 
 if TYPE_CHECKING:
-    from fiscus.budgets.forms import Form
+    from fiscus.budgets.answer_templates import AnswerTemplate
 
 
-class Matched(Struct):
-    """A budget that operations of one scope meet in one of its periods."""
+class MatchedBudget(Struct):
+    """A budget that operations of one scope match, in one of its periods."""
 
     prepared: PreparedBudget
     budget: Budget
@@ -40,14 +40,14 @@ class Matched(Struct):
     """The scope as answers show it."""
     label: str
     """What messages call the budget."""
-    form: Form | None = None
+    template: AnswerTemplate | None = None
     """What answers say of it, once one has said it."""
 
 
 class _Known(Struct, frozen=True, gc=False):
-    """What operations of some ids meet, for as long as no budget changes and no period ends."""
+    """What operations of some ids match, for as long as no budget changes and no period ends."""
 
-    matched: list[Matched]
+    matched: list[MatchedBudget]
     since: datetime
     until: datetime
 
@@ -66,7 +66,7 @@ class PreparedBudget:
     """
 
     __slots__ = (
-        "_met",
+        "_matched",
         "_period",
         "_resource_types",
         "_schedule",
@@ -75,12 +75,12 @@ class PreparedBudget:
         "anchors",
         "budget",
         "counts_all",
-        "floats",
+        "is_floating",
     )
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.floats = budget.period_type is PeriodType.ROLLING and budget.start_date is None
+        self.is_floating = budget.period_type is PeriodType.ROLLING and budget.start_date is None
         self.anchors: dict[str, date] = {}
         self._schedule = schedule_of(budget)
         self._period: Period | None = None
@@ -88,7 +88,7 @@ class PreparedBudget:
         self._service_names = frozenset(budget.filters.service_names)
         self._tags = budget.filters.tags
         self.counts_all = not (self._resource_types or self._service_names or self._tags)
-        self._met: dict[str, Matched] = {}
+        self._matched: dict[str, MatchedBudget] = {}
 
     def counts(self, operation: Operation) -> bool:
         """Whether the budget's filters let this operation in."""
@@ -105,7 +105,7 @@ class PreparedBudget:
 
         `anchor` is needed by a floating budget only.
         """
-        if self.floats:
+        if self.is_floating:
             return period_at(schedule_of(self.budget, anchor), moment)
         last = self._period
         if last is not None and last.start <= moment < last.end:
@@ -117,7 +117,7 @@ class PreparedBudget:
 
     def period_after(self, period: Period, anchor: date | None = None) -> Period | None:
         """The period in which use starts again at nothing; None when it never does."""
-        schedule = schedule_of(self.budget, anchor) if self.floats else self._schedule
+        schedule = schedule_of(self.budget, anchor) if self.is_floating else self._schedule
         return period_after(schedule, period)
 
     def bounds(self) -> Period:
@@ -141,29 +141,32 @@ class PreparedBudget:
             BalanceKey(budget.budget_id, scope_id, period.start), budget.tenant_id, period.end
         )
 
-    def met(self, scope_id: str, moment: datetime, anchor: date | None = None) -> Matched | None:
-        """What operations of `scope_id` meet at `moment`; None outside the budget's dates.
+    def matched_at(
+        self, scope_id: str, moment: datetime, anchor: date | None = None
+    ) -> MatchedBudget | None:
+        """What operations of `scope_id` match at `moment`; None outside the budget's dates.
 
         `anchor` is needed by a floating budget only.
         """
-        last = self._met.get(scope_id)
+        last = self._matched.get(scope_id)
         if last is not None and last.period.start <= moment < last.period.end:
             return last
         period = self.period_at(moment, anchor)
         if period is None:
             return None
-        met = self.in_period(scope_id, period)
-        if not self.floats or scope_id in self.anchors:  # before it is stored, it may be another
-            if len(self._met) >= _MOST_SCOPE_IDS:
-                self._met.clear()
-            self._met[scope_id] = met
-        return met
+        matched = self.in_period(scope_id, period)
+        # before its anchor is stored, it may be another
+        if not self.is_floating or scope_id in self.anchors:
+            if len(self._matched) >= _MOST_SCOPE_IDS:
+                self._matched.clear()
+            self._matched[scope_id] = matched
+        return matched
 
-    def in_period(self, scope_id: str, period: Period) -> Matched:
-        """What operations of `scope_id` meet in one of the budget's periods."""
+    def in_period(self, scope_id: str, period: Period) -> MatchedBudget:
+        """What operations of `scope_id` match in one of the budget's periods."""
         budget = self.budget
         kind = str(budget.allocated_to_type)
-        return Matched(
+        return MatchedBudget(
             self,
             budget,
             scope_id,
@@ -198,8 +201,8 @@ class BudgetIndex:
         self._known: dict[ScopeIds, list[tuple[PreparedBudget, str]]] = {}
         """What was found, by those of an operation's ids that it depends on; until a budget
         changes."""
-        self._met: dict[ScopeIds, _Known] = {}
-        """What was met, by the same, while it is as simple as that."""
+        self._matched: dict[ScopeIds, _Known] = {}
+        """What was matched, by the same, while it is as simple as that."""
         for budget in budgets:
             self.put(budget)
 
@@ -217,7 +220,7 @@ class BudgetIndex:
         self._by_id[budget.budget_id] = prepared
         if not prepared.counts_all:
             self._picky.add(budget.budget_id)
-        if prepared.floats:
+        if prepared.is_floating:
             self._floating.add(budget.budget_id)
         scopes = self._scopes.of(budget.allocated_to_type)
         scopes.setdefault(budget.allocated_to_id, {})[budget.budget_id] = prepared
@@ -235,7 +238,7 @@ class BudgetIndex:
             if not of_scope:
                 del scopes[budget.allocated_to_id]
 
-    def met(self, operation: Operation, moment: datetime) -> Sequence[Matched] | None:
+    def matched_at(self, operation: Operation, moment: datetime) -> Sequence[MatchedBudget] | None:
         """Every budget that counts this operation, with its period at `moment`.
 
         None when an anchor may be needed to know that; then `matches` says which there are.
@@ -243,27 +246,29 @@ class BudgetIndex:
         if self._floating:
             return None
         if self._picky:
-            return self._met_now(operation, moment)
+            return self._matched_now(operation, moment)
         ids = self._scopes.ids_of(operation)
-        known = self._met.get(ids)
+        known = self._matched.get(ids)
         if known is not None and known.since <= moment < known.until:
             return known.matched
-        matched = self._met_now(operation, moment)
+        matched = self._matched_now(operation, moment)
         if len(matched) == len(self.matches(operation)):  # else one begins or ends by its dates
-            if len(self._met) >= _MOST_KNOWN:
-                self._met.clear()
+            if len(self._matched) >= _MOST_KNOWN:
+                self._matched.clear()
             since = max((one.period.start for one in matched), default=DAWN)
             until = min((one.period.end for one in matched), default=FAR_FUTURE)
-            self._met[ids] = _Known(matched, since, until)
+            self._matched[ids] = _Known(matched, since, until)
         return matched
 
-    def _met_now(self, operation: Operation, moment: datetime) -> list[Matched]:
-        found = (prepared.met(scope_id, moment) for prepared, scope_id in self.matches(operation))
+    def _matched_now(self, operation: Operation, moment: datetime) -> list[MatchedBudget]:
+        found = (
+            prepared.matched_at(scope_id, moment) for prepared, scope_id in self.matches(operation)
+        )
         return [one for one in found if one is not None]
 
     def _forget(self) -> None:
         self._known.clear()
-        self._met.clear()
+        self._matched.clear()
 
     def matches(self, operation: Operation) -> Sequence[tuple[PreparedBudget, str]]:
         """Every budget that counts this operation, with the scope id it is charged under."""

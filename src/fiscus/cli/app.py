@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fiscus.cli import demo, doctor, keys, migrate, quotas, replay, report, serve, simulate, work
+from fiscus.cli import demo, doctor, keys, migrate, quotas, replay, report, serve, simulate, worker
 from fiscus.cli.terminal import print_raw
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ def options(
 
 
 app.command("serve")(serve.serve)
-app.command("worker")(work.worker)
+app.command("worker")(worker.worker)
 app.add_typer(migrate.app, name="migrate")
 app.add_typer(keys.app, name="keys")
 app.command("doctor")(doctor.doctor)

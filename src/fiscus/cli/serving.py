@@ -275,14 +275,14 @@ def check_envoy(settings: Settings) -> None:
 
 def open_envoy(engine: Engine, port: int, observer: Observer) -> EnvoyServer:
     """Envoy's rate limit service over an engine, not started yet. Raises as `check_envoy` does."""
-    from fiscus.envoy.door import Door
+    from fiscus.envoy.authentication import ApiKeyAuthenticator
     from fiscus.envoy.server import EnvoyServer
 
     mapping = mapping_of(engine.settings)
     try:
         return EnvoyServer(
             engine.limiter,
-            Door(engine.api_keys, engine.known_callers),
+            ApiKeyAuthenticator(engine.api_keys, engine.credential_cache),
             engine.clock,
             mapping,
             observer,

@@ -190,8 +190,8 @@ class Backend(Operations, Protocol):
     async def close(self) -> None: ...
 
 
-class HereOnly:
-    """What is open in this process: a pickle or a deep copy would have to be open as well."""
+class NotPicklable:
+    """Cannot be pickled or deeply copied: a copy would have to be open as well."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -27,7 +27,7 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
-from fiscus.client.backend import HereOnly
+from fiscus.client.backend import NotPicklable
 from fiscus.client.fields import given_id, given_key, given_tenant_id
 from fiscus.client.problems import error_of, not_an_answer, unreachable
 from fiscus.client.retries import (
@@ -88,7 +88,7 @@ T = TypeVar("T")
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
-class HttpBackend(HereOnly):
+class HttpBackend(NotPicklable):
     """One server. Calls with an effect carry an idempotency key, the same in every try."""
 
     def __init__(self, url: str, transport: Transport, policy: RetryPolicy) -> None:

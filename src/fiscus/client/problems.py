@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fiscus.errors import (
-    KINDS,
+    ERROR_BY_CODE,
     Conflict,
     FiscusError,
     Forbidden,
@@ -22,7 +22,7 @@ from fiscus.errors import (
     ServiceUnavailable,
     Unauthorized,
     ValidationError,
-    made_again,
+    rebuild_error,
 )
 from fiscus.wire import decode
 
@@ -61,7 +61,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> FiscusErro
         problem = decode(body, _Problem)
     except ValidationError:
         return _not_of_fiscus(status, retry_after_seconds)
-    kind = KINDS.get(problem.error_code) or _OF_STATUS.get(status, InternalError)
+    kind = ERROR_BY_CODE.get(problem.error_code) or _OF_STATUS.get(status, InternalError)
     error = _make(kind, problem, retry_after_seconds)
     if problem.retriable is not None:
         error.retriable = problem.retriable
@@ -94,7 +94,7 @@ def _http_date(text: str) -> datetime:
 def _make(
     kind: type[FiscusError], problem: _Problem, retry_after_seconds: int | None
 ) -> FiscusError:
-    return made_again(
+    return rebuild_error(
         kind, problem.message, problem.details, problem.suggested_action, retry_after_seconds
     )
 

@@ -47,8 +47,9 @@ class CostFilter(NamedTuple):
     tags: tuple[tuple[str, str], ...] = ()
 
 
-class Stretch(NamedTuple):
-    """`[start, end)` within one UTC day and one period of a report, which are summed apart."""
+class TimeSlice(NamedTuple):
+    """`[start, end)` within one UTC day and one period of a report, which are summed by
+    themselves."""
 
     start: datetime
     end: datetime
@@ -56,7 +57,7 @@ class Stretch(NamedTuple):
 
 
 class SumQuery(NamedTuple):
-    """Costs of `wanted` in `stretches`, which do not overlap, summed by the dimensions `by`.
+    """Costs of `wanted` in `slices`, which do not overlap, summed by the dimensions `by`.
 
     Sums are kept apart by currency, by usage unit and, where the currency is not `target` and so
     needs a rate, by UTC day.
@@ -64,7 +65,7 @@ class SumQuery(NamedTuple):
 
     wanted: CostFilter
     by: tuple[str, ...]
-    stretches: Sequence[Stretch]
+    slices: Sequence[TimeSlice]
     target: str
 
 
@@ -83,7 +84,7 @@ class CostSums(Protocol):
     """What a tenant's costs add up to; all that is asked of one is as of one moment."""
 
     def by_rollups(self, query: SumQuery) -> list[CostSum] | None:
-        """Sums out of the rollups; every stretch must begin and end on a quarter hour.
+        """Sums out of the rollups; every slice must begin and end on a quarter hour.
 
         The time goes with the number of series and quarter hours, not of records. None when some
         rollups know nothing of a tag asked for, because it was not declared when they were made.

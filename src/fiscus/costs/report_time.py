@@ -1,4 +1,4 @@
-"""The time of a report: its periods, the stretches that are summed, the range before.
+"""The time of a report: its periods, the slices that are summed, the range before.
 
 All of it is computed here, in IANA zones; stores only compare moments.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, NamedTuple
 
-from fiscus.costs.port import Stretch
+from fiscus.costs.port import TimeSlice
 from fiscus.costs.report_model import Granularity
 from fiscus.costs.rollups import QUARTER_HOUR, bucket_of, quarter_hours_within
 from fiscus.errors import ValidationError
@@ -112,31 +112,31 @@ def periods_of(
     return found
 
 
-def stretches_of(periods: Sequence[TimePeriod]) -> Iterator[Stretch]:
+def slices_of(periods: Sequence[TimePeriod]) -> Iterator[TimeSlice]:
     """The periods cut at every UTC midnight, because rates are of UTC days."""
     for index, (_, start, end) in enumerate(periods):
         at = start
         while at < end:
             midnight = datetime.combine(at.date() + timedelta(days=1), time(), UTC)
-            yield Stretch(at, min(midnight, end), index)
+            yield TimeSlice(at, min(midnight, end), index)
             at = midnight
 
 
-def split_stretches(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch]]:
-    """The whole quarter hours of each stretch, and the parts of quarter hours at its ends."""
-    whole: list[Stretch] = []
-    parts: list[Stretch] = []
-    for stretch in stretches:
-        start, end, period = stretch
+def split_slices(slices: Sequence[TimeSlice]) -> tuple[list[TimeSlice], list[TimeSlice]]:
+    """The whole quarter hours of each slice, and the parts of quarter hours at its ends."""
+    whole: list[TimeSlice] = []
+    parts: list[TimeSlice] = []
+    for time_slice in slices:
+        start, end, period = time_slice
         inner = quarter_hours_within(start, end)
         if inner is None:
-            parts.append(stretch)
+            parts.append(time_slice)
             continue
-        whole.append(Stretch(*inner, period))
+        whole.append(TimeSlice(*inner, period))
         if start < inner[0]:
-            parts.append(Stretch(start, inner[0], period))
+            parts.append(TimeSlice(start, inner[0], period))
         if inner[1] < end:
-            parts.append(Stretch(inner[1], end, period))
+            parts.append(TimeSlice(inner[1], end, period))
     return whole, parts
 
 

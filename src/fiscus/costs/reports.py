@@ -30,8 +30,8 @@ from fiscus.costs.report_time import (
     periods_of,
     previous_range,
     report_range,
-    split_stretches,
-    stretches_of,
+    slices_of,
+    split_slices,
 )
 from fiscus.errors import ValidationError
 from fiscus.money import (
@@ -262,15 +262,15 @@ class _Reader:
     def _found(
         self, sums: CostSums, periods: Sequence[TimePeriod]
     ) -> tuple[list[CostSum], ReportSource]:
-        stretches = list(stretches_of(periods))
-        query = SumQuery(self._wanted, self._columns, stretches, self.currency)
+        slices = list(slices_of(periods))
+        query = SumQuery(self._wanted, self._columns, slices, self.currency)
         if self._rolled_up:
-            whole, parts = split_stretches(stretches)
-            found = sums.by_rollups(query._replace(stretches=whole))
+            whole, parts = split_slices(slices)
+            found = sums.by_rollups(query._replace(slices=whole))
             if found is not None:
                 if not parts:
                     return found, ReportSource.ROLLUPS
-                found += sums.by_records(query._replace(stretches=parts))
+                found += sums.by_records(query._replace(slices=parts))
                 return found, ReportSource.MIXED
         return sums.by_records(query), ReportSource.RECORDS
 

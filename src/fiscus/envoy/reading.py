@@ -39,12 +39,14 @@ class Descriptor(NamedTuple):
     """0 only looks; negative gives back."""
 
 
-class AskedTogether(NamedTuple):
+class DescriptorGroup(NamedTuple):
+    """The descriptors of one request, which are decided together."""
+
     domain: str
     descriptors: list[Descriptor]
 
 
-def read_request(body: bytes) -> AskedTogether:
+def read_request(body: bytes) -> DescriptorGroup:
     """What a `RateLimitRequest` asks. Raises `DecodeError` for what is no such message, and
     `ValidationError` naming the field for one that asks nothing."""
     try:
@@ -54,7 +56,7 @@ def read_request(body: bytes) -> AskedTogether:
     else:
         # Envoy leaves the number out to say 1; only a descriptor of its own can say 0
         hits = request.hits_addend or 1
-        asked = AskedTogether(
+        asked = DescriptorGroup(
             request.domain,
             [
                 Descriptor(
@@ -89,7 +91,7 @@ def _signed(hits: int, negative: bool) -> int:
     return -bounded if negative else bounded
 
 
-def _read_raw(body: bytes) -> AskedTogether:
+def _read_raw(body: bytes) -> DescriptorGroup:
     """As `read_request`, with bytes that are not UTF-8 shown as `\\xff` in the text."""
     domain, hits = "", 0
     descriptors: list[bytes] = []
@@ -100,7 +102,7 @@ def _read_raw(body: bytes) -> AskedTogether:
             descriptors.append(value)
         elif field == _REQUEST_HITS:
             hits = value
-    return AskedTogether(domain, [_read_raw_descriptor(one, hits or 1) for one in descriptors])
+    return DescriptorGroup(domain, [_read_raw_descriptor(one, hits or 1) for one in descriptors])
 
 
 def _read_raw_descriptor(body: bytes, hits: int) -> Descriptor:
@@ -130,4 +132,4 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
-__all__ = ["MAX_DESCRIPTORS", "AskedTogether", "Descriptor", "read_request"]
+__all__ = ["MAX_DESCRIPTORS", "Descriptor", "DescriptorGroup", "read_request"]

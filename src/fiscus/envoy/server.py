@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from fiscus.access.model import Principal
 from fiscus.access.refusals import log_refusal
 from fiscus.clock import Clock
-from fiscus.envoy.door import Door
+from fiscus.envoy.authentication import ApiKeyAuthenticator
 from fiscus.envoy.mapping import DescriptorMapping
 from fiscus.envoy.reading import read_request
 from fiscus.envoy.service import Observer, RateLimitService
@@ -63,7 +63,7 @@ class EnvoyServer:
     def __init__(
         self,
         limiter: Limiter,
-        door: Door,
+        authenticator: ApiKeyAuthenticator,
         clock: Clock,
         mapping: DescriptorMapping,
         observer: Observer,
@@ -77,7 +77,7 @@ class EnvoyServer:
         """
         self._service = RateLimitService(limiter, mapping, observer)
         self._observer = observer
-        self._door = door
+        self._authenticator = authenticator
         self._clock = clock
         self._threads = ThreadPoolExecutor(
             THREADS if limiter.immediate else THREADS_THAT_WAIT, thread_name_prefix="fiscus-grpc"
@@ -141,7 +141,7 @@ class EnvoyServer:
         now = self._clock.now()
         caller: Principal | None = None
         try:
-            caller = self._door.enter(metadata, now)
+            caller = self._authenticator.authenticate(metadata, now)
             return self._service.decide(read_request(body), caller, now)
         except FiscusError as error:
             reason = log_refusal(error, caller, _SERVICE)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from fiscus.access.model import Principal
 from fiscus.clock import to_us
 from fiscus.envoy.mapping import DescriptorMapping, Mapped
-from fiscus.envoy.reading import AskedTogether
+from fiscus.envoy.reading import DescriptorGroup
 from fiscus.errors import ServiceUnavailable
 from fiscus.headers import headers_of
 from fiscus.priorities import PRIORITIES, Priority
@@ -76,7 +76,7 @@ class RateLimitService:
         self._mapping = mapping
         self._observer = observer
 
-    def decide(self, asked: AskedTogether, caller: Principal, now: datetime) -> RateLimitResponse:
+    def decide(self, asked: DescriptorGroup, caller: Principal, now: datetime) -> RateLimitResponse:
         """Decide a request.
 
         Raises `Forbidden` when a descriptor stands for another tenant than the caller's, before

@@ -13,7 +13,7 @@ from fiscus.errors import RateLimitViolated
 from fiscus.headers import FieldLines
 from fiscus.http.limiting import LoopLimiter
 from fiscus.priorities import PRIORITIES, Priority
-from fiscus.ratelimits.headers import PolicyTold, limit_lines, policy_told, whole_seconds
+from fiscus.ratelimits.headers import PolicyStatus, limit_lines, policy_told, whole_seconds
 from fiscus.ratelimits.port import Take, Taken
 from fiscus.ratelimits.rules import Algorithm, Rule, deciding, make_rule
 from fiscus.settings import Settings
@@ -72,7 +72,7 @@ class Gate(Struct):
         """As `admit`, when the counters were asked; None: they could not be reached."""
         assert self.limits is not None
         if taken is None:
-            taken = self.limiter.decide_here(self.limits.take, self.now_us)
+            taken = self.limiter.decide_locally(self.limits.take, self.now_us)
         self.taken = taken
         if not taken.admitted:
             raise _exceeded(self.limits, taken)
@@ -83,19 +83,19 @@ class Gate(Struct):
         if limits is None or taken is None:
             return ""
         names, rules, now_us = limits.names, limits.take.rules, self.now_us
-        told: list[PolicyTold] = []
+        statuses: list[PolicyStatus] = []
         for index, verdict in enumerate(taken.verdicts):
             name, limit, wait_us = names[index], rules[index].limit, verdict.wait_us
             wait_seconds, reset_us = wait_us and whole_seconds(wait_us), verdict.reset_us
-            told.append(
+            statuses.append(
                 policy_told(name, limit, 60, verdict.remaining, wait_seconds, reset_us, now_us)
             )
         first = deciding(taken.verdicts)
         if first:
-            told.insert(0, told.pop(first))
+            statuses.insert(0, statuses.pop(first))
         reset_seconds = whole_seconds(taken.verdicts[first].reset_us)
         # when to try again comes with the problem
-        return limit_lines(told, told[0].remaining, reset_seconds, None)
+        return limit_lines(statuses, statuses[0].remaining, reset_seconds, None)
 
 
 class ApiLimits:

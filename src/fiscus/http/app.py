@@ -26,7 +26,7 @@ from fiscus.http import (
 )
 from fiscus.http.api_limits import ApiLimits
 from fiscus.http.auth import Authenticator
-from fiscus.http.decisions import DECISIONS
+from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.http.docs import docs_router
 from fiscus.http.edge import Edge
 from fiscus.http.endpoints import Endpoint, Server, problem_reply, run_endpoint
@@ -51,7 +51,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *tenants.ENDPOINTS,
 )
 _TAKEN: Final = (
-    *(("POST", BASE_PATH + one.path) for one in DECISIONS),
+    *(("POST", BASE_PATH + one.path) for one in DECISION_ENDPOINTS),
     *((one.method, BASE_PATH + one.path) for one in ENDPOINTS),
 )
 """What each path takes, for `Allow`: the router tells the methods of one route only."""
@@ -68,7 +68,7 @@ def create_app(engine: Engine, metrics: Metrics | None = None) -> DecisionLane:
     its lifespan, too. Raises `ValidationError` for a JWT setting that is unfit.
     """
     metrics = Metrics() if metrics is None else metrics
-    authenticator = Authenticator(engine.api_keys, engine.known_callers, engine.settings)
+    authenticator = Authenticator(engine.api_keys, engine.credential_cache, engine.settings)
     metrics.watch(engine.ledger, engine.limiter, authenticator.lookups, engine.store.pool_use)
     limiter = LoopLimiter(engine.limiter)
     api_limits = ApiLimits(engine.settings, limiter)

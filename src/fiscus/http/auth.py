@@ -17,18 +17,18 @@ import anyio.to_thread
 
 from fiscus.access.keys import (
     KEEP_KEY,
-    KnownCaller,
-    KnownCallers,
+    CachedCredential,
+    CredentialCache,
     good_key,
     is_good,
     known_key,
 )
 from fiscus.access.model import Principal, hash_key, is_token
 from fiscus.access.port import ApiKeyStore
+from fiscus.cache_stats import CacheStats
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
 from fiscus.logs import get_logger
-from fiscus.lookups import Lookups
 from fiscus.settings import Settings
 
 log = get_logger(__name__)
@@ -57,12 +57,12 @@ class Authenticator:
     the store is gone they are taken on, for minutes.
     """
 
-    def __init__(self, api_keys: ApiKeyStore, known: KnownCallers, settings: Settings) -> None:
+    def __init__(self, api_keys: ApiKeyStore, known: CredentialCache, settings: Settings) -> None:
         self._api_keys = api_keys
         self._known = known
         self._tokens = TokenVerifier(settings)
-        self.lookups: Final = Lookups()
-        self._lookups: dict[str, asyncio.Task[KnownCaller]] = {}
+        self.lookups: Final = CacheStats()
+        self._lookups: dict[str, asyncio.Task[CachedCredential]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._threads: _Threads | None = None
 
@@ -109,7 +109,9 @@ class Authenticator:
             log.warning("api_key_not_looked_up", key_id=known.key_id, reason=error.message)
             return known.principal
 
-    def _lookup(self, credential: str, digest: str, now: datetime) -> asyncio.Task[KnownCaller]:
+    def _lookup(
+        self, credential: str, digest: str, now: datetime
+    ) -> asyncio.Task[CachedCredential]:
         """The lookup of a credential, begun now or before."""
         lookup = self._lookups.get(digest)
         if lookup is None:
@@ -123,7 +125,7 @@ class Authenticator:
             lookup.add_done_callback(partial(self._looked_up, digest))
         return lookup
 
-    async def _look_up(self, credential: str, digest: str, now: datetime) -> KnownCaller:
+    async def _look_up(self, credential: str, digest: str, now: datetime) -> CachedCredential:
         if self._threads is None:
             self._threads = _Threads(anyio.CapacityLimiter(4), anyio.CapacityLimiter(4))
         revocations = self._known.revocations
@@ -156,19 +158,19 @@ class Authenticator:
             else:
                 self._known.drop(digest)
 
-    def _looked_up(self, digest: str, lookup: asyncio.Task[KnownCaller]) -> None:
+    def _looked_up(self, digest: str, lookup: asyncio.Task[CachedCredential]) -> None:
         del self._lookups[digest]
         # seen here too, for when every caller has hung up, or could wait no longer
         if not lookup.cancelled() and isinstance(lookup.exception(), Unauthorized):
             self._known.drop(digest)
 
-    def _find(self, credential: str, now: datetime) -> KnownCaller:
+    def _find(self, credential: str, now: datetime) -> CachedCredential:
         return known_key(good_key(self._api_keys, credential, now), now)
 
-    def _verify(self, credential: str, now: datetime) -> KnownCaller:
+    def _verify(self, credential: str, now: datetime) -> CachedCredential:
         verified = self._tokens.verify(credential.encode(), now)
         until = min(verified.expires_at, now + KEEP_TOKEN)
-        return KnownCaller(verified.principal, now, until, until)
+        return CachedCredential(verified.principal, now, until, until)
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> str:

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fiscus.errors import FiscusError
 from fiscus.http.body import length_of
-from fiscus.http.decisions import Asked, find
+from fiscus.http.decisions import EndpointMatch, match_endpoint
 from fiscus.http.heads import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
@@ -45,7 +45,7 @@ _NOBODY_WAITS: Final = asyncio.Event()
 _LONGEST_TARGET: Final = 256
 """Bytes. Those of decisions are shorter, and what is kept of others is bounded."""
 
-_Target = tuple[Asked, str, bytes]
+_Target = tuple[EndpointMatch, str, bytes]
 """What is asked, the path, and the query."""
 
 
@@ -57,8 +57,8 @@ def _target(url: bytes) -> _Target | None:
     if b"%" in path or b"#" in url:
         return None
     decoded = path.decode("latin-1")
-    asked = find(decoded)
-    return None if asked is None else (asked, decoded, query)
+    matched = match_endpoint(decoded)
+    return None if matched is None else (matched, decoded, query)
 
 
 def connections_of(lane: DecisionLane) -> Any:

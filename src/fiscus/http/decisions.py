@@ -60,7 +60,7 @@ from fiscus.ratelimits.calls import (
 from fiscus.wire import tenant_of_items
 
 
-class Call(Struct, frozen=True):
+class DecisionCall(Struct, frozen=True):
     """What a row of the table turns into a command."""
 
     body: Any
@@ -95,7 +95,7 @@ def _tenant_of_each(principal: Principal, body: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class DecisionEndpoint:
     """One endpoint: where it is, what it takes and answers, who may call it, how it is built."""
 
     operation: str
@@ -105,7 +105,7 @@ class Decision:
     summary: str
     request: type[Struct]
     answer: type[Struct]
-    command: Callable[[Call], Command] | None
+    command: Callable[[DecisionCall], Command] | None
     """What the ledger is to do; None: the limiter decides."""
     example: dict[str, Any]
     status: int = 200
@@ -136,45 +136,45 @@ class Decision:
         return self.command is not None
 
 
-def _check(call: Call) -> Command:
+def _check(call: DecisionCall) -> Command:
     return check_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
-def _check_batch(call: Call) -> Command:
+def _check_batch(call: DecisionCall) -> Command:
     return check_batch_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
-def _record(call: Call) -> Command:
+def _record(call: DecisionCall) -> Command:
     return record_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
-def _record_batch(call: Call) -> Command:
+def _record_batch(call: DecisionCall) -> Command:
     return record_batch_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
-def _settle(call: Call) -> Command:
+def _settle(call: DecisionCall) -> Command:
     return settle_command(call.path_id, call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
-def _release(call: Call) -> Command:
+def _release(call: DecisionCall) -> Command:
     return release_command(call.path_id, call.tenant_id, call.now, call.idempotency_key)
 
 
-def _extend(call: Call) -> Command:
+def _extend(call: DecisionCall) -> Command:
     return extend_command(
         call.path_id, call.body.ttl_seconds, call.tenant_id, call.now, call.idempotency_key
     )
 
 
-def _quota_check(call: Call) -> Command:
+def _quota_check(call: DecisionCall) -> Command:
     return quota_check_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
-def _quota_check_batch(call: Call) -> Command:
+def _quota_check_batch(call: DecisionCall) -> Command:
     return quota_check_batch_command(call.body, call.tenant_id, call.now, call.idempotency_key)
 
 
-def _release_consumption(call: Call) -> Command:
+def _release_consumption(call: DecisionCall) -> Command:
     return release_consumption_command(
         call.path_id, call.body, call.tenant_id, call.now, call.idempotency_key
     )
@@ -204,8 +204,8 @@ _QUOTA_EXAMPLE: Final[dict[str, Any]] = {
     "user_id": "u-17",
 }
 
-DECISIONS: Final = (
-    Decision(
+DECISION_ENDPOINTS: Final = (
+    DecisionEndpoint(
         "check",
         "/budgets/check",
         "Decisions",
@@ -218,7 +218,7 @@ DECISIONS: Final = (
         limited_as=ApiLimit.BUDGET_CHECKS,
         errors=("CONFLICT", "COST_CALCULATION_ERROR", "BUDGET_EXCEEDED"),
     ),
-    Decision(
+    DecisionEndpoint(
         "check_batch",
         "/budgets/check/batch",
         "Decisions",
@@ -232,7 +232,7 @@ DECISIONS: Final = (
         errors=("CONFLICT", "COST_CALCULATION_ERROR", "BUDGET_EXCEEDED"),
         tenant_of=_tenant_of_checks,
     ),
-    Decision(
+    DecisionEndpoint(
         "settle",
         "/budgets/reservations/{reservation_id}/settle",
         "Decisions",
@@ -243,7 +243,7 @@ DECISIONS: Final = (
         {"actual_cost": 0.0187, "usage": {"input_tokens": 812, "output_tokens": 164}},
         errors=("NOT_FOUND", "CONFLICT", "COST_CALCULATION_ERROR"),
     ),
-    Decision(
+    DecisionEndpoint(
         "release",
         "/budgets/reservations/{reservation_id}/release",
         "Decisions",
@@ -255,7 +255,7 @@ DECISIONS: Final = (
         may_be_empty=True,
         errors=("NOT_FOUND", "CONFLICT"),
     ),
-    Decision(
+    DecisionEndpoint(
         "extend",
         "/budgets/reservations/{reservation_id}/extend",
         "Decisions",
@@ -266,7 +266,7 @@ DECISIONS: Final = (
         {"ttl_seconds": 600},
         errors=("NOT_FOUND", "CONFLICT"),
     ),
-    Decision(
+    DecisionEndpoint(
         "record",
         "/cost-tracking/record",
         "Costs",
@@ -279,7 +279,7 @@ DECISIONS: Final = (
         limited_as=ApiLimit.COST_RECORDS,
         errors=("NOT_FOUND", "CONFLICT", "COST_CALCULATION_ERROR"),
     ),
-    Decision(
+    DecisionEndpoint(
         "record_batch",
         "/cost-tracking/record/batch",
         "Costs",
@@ -292,7 +292,7 @@ DECISIONS: Final = (
         limited_as=ApiLimit.COST_RECORDS,
         tenant_of=_tenant_of_records,
     ),
-    Decision(
+    DecisionEndpoint(
         "rate_limit_check",
         "/rate-limits/check",
         "Rate limits",
@@ -304,7 +304,7 @@ DECISIONS: Final = (
         may_enforce=True,
         limited_as=ApiLimit.RATE_LIMIT_CHECKS,
     ),
-    Decision(
+    DecisionEndpoint(
         "rate_limit_check_batch",
         "/rate-limits/check/batch",
         "Rate limits",
@@ -317,7 +317,7 @@ DECISIONS: Final = (
         limited_as=ApiLimit.RATE_LIMIT_CHECKS,
         tenant_of=_tenant_of_each,
     ),
-    Decision(
+    DecisionEndpoint(
         "quota_check",
         "/quotas/check",
         "Quotas",
@@ -330,7 +330,7 @@ DECISIONS: Final = (
         limited_as=ApiLimit.QUOTA_CHECKS,
         errors=("CONFLICT", "QUOTA_EXHAUSTED"),
     ),
-    Decision(
+    DecisionEndpoint(
         "quota_check_batch",
         "/quotas/check/batch",
         "Quotas",
@@ -344,7 +344,7 @@ DECISIONS: Final = (
         errors=("CONFLICT", "QUOTA_EXHAUSTED"),
         tenant_of=_tenant_of_checks,
     ),
-    Decision(
+    DecisionEndpoint(
         "release_consumption",
         "/quotas/consumptions/{consumption_id}/release",
         "Quotas",
@@ -358,16 +358,16 @@ DECISIONS: Final = (
     ),
 )
 
-_EXACT: Final = {BASE_PATH + one.path: one for one in DECISIONS if "{" not in one.path}
-_WITH_ID: Final = {one.around_id(BASE_PATH): one for one in DECISIONS if one.id_name}
+_EXACT: Final = {BASE_PATH + one.path: one for one in DECISION_ENDPOINTS if "{" not in one.path}
+_WITH_ID: Final = {one.around_id(BASE_PATH): one for one in DECISION_ENDPOINTS if one.id_name}
 
 
-Asked = tuple[Decision, str | None]
-"""The endpoint that is asked and the id in its path, unchecked; None where it has none."""
+EndpointMatch = tuple[DecisionEndpoint, str | None]
+"""The endpoint that a path leads to and the id in it, unchecked; None where it has none."""
 
 
-def find(path: str) -> Asked | None:
-    """What a POST to `path` asks; None when it is no decision."""
+def match_endpoint(path: str) -> EndpointMatch | None:
+    """The endpoint that a POST to `path` leads to; None when it is no decision."""
     found = _EXACT.get(path)
     if found is not None:
         return found, None

@@ -66,7 +66,7 @@ async def revoke_api_key(call: Call[TenantQuery, NoBody]) -> Response:
     # the roles of a key never change, so what is seen here still holds below
     check_grantable(call.principal, (await call.run(api_keys.get, tenant_id, key_id)).roles)
     key = await call.run(api_keys.revoke, tenant_id, key_id, call.now)
-    call.engine.known_callers.forget(key_id)
+    call.engine.credential_cache.forget(key_id)
     return json_reply(ApiKeyView(**asdict(key), correlation_id=call.correlation_id))
 
 

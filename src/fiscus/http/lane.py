@@ -29,7 +29,7 @@ from fiscus.headers import FieldLines, headers_of, lines_of, raw
 from fiscus.http.api_limits import ApiLimited, ApiLimits, Gate
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
-from fiscus.http.decisions import Asked, Call, Decision, find
+from fiscus.http.decisions import DecisionCall, DecisionEndpoint, EndpointMatch, match_endpoint
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
@@ -37,10 +37,10 @@ from fiscus.http.metrics import Metrics
 from fiscus.http.refusals import note_refusal, note_refused_items
 from fiscus.http.sent_once import sent_twice
 from fiscus.ids import require_uuid, uuid7
-from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
-from fiscus.ledger.apart.outcomes import Answered
-from fiscus.ledger.commands import RecordBatch, Unfit
-from fiscus.ledger.loop import LedgerHere
+from fiscus.ledger.answers import BudgetBatchDecided, to_answer, to_answer_json
+from fiscus.ledger.commands import InvalidRecord, RecordBatch
+from fiscus.ledger.loop import AsyncLedger
+from fiscus.ledger.remote.results import EncodedAnswer
 from fiscus.logs import get_logger
 from fiscus.paths import path_below_mount
 from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
@@ -91,12 +91,12 @@ class DecisionLane:
         self._api_limits = api_limits
         self._metrics = metrics
         self._rest = rest
-        self._here: LedgerHere | None = None
+        self._async_ledger: AsyncLedger | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
-        asked = find(path_below_mount(scope)) if is_post else None
-        if asked is None:
+        matched = match_endpoint(path_below_mount(scope)) if is_post else None
+        if matched is None:
             await self._rest(scope, receive, send)
             return
         path: str = scope["path"]
@@ -106,28 +106,28 @@ class DecisionLane:
             return await read_body(headers, receive, self.max_body_bytes)
 
         wrong = sent_twice(scope["headers"], headers)
-        reply = await self.answer(asked, path, scope["query_string"], headers, read, wrong)
+        reply = await self.answer(matched, path, scope["query_string"], headers, read, wrong)
         head = {"status": reply.status, "headers": raw(headers_of(reply.head))}
         await send({"type": "http.response.start", **head})
         await send({"type": "http.response.body", "body": reply.payload})
 
     async def answer(
         self,
-        asked: Asked,
+        matched: EndpointMatch,
         path: str,
         query: bytes,
         headers: dict[bytes, bytes],
         sent: bytes | Callable[[], Awaitable[bytes]],
         wrong: FiscusError | None = None,
     ) -> Reply:
-        """Decide what was `find`-ed and answer, also for what went wrong; raises nothing.
+        """Decide what `match_endpoint` found and answer, also for what went wrong; raises nothing.
 
         `headers` have lower-case names; `sent` is the body, or gives it, once the caller is known;
         `wrong` is what they are refused for. Awaits nothing but futures, those only when something
         has to be waited for, and `NEXT_STEP`.
         """
         started = perf_counter()
-        decision, path_id = asked
+        decision, path_id = matched
         correlation_id = correlation_id_of(headers)
         principal: Principal | None = None
         tenant_id: str | None = None
@@ -154,7 +154,7 @@ class DecisionLane:
                     sent if isinstance(sent, bytes) else await _read(sent, path, correlation_id),
                 )
                 tenant_id = decision.tenant_of(principal, body)
-                call = Call(
+                call = DecisionCall(
                     body,
                     principal,
                     tenant_id,
@@ -177,7 +177,7 @@ class DecisionLane:
             more = told or gate.left()
             payload = (
                 outcome.with_correlation_id(correlation_id)
-                if type(outcome) is Answered
+                if type(outcome) is EncodedAnswer
                 else encode(replace(outcome, correlation_id=correlation_id))
             )
             word = "allowed" if allowed else "denied"
@@ -239,7 +239,7 @@ class DecisionLane:
         return PROBLEM_JSON, status, lines_of(more), payload
 
     async def _limited(
-        self, call: Call, gate: Gate
+        self, call: DecisionCall, gate: Gate
     ) -> tuple[RateLimitCheckAnswer | RateLimitBatchAnswer, FieldLines]:
         """The limiter's answer, with the header fields of its policies."""
         answered = await self._limit_checks.answer(call, gate)
@@ -248,40 +248,40 @@ class DecisionLane:
         return answered
 
     async def _committed(
-        self, decision: Decision, call: Call, path: str, correlation_id: str
+        self, decision: DecisionEndpoint, call: DecisionCall, path: str, correlation_id: str
     ) -> Any:
         """The ledger's answer."""
         assert decision.command is not None
         command = decision.command(call)
         if type(command) is RecordBatch:
             note_refused_items(
-                (one.error for one in command.records if type(one) is Unfit),
+                (one.error for one in command.records if type(one) is InvalidRecord),
                 self._metrics,
                 principal=call.principal,
                 path=path,
                 correlation_id=correlation_id,
             )
-        outcome = await self._ledger_here().execute(command)
+        outcome = await self._ledger_for_loop().execute(command)
         if isinstance(outcome, FiscusError):
             raise outcome
-        if isinstance(outcome, Answered):
+        if isinstance(outcome, EncodedAnswer):
             if outcome.allowed:
                 return outcome
             answer = decode(outcome.answer, decision.answer)
         elif isinstance(outcome, BudgetBatchDecided) and outcome.allowed:
-            return Answered(in_json(command, outcome), True)
+            return EncodedAnswer(to_answer_json(command, outcome), True)
         else:
-            answer = in_words(command, outcome)
+            answer = to_answer(command, outcome)
         if isinstance(answer, CheckAnswer | CheckBatchAnswer):
             self._metrics.checked(answer)
         elif isinstance(answer, QuotaCheckAnswer | QuotaCheckBatchAnswer):
             self._metrics.quotas_checked(answer)
         return answer
 
-    def _ledger_here(self) -> LedgerHere:
-        if self._here is None:
-            self._here = self._ledger.here()
-        return self._here
+    def _ledger_for_loop(self) -> AsyncLedger:
+        if self._async_ledger is None:
+            self._async_ledger = self._ledger.for_running_loop()
+        return self._async_ledger
 
 
 def _head(content_type: str, payload: bytes, correlation_id: str, more: FieldLines) -> FieldLines:
@@ -302,7 +302,7 @@ def _outcome_of(error: FiscusError) -> str:
     return "denied" if isinstance(error, Refused) else "error"
 
 
-def _wants_enforcement(decision: Decision, query: bytes) -> bool:
+def _wants_enforcement(decision: DecisionEndpoint, query: bytes) -> bool:
     if decision.may_enforce and query in {b"enforce=true", b"enforce=false"}:
         return query == b"enforce=true"
     field = query.split(b"=", 1)[0].decode("ascii", "replace")
@@ -324,13 +324,13 @@ async def _read(sent: Callable[[], Awaitable[bytes]], path: str, correlation_id:
         raise request_failed() from None
 
 
-def _asked_for(decision: Decision, body: bytes) -> Any:
+def _asked_for(decision: DecisionEndpoint, body: bytes) -> Any:
     if not body and decision.may_be_empty:
         body = b"{}"
     return decode(body, decision.request)
 
 
-def _as_id(decision: Decision, path_id: str) -> str:
+def _as_id(decision: DecisionEndpoint, path_id: str) -> str:
     name = decision.id_name
     return require_uuid(path_id, name, name.removesuffix("_id"))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from fiscus.batches import checks_met
 from fiscus.errors import too_many
 from fiscus.headers import FieldLines
 from fiscus.http.api_limits import Gate
-from fiscus.http.decisions import Call
+from fiscus.http.decisions import DecisionCall
 from fiscus.http.limiting import LoopLimiter
+from fiscus.match_limits import limit_for_checks
 from fiscus.ratelimits.calls import (
     MAX_CHECKS,
     RateLimitBatchAnswer,
@@ -31,7 +31,7 @@ class LimitChecks:
         self._loop_limiter = loop_limiter
 
     async def answer(
-        self, call: Call, gate: Gate
+        self, call: DecisionCall, gate: Gate
     ) -> tuple[RateLimitCheckAnswer | RateLimitBatchAnswer, FieldLines]:
         """Decide a check of rate limits, or a batch of them; with the headers of its policies.
 
@@ -60,11 +60,11 @@ class LimitChecks:
         return answer, rate_limit_lines(answer, now_us)
 
     async def _batch(
-        self, call: Call, batch: RateLimitBatchRequest, now_us: int
+        self, call: DecisionCall, batch: RateLimitBatchRequest, now_us: int
     ) -> RateLimitBatchAnswer:
         if len(batch.checks) > MAX_CHECKS:
             raise too_many("checks", len(batch.checks), MAX_CHECKS)
-        met = checks_met(len(batch.checks), POLICIES)
+        match_limit = limit_for_checks(len(batch.checks), POLICIES)
         prepared: list[Prepared] = []
         were_read: set[str] = set()
         for check in batch.checks:
@@ -73,12 +73,12 @@ class LimitChecks:
                 await self._loop_limiter.ready(tenant_id, call.now)
                 were_read.add(tenant_id)
             prepared.append(self._prepare(check, tenant_id, call, now_us))
-            met.add(len(prepared[-1].policies), len(prepared))
+            match_limit.add(len(prepared[-1].policies), len(prepared))
         taken = await self._loop_limiter.decide_each(tuple(one.take for one in prepared), now_us)
         return self._limiter.answer_batch(prepared, taken, now_us)
 
     def _prepare(
-        self, request: RateLimitCheckRequest, tenant_id: str, call: Call, now_us: int
+        self, request: RateLimitCheckRequest, tenant_id: str, call: DecisionCall, now_us: int
     ) -> Prepared:
         principal = call.principal
         return self._limiter.prepare(

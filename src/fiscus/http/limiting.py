@@ -28,7 +28,7 @@ class LoopLimiter:
         if limiter.loop is None:
             return limiter.decide(takes, now_us)
         if self._takes is None:
-            self._takes = limiter.loop.here()
+            self._takes = limiter.loop.for_running_loop()
         return await self._takes.execute(takes)
 
     async def decide_each(self, takes: Takes, now_us: int) -> list[Taken | None]:
@@ -44,9 +44,9 @@ class LoopLimiter:
             taken += outcome or [None] * len(portion)
         return taken
 
-    def decide_here(self, take: Take, now_us: int) -> Taken:
+    def decide_locally(self, take: Take, now_us: int) -> Taken:
         """Decide by this process's own counters, while the others cannot be reached."""
-        return self._limiter.decide_here(take, now_us)
+        return self._limiter.decide_locally(take, now_us)
 
     async def ready(self, tenant_id: str, now: datetime) -> None:
         """Make sure that the tenant's policies are known as they are by now, so that

@@ -22,9 +22,9 @@ from prometheus_client.registry import Collector
 
 from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
+from fiscus.cache_stats import CacheStats
 from fiscus.engine import PoolUse
 from fiscus.ledger.loop import Ledger
-from fiscus.lookups import Lookups
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
 from fiscus.ratelimits.limiter import Limiter
@@ -42,7 +42,7 @@ LIMITING: Final = frozenset({"rate_limit_check", "rate_limit_check_batch", "envo
 
 
 class Metrics:
-    """The metrics of one process, in a registry of their own; a `groups.GroupObserver`.
+    """The metrics of one process, in a registry of their own; a `thread_batcher.GroupObserver`.
 
     With `PROMETHEUS_MULTIPROC_DIR` set before Fiscus is imported, what is shown are the sums over
     all worker processes that share that folder.
@@ -278,7 +278,7 @@ class Metrics:
         self,
         ledger: Ledger,
         limiter: Limiter,
-        credentials: Lookups,
+        credentials: CacheStats,
         pool_use: Callable[[], PoolUse],
     ) -> None:
         """Be told by `ledger` and `limiter` about their groups; show their queue and breakers, the
@@ -366,7 +366,7 @@ class Metrics:
 class _CacheShown:
     """What was counted of a cache, and what of it Prometheus was told."""
 
-    def __init__(self, name: str, lookups: Lookups, counter: Counter) -> None:
+    def __init__(self, name: str, lookups: CacheStats, counter: Counter) -> None:
         self._lookups = lookups
         self._hits = counter.labels(name, "hit")
         self._misses = counter.labels(name, "miss")
@@ -397,7 +397,7 @@ def _is_shared() -> bool:
 
 
 class _CountersObserver:
-    """A `groups.GroupObserver` of the loop before Redis."""
+    """A `thread_batcher.GroupObserver` of the loop before Redis."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -13,7 +13,7 @@ from msgspec import Struct
 from fiscus.access.model import ALLOWED, Action
 from fiscus.costs.calls import RecordRequest
 from fiscus.health import VERSION, HealthAnswer
-from fiscus.http.decisions import DECISIONS, Decision
+from fiscus.http.decisions import DECISION_ENDPOINTS, DecisionEndpoint
 from fiscus.http.descriptions import ABOUT, FIELDS, PATHS, TAGS
 from fiscus.http.endpoints import Endpoint, NoBody
 from fiscus.http.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, QUERIES, REQUESTS
@@ -50,7 +50,7 @@ def build_document(endpoints: Iterable[Endpoint[Any, Any]]) -> bytes:
     rows = tuple(endpoints)
     schemas = _Schemas(_types(rows), (row.query for row in rows))
     paths: dict[str, Json] = {}
-    for decision in DECISIONS:
+    for decision in DECISION_ENDPOINTS:
         paths.setdefault(BASE_PATH + decision.path, {})["post"] = _decision(decision, schemas)
     for endpoint in rows:
         place = paths.setdefault(BASE_PATH + endpoint.path, {})
@@ -150,7 +150,7 @@ def _name(reference: Json) -> str:
 
 def _types(rows: Iterable[Endpoint[Any, Any]]) -> Iterable[type[Struct]]:
     yield from (Problem, ItemError, StreamLine, StreamSummary, HealthAnswer, ProbeAnswer)
-    for decision in DECISIONS:
+    for decision in DECISION_ENDPOINTS:
         yield from (decision.request, decision.answer)
     for endpoint in rows:
         if endpoint.request is not NoBody:
@@ -197,7 +197,7 @@ def _as_on_the_wire(schema: Any) -> Any:
 # ---------------------------------------------------------------- operations
 
 
-def _decision(decision: Decision, schemas: _Schemas) -> Json:
+def _decision(decision: DecisionEndpoint, schemas: _Schemas) -> Json:
     parameters = [_path_parameter(name) for name in re.findall(r"{(\w+)}", decision.path)]
     codes = [*decision.errors, "PAYLOAD_TOO_LARGE"]
     if decision.may_enforce:

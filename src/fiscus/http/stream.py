@@ -25,7 +25,7 @@ from fiscus.http.backlog import Backlog
 from fiscus.http.body import ClientGone, require_plain
 from fiscus.http.endpoints import Call, NoBody
 from fiscus.http.refusals import note_refused_items
-from fiscus.ledger.commands import Record, RecordBatch, Unfit
+from fiscus.ledger.commands import InvalidRecord, Record, RecordBatch
 from fiscus.ledger.requests import record_item
 from fiscus.logs import get_logger
 from fiscus.queries import TenantQuery
@@ -158,7 +158,7 @@ class RecordStream(Response):
         """Record a chunk: its answers, and whether the ledger can go on."""
         now = self._call.engine.clock.now()
         numbers: list[int] = []
-        items: list[Record | Unfit] = []
+        items: list[Record | InvalidRecord] = []
         for line in lines:
             self._line += 1
             if line is None or line.strip():
@@ -168,7 +168,7 @@ class RecordStream(Response):
             return b"", True
         if not self._noted:
             self._noted = note_refused_items(
-                (one.error for one in items if isinstance(one, Unfit)),
+                (one.error for one in items if isinstance(one, InvalidRecord)),
                 self._call.server.metrics,
                 principal=self._call.principal,
                 path=self._call.request.scope["path"],
@@ -177,7 +177,7 @@ class RecordStream(Response):
         return self._commit(numbers, items, now)
 
     def _commit(
-        self, numbers: list[int], items: list[Record | Unfit], now: datetime
+        self, numbers: list[int], items: list[Record | InvalidRecord], now: datetime
     ) -> tuple[bytes, bool]:
         """As `_record`; items that meet too many budgets for one command are two."""
         try:
@@ -209,7 +209,7 @@ class RecordStream(Response):
         return b"".join(encode(answer) + b"\n" for answer in answers), recorded
 
 
-def _read(line: bytes | None, tenant_id: str, now: datetime) -> Record | Unfit:
+def _read(line: bytes | None, tenant_id: str, now: datetime) -> Record | InvalidRecord:
     try:
         if line is None:
             raise PayloadTooLarge(
@@ -219,7 +219,7 @@ def _read(line: bytes | None, tenant_id: str, now: datetime) -> Record | Unfit:
             )
         return record_item(line, tenant_id, now)
     except FiscusError as error:
-        return Unfit(item_error(error))
+        return InvalidRecord(item_error(error))
 
 
 def _answer(number: int, record: RecordAnswer | None, error: ItemError | None) -> StreamLine:

@@ -1,4 +1,4 @@
-"""From what the ledger decided to what is answered, for who asked to do where that is elsewhere."""
+"""From decisions of the ledger to answers; done by the caller where that is another process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 from msgspec import Struct
 
 from fiscus.budgets import answers as budgets
+from fiscus.budgets.answer_templates import answers_as_json
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
-from fiscus.budgets.forms import answers_as_json
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordItem
 from fiscus.errors import FiscusError
 from fiscus.ledger import recorded as costs
@@ -21,10 +21,10 @@ from fiscus.ledger.commands import (
     Command,
     Consume,
     ConsumeBatch,
+    InvalidRecord,
     Outcome,
     Record,
     RecordBatch,
-    Unfit,
 )
 from fiscus.ledger.recorded import CostRecorded
 from fiscus.quotas import answers as quotas
@@ -70,10 +70,10 @@ Decided = (
 _ALLOWED_BATCH: Final = pieces_around(CheckBatchAnswer(allowed=True, results=[]), "results")
 
 
-def checks_in_json(
+def checks_to_json(
     commands: Sequence[Command], outcomes: Sequence[Decided | FiscusError]
 ) -> list[str]:
-    """`in_words` as JSON, of all checks of budgets among `commands` that are alone and decided."""
+    """`to_answer` as JSON, of all checks of budgets among `commands` that are alone and decided."""
     checks = [
         (outcome, command)
         for command, outcome in zip(commands, outcomes, strict=True)
@@ -82,17 +82,17 @@ def checks_in_json(
     return answers_as_json([one for one, _ in checks], [one for _, one in checks])
 
 
-def in_json(command: Command, decided: Decided) -> bytes:
-    """`in_words` as JSON."""
+def to_answer_json(command: Command, decided: Decided) -> bytes:
+    """`to_answer` as JSON."""
     if isinstance(decided, BudgetBatchDecided) and decided.allowed:
         assert isinstance(command, CheckBatch)
         before, after = _ALLOWED_BATCH
         results = ",".join(answers_as_json(decided.results, command.checks))
         return f"{before}[{results}]{after}".encode()
-    return encode(in_words(command, decided))
+    return encode(to_answer(command, decided))
 
 
-def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:
+def to_answer(command: Command, decided: Decided | FiscusError) -> Outcome:
     """The outcome of `command`."""
     if isinstance(decided, BudgetsDecided):
         assert isinstance(command, Check)
@@ -128,7 +128,9 @@ def in_words(command: Command, decided: Decided | FiscusError) -> Outcome:
     return decided
 
 
-def _record(record: Record | Unfit, one: CostRecorded | RecordAnswer | ItemError) -> RecordItem:
+def _record(
+    record: Record | InvalidRecord, one: CostRecorded | RecordAnswer | ItemError
+) -> RecordItem:
     if isinstance(one, CostRecorded):
         assert isinstance(record, Record)
         return RecordItem(costs.answer(one, record.cost, record.now))

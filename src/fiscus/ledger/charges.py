@@ -11,9 +11,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from fiscus.batches import records_met
 from fiscus.budgets.calls import SettleAnswer
-from fiscus.budgets.matching import Matched
+from fiscus.budgets.matching import MatchedBudget
 from fiscus.budgets.model import Converted, Reservation, ReservationStatus
 from fiscus.budgets.rules import charge
 from fiscus.costs.calls import RecordAnswer
@@ -26,6 +25,7 @@ from fiscus.ledger.port import RecordedOperation
 from fiscus.ledger.recorded import Charged, CostRecorded, answer
 from fiscus.ledger.reservations import close, current, require_reservation
 from fiscus.ledger.workspace import Workspace
+from fiscus.match_limits import limit_for_records
 from fiscus.money import plain
 from fiscus.operations import Operation
 from fiscus.wire import decode, encode
@@ -46,13 +46,13 @@ def plan_record(workspace: Workspace, command: Record) -> int:
 
 
 def plan_record_batch(workspace: Workspace, command: RecordBatch) -> None:
-    met = records_met(len(command.records))
+    match_limit = limit_for_records(len(command.records))
     with workspace.planning(command):
         for number, record in enumerate(command.records, 1):
             if isinstance(record, Record):
                 if record.idempotency is not None:
                     workspace.needs.idempotency.add(record.idempotency.at)
-                met.add(plan_record(workspace, record), number)
+                match_limit.add(plan_record(workspace, record), number)
 
 
 def apply_record(workspace: Workspace, command: Record) -> CostRecorded | RecordAnswer:
@@ -327,7 +327,7 @@ def _recorded_before(
 def _beyond_what_was_held(
     settled: Reservation,
     cost: Cost,
-    matched: Sequence[Matched],
+    matched: Sequence[MatchedBudget],
     charged: Sequence[Charged],
     flags: Sequence[CostFlag],
 ) -> list[CostFlag]:
@@ -351,8 +351,8 @@ def _beyond_what_was_held(
 
 
 def _charge_budgets(
-    workspace: Workspace, cost: Cost, currency: str, found: Sequence[Matched]
-) -> tuple[Sequence[Matched], list[Charged]]:
+    workspace: Workspace, cost: Cost, currency: str, found: Sequence[MatchedBudget]
+) -> tuple[Sequence[MatchedBudget], list[Charged]]:
     """Charge the budgets found for the cost's own time; what of them had a rate, and how."""
     amount = cost.amount
     matched = found
@@ -370,7 +370,7 @@ def _charge_budgets(
             workspace.balance(one.blank.key), amount if converted is None else converted.amount
         )
         workspace.put_balance(balance)
-        if one.prepared.floats:
+        if one.prepared.is_floating:
             keep_anchor(workspace, one, cost.timestamp)
         charged.append(Charged(balance.spent, balance.reserved, converted))
     return matched, charged

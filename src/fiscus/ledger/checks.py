@@ -9,10 +9,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from fiscus.batches import checks_met
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.calls import CheckAnswer
-from fiscus.budgets.matching import Matched
+from fiscus.budgets.matching import MatchedBudget
 from fiscus.budgets.model import (
     BalanceKey,
     Budget,
@@ -26,10 +25,11 @@ from fiscus.budgets.rules import THROTTLE, Demand, decide
 from fiscus.costs.fx import Rate, convert
 from fiscus.errors import ValidationError
 from fiscus.ledger.commands import Check, CheckBatch
-from fiscus.ledger.fits import Asked, fit_in_turn, fits_at
+from fiscus.ledger.fits import MatchedCheck, fit_in_turn, fits_at
 from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
+from fiscus.match_limits import limit_for_checks
 from fiscus.money import ONE
 
 _PENDING: Final = ReservationStatus.PENDING
@@ -73,7 +73,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
     if holds:
         _reserve(workspace, command, currency, tuple(lines))
         for one in matched:
-            if one.prepared.floats:
+            if one.prepared.is_floating:
                 keep_anchor(workspace, one, now)
     throttle = decision.throttle
     if allowed:
@@ -83,7 +83,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
         False,
         decision.deciding,
         throttle,
-        fits_at(workspace, Asked(command, matched, verdicts)),
+        fits_at(workspace, MatchedCheck(command, matched, verdicts)),
         standings,
         throttled=decision.throttled,
     )
@@ -92,7 +92,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
 def _without_budgets(workspace: Workspace, command: Check, currency: str) -> BudgetsDecided:
     """Decide a check that no budget counts."""
     if workspace.tenant(command.tenant_id).settings.require_budget:
-        return BudgetsDecided((), False, 0, None, fits_at(workspace, Asked(command)), [])
+        return BudgetsDecided((), False, 0, None, fits_at(workspace, MatchedCheck(command)), [])
     if command.reserve:
         _reserve(workspace, command, currency, ())
     return BudgetsDecided((), True, 0, None, None, [])
@@ -103,8 +103,8 @@ class _NoRateToShadow(Exception):
 
 
 def _with_rates(
-    workspace: Workspace, currency: str, matched: Sequence[Matched], day: date
-) -> list[Matched]:
+    workspace: Workspace, currency: str, matched: Sequence[MatchedBudget], day: date
+) -> list[MatchedBudget]:
     """What was matched, without those that only watch and have no rate."""
     rate = workspace.rates.rate
     return [
@@ -120,7 +120,7 @@ def _some_were_due(workspace: Workspace, command: Check, demands: list[Demand]) 
 
 
 def _demands(
-    workspace: Workspace, command: Check, currency: str, matched: Sequence[Matched]
+    workspace: Workspace, command: Check, currency: str, matched: Sequence[MatchedBudget]
 ) -> list[Demand]:
     """What is asked of each budget."""
     estimate = command.estimate
@@ -180,12 +180,12 @@ def _reserve(
 
 
 def plan_check_batch(workspace: Workspace, command: CheckBatch) -> None:
-    met = checks_met(len(command.checks), "budgets")
+    match_limit = limit_for_checks(len(command.checks), "budgets")
     with workspace.planning(command):
         for number, check in enumerate(command.checks, 1):
             if check.idempotency is not None:
                 workspace.needs.idempotency.add(check.idempotency.at)
-            met.add(plan_matches(workspace, check.operation, check.now), number)
+            match_limit.add(plan_matches(workspace, check.operation, check.now), number)
 
 
 def with_nothing_held(
@@ -217,8 +217,10 @@ def with_nothing_held(
     return results
 
 
-def _asked(check: Check, decided: BudgetsDecided) -> Asked:
-    return Asked(check, decided.matched, [standing.decision for standing in decided.standings])
+def _asked(check: Check, decided: BudgetsDecided) -> MatchedCheck:
+    return MatchedCheck(
+        check, decided.matched, [standing.decision for standing in decided.standings]
+    )
 
 
 def throttled_balances(

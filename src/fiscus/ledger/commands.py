@@ -91,8 +91,8 @@ class Record(Struct, frozen=True, array_like=True, tag=True, gc=False):
         return self.cost.operation.tenant_id
 
 
-class Unfit(Struct, frozen=True, array_like=True, tag=True):
-    """A record of a batch that is an error already."""
+class InvalidRecord(Struct, frozen=True, array_like=True, tag=True):
+    """A record of a batch that is refused already, with why."""
 
     error: ItemError
 
@@ -101,7 +101,7 @@ class RecordBatch(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Records in one transaction; each stands or falls alone."""
 
     tenant_id: str
-    records: list[Record | Unfit]
+    records: list[Record | InvalidRecord]
     now: datetime
     idempotency: Idempotency | None = None
 
@@ -194,7 +194,7 @@ class ConsumeBatch(Struct, frozen=True, kw_only=True, array_like=True, tag=True)
     idempotency: Idempotency | None = None
 
 
-class GiveBack(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+class ReleaseConsumption(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """Give back what a consumption took; without an amount, all that it still holds."""
 
     tenant_id: str
@@ -215,7 +215,7 @@ Command = (
     | Expire
     | Consume
     | ConsumeBatch
-    | GiveBack
+    | ReleaseConsumption
 )
 Answer = (
     CheckAnswer
@@ -242,7 +242,7 @@ ANSWERS: Final[dict[type[Command], type[Answer]]] = {
     Expire: Expired,
     Consume: QuotaCheckAnswer,
     ConsumeBatch: QuotaCheckBatchAnswer,
-    GiveBack: ConsumptionView,
+    ReleaseConsumption: ConsumptionView,
 }
 """What each command is answered."""
 

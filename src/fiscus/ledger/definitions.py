@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Final
 
 from fiscus.budgets.matching import BudgetIndex, PreparedBudget
+from fiscus.cache_stats import CacheStats
 from fiscus.ledger.port import Definitions
-from fiscus.lookups import Lookups
 from fiscus.operations import Operation
 from fiscus.quotas.matching import QuotaIndex
 from fiscus.tenants import TenantSettings
@@ -64,7 +64,7 @@ class DefinitionCache:
     """The definitions of the tenants used of late; bounded, the least used goes first."""
 
     def __init__(self) -> None:
-        self.lookups: Final = Lookups()
+        self.lookups: Final = CacheStats()
         self._tenants: OrderedDict[str, TenantDefinitions] = OrderedDict()
 
     def get(self, tenant_id: str) -> TenantDefinitions:

@@ -78,8 +78,8 @@ class DegradedDecisions:
         known = self._budgets.last_known(command.operation)
         if known is None:
             return False
-        met = [one.budget for one in known if one.period_at(command.now) is not None]
-        return bool(met) and all(map(passes_without_store, met))
+        matched = [one.budget for one in known if one.period_at(command.now) is not None]
+        return bool(matched) and all(map(passes_without_store, matched))
 
     def _write(self, checks: Sequence[Check]) -> bool:
         """Append the decisions to the journal; whether they are on disk."""

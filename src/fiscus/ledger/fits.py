@@ -10,19 +10,19 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from fiscus.budgets.matching import Matched, PreparedBudget
-from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
-from fiscus.budgets.openings import (
-    Opening,
-    Stretch,
-    any_of,
-    common,
-    first_common,
+from fiscus.budgets.intervals import (
+    FuturePeriod,
+    Interval,
+    first_in_all,
     has_room_for_good,
+    intersection,
     may_deny,
-    openings,
+    passing_intervals,
+    union,
     waits_for_holds,
 )
+from fiscus.budgets.matching import MatchedBudget, PreparedBudget
+from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
 from fiscus.budgets.rules import THROTTLE, advanced
 from fiscus.costs.calls import MAX_CLOCK_SKEW
 from fiscus.costs.fx import convert
@@ -32,11 +32,11 @@ from fiscus.money import ZERO, add
 from fiscus.periods import Period
 
 
-class Asked(NamedTuple):
-    """A check with the budgets it met, and what each said."""
+class MatchedCheck(NamedTuple):
+    """A check with the budgets that it matches, and what each said."""
 
     check: Check
-    matched: Sequence[Matched] = ()
+    matched: Sequence[MatchedBudget] = ()
     verdicts: Sequence[str] = ()
 
 
@@ -58,7 +58,7 @@ class _Want(NamedTuple):
     scope_id: str
     estimate: Decimal | None
     ahead: _Ahead
-    met: Matched | None
+    matched: MatchedBudget | None
     """The budget's period, unless it has yet to begin."""
     is_throttled: bool
     reserve: bool
@@ -76,7 +76,7 @@ class _Course(NamedTuple):
     budget: Budget
     estimate: Decimal | None
     ahead: _Ahead
-    current: Stretch | None
+    current: FuturePeriod | None
     """What is left of its period, unless it has yet to begin."""
     later: list[BudgetBalance]
     """Of the periods that follow, up to the first of which nothing can be spent yet, as all after
@@ -85,20 +85,22 @@ class _Course(NamedTuple):
 
 
 class _Outlook(NamedTuple):
-    """What checks are going to meet."""
+    """What checks are going to match."""
 
     courses: list[_Course]
-    in_force: set[tuple[Opening, ...]]
+    in_force: set[tuple[Interval, ...]]
     """When any budget counts them."""
 
 
-def fits_at(workspace: Workspace, asked: Asked) -> datetime | None:
+def fits_at(workspace: Workspace, asked: MatchedCheck) -> datetime | None:
     """The first moment at which no budget would deny a check; None when there is none."""
     (moment,) = fit_in_turn(workspace, [[asked]])
     return moment
 
 
-def fit_in_turn(workspace: Workspace, portions: Sequence[Sequence[Asked]]) -> list[datetime | None]:
+def fit_in_turn(
+    workspace: Workspace, portions: Sequence[Sequence[MatchedCheck]]
+) -> list[datetime | None]:
     """For each portion of a tenant's batch the first moment at which its checks would pass, and
     those of the portions before it too."""
     ahead: dict[tuple[str, str], _Ahead] = {}
@@ -106,33 +108,33 @@ def fit_in_turn(workspace: Workspace, portions: Sequence[Sequence[Asked]]) -> li
     first = portions[0][0].check
     tenant_id, now = first.tenant_id, first.now
     courses = [course for one in outlooks for course in one.courses]
-    each = iter(_openings(workspace, tenant_id, courses, now))
+    each = iter(_passing_intervals(workspace, tenant_id, courses, now))
     require_budget = workspace.tenant(tenant_id).settings.require_budget
     moments: list[datetime | None] = []
-    before: list[list[Opening]] = []
+    before: list[list[Interval]] = []
     for one in outlooks:
         passing = [*before, *islice(each, len(one.courses))]
         if require_budget:
-            passing += [any_of(counted) for counted in one.in_force]
-        moments.append(first_common(passing, now))
+            passing += [union(counted) for counted in one.in_force]
+        moments.append(first_in_all(passing, now))
         if one is not outlooks[-1]:
-            before = [common(passing)]
+            before = [intersection(passing)]
     return moments
 
 
 def _outlook(
-    workspace: Workspace, portion: Sequence[Asked], ahead: dict[tuple[str, str], _Ahead]
+    workspace: Workspace, portion: Sequence[MatchedCheck], ahead: dict[tuple[str, str], _Ahead]
 ) -> _Outlook:
     """What checks are going to meet; adds what they want to what those before them want.
 
     Of what they want of one budget only the most counts. A throttle is asked by each.
     """
     now = portion[0].check.now
-    in_force: set[tuple[Opening, ...]] = set()
+    in_force: set[tuple[Interval, ...]] = set()
     wants: dict[tuple[str, str, int], _Want] = {}
     for turn, (check, matched, verdicts) in enumerate(portion):
-        met = {one.budget.budget_id: index for index, one in enumerate(matched)}
-        counted: list[Opening] = []
+        places = {one.budget.budget_id: index for index, one in enumerate(matched)}
+        counted: list[Interval] = []
         tenant = workspace.tenant(check.tenant_id)
         for prepared, scope_id in tenant.budgets.matches(check.operation):
             budget = prepared.budget
@@ -142,12 +144,12 @@ def _outlook(
             estimate = _estimate(workspace, check, budget)
             if estimate is None and budget.shadow:
                 continue  # such a budget is left out, as of a cost
-            counted.append(Opening(begins_at, ends_at))
+            counted.append(Interval(begins_at, ends_at))
             if estimate is not None and not may_deny(budget):
                 continue
             place = (budget.budget_id, scope_id)
             first = ahead.get(place, _NONE_AHEAD)
-            index = met.get(budget.budget_id)
+            index = places.get(budget.budget_id)
             is_throttle = budget.enforcement_action is EnforcementAction.THROTTLE
             want = _Want(
                 prepared,
@@ -170,25 +172,27 @@ def _outlook(
 
 def _course(workspace: Workspace, want: _Want, now: datetime) -> _Course | None:
     """None for a budget that is never going to stand in the way."""
-    prepared, scope_id, estimate, ahead, met, is_throttled, reserve = want
+    prepared, scope_id, estimate, ahead, matched, is_throttled, reserve = want
     budget = prepared.budget
     begins_at, ends_at = prepared.bounds()
     current = None
-    if met is None:
+    if matched is None:
         following = prepared.period_at(begins_at)
     else:
-        balance = workspace.balance(met.blank.key)
+        balance = workspace.balance(matched.blank.key)
         if is_throttled and not reserve:
             balance = advanced(budget, balance)
         balance = replace(balance, reserved=add(balance.reserved, ahead.amount))
-        current = Stretch(now, met.period.end, balance, throttled=is_throttled, ahead=ahead.checks)
+        current = FuturePeriod(
+            now, matched.period.end, balance, throttled=is_throttled, ahead=ahead.checks
+        )
         if (
             estimate is not None
-            and not _may_be_used(met.period.end, now)
+            and not _may_be_used(matched.period.end, now)
             and has_room_for_good(budget, estimate, balance)
         ):
             return None
-        following = prepared.period_after(met.period, prepared.anchors.get(scope_id))
+        following = prepared.period_after(matched.period, prepared.anchors.get(scope_id))
     later = _later(prepared, scope_id, following, now)
     return _Course(budget, estimate, ahead, current, later, ends_at)
 
@@ -219,9 +223,9 @@ def _estimate(workspace: Workspace, check: Check, budget: Budget) -> Decimal | N
     return None if rate is None else convert(check.estimate, rate)
 
 
-def _openings(
+def _passing_intervals(
     workspace: Workspace, tenant_id: str, courses: Sequence[_Course], now: datetime
-) -> list[list[Opening]]:
+) -> list[list[Interval]]:
     """Of each course; what has to be known for that is read at once."""
     waiting = [
         one.current is not None
@@ -236,21 +240,21 @@ def _openings(
         if _may_be_used(blank.key.period_start, now)
     ]
     workspace.look_ahead(tenant_id, used, holds=any(waiting))
-    found: list[list[Opening]] = []
+    found: list[list[Interval]] = []
     for one, waits in zip(courses, waiting, strict=True):
-        stretches: list[Stretch] = []
+        periods: list[FuturePeriod] = []
         if one.current is not None:
             current = one.current
             if waits:
                 freed = workspace.freed_on(current.balance.key, tenant_id)
                 current = current._replace(freed=freed)
-            stretches.append(current)
+            periods.append(current)
         for blank in one.later:
             start = blank.key.period_start
             is_used = _may_be_used(start, now)
             spent = workspace.spent_of(blank.key) if is_used else ZERO
             balance = replace(blank, spent=spent, reserved=one.ahead.amount)
             end = blank.period_end if is_used else one.ends_at
-            stretches.append(Stretch(start, end, balance, ahead=one.ahead.checks))
-        found.append(openings(one.budget, one.estimate, stretches))
+            periods.append(FuturePeriod(start, end, balance, ahead=one.ahead.checks))
+        found.append(passing_intervals(one.budget, one.estimate, periods))
     return found

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
+from fiscus.batching.thread_batcher import GroupOutcomeUnknown
 from fiscus.costs.fx import Rates
 from fiscus.errors import FiscusError, InternalError, ServiceUnavailable
-from fiscus.groups import MaybeDone
 from fiscus.ledger import handling
-from fiscus.ledger.answers import Decided, in_words
+from fiscus.ledger.answers import Decided, to_answer
 from fiscus.ledger.commands import Command, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
@@ -70,14 +70,14 @@ class GroupRunner:
         Raises `StoreUnavailable` when the store failed; then nothing of the group is promised.
         """
         return [
-            in_words(command, decided)
+            to_answer(command, decided)
             for command, decided in zip(commands, self.decide(commands), strict=True)
         ]
 
     def decide(
         self, commands: Sequence[Command], *, patient: bool = True
     ) -> list[Decided | FiscusError]:
-        """What the commands came to, in order, once it is durable; `in_words` says it.
+        """What the commands came to, in order, once it is durable; `to_answer` says it.
 
         Raises `StoreUnavailable` when the store failed, and `RowsLocked` when it is not `patient`
         and rows are locked; then nothing of the group is promised.
@@ -251,7 +251,7 @@ def _others_done(outcomes: Sequence[Decided | FiscusError]) -> Generator[None]:
     except StoreUnavailable as error:
         if not outcomes:
             raise
-        raise MaybeDone(f"a part of the group is done: {error}") from error
+        raise GroupOutcomeUnknown(f"a part of the group is done: {error}") from error
 
 
 def _no_partition() -> ServiceUnavailable:

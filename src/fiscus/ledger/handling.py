@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
-from fiscus.batches import records_met
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import status_at
@@ -20,7 +19,7 @@ from fiscus.ledger.answers import (
     Decided,
     QuotaBatchDecided,
     RecordedBatch,
-    in_words,
+    to_answer,
 )
 from fiscus.ledger.charges import (
     apply_record,
@@ -46,19 +45,19 @@ from fiscus.ledger.commands import (
     ConsumeBatch,
     Expire,
     Extend,
-    GiveBack,
     Record,
     RecordBatch,
     Release,
+    ReleaseConsumption,
     Settle,
 )
 from fiscus.ledger.port import TransactionFailed
 from fiscus.ledger.quotas import (
     apply_consume,
-    apply_give_back,
+    apply_release_consumption,
     plan_consume,
     plan_consume_batch,
-    plan_give_back,
+    plan_release_consumption,
 )
 from fiscus.ledger.recorded import CostRecorded
 from fiscus.ledger.reservations import (
@@ -69,6 +68,7 @@ from fiscus.ledger.reservations import (
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
 from fiscus.logs import get_logger
+from fiscus.match_limits import limit_for_records
 from fiscus.wire import ItemError, decode, encode, item_error
 
 log = get_logger(__name__)
@@ -120,7 +120,7 @@ def _do(workspace: Workspace, command: Command) -> Any:
     stored = workspace.stored_answer(idempotency, command.now)
     if stored is None:
         decided = HANDLERS[type(command)].apply(workspace, command)
-        answer = in_words(command, decided)
+        answer = to_answer(command, decided)
         workspace.keep_answer(idempotency, encode(answer))
         workspace.decided[idempotency.at] = decided
         return answer
@@ -201,7 +201,7 @@ def _each(workspace: Workspace, checks: Sequence[Check | Consume]) -> list[Any]:
 
 def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedBatch:
     workspace.require_planned(command)
-    met = records_met(len(command.records))
+    match_limit = limit_for_records(len(command.records))
     results: list[CostRecorded | RecordAnswer | ItemError] = []
     more_needed: MoreNeeded | None = None
     for record in command.records:  # what is likely is asked first: a "no" takes longer
@@ -214,7 +214,7 @@ def _apply_record_batch(workspace: Workspace, command: RecordBatch) -> RecordedB
             if not isinstance(outcome, CostRecorded):
                 if isinstance(outcome, RecordAnswer):
                     # of a reservation, as nobody knew by its id
-                    met.add(len(outcome.budgets), len(results) + 1)
+                    match_limit.add(len(outcome.budgets), len(results) + 1)
                 else:
                     assert isinstance(outcome, FiscusError)
                     outcome = item_error(outcome)
@@ -266,6 +266,6 @@ HANDLERS: Final[dict[type[Command], Handler]] = {
     Expire: Handler(_plan_nothing, apply_expire),
     Consume: Handler(plan_consume, apply_consume),
     ConsumeBatch: Handler(plan_consume_batch, _apply_consume_batch),
-    GiveBack: Handler(plan_give_back, apply_give_back),
+    ReleaseConsumption: Handler(plan_release_consumption, apply_release_consumption),
 }
 """What is done with each command."""

@@ -10,34 +10,35 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
+from fiscus.batching.async_replies import AsyncReplies
+from fiscus.batching.thread_batcher import Failure, GroupLimits, ThreadBatcher
 from fiscus.breaker import BreakerState, CircuitBreaker
+from fiscus.cache_stats import CacheStats
 from fiscus.clock import Clock
 from fiscus.errors import FiscusError, ServiceUnavailable
-from fiscus.groups import Failure, GroupLimits, GroupLoop
 from fiscus.ledger.commands import Command, Outcome, weight
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.port import StoreFull, StoreUnavailable
-from fiscus.lookups import Lookups
-from fiscus.replies import LoopReplies
 
 _LATELY: Final = timedelta(minutes=1)
 
 
-class LedgerHere(Protocol):
+class AsyncLedger(Protocol):
     """The ledger for the coroutines of one event loop."""
 
     def execute(self, command: Command) -> asyncio.Future[Any]:
-        """An `Outcome` to come, or what has yet to be put `in_words`, or `Answered`: JSON already.
+        """An `Outcome` to come, or what has yet to be put through `to_answer`, or an
+        `EncodedAnswer`: JSON already.
 
         Raises `ServiceUnavailable` when the queue is full or the ledger is closing.
         """
         ...
 
 
-class Ledger(GroupLoop[Command, Outcome]):
+class Ledger(ThreadBatcher[Command, Outcome]):
     """The loop over the database.
 
-    `run` does a group: `group.GroupRunner.run`, or what asks a process that has one. `lookups`
+    `run` does a group: `group.GroupRunner.run`, or what sends to a process that has one. `lookups`
     counts how often a group looked for its tenants' definitions.
     """
 
@@ -47,7 +48,7 @@ class Ledger(GroupLoop[Command, Outcome]):
         clock: Clock,
         degraded: DegradedDecisions,
         limits: GroupLimits,
-        lookups: Lookups,
+        lookups: CacheStats,
     ) -> None:
         self.lookups: Final = lookups
         self._degraded = degraded
@@ -60,9 +61,9 @@ class Ledger(GroupLoop[Command, Outcome]):
             expected_failure=StoreUnavailable,
         )
 
-    def here(self) -> LedgerHere:
-        """For coroutines of the running event loop, of which each asks once and keeps it."""
-        return LoopReplies(self, asyncio.get_running_loop())
+    def for_running_loop(self) -> AsyncLedger:
+        """For coroutines of the running event loop, each of which calls this once and keeps it."""
+        return AsyncReplies(self, asyncio.get_running_loop())
 
     def wait_until_ready(self) -> None:
         """Return once groups can be done."""
@@ -110,11 +111,11 @@ class Ledger(GroupLoop[Command, Outcome]):
         return weight(command)
 
 
-def value(outcome: Outcome) -> Any:
+def answer_or_raise(outcome: Outcome) -> Any:
     """The answer, or the error raised."""
     if isinstance(outcome, FiscusError):
         raise outcome
     return outcome
 
 
-__all__ = ["Ledger", "LedgerHere", "value"]
+__all__ = ["AsyncLedger", "Ledger", "answer_or_raise"]

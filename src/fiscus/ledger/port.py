@@ -9,8 +9,8 @@ from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct, field
 
+from fiscus.budgets.intervals import Hold
 from fiscus.budgets.model import BalanceKey, Budget, BudgetBalance, Reservation
-from fiscus.budgets.openings import Hold
 from fiscus.costs.model import CostFlag, CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
@@ -45,8 +45,8 @@ class RecordedOperation(NamedTuple):
     flags: tuple[CostFlag, ...]
 
 
-class Lookups(Struct):
-    """What denials need to know besides, and what is not locked for it."""
+class UnlockedReads(Struct):
+    """What else denials need to know: read without locking it."""
 
     due: dict[str, datetime] = {}
     """Tenants of which it is asked what is due, and until when."""
@@ -55,7 +55,7 @@ class Lookups(Struct):
     spent: dict[BalanceKey, str] = {}
     """Balances of which it is asked what is spent, with their tenants."""
 
-    def add(self, others: Lookups) -> None:
+    def add(self, others: UnlockedReads) -> None:
         self.due |= others.due
         self.holds |= others.holds
         self.spent |= others.spent
@@ -78,15 +78,15 @@ class DueReservations(NamedTuple):
     """When they are due and their ids, in order."""
 
 
-class LookedUp(Struct):
-    """What was found of `Lookups`."""
+class UnlockedRows(Struct):
+    """What was found for `UnlockedReads`."""
 
     due: dict[str, DueReservations] = {}
     holds: dict[str, PendingHolds] = {}
     spent: dict[BalanceKey, Decimal] = {}
     """0 where there is no balance."""
 
-    def add(self, others: LookedUp) -> None:
+    def add(self, others: UnlockedRows) -> None:
         self.due |= others.due
         self.holds |= others.holds
         self.spent |= others.spent
@@ -108,7 +108,7 @@ class Needs(Struct):
     """Consumption ids with their tenant."""
     quota_balances: dict[QuotaKey, QuotaBalance] = {}
     """As `balances`, of quotas."""
-    lookups: Lookups = field(default_factory=Lookups)
+    unlocked: UnlockedReads = field(default_factory=UnlockedReads)
     """What was looked up in earlier attempts, or would have been."""
 
 
@@ -205,7 +205,7 @@ class LedgerTransaction(Protocol):
         """
         ...
 
-    def look_up(self, wanted: Lookups) -> LookedUp:
+    def read_unlocked(self, wanted: UnlockedReads) -> UnlockedRows:
         """Read all of `wanted` at once. Of what is locked it is what stays; all else may change."""
         ...
 
@@ -222,7 +222,7 @@ class LedgerTransaction(Protocol):
     def commit(self) -> None:
         """Make everything durable; the promise to callers rests on this returning.
 
-        Raises `groups.MaybeDone` when it cannot be told whether it is.
+        Raises `thread_batcher.GroupOutcomeUnknown` when it cannot be told whether it is.
         """
         ...
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from fiscus.budgets.openings import Opening, first_common
+from fiscus.budgets.intervals import Interval, first_in_all
 from fiscus.ledger.commands import Consume
 from fiscus.ledger.workspace import Workspace
 from fiscus.money import ZERO
@@ -34,24 +34,26 @@ def fits_at(workspace: Workspace, command: Consume, demands: Sequence[Demand]) -
     for quota in to_come:
         places.setdefault((quota.scope_type, quota.scope_id), []).append(quota)
     since = command.now if demands else min(quota.period_start for quota in to_come)
-    return first_common(
-        [_openings(quotas, used, command.amount) for quotas in places.values()], since
+    return first_in_all(
+        [_passing_intervals(quotas, used, command.amount) for quotas in places.values()], since
     )
 
 
-def _openings(quotas: list[Quota], used: dict[str, QuotaBalance], amount: Decimal) -> list[Opening]:
+def _passing_intervals(
+    quotas: list[Quota], used: dict[str, QuotaBalance], amount: Decimal
+) -> list[Interval]:
     """When the quotas of one scope, of which one holds at a time, do not stand in the way."""
     quotas.sort(key=lambda quota: quota.period_start)
     starts = [quota.period_start for quota in quotas]
-    found = [Opening(DAWN, starts[0])]
+    found = [Interval(DAWN, starts[0])]
     for quota, next_start in zip(quotas, [*starts[1:], FAR_FUTURE], strict=True):
         balance = used.get(quota.quota_id)
         taken = (ZERO, ZERO) if balance is None else (balance.used, balance.burst_used)
         has_room = amount <= remaining(quota, *taken)
         if has_room:
-            found.append(Opening(quota.period_start, quota.period_end))
+            found.append(Interval(quota.period_start, quota.period_end))
         if _passes_after(quota, amount, has_room=has_room):
-            found.append(Opening(quota.period_end, next_start))
+            found.append(Interval(quota.period_end, next_start))
     return [one for one in found if one.start < one.end]
 
 

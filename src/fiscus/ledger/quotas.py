@@ -10,15 +10,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from fiscus.batches import checks_met
 from fiscus.costs.model import ChargeCategory
 from fiscus.errors import Conflict, NotFound, ValidationError
 from fiscus.ids import uuid7
 from fiscus.ledger.charges import record_cost
-from fiscus.ledger.commands import Consume, ConsumeBatch, Cost, GiveBack
+from fiscus.ledger.commands import Consume, ConsumeBatch, Cost, ReleaseConsumption
 from fiscus.ledger.matches import plan_matches
 from fiscus.ledger.quota_fits import fits_at
 from fiscus.ledger.workspace import PlannedQuotas, Workspace
+from fiscus.match_limits import limit_for_checks
 from fiscus.money import LIMIT, ZERO, add, plain, subtract
 from fiscus.operations import Operation
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
@@ -52,29 +52,29 @@ def plan_consume(workspace: Workspace, command: Consume) -> int:
     operation = command.operation
     balances = workspace.needs.quota_balances
     found = workspace.tenant(operation.tenant_id).quotas.matches(operation, command.now)
-    met = len(found)
+    match_count = len(found)
     premiums = _NO_PREMIUMS
     for one in found:
         quota, blank = one.quota, one.blank
         balances[blank.key] = blank
         if quota.burst_premium_rate and command.consume:
             premium = _premium_operation(operation, quota.quota_id)
-            met += plan_matches(workspace, premium, command.now)
+            match_count += plan_matches(workspace, premium, command.now)
             premiums = premiums | {quota.quota_id: premium}
     workspace.planned_quotas[id(operation)] = PlannedQuotas(found, premiums)
-    return met
+    return match_count
 
 
 def plan_consume_batch(workspace: Workspace, command: ConsumeBatch) -> None:
-    met = checks_met(len(command.checks), "quotas and budgets")
+    match_limit = limit_for_checks(len(command.checks), "quotas and budgets")
     with workspace.planning(command):
         for number, check in enumerate(command.checks, 1):
             if check.idempotency is not None:
                 workspace.needs.idempotency.add(check.idempotency.at)
-            met.add(plan_consume(workspace, check), number)
+            match_limit.add(plan_consume(workspace, check), number)
 
 
-def plan_give_back(workspace: Workspace, command: GiveBack) -> None:
+def plan_release_consumption(workspace: Workspace, command: ReleaseConsumption) -> None:
     workspace.need_consumption(command.consumption_id, command.tenant_id)
 
 
@@ -134,7 +134,7 @@ def _take(
                 _record_premium(workspace, premium, line, premium_owed(line), now)
 
 
-def apply_give_back(workspace: Workspace, command: GiveBack) -> ConsumptionView:
+def apply_release_consumption(workspace: Workspace, command: ReleaseConsumption) -> ConsumptionView:
     """Give an amount back to every quota it was taken from; with nothing left, nothing changes.
 
     Raises `NotFound`, another tenant's is not found either, and `Conflict` above what is left.

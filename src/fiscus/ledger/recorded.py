@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from fiscus.budgets.matching import Matched
+from fiscus.budgets.matching import MatchedBudget
 from fiscus.budgets.model import Converted
 from fiscus.costs.calls import ChargedLine, RecordAnswer
 from fiscus.costs.model import CostFlag
@@ -27,7 +27,7 @@ class Charged(Struct, frozen=True, array_like=True, gc=False):
 class CostRecorded(Struct, frozen=True, gc=False):
     """A cost that has its record, and every budget it charged."""
 
-    matched: Sequence[Matched]
+    matched: Sequence[MatchedBudget]
     charged: list[Charged]
     """In the order of `matched`."""
     currency: str
@@ -58,7 +58,7 @@ def answer(
     )
 
 
-def _line(matched: Matched, charged: Charged, amount: Decimal, day: date) -> ChargedLine:
+def _line(matched: MatchedBudget, charged: Charged, amount: Decimal, day: date) -> ChargedLine:
     budget = matched.budget
     whole = budget.budget_amount
     spent, reserved, converted = charged.spent, charged.reserved, charged.converted

@@ -41,12 +41,12 @@ from fiscus.ledger.commands import (
     ConsumeBatch,
     Cost,
     Extend,
-    GiveBack,
+    InvalidRecord,
     Record,
     RecordBatch,
     Release,
+    ReleaseConsumption,
     Settle,
-    Unfit,
 )
 from fiscus.money import ZERO, negative
 from fiscus.operations import Operation
@@ -190,7 +190,7 @@ def record_batch_command(
     """Records that stand or fall alone: a wrong one is an error in its place."""
     if len(request.records) > MAX_RECORDS:
         raise too_many("records", len(request.records), MAX_RECORDS)
-    records: list[Record | Unfit] = []
+    records: list[Record | InvalidRecord] = []
     for raw in request.records:
         try:
             record = record_item(bytes(raw), tenant_id, now)
@@ -198,7 +198,7 @@ def record_batch_command(
                 raise _key_of_batch(key, "idempotency_key")
             records.append(record)
         except FiscusError as error:
-            records.append(Unfit(item_error(error)))
+            records.append(InvalidRecord(item_error(error)))
     asked = [] if key is None else [_as_sent(bytes(raw)) for raw in request.records]
     return RecordBatch(
         tenant_id=tenant_id,
@@ -318,8 +318,8 @@ def release_consumption_command(
     tenant_id: str,
     now: datetime,
     key: str | None = None,
-) -> GiveBack:
-    return GiveBack(
+) -> ReleaseConsumption:
+    return ReleaseConsumption(
         tenant_id=tenant_id,
         consumption_id=consumption_id,
         amount=None if request.amount is None else _not_negative(request.amount, "amount"),

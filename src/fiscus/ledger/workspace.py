@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from fiscus.budgets.matching import Matched
+from fiscus.budgets.intervals import Freed, Hold, freed_by
+from fiscus.budgets.matching import MatchedBudget
 from fiscus.budgets.model import (
     BalanceKey,
     BudgetBalance,
     Reservation,
     ReservationStatus,
 )
-from fiscus.budgets.openings import Freed, Hold, freed_by
 from fiscus.costs.fx import Rates
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import add_up
@@ -35,11 +35,11 @@ from fiscus.ledger.port import (
     Changes,
     LedgerTransaction,
     Loaded,
-    LookedUp,
-    Lookups,
     Needs,
     OperationKey,
     RecordedOperation,
+    UnlockedReads,
+    UnlockedRows,
 )
 from fiscus.money import ZERO, subtract
 from fiscus.operations import Operation
@@ -93,15 +93,15 @@ class Workspace:
         self._journal: list[tuple[Any, Any, Any]] = []
         """Rows, a key in them, and what was there before."""
         self._checked_due: dict[str, datetime] = {}
-        self._looked_up = LookedUp()
+        self._unlocked = UnlockedRows()
         self._lookups = 0
         self._freed: dict[BalanceKey, Freed] = {}
         """What comes free on balances, until a reservation changes."""
         self.decided: dict[IdempotencyKey, Any] = {}
         """What commands with a key came to, before it was put into words."""
-        self.met_last: Sequence[Matched] = ()
+        self.last_matched: Sequence[MatchedBudget] = ()
         """What planning found last; its balances are among the needs."""
-        self.planned: dict[int, Sequence[Matched]] = {}
+        self.planned: dict[int, Sequence[MatchedBudget]] = {}
         """What planning found, by the `id` of the operation, which its command keeps alive."""
         self.planned_quotas: dict[int, PlannedQuotas] = {}
         """As `planned`; keeps the operations of premiums alive."""
@@ -117,9 +117,9 @@ class Workspace:
             for reservation in loaded.reservations.values()
             if reservation.operation_id is not None
         )
-        lookups = self.needs.lookups
-        if lookups.due or lookups.holds or lookups.spent:
-            self._looked_up = transaction.look_up(lookups)
+        unlocked = self.needs.unlocked
+        if unlocked.due or unlocked.holds or unlocked.spent:
+            self._unlocked = transaction.read_unlocked(unlocked)
 
     def tenant(self, tenant_id: str) -> TenantDefinitions:
         found = self._tenants.get(tenant_id)
@@ -279,10 +279,10 @@ class Workspace:
             self._checked_due[tenant_id] = now
 
     def _due_until(self, tenant_id: str, now: datetime) -> list[str]:
-        known = self._looked_up.due.get(tenant_id)
+        known = self._unlocked.due.get(tenant_id)
         if known is None or known.until < now:
-            self._look_up(Lookups(due={tenant_id: now + _DUE_SOON}))
-            known = self._looked_up.due[tenant_id]
+            self._look_up(UnlockedReads(due={tenant_id: now + _DUE_SOON}))
+            known = self._unlocked.due[tenant_id]
         due = [one for due_at, one in known.reservations if due_at <= now]
         if len(due) > MOST_DUE:
             raise MoreDue(tenant_id, now)
@@ -304,8 +304,8 @@ class Workspace:
 
     def look_ahead(self, tenant_id: str, later: Iterable[BalanceKey], *, holds: bool) -> None:
         """Have known what `spent_of` tells of balances `later` and, with `holds`, `freed_on`."""
-        known = self._looked_up
-        wanted = Lookups(
+        known = self._unlocked
+        wanted = UnlockedReads(
             holds={tenant_id} if holds and tenant_id not in known.holds else set(),
             spent={
                 key: tenant_id
@@ -316,17 +316,17 @@ class Workspace:
         if wanted.holds or wanted.spent:
             self._look_up(wanted)
 
-    def _look_up(self, wanted: Lookups) -> None:
-        self.needs.lookups.add(wanted)
+    def _look_up(self, wanted: UnlockedReads) -> None:
+        self.needs.unlocked.add(wanted)
         if self._lookups == _MOST_LOOKUPS:
             raise MoreNeeded
         self._lookups += 1
-        self._looked_up.add(self._transaction.look_up(wanted))
+        self._unlocked.add(self._transaction.read_unlocked(wanted))
 
     def spent_of(self, key: BalanceKey) -> Decimal:
         """What is spent of a later balance than those decided on, which is not locked."""
         known = self.held_balance(key)
-        return self._looked_up.spent[key] if known is None else known.spent
+        return self._unlocked.spent[key] if known is None else known.spent
 
     def freed_on(self, key: BalanceKey, tenant_id: str) -> Freed:
         """What comes free on a balance as the holds expire that there are in this group.
@@ -347,7 +347,7 @@ class Workspace:
 
     def _holds_on(self, key: BalanceKey, tenant_id: str) -> list[Hold]:
         changed = self.changes.changed_reservations
-        stored = self._looked_up.holds[tenant_id].on(key)
+        stored = self._unlocked.holds[tenant_id].on(key)
         holds = [hold for reservation_id, hold in stored if reservation_id not in changed]
         for reservation in (*changed.values(), *self.changes.new_reservations.values()):
             if reservation.status is ReservationStatus.PENDING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from fiscus.errors import RateLimitViolated
     from fiscus.limits.base import Limit
+    from fiscus.limits.factory import limit
     from fiscus.limits.middleware import RateLimitMiddleware
-    from fiscus.limits.opening import limit
     from fiscus.limits.requests import RequestHead
     from fiscus.limits.results import LimitResult
 
@@ -35,7 +35,7 @@ _ELSEWHERE: Final = {
     "RateLimitMiddleware": "fiscus.limits.middleware",
     "RateLimitViolated": "fiscus.errors",
     "RequestHead": "fiscus.limits.requests",
-    "limit": "fiscus.limits.opening",
+    "limit": "fiscus.limits.factory",
 }
 
 

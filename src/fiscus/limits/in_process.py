@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from time import time_ns
 
 from fiscus.limits.base import KeyOf, Limit, check_count, check_text
-from fiscus.limits.results import LimitResult, ToldLimit
+from fiscus.limits.results import LimitInfo, LimitResult
 from fiscus.limits.strings import Phrase
 from fiscus.ratelimits.rules import MAX_LIMIT, Rule
 from fiscus.wiring.counters import joint_counters
@@ -23,7 +23,7 @@ class InProcessLimit(Limit):
         now_us: Callable[[], int] | None,
     ) -> None:
         super().__init__(key)
-        self._told = told_of(phrases)
+        self._infos = limit_infos(phrases)
         self._counters = joint_counters([rule for _, rule in phrases])
         # the fewer steps of Python, the faster: the clock and the store's method themselves
         self._time_ns = time_ns if now_us is None else lambda: now_us() * 1000
@@ -36,7 +36,7 @@ class InProcessLimit(Limit):
             check_count(count, 0)
         now_us = self._time_ns() // 1000
         allowed, verdicts = self._decide(key, count, now_us)
-        return LimitResult(allowed, verdicts, self._told, now_us)
+        return LimitResult(allowed, verdicts, self._infos, now_us)
 
     async def hit_async(self, key: str = "", count: int = 1) -> LimitResult:
         return self.hit(key, count)
@@ -45,7 +45,7 @@ class InProcessLimit(Limit):
         check_text(key, "key")
         check_count(count, -MAX_LIMIT)
         now_us = self._time_ns() // 1000
-        return LimitResult(True, self._counters.adjust(key, count, now_us), self._told, now_us)
+        return LimitResult(True, self._counters.adjust(key, count, now_us), self._infos, now_us)
 
     async def adjust_async(self, key: str, count: int) -> LimitResult:
         return self.adjust(key, count)
@@ -61,9 +61,9 @@ class InProcessLimit(Limit):
         self._counters.close()
 
 
-def told_of(phrases: Sequence[tuple[Phrase, Rule]]) -> tuple[ToldLimit, ...]:
-    """The limits as they are told to those they hold for."""
-    return tuple([ToldLimit(str(one), one.hits, one.window_seconds) for one, _ in phrases])
+def limit_infos(phrases: Sequence[tuple[Phrase, Rule]]) -> tuple[LimitInfo, ...]:
+    """The limits as those see them whom they hold for."""
+    return tuple([LimitInfo(str(one), one.hits, one.window_seconds) for one, _ in phrases])
 
 
-__all__ = ["InProcessLimit", "told_of"]
+__all__ = ["InProcessLimit", "limit_infos"]

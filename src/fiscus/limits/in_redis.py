@@ -14,7 +14,7 @@ from weakref import WeakSet
 from fiscus.clock import SystemClock
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.limits.base import KeyOf, Limit, check_count, check_text
-from fiscus.limits.in_process import told_of
+from fiscus.limits.in_process import limit_infos
 from fiscus.limits.results import LimitResult
 from fiscus.limits.strings import Phrase
 from fiscus.priorities import PRIORITIES, Priority
@@ -111,7 +111,7 @@ class RedisLimit(Limit):
     ) -> None:
         super().__init__(key)
         self._name = name
-        self._told = told_of(phrases)
+        self._infos = limit_infos(phrases)
         self._rules = tuple(rule for _, rule in phrases)
         # a bucket with a burst takes longer than its window to be empty
         self._unused_after_us = max(
@@ -124,7 +124,7 @@ class RedisLimit(Limit):
         self._timeout_seconds = timeout_seconds
         self.connection: _Connection | None = None
         """Set by `_Connections`."""
-        self._here: LoopTakes | None = None
+        self._takes: LoopTakes | None = None
         self._connected()
 
     def hit(self, key: str = "", count: int = 1) -> LimitResult:
@@ -141,7 +141,7 @@ class RedisLimit(Limit):
             check_count(count, 0)
         take = self._take(key, count)
         try:
-            outcome = await self._takes_here().execute((take,))
+            outcome = await self._takes_for_loop().execute((take,))
         except ServiceUnavailable:  # too many wait already
             outcome = None
         return self._result(take, outcome)
@@ -152,7 +152,7 @@ class RedisLimit(Limit):
             verdicts = self._connected().counters.adjust(self._take(key, count), None)
         except CountersUnavailable as error:
             raise not_corrected(error, _SEE) from error
-        return LimitResult(True, verdicts, self._told, time_ns() // 1000)
+        return LimitResult(True, verdicts, self._infos, time_ns() // 1000)
 
     async def adjust_async(self, key: str, count: int) -> LimitResult:
         return await asyncio.to_thread(self.adjust, key, count)
@@ -169,7 +169,7 @@ class RedisLimit(Limit):
 
     def close(self) -> None:
         _CONNECTIONS.give_back(self)
-        self._here = None  # after that: see `_takes_here`
+        self._takes = None  # after that: see `_takes_for_loop`
 
     def _connected(self) -> _Connection:
         """This process's connection; after a fork that is another one."""
@@ -178,15 +178,15 @@ class RedisLimit(Limit):
             return _CONNECTIONS.take(self, self._url, self._timeout_seconds)
         return connection
 
-    def _takes_here(self) -> LoopTakes:
+    def _takes_for_loop(self) -> LoopTakes:
         """What asks for the running event loop; a child of a fork runs another one."""
-        here = self._here
-        if here is None or here.loop is not asyncio.get_running_loop():
+        takes = self._takes
+        if takes is None or takes.loop is not asyncio.get_running_loop():
             connection = self._connected()
-            self._here = here = connection.loop.here()
+            self._takes = takes = connection.loop.for_running_loop()
             if connection is not self.connection:  # closed meanwhile by another thread
-                self._here = None
-        return here
+                self._takes = None
+        return takes
 
     def _result(self, take: Take, outcome: Outcome) -> LimitResult:
         now_us = time_ns() // 1000
@@ -197,7 +197,7 @@ class RedisLimit(Limit):
             taken = self._degraded.decide(take, self._failure, now_us)
         elif self._stood_in_us and now_us - self._stood_in_us > self._unused_after_us:
             self._stand_in_anew()
-        return LimitResult(taken.admitted, taken.verdicts, self._told, now_us, degraded)
+        return LimitResult(taken.admitted, taken.verdicts, self._infos, now_us, degraded)
 
     def _stand_in_anew(self) -> None:
         """Forget what was counted here, which nobody would do once the server is back."""

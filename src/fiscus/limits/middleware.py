@@ -10,7 +10,7 @@ from fiscus.errors import RateLimitViolated, ValidationError
 from fiscus.headers import raw
 from fiscus.limits.base import Limit, check_function, check_text
 from fiscus.limits.decorating import key_text
-from fiscus.limits.opening import limit as make_limit
+from fiscus.limits.factory import limit as make_limit
 from fiscus.limits.requests import RequestHead, Scope
 from fiscus.limits.results import LimitResult
 from fiscus.problems import PROBLEM_JSON, render_problem

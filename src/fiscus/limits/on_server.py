@@ -12,7 +12,7 @@ from fiscus.client.blocking import BlockingApi
 from fiscus.clock import to_us
 from fiscus.errors import InternalError, RateLimitViolated, ServiceUnavailable, ValidationError
 from fiscus.limits.base import KeyOf, Limit, check_count, check_text
-from fiscus.limits.results import LimitResult, ToldLimit
+from fiscus.limits.results import LimitInfo, LimitResult
 from fiscus.ratelimits.calls import MAX_RESOURCE_KEY, RateLimitCheckAnswer, fitting
 from fiscus.ratelimits.model import OnCountersFailure
 from fiscus.ratelimits.rules import MAX_LIMIT, Verdict
@@ -114,7 +114,7 @@ def _resource_key(key: str) -> str | None:
 
 def _result(answer: RateLimitCheckAnswer) -> LimitResult:
     """An answer as what each policy said; policies that only shadow decide nothing."""
-    told: list[ToldLimit] = []
+    infos: list[LimitInfo] = []
     verdicts: list[Verdict] = []
     lines = sorted(answer.policies, key=lambda line: line.policy_id != answer.policy_id)
     for line in lines:
@@ -124,7 +124,7 @@ def _result(answer: RateLimitCheckAnswer) -> LimitResult:
         if wait_us is not None and answer.retry_after_ms is not None:
             # lines tell whole seconds; none waits for longer than the policy that decides
             wait_us = min(wait_us, answer.retry_after_ms * 1000)
-        told.append(ToldLimit(line.policy_id, line.limit_value, line.time_window_seconds))
+        infos.append(LimitInfo(line.policy_id, line.limit_value, line.time_window_seconds))
         verdicts.append(
             Verdict(
                 line.decision != "deny",
@@ -136,7 +136,7 @@ def _result(answer: RateLimitCheckAnswer) -> LimitResult:
             )
         )
     return LimitResult(
-        answer.allowed, tuple(verdicts), tuple(told), time_ns() // 1000, answer.degraded
+        answer.allowed, tuple(verdicts), tuple(infos), time_ns() // 1000, answer.degraded
     )
 
 

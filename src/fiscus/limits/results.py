@@ -11,12 +11,12 @@ from msgspec import Struct
 from fiscus.clock import from_us
 from fiscus.errors import RateLimitViolated
 from fiscus.headers import headers_of
-from fiscus.ratelimits.headers import PolicyTold, limit_lines, policy_told, whole_seconds
+from fiscus.ratelimits.headers import PolicyStatus, limit_lines, policy_told, whole_seconds
 from fiscus.ratelimits.rules import Verdict, deciding
 
 
-class ToldLimit(NamedTuple):
-    """What of a limit is told to those it holds for."""
+class LimitInfo(NamedTuple):
+    """A limit as those see it whom it holds for."""
 
     name: str
     limit: int
@@ -27,14 +27,14 @@ class LimitResult(Struct, frozen=True, gc=False):
     """The decision on a hit, and how things stand after it. True when the hit is allowed.
 
     With several limits, the one that decides is the one that denies with the longest wait, else
-    the one with the least left. Where no limit applies, as may be on a server, what is told of one
+    the one with the least left. Where no limit applies, as may be on a server, what is said of one
     is None.
     """
 
     allowed: bool
     verdicts: Sequence[Verdict]
     """What each limit says, in the order of `limits`."""
-    limits: tuple[ToldLimit, ...]
+    limits: tuple[LimitInfo, ...]
     now_us: int
     """When it was decided, in microseconds since the epoch."""
     degraded: bool = False
@@ -116,7 +116,7 @@ class LimitResult(Struct, frozen=True, gc=False):
         first = self._deciding()
         order = [first, *(index for index in range(len(self.limits)) if index != first)]
         lines = limit_lines(
-            [self._told(index) for index in order],
+            [self._status(index) for index in order],
             self.remaining or 0,
             whole_seconds(self.verdicts[first].reset_us),
             None if self.allowed else self.retry_after_seconds,
@@ -159,12 +159,12 @@ class LimitResult(Struct, frozen=True, gc=False):
     def _wait_us(self) -> int | None:
         return 0 if self.allowed else self.verdicts[self._deciding()].wait_us
 
-    def _told(self, index: int) -> PolicyTold:
-        verdict, told = self.verdicts[index], self.limits[index]
+    def _status(self, index: int) -> PolicyStatus:
+        verdict, info = self.verdicts[index], self.limits[index]
         return policy_told(
-            told.name,
-            told.limit,
-            told.window_seconds,
+            info.name,
+            info.limit,
+            info.window_seconds,
             verdict.remaining,
             verdict.wait_us and whole_seconds(verdict.wait_us),
             verdict.reset_us,
@@ -172,4 +172,4 @@ class LimitResult(Struct, frozen=True, gc=False):
         )
 
 
-__all__ = ["LimitResult", "ToldLimit"]
+__all__ = ["LimitInfo", "LimitResult"]

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from fiscus.errors import FiscusError
 from fiscus.idempotency import Idempotency
 from fiscus.paging import Page, PageRequest
-from fiscus.portions import GoesOn, to_the_end
+from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.quotas.calls import (
     DistributeAnswer,
     DistributeRequest,
@@ -203,6 +203,6 @@ class QuotaStore(Protocol):
         """Put the next try off (1, then 5 minutes); whether this was the last one."""
         ...
 
-    def drop_history_before(self, moment: datetime, goes_on: GoesOn = to_the_end) -> int:
+    def drop_history_before(self, moment: datetime, goes_on: ShouldContinue = to_the_end) -> int:
         """Forget rows of history from before; how many. For the worker."""
         ...

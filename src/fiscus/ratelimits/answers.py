@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from fiscus.clock import from_us
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
 from fiscus.ratelimits.headers import whole_seconds
-from fiscus.ratelimits.matching import Applied
+from fiscus.ratelimits.matching import MatchedPolicy
 from fiscus.ratelimits.model import OnCountersFailure
 from fiscus.ratelimits.rules import Rule, Verdict, decides
 
@@ -31,7 +31,7 @@ NONE_APPLIES: Final = RateLimitCheckAnswer(
 
 def check_answer(
     admitted: bool,
-    policies: Sequence[Applied],
+    policies: Sequence[MatchedPolicy],
     rules: Sequence[Rule],
     verdicts: Sequence[Verdict],
     count: int,
@@ -87,7 +87,7 @@ def check_answer(
     )
 
 
-def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> PolicyLine:
+def _line(applied: MatchedPolicy, rule: Rule, verdict: Verdict, priority: int) -> PolicyLine:
     if verdict.allowed:
         decision = "allow"
     else:
@@ -107,7 +107,7 @@ def _line(applied: Applied, rule: Rule, verdict: Verdict, priority: int) -> Poli
     )
 
 
-def _uncounted(applied: Applied, verdict: Verdict) -> str | None:
+def _uncounted(applied: MatchedPolicy, verdict: Verdict) -> str | None:
     """What is said of a denial for want of counters; None of one that they would deny for ever,
     and of one by counters of this process."""
     failure = applied.policy.state.policy.on_store_failure

@@ -1,5 +1,5 @@
-"""Counters elsewhere, asked for all who wait: by one thread for callers in threads, and by each
-event loop for its coroutines."""
+"""Takes from remote counters in batches: by one thread for callers in threads, and by each event
+loop for its coroutines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
+from fiscus.batching.async_batcher import AsyncBatcher, GroupCallback, InFlight
+from fiscus.batching.thread_batcher import GroupLimits, ThreadBatcher
 from fiscus.breaker import CircuitBreaker
 from fiscus.clock import Clock
-from fiscus.groups import GroupLimits, GroupLoop
-from fiscus.loop_groups import InFlight, LoopGroups, Told
 from fiscus.ratelimits.port import (
     CounterStore,
     CountersUnavailable,
@@ -24,7 +24,7 @@ from fiscus.ratelimits.port import (
 Takes = tuple[Take, ...]
 Outcome = list[Taken | None] | None
 """What became of takes; None when the counters cannot be reached."""
-LoopTakes = LoopGroups[Takes, Outcome]
+LoopTakes = AsyncBatcher[Takes, Outcome]
 """Takes of the coroutines of one event loop."""
 
 PORTION: Final = 128
@@ -36,10 +36,11 @@ MAX_QUEUE: Final = 20_000
 """Callers that may wait for a group to begin, before new ones are refused."""
 
 
-class CounterLoop(GroupLoop[Takes, Outcome]):
+class CounterLoop(ThreadBatcher[Takes, Outcome]):
     """Takes of many callers, decided by a remote store in one round trip per group.
 
-    `execute` is for callers in threads, `here().execute` for coroutines. They share the breaker.
+    `execute` is for callers in threads, `for_running_loop().execute` for coroutines. They share the
+    breaker.
     """
 
     def __init__(self, counters: CounterStore, clock: Clock, timeout_seconds: float) -> None:
@@ -55,14 +56,14 @@ class CounterLoop(GroupLoop[Takes, Outcome]):
             expected_failure=CountersUnavailable,
         )
 
-    def here(self) -> LoopTakes:
+    def for_running_loop(self) -> LoopTakes:
         """For coroutines of the running event loop."""
         running = asyncio.get_running_loop()
         found = self._loops.get(running)
         if found is None:
             counters = self._counters.on_loop(running)
             assert counters is not None  # immediate ones are not asked for others
-            found = LoopTakes(_Elsewhere(counters), self, running)
+            found = LoopTakes(_CountersTransport(counters), self, running)
             with self._lock:
                 gone = [one for loop, one in self._loops.items() if loop.is_closed()]
                 for one in gone:
@@ -98,19 +99,19 @@ class CounterLoop(GroupLoop[Takes, Outcome]):
         return len(command)
 
     def _decide(self, group: list[Takes]) -> list[Outcome]:
-        return _apart(group, self._counters.decide_all(list(chain.from_iterable(group)), None))
+        return _per_caller(group, self._counters.decide_all(list(chain.from_iterable(group)), None))
 
 
-class _Elsewhere:
-    """A `loop_groups.Elsewhere`: counters, as one event loop asks them."""
+class _CountersTransport:
+    """A `GroupTransport` to remote counters, for one event loop."""
 
     def __init__(self, counters: LoopCounters) -> None:
         self._counters = counters
         self.close: Final = counters.close
 
-    def ask_all(self, commands: list[Takes], told: Told[Outcome]) -> InFlight:
+    def ask_all(self, commands: list[Takes], on_done: GroupCallback[Outcome]) -> InFlight:
         def answered(taken: list[Taken | None] | Exception) -> None:
-            told(taken if isinstance(taken, Exception) else _apart(commands, taken))
+            on_done(taken if isinstance(taken, Exception) else _per_caller(commands, taken))
 
         return self._counters.ask_all(list(chain.from_iterable(commands)), answered)
 
@@ -127,7 +128,7 @@ def portions(takes: Takes) -> Iterator[Takes]:
     yield takes[begin:]
 
 
-def _apart(group: list[Takes], taken: list[Taken | None]) -> list[Outcome]:
+def _per_caller(group: list[Takes], taken: list[Taken | None]) -> list[Outcome]:
     """What became of each caller's takes."""
     outcomes: list[Outcome] = []
     start = 0

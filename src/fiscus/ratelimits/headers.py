@@ -22,8 +22,8 @@ _MOST_TOLD: Final = 10
 """Policies that are told: servers and proxies bound the size of headers."""
 
 
-class PolicyTold(Struct, frozen=True, gc=False):
-    """What is told of one policy."""
+class PolicyStatus(Struct, frozen=True, gc=False):
+    """How one policy stands, as header fields say it."""
 
     name: str
     limit: int
@@ -41,13 +41,13 @@ def policy_told(
     wait_seconds: int | None,
     reset_us: int,
     now_us: int,
-) -> PolicyTold:
+) -> PolicyStatus:
     """What is told at `now_us` of a policy; `wait_seconds` are 0 if it allows, None for ever."""
     if wait_seconds:
         # the draft wants the same moment here as in Retry-After
-        return PolicyTold(name, limit, window_seconds, remaining, wait_seconds)
+        return PolicyStatus(name, limit, window_seconds, remaining, wait_seconds)
     until_us = reset_us - now_us if reset_us > now_us else 0
-    return PolicyTold(name, limit, window_seconds, remaining, -(-until_us // 1_000_000))
+    return PolicyStatus(name, limit, window_seconds, remaining, -(-until_us // 1_000_000))
 
 
 def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
@@ -59,7 +59,7 @@ def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
     if answer.policy_id is None or reset_time is None:
         return ""
     reset_us = to_us(reset_time)
-    told: list[PolicyTold] = []
+    statuses: list[PolicyStatus] = []
     for one in answer.policies:
         if one.shadow:
             continue
@@ -68,7 +68,7 @@ def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
             until_us = reset_us  # of one that waits it is not told
         else:
             until_us = to_us(one.reset_time)
-        told.append(
+        statuses.append(
             policy_told(
                 one.policy_id,
                 one.limit_value,
@@ -79,10 +79,10 @@ def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
                 now_us,
             )
         )
-    if len(told) > 1:
-        told.sort(key=lambda one: one.name != answer.policy_id)
+    if len(statuses) > 1:
+        statuses.sort(key=lambda one: one.name != answer.policy_id)
     return limit_lines(
-        told,
+        statuses,
         answer.remaining_requests or 0,
         whole_seconds(reset_us),
         None if answer.allowed else answer.retry_after,
@@ -90,26 +90,26 @@ def rate_limit_lines(answer: RateLimitCheckAnswer, now_us: int) -> FieldLines:
 
 
 def limit_lines(
-    told: Sequence[PolicyTold],
+    statuses: Sequence[PolicyStatus],
     remaining: int,
     reset_epoch_seconds: int,
     retry_after_seconds: int | None,
 ) -> FieldLines:
-    """The header fields of the policies in `told`, at least one; the first decides.
+    """The header fields of the policies in `statuses`, at least one; the first decides.
 
     `remaining` is what could be taken now, `reset_epoch_seconds` when the first would be unused;
     `retry_after_seconds` is None unless the request was denied.
     """
-    first = told[0]
-    if len(told) == 1:  # most; the lines below would say the same
+    first = statuses[0]
+    if len(statuses) == 1:  # most; the lines below would say the same
         before = _before_remaining(first.name, first.limit, first.window_seconds)
         limits = f"{first.remaining};t={first.reset_seconds}"
     else:
-        told = told[:_MOST_TOLD]
-        members = [_policy_member(one.name, one.limit, one.window_seconds) for one in told]
+        statuses = statuses[:_MOST_TOLD]
+        members = [_policy_member(one.name, one.limit, one.window_seconds) for one in statuses]
         before = f"RateLimit-Policy: {', '.join(members)}\r\nRateLimit: "
         limits = ", ".join(
-            [f"{sf_string(one.name)};r={one.remaining};t={one.reset_seconds}" for one in told]
+            [f"{sf_string(one.name)};r={one.remaining};t={one.reset_seconds}" for one in statuses]
         )
     later = "" if retry_after_seconds is None else f"Retry-After: {retry_after_seconds}\r\n"
     return (
@@ -143,7 +143,7 @@ def sf_string(text: str) -> str:
 
 
 __all__ = [
-    "PolicyTold",
+    "PolicyStatus",
     "limit_lines",
     "policy_told",
     "rate_limit_lines",

@@ -14,12 +14,12 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fiscus.batches import checks_met
 from fiscus.breaker import BreakerState
+from fiscus.cache_stats import CacheStats
 from fiscus.clock import Clock, from_us, to_us
-from fiscus.errors import FiscusError, Forbidden, PerhapsDone, ServiceUnavailable, too_many
+from fiscus.errors import FiscusError, Forbidden, OutcomeUnknown, ServiceUnavailable, too_many
 from fiscus.logs import get_logger
-from fiscus.lookups import Lookups
+from fiscus.match_limits import limit_for_checks
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.answers import NONE_APPLIES, check_answer
 from fiscus.ratelimits.calls import (
@@ -33,7 +33,7 @@ from fiscus.ratelimits.calls import (
 )
 from fiscus.ratelimits.counter_loop import CounterLoop, Outcome, Takes, portions
 from fiscus.ratelimits.degraded import DegradedTakes
-from fiscus.ratelimits.matching import Applied, Caller, LivePolicy, applied
+from fiscus.ratelimits.matching import Caller, LivePolicy, MatchedPolicy, applied
 from fiscus.ratelimits.model import OnCountersFailure, PolicyState
 from fiscus.ratelimits.policies import PolicyCache, PolicySource
 from fiscus.ratelimits.policy_port import UsageRow, UsageStore
@@ -61,7 +61,7 @@ POLICIES: Final = "rate limit policies"
 class Prepared(Struct, frozen=True, gc=False):
     """A check whose policies are known and whose counters are not asked yet."""
 
-    policies: tuple[Applied, ...]
+    policies: tuple[MatchedPolicy, ...]
     take: Take
 
 
@@ -143,11 +143,11 @@ class Limiter:
         now_us = to_us(now)
         for tenant_id in set(tenant_ids):
             self._cache.make_ready(tenant_id, now)
-        met = checks_met(len(request.checks), POLICIES)
+        match_limit = limit_for_checks(len(request.checks), POLICIES)
         prepared: list[Prepared] = []
         for check, tenant_id in zip(request.checks, tenant_ids, strict=True):
             prepared.append(self.prepare(check, tenant_id, now, now_us, key_id, priority))
-            met.add(len(prepared[-1].policies), len(prepared))
+            match_limit.add(len(prepared[-1].policies), len(prepared))
         taken = self.decide_each(tuple(one.take for one in prepared), now_us)
         return self.answer_batch(prepared, taken, now_us)
 
@@ -169,11 +169,11 @@ class Limiter:
         """
         now_us = to_us(now)
         self._cache.make_ready(tenant_id, now)
-        met = checks_met(len(requests), POLICIES)
+        match_limit = limit_for_checks(len(requests), POLICIES)
         prepared: list[Prepared] = []
         for request in requests:
             prepared.append(self.prepare(request, tenant_id, now, now_us, key_id, priority))
-            met.add(len(prepared[-1].policies), len(prepared))
+            match_limit.add(len(prepared[-1].policies), len(prepared))
         take, policies = joined([(one.take, one.policies) for one in prepared])
         outcome = self.decide((take,), now_us) if policies else None
         taken = None if outcome is None else outcome[0]
@@ -222,11 +222,11 @@ class Limiter:
         """
         now_us = to_us(now)
         self._cache.make_ready(tenant_id, now)
-        met = checks_met(len(requests), POLICIES)
-        asked: list[tuple[tuple[Applied, ...], Take]] = []
+        match_limit = limit_for_checks(len(requests), POLICIES)
+        asked: list[tuple[tuple[MatchedPolicy, ...], Take]] = []
         for one in requests:
             policies = self._matching(one, tenant_id, now, now_us, key_id)
-            met.add(len(policies), len(asked) + 1)
+            match_limit.add(len(policies), len(asked) + 1)
             take = _take(policies, tenant_id, one.resource_key, one.request_count, now_us)
             asked.append((policies, take))
         joint = corrected([take for _, take in asked])
@@ -299,7 +299,7 @@ class Limiter:
         self._flush(policy_id, pause_seconds=0.0)
 
     @property
-    def lookups(self) -> Lookups:
+    def lookups(self) -> CacheStats:
         """How often policies were looked for."""
         return self._cache.lookups
 
@@ -355,7 +355,7 @@ class Limiter:
             taken += outcome or [None] * len(portion)
         return taken
 
-    def decide_here(self, take: Take, now_us: int) -> Taken:
+    def decide_locally(self, take: Take, now_us: int) -> Taken:
         """Decide by counters of this process, while those elsewhere cannot be reached."""
         failure = (OnCountersFailure.LOCAL,) * len(take.rules)
         return self._degraded.decide(take, failure, now_us)
@@ -382,7 +382,9 @@ class Limiter:
         ]
         return RateLimitBatchAnswer(allowed=all(one.allowed for one in results), results=results)
 
-    def _without_counters(self, take: Take, policies: Sequence[Applied], now_us: int) -> Taken:
+    def _without_counters(
+        self, take: Take, policies: Sequence[MatchedPolicy], now_us: int
+    ) -> Taken:
         failure = [one.policy.state.policy.on_store_failure for one in policies]
         return self._degraded.decide(take, failure, now_us)
 
@@ -470,7 +472,7 @@ class Limiter:
             portion = rows[:_FLUSH_ROWS]
             try:
                 usage.add(portion)
-            except PerhapsDone as error:
+            except OutcomeUnknown as error:
                 # not again: twice, it would be more than the policies let pass
                 log.warning("usage_in_doubt", rows=len(portion), reason=error.message)
             self._unwritten = rows[_FLUSH_ROWS:]
@@ -512,7 +514,7 @@ class Limiter:
         now: datetime,
         now_us: int,
         key_id: str | None,
-    ) -> tuple[Applied, ...]:
+    ) -> tuple[MatchedPolicy, ...]:
         caller = Caller(
             tenant_id,
             request.resource_type,
@@ -535,7 +537,7 @@ def _tried(job: str, do: Callable[[], object]) -> None:
 
 
 def _take(
-    policies: tuple[Applied, ...],
+    policies: tuple[MatchedPolicy, ...],
     tenant_id: str,
     resource_key: str | None,
     count: int,
@@ -551,7 +553,7 @@ def _take(
     )
 
 
-def _until_larger(applied: Applied, verdict: Verdict, take: Take, now_us: int) -> Verdict:
+def _until_larger(applied: MatchedPolicy, verdict: Verdict, take: Take, now_us: int) -> Verdict:
     """A denial for ever lasts until the policy's limit is larger by itself, if it ever is."""
     if verdict.allowed or verdict.wait_us is not None:
         return verdict

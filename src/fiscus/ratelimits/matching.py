@@ -75,7 +75,7 @@ class LivePolicy:
         return None
 
 
-class Applied(NamedTuple):
+class MatchedPolicy(NamedTuple):
     """A policy that applies to an operation, for one of the operation's ids."""
 
     policy: LivePolicy
@@ -88,14 +88,14 @@ class Applied(NamedTuple):
         return self.counters if resource_key is None else f"{self.counters}:{resource_key}"
 
 
-def applied(policy: LivePolicy, scope_id: str) -> Applied:
+def applied(policy: LivePolicy, scope_id: str) -> MatchedPolicy:
     """A policy for one id. Another algorithm, type of scope, or generation has other counters."""
     state = policy.state
     definition = state.policy
     kind = f"{definition.algorithm}.{definition.scope_type}"
     counters = f"{definition.policy_id}.{state.generation}.{kind}"
     # ids may contain colons and points; the length before one tells where a resource key begins
-    return Applied(policy, scope_id, f"{counters}:{len(scope_id)}:{scope_id}")
+    return MatchedPolicy(policy, scope_id, f"{counters}:{len(scope_id)}:{scope_id}")
 
 
 class _ByResource:
@@ -136,11 +136,11 @@ class PolicyIndex:
                 by_resource = self._scopes[key] = _ByResource()
             by_resource.add(LivePolicy(state))
 
-    def matching(self, caller: Caller) -> tuple[Applied, ...]:
+    def matching(self, caller: Caller) -> tuple[MatchedPolicy, ...]:
         """Every policy that applies, in the order of their ids."""
         if not self._scopes:
             return ()
-        found: list[Applied] = []
+        found: list[MatchedPolicy] = []
         for scope_type, place in _SCOPES:
             scope_id = caller[place]
             if scope_id is None:

@@ -15,10 +15,10 @@ from datetime import datetime
 from itertools import count
 from typing import Final, Protocol
 
+from fiscus.cache_stats import CacheStats
 from fiscus.clock import to_us
 from fiscus.errors import ServiceUnavailable
-from fiscus.lookups import Lookups
-from fiscus.ratelimits.matching import Applied, Caller, PolicyIndex
+from fiscus.ratelimits.matching import Caller, MatchedPolicy, PolicyIndex
 from fiscus.ratelimits.policy_port import TenantPolicies
 
 KEEP_US: Final = 300_000_000
@@ -59,11 +59,11 @@ class PolicyCache:
     """The policies of the tenants used of late. Safe in any thread."""
 
     def __init__(self, source: PolicySource) -> None:
-        self.lookups: Final = Lookups()
+        self.lookups: Final = CacheStats()
         self._source = source
         self._tenants: dict[str, _Tenant] = {}
         # ordered: a dict finds its first only past the places of those that were first before
-        self._callers: OrderedDict[Caller, tuple[object, tuple[Applied, ...]]] = OrderedDict()
+        self._callers: OrderedDict[Caller, tuple[object, tuple[MatchedPolicy, ...]]] = OrderedDict()
         self._changes: OrderedDict[str, object] = OrderedDict()
         """What tells the last change that was told of each tenant from those before it."""
         self._numbers = count()
@@ -83,7 +83,7 @@ class PolicyCache:
         if not self.is_ready(tenant_id):
             self.read(tenant_id, now)
 
-    def matching(self, caller: Caller, now: datetime, now_us: int) -> tuple[Applied, ...]:
+    def matching(self, caller: Caller, now: datetime, now_us: int) -> tuple[MatchedPolicy, ...]:
         """Every policy that applies, in the order of their ids, as they were when they were made
         ready for this caller: what changed since is for those who come later.
 
@@ -162,7 +162,7 @@ class PolicyCache:
         if failure is not None:
             raise failure
 
-    def _remember(self, caller: Caller, tenant: _Tenant, found: tuple[Applied, ...]) -> None:
+    def _remember(self, caller: Caller, tenant: _Tenant, found: tuple[MatchedPolicy, ...]) -> None:
         with self._lock:
             while len(self._callers) >= MAX_CALLERS:
                 self._callers.popitem(last=False)

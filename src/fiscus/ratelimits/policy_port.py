@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from fiscus.idempotency import Idempotency
 from fiscus.paging import Page, PageRequest
-from fiscus.portions import GoesOn, to_the_end
+from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.ratelimits.calls import EmergencySpec, UsageWindow
 from fiscus.ratelimits.model import Emergency, PolicyScope, PolicySpec, PolicyState
 from fiscus.ratelimits.rules import Algorithm
@@ -129,7 +129,7 @@ class UsageStore(Protocol):
     def add(self, rows: Sequence[UsageRow]) -> None:
         """Add to what is kept, in one transaction.
 
-        Raises `ServiceUnavailable`, as `PerhapsDone` when it may have been added.
+        Raises `ServiceUnavailable`, as `OutcomeUnknown` when it may have been added.
         """
         ...
 
@@ -139,11 +139,11 @@ class UsageStore(Protocol):
         """Windows of a policy, newest first."""
         ...
 
-    def learn(self, now: datetime, goes_on: GoesOn = to_the_end) -> int:
+    def learn(self, now: datetime, goes_on: ShouldContinue = to_the_end) -> int:
         """Work out the hourly load of every policy that follows its usage pattern, from the last
         four whole weeks; how many changed. For the worker, once an hour."""
         ...
 
-    def drop_before(self, moment: datetime, goes_on: GoesOn = to_the_end) -> int:
+    def drop_before(self, moment: datetime, goes_on: ShouldContinue = to_the_end) -> int:
         """Forget windows that ended before; how many rows. For the worker."""
         ...

@@ -11,7 +11,7 @@ from msgspec import Struct
 from fiscus.ratelimits.rules import Rule, Verdict
 
 if TYPE_CHECKING:  # limits in a process alone do without it
-    from fiscus.loop_groups import InFlight
+    from fiscus.batching.async_batcher import InFlight
 
 
 class CountersUnavailable(Exception):
@@ -51,14 +51,14 @@ class Taken(Struct, frozen=True, gc=False):
 
 
 class LoopCounters(Protocol):
-    """Counters elsewhere, for the coroutines of one event loop, on whose thread all happens."""
+    """Remote counters for the coroutines of one event loop, on whose thread all happens."""
 
     def ask_all(
-        self, takes: Sequence[Take], told: Callable[[list[Taken | None] | Exception], None]
+        self, takes: Sequence[Take], on_done: Callable[[list[Taken | None] | Exception], None]
     ) -> InFlight:
         """As `CounterStore.decide_all` by the store's own clock, without waiting.
 
-        `told` is given the outcome or `CountersUnavailable`, after this returned. What is asked
+        `on_done` is given the outcome or `CountersUnavailable`, after this returned. What is asked
         before another is answered may be on its way together with it.
         """
         ...

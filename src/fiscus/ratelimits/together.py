@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from fiscus.ratelimits.matching import Applied
+from fiscus.ratelimits.matching import MatchedPolicy
 from fiscus.ratelimits.port import Take, Taken
 from fiscus.ratelimits.rules import Rule, Verdict
 
@@ -18,13 +18,15 @@ Ask = tuple[str, int, int]
 """A counter's key, a count and a priority."""
 
 
-def joined(requests: Sequence[tuple[Take, Sequence[Applied]]]) -> tuple[Take, tuple[Applied, ...]]:
+def joined(
+    requests: Sequence[tuple[Take, Sequence[MatchedPolicy]]],
+) -> tuple[Take, tuple[MatchedPolicy, ...]]:
     """One take of all their counters, each once for each count and priority; and their policies.
 
     Of a counter that comes several times each is decided from the same state, and that of the last
     one admitted stays; so the one that asks for the most is last.
     """
-    found: dict[Ask, tuple[Rule, Applied]] = {}
+    found: dict[Ask, tuple[Rule, MatchedPolicy]] = {}
     for take, policies in requests:
         for key, rule, policy in zip(take.keys, take.rules, policies, strict=True):
             found[key, take.count, take.priority] = rule, policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fiscus.errors import PerhapsDone, ServiceUnavailable
+from fiscus.errors import OutcomeUnknown, ServiceUnavailable
 from fiscus.ratelimits.port import CountersUnavailable
 
 AGAIN: Final = "Try again after the time in Retry-After."
@@ -23,7 +23,7 @@ def not_corrected(error: CountersUnavailable, suggested_action: str = AGAIN) -> 
     """Of a correction. It is only retriable when it surely was not made: twice is another one."""
     if error.nothing_done:
         return unavailable(suggested_action)
-    return PerhapsDone(
+    return OutcomeUnknown(
         "The counters of rate limits did not answer in time; the correction may have been made",
         suggested_action="Look at the counter before it is corrected again.",
     )

@@ -8,7 +8,7 @@ from typing import Final
 
 from fiscus.clock import from_us
 from fiscus.ratelimits.calls import UsageWindow
-from fiscus.ratelimits.matching import Applied
+from fiscus.ratelimits.matching import MatchedPolicy
 from fiscus.ratelimits.policy_port import UsageRow
 from fiscus.ratelimits.rules import Rule, Verdict
 
@@ -32,7 +32,7 @@ class _Tally:
         "tenant_id",
     )
 
-    def __init__(self, applied: Applied) -> None:
+    def __init__(self, applied: MatchedPolicy) -> None:
         definition = applied.policy.state.policy
         self.tenant_id = definition.tenant_id
         self.policy_id = definition.policy_id
@@ -41,7 +41,7 @@ class _Tally:
 
 
 _Key = tuple[str, int, int]
-"""`Applied.counters`, and the window's start and length in microseconds."""
+"""`MatchedPolicy.counters`, and the window's start and length in microseconds."""
 
 
 class UsageTally:
@@ -57,7 +57,7 @@ class UsageTally:
 
     def count(
         self,
-        policies: Sequence[Applied],
+        policies: Sequence[MatchedPolicy],
         rules: Sequence[Rule],
         verdicts: Sequence[Verdict],
         count: int,

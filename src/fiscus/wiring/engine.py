@@ -16,18 +16,18 @@ from fiscus.access.model import (
     made_key,
     new_key,
 )
+from fiscus.batching.thread_batcher import GroupLimits
 from fiscus.clock import Clock, SystemClock
 from fiscus.costs.fx import EcbRates
 from fiscus.engine import Engine
 from fiscus.errors import ServiceUnavailable, ValidationError
-from fiscus.groups import GroupLimits
 from fiscus.idempotency import idempotency
-from fiscus.ledger.apart.asking import LedgerApart
-from fiscus.ledger.apart.fallbacks import ToldFallbacks
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.loop import Ledger
+from fiscus.ledger.remote.client import RemoteLedger
+from fiscus.ledger.remote.fallbacks import FallbackReplica
 from fiscus.logs import get_logger
 from fiscus.paging import PageRequest
 from fiscus.ratelimits.limiter import Limiter
@@ -97,7 +97,9 @@ def open_engine(
         sqlite_synchronous=settings.sqlite_synchronous,
         pool_size=settings.database_pool_size,
     )
-    ledger, close_ledger_store = _open_ledger(settings, database, rates, clock, apart=ledger_apart)
+    ledger, close_ledger_store = _open_ledger(
+        settings, database, rates, clock, is_remote=ledger_apart
+    )
     maintenance = SqlMaintenance(database, clock)
     policies, usage = SqlPolicies(database), SqlRateLimitUsage(database)
     limiter = Limiter(
@@ -136,17 +138,17 @@ def open_engine(
 
 
 def _open_ledger(
-    settings: Settings, database: Database, rates: EcbRates, clock: Clock, *, apart: bool
+    settings: Settings, database: Database, rates: EcbRates, clock: Clock, *, is_remote: bool
 ) -> tuple[Ledger, Callable[[], None]]:
     """The ledger, and what closes its store once it is closed."""
     journal = settings.data_dir / "degraded.jsonl"
     limits = GroupLimits(
         settings.ledger_max_group, settings.ledger_max_queue, settings.ledger_deadline_seconds
     )
-    if apart:
-        fallbacks = ToldFallbacks()
+    if is_remote:
+        fallbacks = FallbackReplica()
         degraded = DegradedDecisions(fallbacks, journal)
-        apart_ledger = LedgerApart(start_ledger(settings), fallbacks, clock, degraded, limits)
+        apart_ledger = RemoteLedger(start_ledger(settings), fallbacks, clock, degraded, limits)
         return apart_ledger, _nothing
     definitions = DefinitionCache()
     store = database.ledger_store(settings.ledger_deadline_seconds)

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from fiscus.costs.fx import EcbRates, parse_overrides
-from fiscus.ledger.apart.fallbacks import FallbacksToTell
-from fiscus.ledger.apart.serving import LedgerServer
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.group import GroupRunner
+from fiscus.ledger.remote.fallbacks import FallbackPublisher
+from fiscus.ledger.remote.server import LedgerServer
 from fiscus.logs import configure_logs
 from fiscus.processes import collect_rarely
 from fiscus.stores.sql.database import Database, Synchronous
 from fiscus.wire import decode, encode
 
 if TYPE_CHECKING:
-    from fiscus.ledger.apart.process import LedgerProcess
+    from fiscus.ledger.remote.process import LedgerProcess
     from fiscus.settings import Settings
 
 
@@ -41,7 +41,7 @@ class Given(Struct, frozen=True, kw_only=True):
 
 def start_ledger(settings: Settings) -> LedgerProcess:
     """Start the process over the database of `settings`, whose tables are up to date."""
-    from fiscus.ledger.apart.process import LedgerProcess
+    from fiscus.ledger.remote.process import LedgerProcess
 
     rates = settings.exchange_rates_file
     given = Given(
@@ -65,7 +65,7 @@ def open_rates(file: Path | None, overrides: str | None) -> EcbRates:
 
 
 def main() -> None:
-    """Be the ledger's process; see `apart.process.LedgerProcess` for what it is given."""
+    """Be the ledger's process; see `remote.process.LedgerProcess` for what it is given."""
     given = decode(sys.stdin.buffer.read(), Given)
     configure_logs(given.log_level)
     database = Database(
@@ -73,7 +73,7 @@ def main() -> None:
     )
     store = database.ledger_store(given.deadline_seconds)
     file = given.exchange_rates_file
-    fallbacks = FallbacksToTell()
+    fallbacks = FallbackPublisher()
     runner = GroupRunner(
         store,
         open_rates(None if file is None else Path(file), given.exchange_rates),

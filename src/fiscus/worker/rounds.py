@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Expire, Expired
-from fiscus.ledger.loop import value
+from fiscus.ledger.loop import answer_or_raise
 from fiscus.logs import get_logger
-from fiscus.portions import GoesOn, for_each_tenant, raise_any, to_the_end
+from fiscus.portions import ShouldContinue, for_each_tenant, raise_any, to_the_end
 from fiscus.quotas.port import DueRenewal
 
 log = get_logger(__name__)
@@ -46,13 +46,13 @@ class Job(NamedTuple):
 
     name: str
     every_seconds: int
-    run: Callable[[datetime, GoesOn], int]
+    run: Callable[[datetime, ShouldContinue], int]
 
 
 class _Share:
     """Lets a job go on for as long as the worker does, but no longer than its share of a round."""
 
-    def __init__(self, goes_on: GoesOn) -> None:
+    def __init__(self, goes_on: ShouldContinue) -> None:
         self._goes_on = goes_on
         self._until = time.monotonic() + SHARE_SECONDS
         self.is_used_up = False
@@ -189,7 +189,7 @@ class Worker:
         self._leads = leads
         return leads
 
-    def _run(self, job: Job, now: datetime, goes_on: GoesOn) -> None:
+    def _run(self, job: Job, now: datetime, goes_on: ShouldContinue) -> None:
         try:
             done = job.run(now, goes_on)
         except FiscusError as error:
@@ -204,7 +204,7 @@ class Worker:
             if done:
                 log.info("job_done", job=job.name, count=done)
 
-    def _expire_reservations(self, now: datetime, goes_on: GoesOn) -> int:
+    def _expire_reservations(self, now: datetime, goes_on: ShouldContinue) -> int:
         def expire(tenant_id: str) -> int:
             freed = 0
             # one command frees a limited number, so that it does not hold up the group it is in
@@ -216,21 +216,21 @@ class Worker:
         return for_each_tenant(tenants, expire, goes_on, self._expire_late)
 
     def _expire(self, tenant_id: str, now: datetime) -> int:
-        outcome = value(self._engine.ledger.execute(Expire(tenant_id=tenant_id, now=now)))
+        outcome = answer_or_raise(self._engine.ledger.execute(Expire(tenant_id=tenant_id, now=now)))
         assert isinstance(outcome, Expired)
         return outcome.count
 
-    def _prepare_partitions(self, _now: datetime, _goes_on: GoesOn) -> int:
+    def _prepare_partitions(self, _now: datetime, _goes_on: ShouldContinue) -> int:
         return len(self._engine.maintenance.prepare_partitions())
 
-    def _drop_expired_answers(self, _now: datetime, goes_on: GoesOn) -> int:
+    def _drop_expired_answers(self, _now: datetime, goes_on: ShouldContinue) -> int:
         return self._engine.maintenance.drop_expired_answers(goes_on)
 
-    def _drop_old_usage(self, now: datetime, goes_on: GoesOn) -> int:
+    def _drop_old_usage(self, now: datetime, goes_on: ShouldContinue) -> int:
         days = self._engine.settings.rate_limit_usage_days
         return self._engine.usage.drop_before(now - timedelta(days=days), goes_on)
 
-    def _renew_quotas(self, now: datetime, goes_on: GoesOn) -> int:
+    def _renew_quotas(self, now: datetime, goes_on: ShouldContinue) -> int:
         """Allocate next periods until none is due: after downtime, a next one may be due, too.
 
         Tenants whose rows could not be had before come last: a few whose locks are waited for take
@@ -245,7 +245,11 @@ class Worker:
         return renewed
 
     def _renew_but(
-        self, late: frozenset[str], failed: dict[str, FiscusError], now: datetime, goes_on: GoesOn
+        self,
+        late: frozenset[str],
+        failed: dict[str, FiscusError],
+        now: datetime,
+        goes_on: ShouldContinue,
     ) -> int:
         """Renew what is due of tenants that are neither `late` nor have `failed`."""
         quotas, tried, renewed = self._engine.quotas, set[DueRenewal](), 0
@@ -290,6 +294,6 @@ class Worker:
             )
         return False
 
-    def _drop_quota_history(self, now: datetime, goes_on: GoesOn) -> int:
+    def _drop_quota_history(self, now: datetime, goes_on: ShouldContinue) -> int:
         days = self._engine.settings.quota_history_days
         return self._engine.quotas.drop_history_before(now - timedelta(days=days), goes_on)

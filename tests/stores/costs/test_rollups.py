@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from fiscus.costs.port import CostFilter, Stretch, SumQuery
+from fiscus.costs.port import CostFilter, SumQuery, TimeSlice
 from fiscus.costs.report_model import ReportSource
 from fiscus.costs.rollups import quarter_hours_within
 from fiscus.engine import Engine
@@ -170,19 +170,19 @@ def test_days_are_told_apart_only_where_costs_have_to_be_converted(
 ) -> None:
     """Sums of each day and series would be as many as the quarter hours themselves."""
     days = {"start_date": NOON - timedelta(days=9, hours=12), "end_date": NOON}
-    stretches: list[int] = []
+    slices: list[int] = []
 
     def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
         given = parameters.values() if isinstance(parameters, dict) else parameters
-        if "stretches" in statement:
+        if "slices" in statement:
             arrays = [one for one in given if str(one).startswith("[")]
-            stretches.extend(len(json.loads(one)) for one in arrays)
+            slices.extend(len(json.loads(one)) for one in arrays)
 
     def looked_up() -> int:
-        stretches.clear()
+        slices.clear()
         with listening(engine, note):
             assert report(engine, tenant, **days).source is ReportSource.ROLLUPS
-        (count,) = stretches
+        (count,) = slices
         return count
 
     moments = [{"timestamp": NOON - timedelta(days=day, hours=1)} for day in range(9)]
@@ -274,18 +274,18 @@ def test_costs_from_before_a_tag_was_declared_are_read_from_records(
 
 
 def test_sums_look_rollups_up_by_tenant_and_time(engine: Engine, tenant: str) -> None:
-    """The plan starts from the stretches, and finds rollups by their key."""
+    """The plan starts from the slices, and finds rollups by their key."""
     record(engine, tenant, {})
     whole = quarter_hours_within(NOON, NOON + timedelta(hours=5))
     assert whole is not None
-    query = SumQuery(CostFilter(), ("user_id",), [Stretch(*whole, 0)], "USD")
+    query = SumQuery(CostFilter(), ("user_id",), [TimeSlice(*whole, 0)], "USD")
     with engine.costs.sums(tenant) as sums:
         for read in (sums.by_rollups, sums.by_records):
             plan = plan_of(database_of(engine), lambda read=read: read(query))
             if database_of(engine).is_sqlite:
-                assert "SCAN stretches" in plan
+                assert "SCAN slices" in plan
                 assert "SCAN cost" not in plan
                 assert "tenant_id=? AND" in plan
             else:
-                assert "Join Filter" not in plan  # each row would be compared with each stretch
+                assert "Join Filter" not in plan  # each row would be compared with each slice
                 assert ">= given.starts) AND" in plan.partition("Index Cond: ")[2]

@@ -12,7 +12,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fiscus.loop_groups import InFlight
+from fiscus.batching.async_batcher import InFlight
 from fiscus.ratelimits.port import Take, Taken
 from fiscus.ratelimits.rules import Verdict
 from fiscus.stores.counters.redis_commands import Command, ask_all
@@ -77,12 +77,12 @@ class LoopRedisCounters:
         self._lines = Lines(servers, loop)
 
     def ask_all(
-        self, takes: Sequence[Take], told: Callable[[list[Taken | None] | Exception], None]
+        self, takes: Sequence[Take], on_done: Callable[[list[Taken | None] | Exception], None]
     ) -> InFlight:
         group = TakeGroup(self._decide, takes, None, apart=self._apart)
 
         def answered(answers: list[Any] | Exception) -> None:
-            told(answers if isinstance(answers, Exception) else group.outcome(answers))
+            on_done(answers if isinstance(answers, Exception) else group.outcome(answers))
 
         return self._lines.ask_all(group.commands, answered)
 

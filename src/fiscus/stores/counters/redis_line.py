@@ -20,7 +20,7 @@ from redis.exceptions import InvalidResponse, RedisError
 from fiscus.stores.counters.redis_commands import TROUBLE, Words
 from fiscus.stores.counters.redis_urls import Connection, Pool
 
-Heard = Callable[[Any], None]
+ReplyCallback = Callable[[Any], None]
 """Is given an answer, or the exception that tells why there is none. Must not raise."""
 
 _PART_BYTES: Final = 65_536
@@ -42,9 +42,9 @@ class Line:
         self._connection: Connection | None = None
         self._socket: socket.socket | None = None
         self.has_ended = False
-        self._early: list[tuple[bytes, Heard]] = []
+        self._early: list[tuple[bytes, ReplyCallback]] = []
         """What is asked before there is a connection."""
-        self._waiting: deque[Heard] = deque()
+        self._waiting: deque[ReplyCallback] = deque()
         """Those whose answers are on their way, in order."""
         self._unsent = b""
         """What the system did not take yet."""
@@ -56,12 +56,12 @@ class Line:
         opening = loop.run_in_executor(None, _connected, pool)
         opening.add_done_callback(self._opened)
 
-    def ask(self, data: bytes, heard: Heard) -> None:
-        """Send a command; `heard` is given the answer, never before this returns."""
+    def ask(self, data: bytes, on_reply: ReplyCallback) -> None:
+        """Send a command; `on_reply` is given the answer, never before this returns."""
         if self._socket is None:
-            self._early.append((data, heard))
+            self._early.append((data, on_reply))
             return
-        self._waiting.append(heard)
+        self._waiting.append(on_reply)
         if self._unsent:
             self._unsent += data
             return
@@ -70,15 +70,15 @@ class Line:
             self._unsent = data[sent:]
             self._loop.add_writer(self._socket.fileno(), self._send_rest)
 
-    def give_up(self, heard: Heard) -> None:
+    def give_up(self, on_reply: ReplyCallback) -> None:
         """Do not wait for an answer any longer. What was not sent never will be.
 
-        Else the connection ends, and others who wait are told: a server that is late for one is
+        Else the connection ends, and others who wait get an error: a server that is late for one is
         late for those after it, and a new connection may lead to one that is not.
         """
         if self._socket is None:
-            self._early = [one for one in self._early if one[1] is not heard]
-        elif heard in self._waiting:
+            self._early = [one for one in self._early if one[1] is not on_reply]
+        elif on_reply in self._waiting:
             self.end(Disconnected("an answer is late"))
 
     def leave(self) -> None:
@@ -88,7 +88,7 @@ class Line:
             self.end(Disconnected("left"))
 
     def end(self, error: Exception) -> None:
-        """Disconnect, and tell those who wait that there will be no answer."""
+        """Disconnect, and call back those who wait with `error`."""
         if self.has_ended:
             return
         self.has_ended = True
@@ -98,11 +98,11 @@ class Line:
             self._loop.remove_writer(self._socket.fileno())
         if self._connection is not None:
             self._connection.disconnect()
-        disappointed = [*self._waiting, *(heard for _, heard in self._early)]
+        disappointed = [*self._waiting, *(on_reply for _, on_reply in self._early)]
         self._waiting.clear()
         self._early.clear()
-        for heard in disappointed:
-            heard(error)
+        for on_reply in disappointed:
+            on_reply(error)
 
     def _opened(self, opening: asyncio.Future[Connection]) -> None:
         error = opening.exception()
@@ -118,8 +118,8 @@ class Line:
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket.fileno(), self._readable)
         early, self._early = self._early, []
-        for data, heard in early:
-            self.ask(data, heard)
+        for data, on_reply in early:
+            self.ask(data, on_reply)
 
     def _send(self, to: socket.socket, data: bytes) -> int:
         """How many bytes the system took."""
@@ -140,23 +140,23 @@ class Line:
             self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
-        heard: list[tuple[Heard, Any]] = []
+        replies: list[tuple[ReplyCallback, Any]] = []
         error: Exception | None = None
         try:
-            self._receive(heard)
+            self._receive(replies)
         except _NOT_NOW:
             pass
         except (OSError, RedisError) as trouble:
             error = trouble
-        for hear, answer in heard:
-            hear(answer)
+        for on_reply, answer in replies:
+            on_reply(answer)
         if error is not None:
             self.end(error)
         elif not self.is_open:
             self.leave()
 
-    def _receive(self, heard: list[tuple[Heard, Any]]) -> None:
-        """Add answers that have come in to `heard`. Raises what is wrong with the connection."""
+    def _receive(self, replies: list[tuple[ReplyCallback, Any]]) -> None:
+        """Add answers that have come in to `replies`. Raises what is wrong with the connection."""
         assert self._socket is not None
         while True:
             part = self._socket.recv(_PART_BYTES)
@@ -166,7 +166,7 @@ class Line:
             while (answer := self._reader.gets()) is not _INCOMPLETE:
                 if not self._waiting:
                     raise InvalidResponse("an answer to nothing")
-                heard.append((self._waiting.popleft(), answer))
+                replies.append((self._waiting.popleft(), answer))
             if not self._waiting:
                 return
 

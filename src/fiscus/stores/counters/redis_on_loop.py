@@ -18,12 +18,12 @@ from fiscus.stores.counters.redis_commands import (
     Sent,
     conversation,
 )
-from fiscus.stores.counters.redis_line import Heard, Line, packed
+from fiscus.stores.counters.redis_line import Line, ReplyCallback, packed
 from fiscus.stores.counters.redis_urls import Pool, Servers
 
 _ASKING: Final = packed(("ASKING",))
 
-Told = Callable[[list[Any] | Exception], None]
+AnswersCallback = Callable[[list[Any] | Exception], None]
 
 
 class Lines:
@@ -34,12 +34,12 @@ class Lines:
         self.loop = loop
         self._lines: dict[Pool, Line] = {}
 
-    def ask_all(self, commands: Sequence[Command], told: Told) -> Asking:
-        """As `redis_commands.ask_all`; `told` is given the answers or `CountersUnavailable`.
+    def ask_all(self, commands: Sequence[Command], on_done: AnswersCallback) -> PendingConversation:
+        """As `redis_commands.ask_all`; `on_done` is given the answers or `CountersUnavailable`.
 
         Never before this returns.
         """
-        return Asking(self, conversation(self.servers, commands), told)
+        return PendingConversation(self, conversation(self.servers, commands), on_done)
 
     def to(self, pool: Pool) -> Line:
         line = self._lines.get(pool)
@@ -55,27 +55,27 @@ class Lines:
             line.end(Disconnected("closed"))
 
 
-class Asking:
+class PendingConversation:
     """One conversation, until its end or until it is given up."""
 
-    __slots__ = ("_answers", "_asked", "_lines", "_missing", "_over", "_talk", "_told")
+    __slots__ = ("_answers", "_asked", "_lines", "_missing", "_on_done", "_over", "_talk")
 
-    def __init__(self, lines: Lines, talk: Conversation, told: Told) -> None:
+    def __init__(self, lines: Lines, talk: Conversation, on_done: AnswersCallback) -> None:
         self._lines = lines
         self._talk = talk
-        self._told = told
+        self._on_done = on_done
         self._over = False
         self._answers: list[Any] = []
         self._missing = 0
-        self._asked: list[tuple[Line, Heard]] = []
+        self._asked: list[tuple[Line, ReplyCallback]] = []
         self._say(next(talk))
 
     def give_up(self) -> None:
-        """Ask no more; nobody is told. What was not sent never will be."""
+        """Ask no more; nobody is called back. What was not sent never will be."""
         self._over = True
         self._talk.close()
-        for line, heard in self._asked:
-            line.give_up(heard)
+        for line, on_reply in self._asked:
+            line.give_up(on_reply)
 
     def _say(self, sent: list[Sent]) -> None:
         lines = self._lines
@@ -107,9 +107,9 @@ class Asking:
         for place, (data, line) in enumerate(asked):
             if sent[place].pointed_to:
                 line.ask(_ASKING, _nothing)
-            heard = partial(self._heard, place)
-            self._asked.append((line, heard))
-            line.ask(data, heard)
+            on_reply = partial(self._heard, place)
+            self._asked.append((line, on_reply))
+            line.ask(data, on_reply)
 
     def _heard(self, place: int, answer: Any) -> None:
         if self._over:
@@ -142,7 +142,7 @@ class Asking:
     def _end(self, answers: list[Any] | Exception) -> None:
         self._over = True
         self._asked = []  # which refers back to this
-        self._told(answers)
+        self._on_done(answers)
 
 
 def _nothing(answer: Any) -> None:

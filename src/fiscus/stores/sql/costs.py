@@ -23,8 +23,8 @@ from fiscus.costs.port import (
     CostFilter,
     CostSum,
     CostSums,
-    Stretch,
     SumQuery,
+    TimeSlice,
 )
 from fiscus.costs.rollups import RollupSum, quarter_hours_within
 from fiscus.errors import NotFound
@@ -191,14 +191,14 @@ class SqlCosts:
     def rollup_sums(
         self, connection: Connection, tenant_id: str, query: SumQuery
     ) -> list[CostSum] | None:
-        if not query.stretches:
+        if not query.slices:
             return []
-        joined = list(_joined(query.stretches))
+        joined = list(_joined(query.slices))
         # first whether it matters, as the answer may take going through all series
-        if len(joined) < len(query.stretches) and not _needs_rates(
+        if len(joined) < len(query.slices) and not _needs_rates(
             connection, tenant_id, query.target
         ):
-            query = query._replace(stretches=joined)
+            query = query._replace(slices=joined)
         told: Condition = sa.true()
         if tag_keys := _tag_keys(query):
             told = self._has_tag_keys(cost_series.c.tags, tag_keys)
@@ -208,7 +208,7 @@ class SqlCosts:
             counted.append(sa.or_(with_tags, sa.not_(told)))
         sums = self._sums_by_series(tenant_id, query, counted)
         of_sum = [cost_series.c.series_id == sums.c.series_id]
-        is_long = query.stretches[-1].end - query.stretches[0].start > _LONG
+        is_long = query.slices[-1].end - query.slices[0].start > _LONG
         if (is_long or counted) and not self._sqlite:
             connection.execute(_AT_ONCE)
             of_sum.append(cost_series.c.tenant_id == tenant_id)
@@ -229,13 +229,13 @@ class SqlCosts:
         self, tenant_id: str, query: SumQuery, counted: Sequence[Condition]
     ) -> sa.Subquery:
         """Rollups added up first by what is narrow: joining and sorting by names costs more."""
-        stretches = self._stretches(query.stretches)
+        slices = self._slices(query.slices)
         wanted = [
             cost_rollups.c.tenant_id == tenant_id,
-            *_during(cost_rollups.c.bucket, stretches, query.stretches),
+            *_during(cost_rollups.c.bucket, slices, query.slices),
         ]
-        rollups, both = rows_within(stretches, cost_rollups, wanted, is_sqlite=self._sqlite)
-        apart = (stretches.c.period, stretches.c.day, rollups.c.series_id)
+        rollups, both = rows_within(slices, cost_rollups, wanted, is_sqlite=self._sqlite)
+        apart = (slices.c.period, slices.c.day, rollups.c.series_id)
         sums = (
             sa.select(
                 *apart,
@@ -249,16 +249,16 @@ class SqlCosts:
         return sums.where(*_of_series(rollups.c.series_id, tenant_id, counted)).subquery("sums")
 
     def record_sums(self, connection: Connection, tenant_id: str, query: SumQuery) -> list[CostSum]:
-        if not query.stretches:
+        if not query.slices:
             return []
-        stretches = self._stretches(query.stretches)
+        slices = self._slices(query.slices)
         wanted = [
-            *_during(cost_records.c.timestamp, stretches, query.stretches),
+            *_during(cost_records.c.timestamp, slices, query.slices),
             *self._records_where(tenant_id, query.wanted),
         ]
-        records, both = rows_within(stretches, cost_records, wanted, is_sqlite=self._sqlite)
+        records, both = rows_within(slices, cost_records, wanted, is_sqlite=self._sqlite)
         rows = (
-            self._rows(query, stretches, records)
+            self._rows(query, slices, records)
             .add_columns(
                 records.c.cost_amount.label("cost_amount"),
                 records.c.usage_quantity.label("usage_quantity"),
@@ -319,13 +319,13 @@ class SqlCosts:
         found = sa.select(sa.literal(1)).where(each.c.key == key)
         return (found if value is None else found.where(each.c.value == value)).exists()
 
-    def _stretches(self, stretches: Sequence[Stretch]) -> sa.CTE:
-        """The stretches as a table of `starts`, `ends`, `period` and `day`, in one parameter."""
+    def _slices(self, slices: Sequence[TimeSlice]) -> sa.CTE:
+        """The slices as a table of `starts`, `ends`, `period` and `day`, in one parameter."""
         if not self._sqlite:
             rows = encode(
                 [
                     {"starts": one.start, "ends": one.end, "period": one.period, "day": _day(one)}
-                    for one in stretches
+                    for one in slices
                 ]
             )
             table = (
@@ -341,11 +341,9 @@ class SqlCosts:
                 .render_derived("given", with_types=True)
             )
             return sa.select(table.c.starts, table.c.ends, table.c.period, table.c.day).cte(
-                "stretches"
+                "slices"
             )
-        rows = encode(
-            [[to_us(one.start), to_us(one.end), one.period, _day(one)] for one in stretches]
-        )
+        rows = encode([[to_us(one.start), to_us(one.end), one.period, _day(one)] for one in slices])
         each = sa.func.json_each(rows.decode()).table_valued("value")
         names = ("starts", "ends", "period", "day")
         return (
@@ -359,7 +357,7 @@ class SqlCosts:
                     for index, name in enumerate(names)
                 )
             )
-            .cte("stretches")
+            .cte("slices")
             .prefix_with("MATERIALIZED")
         )
 
@@ -415,10 +413,10 @@ def _needs_rates(connection: Connection, tenant_id: str, target: str) -> bool:
     return connection.execute(others.limit(1)).first() is not None
 
 
-def _joined(stretches: Sequence[Stretch]) -> Iterator[Stretch]:
+def _joined(slices: Sequence[TimeSlice]) -> Iterator[TimeSlice]:
     """Those of a period that follow each other as one: its days need not be told apart."""
-    last = stretches[0]
-    for one in stretches[1:]:
+    last = slices[0]
+    for one in slices[1:]:
         if one.start == last.end and one.period == last.period:
             last = last._replace(end=one.end)
         else:
@@ -428,17 +426,17 @@ def _joined(stretches: Sequence[Stretch]) -> Iterator[Stretch]:
 
 
 def _during(
-    time: sa.Column[Any], stretches: sa.CTE, given: Sequence[Stretch]
+    time: sa.Column[Any], slices: sa.CTE, given: Sequence[TimeSlice]
 ) -> Iterator[Condition]:
-    """`time` is in the stretch of its row; and, so that planners know, between first and last."""
-    yield time >= stretches.c.starts
-    yield time < stretches.c.ends
+    """`time` is in the slice of its row; and, so that planners know, between first and last."""
+    yield time >= slices.c.starts
+    yield time < slices.c.ends
     yield time >= sa.literal(min(one.start for one in given), UtcTime())
     yield time < sa.literal(max(one.end for one in given), UtcTime())
 
 
-def _day(stretch: Stretch) -> int:
-    return stretch.start.toordinal()
+def _day(time_slice: TimeSlice) -> int:
+    return time_slice.start.toordinal()
 
 
 def _apart(query: SumQuery) -> tuple[str, ...]:

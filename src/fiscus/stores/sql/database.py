@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, Connection
 
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable
 from fiscus.ledger.port import LedgerTransaction
-from fiscus.portions import GoesOn
+from fiscus.portions import ShouldContinue
 from fiscus.stores.sql import sqlite, sqlite_files
 from fiscus.stores.sql.answering import (
     CONNECT_SECONDS,
@@ -46,7 +46,7 @@ from fiscus.stores.sql.postgres import PostgresDriver, may_have_committed
 from fiscus.stores.sql.sqlite import SqliteDriver
 from fiscus.stores.sql.sqlite_files import FileId, file_at
 from fiscus.stores.sql.urls import DATABASE_SETTING, file_of, parse_url, unwritable_file
-from fiscus.stores.sql.write_turn import WriteTurn
+from fiscus.stores.sql.write_lock import WriteLock
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class Database:
         self._file: FileId | None = None
         """SQLite's file, once it was opened."""
         self.engine = self._make_engine(pool_size)
-        self._turn = WriteTurn.at(self.sqlite_path) if self.is_sqlite else None
+        self._write_lock = WriteLock.at(self.sqlite_path) if self.is_sqlite else None
         self._snapshots = (
             self.engine
             if self.is_sqlite
@@ -109,8 +109,10 @@ class Database:
 
     def ledger_store(self, deadline_seconds: float = 2.0) -> SqlLedgerStore:
         """`deadline_seconds`: how long the ledger's callers wait."""
-        if self._turn is not None:
-            return SqlLedgerStore(SqliteDriver(self.sqlite_path, self._synchronous, self._turn))
+        if self._write_lock is not None:
+            return SqlLedgerStore(
+                SqliteDriver(self.sqlite_path, self._synchronous, self._write_lock)
+            )
         return SqlLedgerStore(PostgresDriver(self.connect_psycopg, deadline_seconds))
 
     @property
@@ -142,7 +144,7 @@ class Database:
         true until it is committed, whatever another such change does. The ledger takes no part in
         these turns: it locks the rows it decides from. `change` may run more than once.
 
-        Raises `ServiceUnavailable`, as `PerhapsDone` when the change may have been made.
+        Raises `ServiceUnavailable`, as `OutcomeUnknown` when the change may have been made.
         """
         for attempt in range(_WRITE_ATTEMPTS):
             try:
@@ -160,7 +162,7 @@ class Database:
                 raise self._unavailable() from error
         raise AssertionError("the last attempt returns or raises")
 
-    def drop_in_portions(self, delete: sa.Delete, goes_on: GoesOn) -> int:
+    def drop_in_portions(self, delete: sa.Delete, goes_on: ShouldContinue) -> int:
         """Run a delete that takes some of the rows until it finds none; how many it found.
 
         Each time is a transaction of its own, so that others have their turns in between.
@@ -188,12 +190,12 @@ class Database:
     def close(self) -> None:
         self.engine.dispose()
         _open_here.discard(self)
-        if self._turn is not None:
-            self._turn.close()
+        if self._write_lock is not None:
+            self._write_lock.close()
 
     def _write_once(self, tenant: str, change: Callable[[Connection], T]) -> T:
-        if self._turn is not None:
-            with self._turn.held(), self.engine.connect() as connection:
+        if self._write_lock is not None:
+            with self._write_lock.held(), self.engine.connect() as connection:
                 if not self.has_its_file:
                     raise unavailable()  # nobody would ever find what is written now
                 connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -9,7 +9,7 @@ from typing import Final
 import psycopg
 from sqlalchemy import exc
 
-from fiscus.errors import FiscusError, PerhapsDone, ServiceUnavailable, ValidationError
+from fiscus.errors import FiscusError, OutcomeUnknown, ServiceUnavailable, ValidationError
 from fiscus.stores.sql import sqlite
 from fiscus.stores.sql.postgres import TABLES_NOT_READY
 from fiscus.stores.sql.urls import DATABASE_SETTING
@@ -35,8 +35,8 @@ def takes_too_long() -> ServiceUnavailable:
     )
 
 
-def perhaps_changed() -> PerhapsDone:
-    return PerhapsDone(
+def perhaps_changed() -> OutcomeUnknown:
+    return OutcomeUnknown(
         "The connection to the database was lost while a change was committed; it may have been "
         "made",
         suggested_action="Look whether it was made, or repeat it with its idempotency key.",

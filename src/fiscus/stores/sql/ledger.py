@@ -21,10 +21,10 @@ from fiscus.ledger.port import (
     DueReservations,
     GroupConflict,
     Loaded,
-    LookedUp,
-    Lookups,
     Needs,
     OperationKey,
+    UnlockedReads,
+    UnlockedRows,
 )
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey
 from fiscus.stores.sql import ledger_quotas as quotas
@@ -224,7 +224,7 @@ class SqlLedgerTransaction:
         definitions.quotas, definitions.deleted_quotas = quotas.read_quotas(changed_quotas)
         return definitions
 
-    def look_up(self, wanted: Lookups) -> LookedUp:
+    def read_unlocked(self, wanted: UnlockedReads) -> UnlockedRows:
         time, reader = self._driver.time, self._reader
         spent = [
             (tenant_id, key.budget_id, key.scope_id, time(key.period_start), place)
@@ -242,7 +242,7 @@ class SqlLedgerTransaction:
             + [Statement(read.HOLDS, read.TENANT, [(tenant_id,)]) for tenant_id in wanted.holds]
             + ([Statement(read.SPENT, read.SPENT_KEY, spent)] if spent else [])
         )
-        return LookedUp(
+        return UnlockedRows(
             {
                 one: DueReservations(until, reader.due(next(found)))
                 for one, until in wanted.due.items()

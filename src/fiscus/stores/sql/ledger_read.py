@@ -8,6 +8,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+from fiscus.budgets.intervals import Hold
 from fiscus.budgets.model import (
     BalanceKey,
     Budget,
@@ -16,7 +17,6 @@ from fiscus.budgets.model import (
     ReservationLine,
     ReservationStatus,
 )
-from fiscus.budgets.openings import Hold
 from fiscus.costs.model import CostFlag
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.ledger.port import (

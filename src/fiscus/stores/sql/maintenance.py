@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from fiscus.clock import Clock
 from fiscus.engine import PoolUse
 from fiscus.errors import ServiceUnavailable
-from fiscus.portions import GoesOn, to_the_end
+from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database
 from fiscus.stores.sql.failures import not_writable
 from fiscus.stores.sql.migrate import revisions_of
@@ -114,7 +114,7 @@ class SqlMaintenance:
 
         return self._database.write(ALL_TENANTS, change)
 
-    def drop_expired_answers(self, goes_on: GoesOn = to_the_end) -> int:
+    def drop_expired_answers(self, goes_on: ShouldContinue = to_the_end) -> int:
         now = self._clock.now()
         t = idempotency_keys
         key = sa.tuple_(t.c.tenant_id, t.c.operation, t.c.key)

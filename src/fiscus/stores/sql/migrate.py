@@ -38,7 +38,7 @@ from fiscus.stores.sql.failures import disk_full, first_line, is_full, unusable
 from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS
 from fiscus.stores.sql.sqlite_files import make_folder
 from fiscus.stores.sql.urls import DATABASE_SETTING, database_is_there, parse_url
-from fiscus.stores.sql.write_turn import WriteTurn
+from fiscus.stores.sql.write_lock import WriteLock
 
 log = get_logger(__name__)
 
@@ -200,8 +200,8 @@ def _locked(engine: sa.Engine) -> Generator[Connection]:
     if _is_sqlite(engine):
         assert engine.url.database is not None
         with (
-            closing(WriteTurn.at(Path(engine.url.database))) as turn,
-            turn.held(),
+            closing(WriteLock.at(Path(engine.url.database))) as write_lock,
+            write_lock.held(),
             engine.connect() as connection,
         ):
             connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors
 
-from fiscus.groups import MaybeDone
+from fiscus.batching.thread_batcher import GroupOutcomeUnknown
 from fiscus.ledger.port import (
     GroupConflict,
     GroupRejected,
@@ -178,7 +178,7 @@ class PostgresDriver:
         except _GONE as error:
             self.close()
             if commit and may_have_committed(error):
-                raise MaybeDone(f"PostgreSQL: {error}") from error
+                raise GroupOutcomeUnknown(f"PostgreSQL: {error}") from error
             kind = StoreFull if isinstance(error, errors.DiskFull) else StoreUnavailable
             raise kind(f"PostgreSQL: {error}") from error
         except errors.CheckViolation as error:

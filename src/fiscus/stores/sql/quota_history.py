@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from fiscus.money import ZERO, plain, subtract
 from fiscus.paging import PageRequest
-from fiscus.portions import GoesOn
+from fiscus.portions import ShouldContinue
 from fiscus.quotas.calls import DayTotal, HistoryRow, QuotaHistory
 from fiscus.quotas.model import Quota, UsageKind
 from fiscus.scopes import EVERY, ScopeType
@@ -237,7 +237,7 @@ def _history_rows(
 # ---------------------------------------------------------------- forgetting
 
 
-def drop_before(database: Database, moment: datetime, goes_on: GoesOn) -> int:
+def drop_before(database: Database, moment: datetime, goes_on: ShouldContinue) -> int:
     """Forget the rows from before `moment`; how many.
 
     On PostgreSQL whole months go at once, with their partitions.

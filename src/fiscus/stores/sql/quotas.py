@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.errors import Conflict, FiscusError
 from fiscus.idempotency import Idempotency
 from fiscus.paging import Page, PageRequest
-from fiscus.portions import GoesOn, to_the_end
+from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.quotas.calls import (
     DistributeAnswer,
     DistributeRequest,
@@ -283,7 +283,7 @@ class SqlQuotas:
             lambda connection: quota_renewals.failed(connection, due, reason, now),
         )
 
-    def drop_history_before(self, moment: datetime, goes_on: GoesOn = to_the_end) -> int:
+    def drop_history_before(self, moment: datetime, goes_on: ShouldContinue = to_the_end) -> int:
         return drop_before(self._database, moment, goes_on)
 
 

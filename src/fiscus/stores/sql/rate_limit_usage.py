@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.clock import to_us
 from fiscus.ids import is_uuid
 from fiscus.paging import Page, PageRequest
-from fiscus.portions import GoesOn, to_the_end
+from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.ratelimits.calls import UsageWindow
 from fiscus.ratelimits.model import Policy
 from fiscus.ratelimits.policy_port import UsageRow
@@ -88,10 +88,10 @@ class SqlRateLimitUsage:
                 position=lambda window: [time_value(window.window_start), window.scope_id],
             )
 
-    def learn(self, now: datetime, goes_on: GoesOn = to_the_end) -> int:
+    def learn(self, now: datetime, goes_on: ShouldContinue = to_the_end) -> int:
         return learn(self._database, now, goes_on, self._learn_late)
 
-    def drop_before(self, moment: datetime, goes_on: GoesOn = to_the_end) -> int:
+    def drop_before(self, moment: datetime, goes_on: ShouldContinue = to_the_end) -> int:
         key = sa.tuple_(t.c.policy_id, t.c.scope_id, t.c.window_start)
         # ix_rate_limit_usage_window_end
         ended = (

@@ -20,7 +20,7 @@ from fiscus.ledger.port import GroupConflict, GroupRejected, StoreFull, StoreUna
 from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import PADDING, SHAPES_KEPT, Columns, Row, Statement
 from fiscus.stores.sql.sqlite_files import FileId, existing, file_at, log_beside
-from fiscus.stores.sql.write_turn import WriteTurn
+from fiscus.stores.sql.write_lock import WriteLock
 
 BUSY_TIMEOUT_MS: Final = 5_000
 _TRY_SECONDS: Final = 0.01
@@ -133,15 +133,15 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 class SqliteDriver:
-    """One connection in its owner's thread; a whole transaction holds the write turn."""
+    """One connection in its owner's thread; a whole transaction holds the write lock."""
 
     locks_store = True
 
-    def __init__(self, path: Path, synchronous: str, turn: WriteTurn) -> None:
+    def __init__(self, path: Path, synchronous: str, write_lock: WriteLock) -> None:
         self._path = path
         self._log_path = log_beside(path)
         self._synchronous = synchronous
-        self._turn = turn
+        self._write_lock = write_lock
         self._connection: sqlite3.Connection | None = None
         self._file: FileId | None = None
         self._log: FileId | None = None
@@ -169,7 +169,7 @@ class SqliteDriver:
     def begin(self, tenants: Collection[str], *, patient: bool) -> None:
         del tenants, patient  # a transaction has the whole store to itself
         try:
-            self._turn.acquire()
+            self._write_lock.acquire()
         except OSError as error:
             raise StoreUnavailable(f"SQLite: {error}") from error
         self._open = True
@@ -247,7 +247,7 @@ class SqliteDriver:
 
     def _end(self) -> None:
         self._open = False
-        self._turn.release()
+        self._write_lock.release()
 
     def _execute(self, connection: sqlite3.Connection, statement: Statement) -> list[Row]:
         """Run a statement in few steps: each lets go of Python's lock and waits to get it back.

@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fiscus.portions import GoesOn, for_each_tenant
+from fiscus.portions import ShouldContinue, for_each_tenant
 from fiscus.ratelimits.model import Policy
 from fiscus.ratelimits.usage_patterns import (
     QUARTER_US,
@@ -42,7 +42,7 @@ class _Learned(NamedTuple):
     """Whether it differs from what was known before."""
 
 
-def learn(database: Database, now: datetime, goes_on: GoesOn, late: set[str]) -> int:
+def learn(database: Database, now: datetime, goes_on: ShouldContinue, late: set[str]) -> int:
     """Learn whatever is due; the number of policies whose usual load changed. `late` is as that of
     `for_each_tenant`."""
     query = sa.select(policies.c.tenant_id).where(*_FOLLOWING).distinct()

@@ -217,7 +217,7 @@ def _anchors(
     connection: Connection, prepared: PreparedBudget, scope_ids: Collection[str]
 ) -> dict[str, date]:
     """The stored anchors of a floating budget; of others, none."""
-    if not (prepared.floats and scope_ids):
+    if not (prepared.is_floating and scope_ids):
         return {}
     found = connection.execute(
         sa.select(anchors.c.scope_id, anchors.c.anchor).where(

@@ -19,17 +19,17 @@ from typing import Any
 
 import pytest
 
+from fiscus.batching.thread_batcher import FutureSink
 from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
-from fiscus.groups import FutureSink
 from fiscus.ids import uuid7
-from fiscus.ledger.apart import asking
-from fiscus.ledger.apart.asking import LedgerApart
-from fiscus.ledger.apart.outcomes import Answered
 from fiscus.ledger.commands import Check, Outcome
+from fiscus.ledger.remote import client
+from fiscus.ledger.remote.client import RemoteLedger
+from fiscus.ledger.remote.results import EncodedAnswer
 from fiscus.processes import STEADY_SECONDS
 from fiscus.settings import Settings
 from fiscus.wire import decode
@@ -56,7 +56,7 @@ def anyio_backend(store_url: str) -> tuple[str, dict[str, bool]]:
 
 
 @pytest.fixture
-def open_apart(store_url: str, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+def open_remote(store_url: str, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     opened: list[Engine] = []
 
     def open_(**settings: Any) -> Engine:
@@ -73,8 +73,8 @@ def open_apart(store_url: str, tmp_path: Path) -> Iterator[Callable[..., Engine]
 
 
 @pytest.fixture
-def engine(open_apart: Callable[..., Engine]) -> Engine:
-    return open_apart(ledger_deadline_seconds=30)
+def engine(open_remote: Callable[..., Engine]) -> Engine:
+    return open_remote(ledger_deadline_seconds=30)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def desk(engine: Engine) -> Desk:
 
 
 def pid(engine: Engine) -> int:
-    assert isinstance(engine.ledger, LedgerApart)
+    assert isinstance(engine.ledger, RemoteLedger)
     return engine.ledger.pid
 
 
@@ -99,12 +99,12 @@ def no_descriptors_left() -> Iterator[None]:
 
 
 def answer(outcome: object) -> CheckAnswer:
-    assert isinstance(outcome, Answered), outcome
+    assert isinstance(outcome, EncodedAnswer), outcome
     return decode(outcome.answer, CheckAnswer)
 
 
 async def check(desk: Desk, cost: object, key: str | None = None) -> Any:
-    return await desk.engine.ledger.here().execute(desk.check_command(cost, key))
+    return await desk.engine.ledger.for_running_loop().execute(desk.check_command(cost, key))
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -138,8 +138,8 @@ def test_what_stops_a_server_does_not_end_a_ledger_that_begins(
         assert pid(engine) == began
 
 
-def test_rates_of_ones_own_hold_in_both_processes(open_apart: Callable[..., Engine]) -> None:
-    engine = open_apart(ledger_deadline_seconds=30, exchange_rates="AED/USD=0.25")
+def test_rates_of_ones_own_hold_in_both_processes(open_remote: Callable[..., Engine]) -> None:
+    engine = open_remote(ledger_deadline_seconds=30, exchange_rates="AED/USD=0.25")
     desk = Desk(engine, f"acme-{uuid7()}")
     budget = desk.budget("10")
     desk.reserve("4", currency="AED")
@@ -184,7 +184,7 @@ async def test_a_killed_process_is_replaced_and_no_retry_is_charged_twice(
                 outcome = await check(desk, "1", key)
             except ServiceUnavailable as error:
                 outcome = error
-            if isinstance(outcome, Answered):
+            if isinstance(outcome, EncodedAnswer):
                 return answer(outcome)
             assert isinstance(outcome, ServiceUnavailable)
             await asyncio.to_thread(threading.Event().wait, 0.02)
@@ -213,7 +213,7 @@ async def test_a_process_that_dies_idle_is_replaced_and_told_of(engine: Engine, 
 
 async def test_news_of_a_broken_line_do_not_end_the_one_that_took_its_place(desk: Desk) -> None:
     await check(desk, "1")
-    assert isinstance(desk.engine.ledger, LedgerApart)
+    assert isinstance(desk.engine.ledger, RemoteLedger)
     line = desk.engine.ledger._loop_line
     assert line is not None
     broken = line._socket
@@ -225,12 +225,12 @@ async def test_news_of_a_broken_line_do_not_end_the_one_that_took_its_place(desk
 
 
 async def test_who_asks_anew_when_a_line_ends_opens_the_only_one_that_follows(
-    open_apart: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    open_remote: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = open_apart(ledger_deadline_seconds=30, ledger_max_group=1)
+    engine = open_remote(ledger_deadline_seconds=30, ledger_max_group=1)
     desk = Desk(engine, f"acme-{uuid7()}")
     await check(desk, "1")
-    assert isinstance(engine.ledger, LedgerApart)
+    assert isinstance(engine.ledger, RemoteLedger)
     process, line, ended = engine.ledger._process, engine.ledger._loop_line, pid(engine)
     assert line is not None
     lines: list[Any] = []
@@ -257,7 +257,7 @@ async def test_a_line_belongs_to_the_process_that_it_leads_to(
     engine: Engine, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.budget("10")
-    assert isinstance(engine.ledger, LedgerApart)
+    assert isinstance(engine.ledger, RemoteLedger)
     process = engine.ledger._process
     thread_line = process.thread_line
 
@@ -298,7 +298,7 @@ async def test_descriptors_that_are_short_for_a_moment_are_tried_again(
 async def test_a_process_that_cannot_be_started_again_is_tried_ever_more_rarely(
     engine: Engine, desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert isinstance(engine.ledger, LedgerApart)
+    assert isinstance(engine.ledger, RemoteLedger)
     keeper = engine.ledger._process
     keeper._began_at -= STEADY_SECONDS  # it has lived for long
     ended, lines = pid(engine), list[Told]()
@@ -322,14 +322,14 @@ async def test_a_process_that_cannot_be_started_again_is_tried_ever_more_rarely(
 
 
 async def test_what_budgets_say_holds_while_the_process_does_not_answer(
-    open_apart: Callable[..., Engine], tmp_path: Path
+    open_remote: Callable[..., Engine], tmp_path: Path
 ) -> None:
-    engine = open_apart(ledger_deadline_seconds=DEADLINE_SECONDS, ledger_max_group=1)
+    engine = open_remote(ledger_deadline_seconds=DEADLINE_SECONDS, ledger_max_group=1)
     open_, closed = (Desk(engine, f"{name}-{uuid7()}") for name in ("open", "closed"))
     open_.budget("10", on_store_failure="allow")
     closed.budget("10")
     for one in (open_, closed):
-        assert isinstance(await check(one, "1"), Answered)
+        assert isinstance(await check(one, "1"), EncodedAnswer)
     os.kill(pid(engine), signal.SIGSTOP)
     try:
         # these groups are on their way, and nobody knows whether they are done
@@ -348,9 +348,9 @@ async def test_what_budgets_say_holds_while_the_process_does_not_answer(
 
 
 async def test_a_budget_that_no_longer_allows_is_known_to_the_other_side(
-    open_apart: Callable[..., Engine],
+    open_remote: Callable[..., Engine],
 ) -> None:
-    engine = open_apart(ledger_deadline_seconds=30)
+    engine = open_remote(ledger_deadline_seconds=30)
     desk = Desk(engine, f"acme-{uuid7()}")
     command: Check = desk.check_command("1")
     budget = desk.budget("10", on_store_failure="allow")
@@ -369,7 +369,7 @@ async def test_what_an_event_loop_hears_late_of_budgets_does_not_replace_what_a_
     heard = asyncio.ensure_future(check(desk, "1"))
     for _ in range(2):  # turns of the event loop until it is sent
         await asyncio.sleep(0)
-    assert isinstance(engine.ledger, LedgerApart)
+    assert isinstance(engine.ledger, RemoteLedger)
     line = engine.ledger._loop_line
     assert line is not None
     assert line._socket is not None
@@ -382,9 +382,9 @@ async def test_what_an_event_loop_hears_late_of_budgets_does_not_replace_what_a_
 
 
 async def test_a_process_that_answers_late_opens_the_breaker(
-    open_apart: Callable[..., Engine],
+    open_remote: Callable[..., Engine],
 ) -> None:
-    engine = open_apart(ledger_deadline_seconds=0.3)
+    engine = open_remote(ledger_deadline_seconds=0.3)
     desk = Desk(engine, f"acme-{uuid7()}")
     os.kill(pid(engine), signal.SIGSTOP)
     try:
@@ -400,9 +400,9 @@ async def test_a_process_that_answers_late_opens_the_breaker(
 
 
 async def test_closing_does_what_waits_and_ends_the_process(
-    open_apart: Callable[..., Engine], store_url: str
+    open_remote: Callable[..., Engine], store_url: str
 ) -> None:
-    engine = open_apart(ledger_deadline_seconds=30)
+    engine = open_remote(ledger_deadline_seconds=30)
     desk = Desk(engine, f"acme-{uuid7()}")
     number = pid(engine)
     await check(desk, "1")
@@ -423,10 +423,10 @@ async def test_closing_does_what_waits_and_ends_the_process(
 
 
 def test_closing_does_not_wait_for_ever_for_a_process_that_hangs(
-    open_apart: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    open_remote: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "_CLOSE_SECONDS", 0.2)
-    engine = open_apart(ledger_deadline_seconds=30)
+    monkeypatch.setattr(client, "_CLOSE_SECONDS", 0.2)
+    engine = open_remote(ledger_deadline_seconds=30)
     number = pid(engine)
     command = Desk(engine, f"acme-{uuid7()}").record_command("1")
     os.kill(number, signal.SIGSTOP)

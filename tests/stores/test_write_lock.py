@@ -14,17 +14,17 @@ from typing import Final
 
 import pytest
 
-from fiscus.stores.sql import write_turn
+from fiscus.stores.sql import write_lock
 from fiscus.stores.sql.sqlite import configure
-from fiscus.stores.sql.write_turn import WriteTurn, _ProcessTurn
+from fiscus.stores.sql.write_lock import WriteLock, _ProcessLock
 from tests.valkey import wait_until
 
 WAIT_SECONDS: Final = 60
 _OTHER: Final = """
 import sys
 from pathlib import Path
-from fiscus.stores.sql.write_turn import WriteTurn
-turn = WriteTurn(Path(sys.argv[1]))
+from fiscus.stores.sql.write_lock import WriteLock
+turn = WriteLock(Path(sys.argv[1]))
 while True:
     turn.acquire()
     print("has it", flush=True)
@@ -50,37 +50,37 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def test_threads_get_it_in_the_order_they_asked(tmp_path: Path) -> None:
-    turn = WriteTurn(tmp_path / "fiscus.db")
+    lock = WriteLock(tmp_path / "fiscus.db")
     order: list[int] = []
 
     def take(number: int) -> None:
-        with turn.held():
+        with lock.held():
             order.append(number)
 
-    turn.acquire()
+    lock.acquire()
     threads = [threading.Thread(target=take, args=(number,)) for number in range(20)]
     for waiting, thread in enumerate(threads, start=1):
         thread.start()
-        wait_until(lambda waiting=waiting: len(turn._waiting) == waiting)
-    turn.release()
+        wait_until(lambda waiting=waiting: len(lock._waiting) == waiting)
+    lock.release()
     for thread in threads:
         thread.join(WAIT_SECONDS)
     assert order == list(range(20))
-    turn.close()
+    lock.close()
 
 
 @pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_while_it_waits_takes_nobody_elses_turn(tmp_path: Path) -> None:
-    turn = WriteTurn(tmp_path / "fiscus.db")
+    lock = WriteLock(tmp_path / "fiscus.db")
     has_it, hand_on = threading.Event(), threading.Event()
 
     def keep() -> None:
-        with turn.held():
+        with lock.held():
             has_it.set()
             hand_on.wait(WAIT_SECONDS)
 
     def interrupt() -> None:
-        wait_until(lambda: bool(turn._waiting))
+        wait_until(lambda: bool(lock._waiting))
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     keeper, interrupter = threading.Thread(target=keep), threading.Thread(target=interrupt)
@@ -88,7 +88,7 @@ def test_ctrl_c_while_it_waits_takes_nobody_elses_turn(tmp_path: Path) -> None:
     assert has_it.wait(WAIT_SECONDS)
     interrupter.start()
     with pytest.raises(KeyboardInterrupt):
-        turn.acquire()
+        lock.acquire()
     interrupter.join(WAIT_SECONDS)
     hand_on.set()
     keeper.join(WAIT_SECONDS)
@@ -97,7 +97,7 @@ def test_ctrl_c_while_it_waits_takes_nobody_elses_turn(tmp_path: Path) -> None:
     later.start()
     assert has_it.wait(WAIT_SECONDS)
     later.join(WAIT_SECONDS)
-    turn.close()
+    lock.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
@@ -105,8 +105,8 @@ def test_one_that_takes_it_again_at_once_lets_the_process_that_waits_go_first(
     tmp_path: Path,
 ) -> None:
     database = tmp_path / "fiscus.db"
-    turn = WriteTurn(database)
-    turn.acquire()
+    lock = WriteLock(database)
+    lock.acquire()
     other = start(database, "again")
     printed: list[str] = []
     assert other.stdout is not None
@@ -114,16 +114,16 @@ def test_one_that_takes_it_again_at_once_lets_the_process_that_waits_go_first(
     reader.start()
     try:
         for _ in range(20):
-            wait_until(lambda: is_taken(database, _ProcessTurn._NEXT))
+            wait_until(lambda: is_taken(database, _ProcessLock._NEXT))
             before = len(printed)
-            turn.release()
-            turn.acquire()
+            lock.release()
+            lock.acquire()
             wait_until(lambda before=before: len(printed) > before)
     finally:
         other.kill()
         reader.join(WAIT_SECONDS)
         end(other)
-        turn.close()
+        lock.close()
 
 
 def is_taken(database: Path, lock: int) -> bool:
@@ -145,11 +145,11 @@ def test_two_databases_of_one_process_wait_for_another_process_and_for_each_othe
     (tmp_path / "data").mkdir()
     (tmp_path / "same").symlink_to("data")
     database = tmp_path / "data" / "fiscus.db"
-    first, second = WriteTurn.at(database), WriteTurn.at(tmp_path / "same" / "fiscus.db")
+    first, second = WriteLock.at(database), WriteLock.at(tmp_path / "same" / "fiscus.db")
     first.acquire()
     other = start(database, "keep")
     assert other.stdout is not None
-    wait_until(lambda: is_taken(database, _ProcessTurn._NEXT))
+    wait_until(lambda: is_taken(database, _ProcessLock._NEXT))
     order: list[str] = []
 
     def take() -> None:
@@ -167,19 +167,19 @@ def test_two_databases_of_one_process_wait_for_another_process_and_for_each_othe
     thread.join(WAIT_SECONDS)
     assert order == ["first", "second"]
     second.close()
-    assert WriteTurn.at(database) is not second
+    assert WriteLock.at(database) is not second
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
 def test_a_killed_process_gives_its_turn_back(tmp_path: Path) -> None:
-    turn = WriteTurn(tmp_path / "fiscus.db")
+    lock = WriteLock(tmp_path / "fiscus.db")
     other = start(tmp_path / "fiscus.db", "keep")
     assert other.stdout is not None
     assert other.stdout.readline()
     got = threading.Event()
 
     def take() -> None:
-        with turn.held():
+        with lock.held():
             got.set()
 
     thread = threading.Thread(target=take)
@@ -188,30 +188,30 @@ def test_a_killed_process_gives_its_turn_back(tmp_path: Path) -> None:
     end(other)
     assert got.wait(WAIT_SECONDS)
     thread.join(WAIT_SECONDS)
-    turn.close()
+    lock.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
 def test_nobody_waits_for_ever_for_a_process_that_is_frozen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write_turn, "WAIT_SECONDS", 0.05)
-    turn = WriteTurn(tmp_path / "fiscus.db")
+    monkeypatch.setattr(write_lock, "WAIT_SECONDS", 0.05)
+    lock = WriteLock(tmp_path / "fiscus.db")
     other = start(tmp_path / "fiscus.db", "keep")
     assert other.stdout is not None
     assert other.stdout.readline()
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            turn.acquire()
+            lock.acquire()
     monkeypatch.undo()
     end(other)
-    with turn.held():  # as who asks again is asked for already
+    with lock.held():  # as who asks again is asked for already
         pass
     after = start(tmp_path / "fiscus.db", "keep")
     assert after.stdout is not None
     assert after.stdout.readline() == "has it\n"
     end(after)
-    turn.close()
+    lock.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
@@ -223,34 +223,34 @@ def test_who_gave_up_and_closed_it_takes_it_from_nobody_who_opens_it_again(
     assert other.stdout is not None
     assert other.stdout.readline()
     with monkeypatch.context() as hurried:
-        hurried.setattr(write_turn, "WAIT_SECONDS", 0.05)
+        hurried.setattr(write_lock, "WAIT_SECONDS", 0.05)
         for _ in range(6):
             with (
-                contextlib.closing(WriteTurn.at(database)) as given_up,
+                contextlib.closing(WriteLock.at(database)) as given_up,
                 pytest.raises(TimeoutError),
             ):
                 given_up.acquire()
-    with contextlib.closing(WriteTurn.at(database)) as turn:
+    with contextlib.closing(WriteLock.at(database)) as lock:
         end(other)
-        with turn.held():
-            assert is_taken(database, _ProcessTurn._TURN)
+        with lock.held():
+            assert is_taken(database, _ProcessLock._TURN)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
 def test_a_turn_that_is_waited_for_by_nobody_any_more_is_let_go_of_when_it_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write_turn, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(write_lock, "WAIT_SECONDS", 0.05)
     database = tmp_path / "fiscus.db"
     other = start(database, "keep")
     assert other.stdout is not None
     assert other.stdout.readline()
-    with contextlib.closing(WriteTurn.at(database)) as turn, pytest.raises(TimeoutError):
-        turn.acquire()
-    assert turn._processes._file is not None
+    with contextlib.closing(WriteLock.at(database)) as lock, pytest.raises(TimeoutError):
+        lock.acquire()
+    assert lock._processes._file is not None
     end(other)
-    wait_until(lambda: turn._processes._file is None)
-    assert not is_taken(database, _ProcessTurn._TURN)
+    wait_until(lambda: lock._processes._file is None)
+    assert not is_taken(database, _ProcessLock._TURN)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only there do processes take turns")
@@ -264,46 +264,46 @@ def test_ctrl_c_when_it_begins_to_wait_for_a_process_leaves_the_turn_to_others(
         raise KeyboardInterrupt
 
     database = tmp_path / "fiscus.db"
-    turn = WriteTurn(database)
+    lock = WriteLock(database)
     other = start(database, "keep")
     assert other.stdout is not None
     assert other.stdout.readline()
     with monkeypatch.context() as interrupted:
         interrupted.setattr(threading.Thread, "start", begin_interrupted)
         with pytest.raises(KeyboardInterrupt):
-            turn.acquire()
-    wait_until(lambda: is_taken(database, _ProcessTurn._NEXT))
+            lock.acquire()
+    wait_until(lambda: is_taken(database, _ProcessLock._NEXT))
     end(other)
-    wait_until(lambda: not is_taken(database, _ProcessTurn._NEXT))
-    wait_until(lambda: not is_taken(database, _ProcessTurn._TURN))
-    with turn.held():
+    wait_until(lambda: not is_taken(database, _ProcessLock._NEXT))
+    wait_until(lambda: not is_taken(database, _ProcessLock._TURN))
+    with lock.held():
         pass
-    turn.close()
+    lock.close()
 
 
 def test_nobody_waits_for_ever_for_a_thread_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turn = WriteTurn(tmp_path / "fiscus.db")
+    lock = WriteLock(tmp_path / "fiscus.db")
     waited: list[BaseException] = []
 
     def take() -> None:
         try:
-            turn.acquire()
+            lock.acquire()
         except TimeoutError as error:
             waited.append(error)
 
-    turn.acquire()
-    monkeypatch.setattr(write_turn, "WAIT_SECONDS", 0.05)
+    lock.acquire()
+    monkeypatch.setattr(write_lock, "WAIT_SECONDS", 0.05)
     thread = threading.Thread(target=take)
     thread.start()
     thread.join(WAIT_SECONDS)
     assert len(waited) == 1
     monkeypatch.undo()
-    turn.release()
-    with turn.held():
+    lock.release()
+    with lock.held():
         pass
-    turn.close()
+    lock.close()
 
 
 def test_the_first_connections_wait_for_each_other(tmp_path: Path) -> None:
@@ -323,14 +323,14 @@ def test_the_first_connections_wait_for_each_other(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_gone_is_an_error_and_keeps_no_turn(tmp_path: Path) -> None:
-    turn = WriteTurn(tmp_path / "gone" / "fiscus.db")
+    lock = WriteLock(tmp_path / "gone" / "fiscus.db")
     for _ in range(2):
         with pytest.raises(OSError, match="gone"):
-            turn.acquire()
+            lock.acquire()
     (tmp_path / "gone").mkdir()
-    with turn.held():
+    with lock.held():
         pass
-    turn.close()
+    lock.close()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes take no turns there")
@@ -341,13 +341,13 @@ def test_a_turn_whose_lock_cannot_be_let_go_of_is_handed_on(
     def fails(*_: object) -> None:
         raise failure
 
-    turn = WriteTurn(tmp_path / "fiscus.db")
-    turn.acquire()
+    lock = WriteLock(tmp_path / "fiscus.db")
+    lock.acquire()
     with monkeypatch.context() as patch:
         patch.setattr("fcntl.lockf", fails)
         with pytest.raises(failure):
-            turn.release()
-    monkeypatch.setattr(write_turn, "WAIT_SECONDS", 0.05)
-    with turn.held():
+            lock.release()
+    monkeypatch.setattr(write_lock, "WAIT_SECONDS", 0.05)
+    with lock.held():
         pass
-    turn.close()
+    lock.close()

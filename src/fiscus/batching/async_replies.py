@@ -1,4 +1,4 @@
-"""Outcomes of a group loop for coroutines: one wake-up of the event loop per group."""
+"""Outcomes of a `ThreadBatcher` for coroutines: one wake-up of the event loop per group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from itertools import takewhile
 from typing import Final, Generic, TypeVar
 
-from fiscus.groups import GroupLoop
+from fiscus.batching.thread_batcher import ThreadBatcher
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -29,19 +29,19 @@ class _Waiting(Generic[C, R]):
         """Its deadline passed, and it is answered by whether it was begun."""
 
 
-class LoopReplies(Generic[C, R]):
-    """Submits commands for coroutines of one event loop; a `groups.Sink`.
+class AsyncReplies(Generic[C, R]):
+    """Submits commands for coroutines of one event loop; a `thread_batcher.Sink`.
 
     A command whose deadline passes is answered `without_store` when it was not begun, which then
     never happens; else as `late`, since it may still be done.
     """
 
-    def __init__(self, group_loop: GroupLoop[C, R], loop: asyncio.AbstractEventLoop) -> None:
-        self._group_loop = group_loop
+    def __init__(self, batcher: ThreadBatcher[C, R], loop: asyncio.AbstractEventLoop) -> None:
+        self._batcher = batcher
         self._loop = loop
         self._waiting: dict[_Waiting[C, R], None] = {}
         """Those not answered yet, in order of arrival and so of their deadlines."""
-        self._sweep_seconds = min(_SWEEP_SECONDS, group_loop.limits.deadline_seconds / 2)
+        self._sweep_seconds = min(_SWEEP_SECONDS, batcher.limits.deadline_seconds / 2)
         self._sweeping = False
         self._waking = False
 
@@ -50,9 +50,9 @@ class LoopReplies(Generic[C, R]):
         waiting: _Waiting[C, R] = _Waiting(  # `_Waiting[C, R](` takes a microsecond
             command,
             self._loop.create_future(),
-            self._loop.time() + self._group_loop.limits.deadline_seconds,
+            self._loop.time() + self._batcher.limits.deadline_seconds,
         )
-        self._group_loop.submit(command, self, waiting)
+        self._batcher.submit(command, self, waiting)
         if not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake)
@@ -63,7 +63,7 @@ class LoopReplies(Generic[C, R]):
         return waiting.future
 
     def deliver(self, outcomes: list[tuple[_Waiting[C, R], R]]) -> bool:
-        """Wake the loop once for all of a group; the group loop stands back until then."""
+        """Wake the loop once for all of a group; the batcher stands back until then."""
         try:
             self._loop.call_soon_threadsafe(self._resolve, outcomes)
         except RuntimeError:
@@ -82,25 +82,25 @@ class LoopReplies(Generic[C, R]):
         for waiting, outcome in outcomes:
             self._answer(waiting, outcome)
         # The coroutines answer first, then the loop looks for new requests, then wakes the other.
-        self._loop.call_soon(self._loop.call_soon, self._group_loop.wake)
+        self._loop.call_soon(self._loop.call_soon, self._batcher.wake)
 
     def _wake(self) -> None:
-        """Wake the group loop once the requests that had arrived are read: no wait, one group."""
+        """Wake the batcher once the requests that had arrived are read: no wait, one group."""
         self._waking = False
-        self._group_loop.wake()
+        self._batcher.wake()
 
     def _sweep(self) -> None:
         """Answer those whose deadline passed."""
         now = self._loop.time()
-        group_loop = self._group_loop
+        batcher = self._batcher
         never_begun: list[_Waiting[C, R]] = []
         for waiting in list(takewhile(lambda one: one.deadline <= now, self._waiting)):
             waiting.overdue = True
             if waiting.begun or waiting.future.done():  # cancelled: told to nobody
-                self._answer(waiting, group_loop.late(waiting.command))
+                self._answer(waiting, batcher.late(waiting.command))
             else:
                 never_begun.append(waiting)
-        outcomes = group_loop.all_without_store([one.command for one in never_begun])
+        outcomes = batcher.all_without_store([one.command for one in never_begun])
         for waiting, outcome in zip(never_begun, outcomes, strict=True):
             self._answer(waiting, outcome)
         if self._waiting:

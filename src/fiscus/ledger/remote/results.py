@@ -1,9 +1,9 @@
-"""What became of a group, as the ledger's process tells it to the other, which answers.
+"""The results of a group: encoded by the ledger's process, decoded by the one that answers.
 
 Answers are JSON already and stand before the rest of their message, each of a known length, so that
-the other side need not read what it only hands on. Batches are told as they were decided, for the
-other side to put into words, and of each decision only that which it does not know: what an
-operation meets was told once, each budget or quota of it too, and has a number since.
+the client's side need not read what it only hands on. Batches are sent as decisions, which the
+client's side makes answers of. What an operation matches is sent once on each line, and so is each
+budget or quota in it; from then on it is sent as a number.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Raw, Struct
 
+from fiscus.batching.thread_batcher import GroupOutcomeUnknown
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
-from fiscus.budgets.matching import Matched, PreparedBudget
+from fiscus.budgets.matching import MatchedBudget, PreparedBudget
 from fiscus.budgets.model import Budget
 from fiscus.budgets.rules import ThrottleShare
 from fiscus.costs.model import CostFlag
-from fiscus.errors import KINDS, FiscusError, InternalError, made_again
-from fiscus.groups import MaybeDone
+from fiscus.errors import ERROR_BY_CODE, FiscusError, InternalError, rebuild_error
 from fiscus.ledger.answers import (
     BudgetBatchDecided,
     Decided,
     QuotaBatchDecided,
     RecordedBatch,
-    checks_in_json,
-    in_json,
+    checks_to_json,
+    to_answer_json,
 )
-from fiscus.ledger.apart.messages import LENGTH, Frames, measured
 from fiscus.ledger.commands import Command
 from fiscus.ledger.port import StoreFull, StoreUnavailable
 from fiscus.ledger.recorded import Charged, CostRecorded
+from fiscus.ledger.remote.messages import LENGTH, Frames, measured
 from fiscus.periods import Period
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
 from fiscus.quotas.matching import MatchedQuota, matched_quota
@@ -44,7 +44,7 @@ _ID_FIELD: Final = b'"correlation_id":'
 _NO_ID: Final = _ID_FIELD + b"null}"
 
 
-class Answered(Struct, frozen=True):
+class EncodedAnswer(Struct, frozen=True):
     """A command's answer."""
 
     answer: bytes
@@ -59,7 +59,7 @@ class Answered(Struct, frozen=True):
         return b'%b"%b"}' % (answer[: -len(_NO_ID) + len(_ID_FIELD)], correlation_id.encode())
 
 
-class Failed(Struct, frozen=True, array_like=True, tag=2):
+class EncodedError(Struct, frozen=True, array_like=True, tag=2):
     """The error that a command ended in."""
 
     code: str
@@ -70,8 +70,8 @@ class Failed(Struct, frozen=True, array_like=True, tag=2):
 
     def error(self) -> FiscusError:
         """The error as it was in the other process."""
-        return made_again(
-            KINDS.get(self.code, InternalError),
+        return rebuild_error(
+            ERROR_BY_CODE.get(self.code, InternalError),
             self.message,
             self.details,
             self.suggested_action,
@@ -84,24 +84,24 @@ class Fallback(Struct, frozen=True, array_like=True):
 
     tenant_id: str
     at_ns: int
-    """When it was told, by a clock that all processes share and that never goes back: of two that
+    """When it was sent, by a clock that all processes share and that never goes back: of two that
     come over different lines, it says which holds."""
     budgets: Raw
     """As JSON."""
 
 
-ToldOutcome = Answered | BudgetBatchDecided | QuotaBatchDecided | RecordedBatch | FiscusError
+RemoteOutcome = EncodedAnswer | BudgetBatchDecided | QuotaBatchDecided | RecordedBatch | FiscusError
 """What became of a command."""
-M = TypeVar("M", Matched, MatchedQuota)
+M = TypeVar("M", MatchedBudget, MatchedQuota)
 
 
-class Done(Struct, frozen=True):
+class GroupResult(Struct, frozen=True):
     """What became of a group."""
 
     number: int
-    outcomes: list[ToldOutcome]
+    outcomes: list[RemoteOutcome]
     """In the order of its commands; empty when nothing of it was done."""
-    failure: StoreUnavailable | MaybeDone | None
+    failure: StoreUnavailable | GroupOutcomeUnknown | None
     """Why nothing of it was done, or why that is not known."""
     seconds: float
     """How long the groups took that it was done with."""
@@ -111,8 +111,8 @@ class Done(Struct, frozen=True):
     """How often definitions were looked for since the group before, and had to be read."""
 
 
-_FAILURES: Final = (StoreUnavailable, StoreFull, MaybeDone)
-"""What is told by its place here; any other is as the first."""
+_FAILURES: Final = (StoreUnavailable, StoreFull, GroupOutcomeUnknown)
+"""What is sent as its place here; any other is as the first."""
 
 
 class _Answer(Struct, frozen=True, array_like=True, tag=1):
@@ -166,7 +166,7 @@ class _RecordBatch(Struct, frozen=True, array_like=True, tag=5):
     results: list[_Cost]
 
 
-_Told = Failed | _CheckBatch | _QuotaBatch | _RecordBatch
+_EncodedOutcome = EncodedError | _CheckBatch | _QuotaBatch | _RecordBatch
 """What became of a command, unless that is an answer."""
 
 
@@ -174,7 +174,7 @@ class _Rest(Struct, frozen=True, array_like=True):
     """A message, without its answers."""
 
     number: int
-    outcomes: list[_Answer | _Told]
+    outcomes: list[_Answer | _EncodedOutcome]
     unavailable: str | None
     seconds: float
     fallbacks: list[Fallback]
@@ -183,11 +183,11 @@ class _Rest(Struct, frozen=True, array_like=True):
     """Numbers begin at 0 again."""
     budgets: list[tuple[Budget, str, Period]]
     """Budgets, for which scope id and in which period, that get the next numbers."""
-    budgets_met: list[list[int]]
-    """Those that operations meet, by their numbers; each gets the next number of its own."""
+    budgets_matched: list[list[int]]
+    """Those that operations match, by their numbers; each gets the next number of its own."""
     quotas: list[tuple[Quota, str]]
     """Quotas, and for which scope id, that get the next numbers of theirs."""
-    quotas_met: list[list[int]]
+    quotas_matched: list[list[int]]
     kind: int = 0
     """Which of `_FAILURES`, when it is `unavailable`."""
 
@@ -195,36 +195,36 @@ class _Rest(Struct, frozen=True, array_like=True):
 _read_rest: Final = decoder_for(_Rest).decode
 
 
-class _Numbers(Generic[M]):
-    """Numbers of what operations meet, and of each budget or quota in it."""
+class _InternTable(Generic[M]):
+    """Numbers for sets of matches sent on a line, and for each budget or quota in them."""
 
     def __init__(self) -> None:
-        self._met: dict[tuple[int, ...], int] = {}
+        self._sets: dict[tuple[int, ...], int] = {}
         """By the `id` of each of it."""
         self._each: dict[int, tuple[int, M]] = {}
         """By the `id` of what has them, which is kept alive."""
-        self._last: Sequence[M] = ()
+        self._last_set: Sequence[M] = ()
         self._last_number = -1
-        self._new_met: list[list[int]] = []
+        self._new_sets: list[list[int]] = []
         self._new: list[M] = []
 
     def __len__(self) -> int:
-        return len(self._met) + len(self._each)
+        return len(self._sets) + len(self._each)
 
     def clear(self) -> None:
-        self._met.clear()
+        self._sets.clear()
         self._each.clear()
         self._last_number = -1
 
     def of(self, matched: Sequence[M]) -> int:
-        if matched is self._last and self._last_number >= 0:  # as in most of a batch
+        if matched is self._last_set and self._last_number >= 0:  # as in most of a batch
             return self._last_number
         key = tuple(map(id, matched))
-        number = self._met.get(key)
+        number = self._sets.get(key)
         if number is None:
-            number = self._met[key] = len(self._met)
-            self._new_met.append([self._of_one(one) for one in matched])
-        self._last, self._last_number = matched, number
+            number = self._sets[key] = len(self._sets)
+            self._new_sets.append([self._of_one(one) for one in matched])
+        self._last_set, self._last_number = matched, number
         return number
 
     def _of_one(self, one: M) -> int:
@@ -235,20 +235,20 @@ class _Numbers(Generic[M]):
         return known[0]
 
     def take_new(self) -> tuple[list[M], list[list[int]]]:
-        """What got a number since the last time: each, and of what is met the numbers in it."""
+        """What got a number since the last time: single ones, and sets as the numbers in them."""
         new, self._new = self._new, []
-        new_met, self._new_met = self._new_met, []
-        return new, new_met
+        new_sets, self._new_sets = self._new_sets, []
+        return new, new_sets
 
 
-class Teller:
-    """The ledger's side of one line."""
+class ResultEncoder:
+    """Encodes results on one line; the server's side."""
 
     def __init__(self) -> None:
-        self._budgets: _Numbers[Matched] = _Numbers()
-        self._quotas: _Numbers[MatchedQuota] = _Numbers()
+        self._budgets: _InternTable[MatchedBudget] = _InternTable()
+        self._quotas: _InternTable[MatchedQuota] = _InternTable()
 
-    def done(
+    def encode(
         self,
         number: int,
         commands: Sequence[Command],
@@ -257,38 +257,38 @@ class Teller:
         lookups: tuple[int, int],
         seconds: float,
     ) -> bytearray:
-        """A `Done` as a frame."""
+        """A `GroupResult` as a frame."""
         budgets, quotas = self._budgets, self._quotas
         anew = len(budgets) + len(quotas) > MOST_NUMBERED
         if anew:
             budgets.clear()
             quotas.clear()
         frame = bytearray(LENGTH.size)
-        answers = iter(checks_in_json(commands, outcomes))
-        told = [
+        answers = iter(checks_to_json(commands, outcomes))
+        encoded = [
             _answered(frame, next(answers).encode(), outcome)
             if isinstance(outcome, BudgetsDecided)
-            else self._told(frame, command, outcome)
+            else self._encoded(frame, command, outcome)
             for command, outcome in zip(commands, outcomes, strict=True)
         ]
-        new_budgets, budgets_met = budgets.take_new()
-        new_quotas, quotas_met = quotas.take_new()
+        new_budgets, budgets_matched = budgets.take_new()
+        new_quotas, quotas_matched = quotas.take_new()
         rest = (
             number,
-            told,
+            encoded,
             None,
             seconds,
             fallbacks,
             lookups,
             anew,
             [(one.budget, one.scope_id, one.period) for one in new_budgets],
-            budgets_met,
+            budgets_matched,
             [(one.quota, one.scope_id) for one in new_quotas],
-            quotas_met,
+            quotas_matched,
         )
         return _framed(frame, rest)
 
-    def _told(
+    def _encoded(
         self, frame: bytearray, command: Command, outcome: Decided | FiscusError
     ) -> tuple[object, ...]:
         match outcome:
@@ -308,10 +308,10 @@ class Teller:
                     return 5, [self._of_cost(one) for one in costs]
             case _:
                 pass
-        return _answered(frame, in_json(command, outcome), outcome)
+        return _answered(frame, to_answer_json(command, outcome), outcome)
 
     def _of_budgets(self, decided: BudgetsDecided) -> tuple[object, ...]:
-        told = (
+        encoded = (
             self._budgets.of(decided.matched),
             decided.allowed,
             decided.deciding,
@@ -320,7 +320,7 @@ class Teller:
             decided.standings,
             decided.held_back,
         )
-        return (*told, True) if decided.throttled else told
+        return (*encoded, True) if decided.throttled else encoded
 
     def _of_quotas(self, decided: QuotasDecided) -> tuple[object, ...]:
         return (
@@ -346,7 +346,8 @@ def _answered(frame: bytearray, answer: bytes, outcome: Decided) -> tuple[object
 
 
 def unavailable_message(number: int, error: Exception) -> bytearray:
-    """A `Done` of which nothing was done, or perhaps, when `error` is `MaybeDone`."""
+    """A `GroupResult` of which nothing was done, or perhaps, when `error` is
+    `GroupOutcomeUnknown`."""
     kind = type(error)
     number_of_kind = _FAILURES.index(kind) if kind in _FAILURES else 0
     return _framed(
@@ -374,53 +375,55 @@ def _framed(frame: bytearray, rest: tuple[object, ...]) -> bytearray:
     return measured(frame)
 
 
-class Hearer:
-    """The other side of one line."""
+class ResultDecoder:
+    """Decodes what a `ResultEncoder` sends on one line; the client's side."""
 
     def __init__(self) -> None:
         self._frames = Frames()
-        self._budgets: list[Matched] = []
-        self._budgets_met: list[list[Matched]] = []
+        self._budgets: list[MatchedBudget] = []
+        self._budgets_matched: list[list[MatchedBudget]] = []
         self._quotas: list[MatchedQuota] = []
-        self._quotas_met: list[list[MatchedQuota]] = []
+        self._quotas_matched: list[list[MatchedQuota]] = []
 
-    def feed(self, data: bytes) -> list[Done]:
+    def feed(self, data: bytes) -> list[GroupResult]:
         """What is complete with `data`, which has to be all that came."""
         return [self._read(message) for message in self._frames.feed(data)]
 
-    def _read(self, message: bytes) -> Done:
+    def _read(self, message: bytes) -> GroupResult:
         (end,) = LENGTH.unpack_from(message, len(message) - LENGTH.size)
         rest: _Rest = _read_rest(memoryview(message)[end : -LENGTH.size])
         if rest.anew:
             self._budgets.clear()
-            self._budgets_met.clear()
+            self._budgets_matched.clear()
             self._quotas.clear()
-            self._quotas_met.clear()
+            self._quotas_matched.clear()
         for budget, scope_id, period in rest.budgets:
             self._budgets.append(PreparedBudget(budget).in_period(scope_id, period))
-        for numbers in rest.budgets_met:
-            self._budgets_met.append([self._budgets[number] for number in numbers])
+        for numbers in rest.budgets_matched:
+            self._budgets_matched.append([self._budgets[number] for number in numbers])
         for quota, scope_id in rest.quotas:
             self._quotas.append(matched_quota(quota, scope_id))
-        for numbers in rest.quotas_met:
-            self._quotas_met.append([self._quotas[number] for number in numbers])
-        outcomes: list[ToldOutcome] = []
+        for numbers in rest.quotas_matched:
+            self._quotas_matched.append([self._quotas[number] for number in numbers])
+        outcomes: list[RemoteOutcome] = []
         start = 0
         for one in rest.outcomes:
             if isinstance(one, _Answer):
-                outcomes.append(Answered(message[start : start + one.size], one.allowed))
+                outcomes.append(EncodedAnswer(message[start : start + one.size], one.allowed))
                 start += one.size
             else:
-                outcomes.append(self._heard(one))
-        failure: StoreUnavailable | MaybeDone | None = None
+                outcomes.append(self._decoded(one))
+        failure: StoreUnavailable | GroupOutcomeUnknown | None = None
         if rest.unavailable is not None:
             failure = _FAILURES[rest.kind](rest.unavailable)
-        return Done(rest.number, outcomes, failure, rest.seconds, rest.fallbacks, rest.lookups)
+        return GroupResult(
+            rest.number, outcomes, failure, rest.seconds, rest.fallbacks, rest.lookups
+        )
 
-    def _heard(self, told: _Told) -> ToldOutcome:
-        match told:
-            case Failed():
-                return told.error()
+    def _decoded(self, encoded: _EncodedOutcome) -> RemoteOutcome:
+        match encoded:
+            case EncodedError():
+                return encoded.error()
             case _CheckBatch(results):
                 return BudgetBatchDecided([self._of_budgets(one) for one in results])
             case _QuotaBatch(results):
@@ -428,28 +431,28 @@ class Hearer:
             case _RecordBatch(results):
                 return RecordedBatch([self._of_cost(one) for one in results])
 
-    def _of_budgets(self, told: _Budgets) -> BudgetsDecided:
+    def _of_budgets(self, encoded: _Budgets) -> BudgetsDecided:
         return BudgetsDecided(
-            self._budgets_met[told.matched],
-            told.allowed,
-            told.deciding,
-            told.throttle,
-            told.fits_at,
-            told.standings,
-            told.held_back,
-            told.throttled,
+            self._budgets_matched[encoded.matched],
+            encoded.allowed,
+            encoded.deciding,
+            encoded.throttle,
+            encoded.fits_at,
+            encoded.standings,
+            encoded.held_back,
+            encoded.throttled,
         )
 
-    def _of_quotas(self, told: _Quotas) -> QuotasDecided:
+    def _of_quotas(self, encoded: _Quotas) -> QuotasDecided:
         return QuotasDecided(
-            self._quotas_met[told.matched],
-            told.allowed,
-            told.deciding,
-            told.fits_at,
-            told.standings,
+            self._quotas_matched[encoded.matched],
+            encoded.allowed,
+            encoded.deciding,
+            encoded.fits_at,
+            encoded.standings,
         )
 
-    def _of_cost(self, told: _Cost) -> CostRecorded:
+    def _of_cost(self, encoded: _Cost) -> CostRecorded:
         return CostRecorded(
-            self._budgets_met[told.matched], told.charged, told.currency, told.flags
+            self._budgets_matched[encoded.matched], encoded.charged, encoded.currency, encoded.flags
         )

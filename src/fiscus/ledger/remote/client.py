@@ -1,4 +1,4 @@
-"""The other side: commands of threads and of an event loop, asked of the ledger's process."""
+"""The client's side: commands of threads and of an event loop, sent to the ledger's process."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from fiscus.batching.async_batcher import AsyncBatcher, GroupCallback
+from fiscus.batching.thread_batcher import Failure, GroupLimits, GroupOutcomeUnknown
+from fiscus.cache_stats import CacheStats
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
-from fiscus.groups import Failure, GroupLimits, MaybeDone
-from fiscus.ledger.answers import in_words
-from fiscus.ledger.apart.fallbacks import ToldFallbacks
-from fiscus.ledger.apart.messages import PART_BYTES, group_message
-from fiscus.ledger.apart.outcomes import Answered, Done, Hearer, ToldOutcome
-from fiscus.ledger.apart.process import LedgerProcess
+from fiscus.ledger.answers import to_answer
 from fiscus.ledger.commands import ANSWERS, Command, Outcome
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.port import StoreUnavailable
-from fiscus.lookups import Lookups
-from fiscus.loop_groups import LoopGroups, Told
+from fiscus.ledger.remote.fallbacks import FallbackReplica
+from fiscus.ledger.remote.messages import PART_BYTES, group_message
+from fiscus.ledger.remote.process import LedgerProcess
+from fiscus.ledger.remote.results import EncodedAnswer, GroupResult, RemoteOutcome, ResultDecoder
 from fiscus.wire import decode
 
 _HANG_UP_SECONDS: Final = 1.0
@@ -31,19 +31,19 @@ _CLOSE_SECONDS: Final = 10.0
 _ENDED: Final = "the ledger's process has ended"
 _OUT_OF_REACH: Final = "the ledger's process cannot be reached"
 
-Hears = Told[ToldOutcome | Outcome]
+ResultCallback = GroupCallback[RemoteOutcome | Outcome]
 
 
-class LedgerApart(Ledger):
+class RemoteLedger(Ledger):
     """A `loop.Ledger` whose groups are done by another process.
 
-    Its thread asks for callers in threads; the event loop of the server asks for itself.
+    Its thread sends for callers in threads; the event loop of the server sends by itself.
     """
 
     def __init__(
         self,
         process: LedgerProcess,
-        fallbacks: ToldFallbacks,
+        fallbacks: FallbackReplica,
         clock: Clock,
         degraded: DegradedDecisions,
         limits: GroupLimits,
@@ -52,30 +52,30 @@ class LedgerApart(Ledger):
         self._fallbacks = fallbacks
         self._line, self._asked_count = process.thread_line()
         """And the `began_count` of the process that it leads to."""
-        self._hearer = Hearer()
+        self._decoder = ResultDecoder()
         self._number = 0
         self._loop_line: LoopLine | None = None
-        self._here: LoopGroups[Command, ToldOutcome | Outcome] | None = None
-        super().__init__(self._ask, clock, degraded, limits, Lookups())
+        self._batcher: AsyncBatcher[Command, RemoteOutcome | Outcome] | None = None
+        super().__init__(self._ask, clock, degraded, limits, CacheStats())
 
     def wait_until_ready(self) -> None:
         """Raises `ServiceUnavailable` when the process ends instead."""
         try:
             self._ask([])
-        except (MaybeDone, StoreUnavailable) as error:
+        except (GroupOutcomeUnknown, StoreUnavailable) as error:
             raise ServiceUnavailable(
                 "The ledger's process ended as it began; what it logged says why"
             ) from error
 
-    def here(self) -> LoopGroups[Command, ToldOutcome | Outcome]:
-        """For the coroutines of the running event loop, the only one that asks."""
+    def for_running_loop(self) -> AsyncBatcher[Command, RemoteOutcome | Outcome]:
+        """For the coroutines of the running event loop, the only one that may use it."""
         loop = asyncio.get_running_loop()
-        if self._here is None:
+        if self._batcher is None:
             self._loop_line = LoopLine(self._process, self._fallbacks, self.lookups, loop)
-            self._here = LoopGroups(self._loop_line, self, loop)
-        elif self._here.loop is not loop:
+            self._batcher = AsyncBatcher(self._loop_line, self, loop)
+        elif self._batcher.loop is not loop:
             raise AssertionError("another event loop asks the ledger's process")
-        return self._here
+        return self._batcher
 
     @property
     def pid(self) -> int:
@@ -84,12 +84,12 @@ class LedgerApart(Ledger):
 
     @property
     def queue_depth(self) -> int:
-        return super().queue_depth + (self._here.queue_depth if self._here is not None else 0)
+        return super().queue_depth + (self._batcher.queue_depth if self._batcher is not None else 0)
 
     @property
     def _failures(self) -> Sequence[Failure | None]:
-        here = [] if self._here is None else [self._here.failure]
-        return [*super()._failures, *here]
+        of_batcher = [] if self._batcher is None else [self._batcher.failure]
+        return [*super()._failures, *of_batcher]
 
     @property
     def trouble(self) -> str | None:
@@ -109,18 +109,18 @@ class LedgerApart(Ledger):
     def _ask(self, commands: list[Command]) -> list[Outcome]:
         """Have a group done; on the thread, which waits."""
         done = self._done(commands)
-        self._fallbacks.told(done.fallbacks)
+        self._fallbacks.update(done.fallbacks)
         self.lookups.add(*done.lookups)
         if done.failure is not None:
             raise done.failure
         return [
             decode(one.answer, ANSWERS[type(command)])
-            if isinstance(one, Answered)
-            else in_words(command, one)
+            if isinstance(one, EncodedAnswer)
+            else to_answer(command, one)
             for command, one in zip(commands, done.outcomes, strict=True)
         ]
 
-    def _done(self, commands: list[Command]) -> Done:
+    def _done(self, commands: list[Command]) -> GroupResult:
         self._number += 1
         try:
             if self._asked_count != self._process.began_count:
@@ -128,28 +128,28 @@ class LedgerApart(Ledger):
                 line, self._asked_count = self._process.thread_line()
                 self._line.close()
                 self._line = line
-                self._hearer = Hearer()
+                self._decoder = ResultDecoder()
             self._line.sendall(group_message(self._number, commands))
         except OSError as error:
             what = _OUT_OF_REACH if self._process.is_alive else _ENDED
             raise StoreUnavailable(f"{what}: {error}") from None
         try:
             while data := self._line.recv(PART_BYTES):
-                for done in self._hearer.feed(data):
+                for done in self._decoder.feed(data):
                     return done
         except OSError as error:
-            raise MaybeDone(f"{_ENDED}: {error}") from None
-        raise MaybeDone(_ENDED)
+            raise GroupOutcomeUnknown(f"{_ENDED}: {error}") from None
+        raise GroupOutcomeUnknown(_ENDED)
 
 
 class LoopLine:
-    """A `loop_groups.Elsewhere`: the process, as one event loop asks it."""
+    """A `GroupTransport` to the ledger's process, for one event loop."""
 
     def __init__(
         self,
         process: LedgerProcess,
-        fallbacks: ToldFallbacks,
-        lookups: Lookups,
+        fallbacks: FallbackReplica,
+        lookups: CacheStats,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._process = process
@@ -157,7 +157,7 @@ class LoopLine:
         self._lookups = lookups
         self._loop = loop
         self._number = 0
-        self._told: dict[int, Hears] = {}
+        self._waiting: dict[int, ResultCallback] = {}
         """Who waits, by the number of their group."""
         self._socket: socket.socket | None = None
         self._opened_count = 0
@@ -166,21 +166,21 @@ class LoopLine:
         self._open()
         process.when_started(partial(self._call, self._another_began))
 
-    def ask_all(self, commands: list[Command], told: Hears) -> _Sent:
+    def ask_all(self, commands: list[Command], on_done: ResultCallback) -> _Sent:
         self._number += 1
         number = self._number
         if self._socket is None and self._process.is_alive:
             self._open()
         if self._socket is None:
-            self._loop.call_soon(told, StoreUnavailable(self._why_closed))
+            self._loop.call_soon(on_done, StoreUnavailable(self._why_closed))
         else:
-            self._told[number] = told
+            self._waiting[number] = on_done
             self._send(group_message(number, commands))
-        return _Sent(self._told, number)
+        return _Sent(self._waiting, number)
 
     def close(self) -> None:
-        """Ask no more; on the event loop."""
-        self._end(MaybeDone(_ENDED))
+        """Send no more; on the event loop."""
+        self._end(GroupOutcomeUnknown(_ENDED))
 
     def hang_up(self) -> None:
         """`close`, from any thread, also when the event loop is closed."""
@@ -202,7 +202,7 @@ class LoopLine:
 
     def _another_began(self) -> None:
         if self._opened_count != self._process.began_count:
-            self._end(MaybeDone(_ENDED))
+            self._end(GroupOutcomeUnknown(_ENDED))
         # somebody may have asked it before this was told, or when told that the line has ended
         if self._socket is None:
             self._open()
@@ -217,7 +217,7 @@ class LoopLine:
             return
         self._why_closed = _ENDED
         self._socket.setblocking(False)
-        self._hearer = Hearer()
+        self._decoder = ResultDecoder()
         self._unsent = bytearray()
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
@@ -259,29 +259,29 @@ class LoopLine:
         except OSError:
             data = b""
         if not data:
-            self._end(MaybeDone(_ENDED))
+            self._end(GroupOutcomeUnknown(_ENDED))
             return
-        for done in self._hearer.feed(data):
+        for done in self._decoder.feed(data):
             self._answer(done)
 
-    def _answer(self, done: Done) -> None:
-        self._fallbacks.told(done.fallbacks)
+    def _answer(self, done: GroupResult) -> None:
+        self._fallbacks.update(done.fallbacks)
         self._lookups.add(*done.lookups)
-        told = self._told.pop(done.number, None)
-        if told is None:
+        on_done = self._waiting.pop(done.number, None)
+        if on_done is None:
             return
         if done.failure is not None:
-            told(done.failure)
+            on_done(done.failure)
         else:
-            told(done.outcomes, done.seconds)
+            on_done(done.outcomes, done.seconds)
 
     def _broke(self, line: socket.socket, error: Exception) -> None:
         """A line is of no use any more; another may have taken its place meanwhile."""
         if line is self._socket:
-            self._end(MaybeDone(f"{_ENDED}: {error}"))
+            self._end(GroupOutcomeUnknown(f"{_ENDED}: {error}"))
 
     def _end(self, error: Exception) -> None:
-        """Disconnect, and tell those who wait that there will be no answer."""
+        """Disconnect, and call back those who wait with `error`."""
         ended, self._socket = self._socket, None
         if ended is None:
             return
@@ -289,19 +289,19 @@ class LoopLine:
             self._loop.remove_reader(ended.fileno())
             self._loop.remove_writer(ended.fileno())
         ended.close()
-        asked, self._told = list(self._told.values()), {}
-        for told in asked:
-            told(error)
+        asked, self._waiting = list(self._waiting.values()), {}
+        for on_done in asked:
+            on_done(error)
 
 
 class _Sent:
     """A group that was sent."""
 
-    __slots__ = ("_number", "_told")
+    __slots__ = ("_number", "_waiting")
 
-    def __init__(self, told: dict[int, Hears], number: int) -> None:
-        self._told = told
+    def __init__(self, waiting: dict[int, ResultCallback], number: int) -> None:
+        self._waiting = waiting
         self._number = number
 
     def give_up(self) -> None:
-        self._told.pop(self._number, None)
+        self._waiting.pop(self._number, None)

@@ -1,7 +1,7 @@
-"""Answers to checks as JSON; what admitted checks are answered is a form that is filled in.
+"""Answers to checks as JSON; those to admitted checks are templates that are filled in.
 
 When every budget has room, an answer differs from the one before by its figures alone. So a budget
-has a form: what such an answer says of it, in pieces between the figures, from the very structs
+has a template: what such an answer says of it, in pieces between the figures, from the very structs
 that `answers` makes. All else is answered by those (docs/decisions/0036).
 """
 
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding, CheckAsked, answer
 from fiscus.budgets.calls import CheckAnswer
-from fiscus.budgets.matching import Matched
+from fiscus.budgets.matching import MatchedBudget
 from fiscus.budgets.rules import ALLOW, largest_cost
 from fiscus.money import ONE, ZERO, add, plain_text, ratio, subtract
 from fiscus.wire import encode, pieces_around
 
 
-class Form(NamedTuple):
+class AnswerTemplate(NamedTuple):
     """What an answer says of a budget that has room, in one of its periods."""
 
     head: tuple[str, ...]
@@ -49,7 +49,7 @@ def answers_as_json(
 
 
 def _filled(decided: BudgetsDecided, asked: CheckAsked, expires_at: str, day: str) -> str | None:
-    """The answer by the forms of its budgets; None where it says more than those do."""
+    """The answer by the templates of its budgets; None where it says more than those do."""
     if not (decided.allowed and asked.reserve):
         return None
     if decided.held_back or decided.throttle is not None:
@@ -63,21 +63,21 @@ def _filled(decided: BudgetsDecided, asked: CheckAsked, expires_at: str, day: st
         if standing.decision != ALLOW or standing.converted is not None:
             return None
         one = decided.matched[index]
-        form = one.form or _form(one, asked)
+        template = one.template or _template(one, asked)
         whole = one.budget.budget_amount
         spent, reserved = standing.spent, standing.reserved
         used = add(spent, reserved)
         left = subtract(whole, used)
         left_text, share = plain_text(left), str(ratio(used, whole))
-        a, b, c, d, e, f, g = form.line
+        a, b, c, d, e, f, g = template.line
         lines = (
             f"{lines}{separator}{a}{spent!s}{b}{reserved!s}{c}{left_text}{d}{share}{e}{estimate}"
             f"{f}{day}{g}"
         )
         separator = ","
         if index == deciding:
-            head, shown_left, shown_share = form.head, left_text, share
-        if form.limits:
+            head, shown_left, shown_share = template.head, left_text, share
+        if template.limits:
             if most is None or left < most:
                 most, most_text = left, left_text
         elif left < ZERO:  # it is let pass all the same, which the message says
@@ -91,11 +91,11 @@ def _filled(decided: BudgetsDecided, asked: CheckAsked, expires_at: str, day: st
     )
 
 
-def _form(one: Matched, asked: CheckAsked) -> Form:
-    """Its form, from the answer to a check that meets this budget alone."""
+def _template(one: MatchedBudget, asked: CheckAsked) -> AnswerTemplate:
+    """Its template, from the answer to a check that meets this budget alone."""
     standing = BudgetStanding(ZERO, ZERO, ALLOW)
     made = answer(BudgetsDecided([one], True, 0, None, None, [standing]), asked)
-    form = one.form = Form(
+    template = one.template = AnswerTemplate(
         pieces_around(
             made,
             "remaining_budget",
@@ -116,4 +116,4 @@ def _form(one: Matched, asked: CheckAsked) -> Form:
         ),
         largest_cost(one.budget, ONE, ZERO) is not None,
     )
-    return form
+    return template

@@ -1,4 +1,4 @@
-"""The ledger's side: groups from the other process, done one after the other."""
+"""The server's side: groups from the other process, done one after the other."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from time import perf_counter
 
-from fiscus.groups import MaybeDone
-from fiscus.ledger.apart.fallbacks import FallbacksToTell
-from fiscus.ledger.apart.messages import PART_BYTES, Frames, Group, read_group
-from fiscus.ledger.apart.outcomes import Teller, unavailable_message
+from fiscus.batching.thread_batcher import GroupOutcomeUnknown
 from fiscus.ledger.commands import Command, weight
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
+from fiscus.ledger.remote.fallbacks import FallbackPublisher
+from fiscus.ledger.remote.messages import PART_BYTES, Frames, Group, read_group
+from fiscus.ledger.remote.results import ResultEncoder, unavailable_message
 from fiscus.logs import get_logger
 
 log = get_logger(__name__)
@@ -24,14 +24,14 @@ class LedgerServer:
     """Does what comes in on `lines`, until the other process closes one of them or ends.
 
     Groups that have come in while another one was done share a transaction, up to `max_group`
-    commands. `fallbacks` has to be told by `runner` what it read again.
+    commands. `runner` has to pass what it read again to `fallbacks`.
     """
 
     def __init__(
         self,
         lines: Sequence[socket.socket],
         runner: GroupRunner,
-        fallbacks: FallbacksToTell,
+        fallbacks: FallbackPublisher,
         max_group: int,
     ) -> None:
         self._runner = runner
@@ -40,7 +40,7 @@ class LedgerServer:
         self._selector = selectors.DefaultSelector()
         for line in lines:
             self._selector.register(line, selectors.EVENT_READ, Frames())
-        self._tellers = {line: Teller() for line in lines}
+        self._encoders = {line: ResultEncoder() for line in lines}
         self._waiting: deque[tuple[socket.socket, Group]] = deque()
 
     def run(self) -> None:
@@ -79,7 +79,7 @@ class LedgerServer:
             outcomes = self._runner.decide(commands) if commands else []
         except Exception as error:
             # whatever it was: nothing of it is promised, and others are to be done after these
-            if not isinstance(error, StoreUnavailable | MaybeDone):
+            if not isinstance(error, StoreUnavailable | GroupOutcomeUnknown):
                 log.exception("group_failed", commands=len(commands))
             for line, group in groups:
                 line.sendall(unavailable_message(group.number, error))
@@ -89,11 +89,11 @@ class LedgerServer:
         for line, group in groups:
             end = start + len(group.commands)
             done = outcomes[start:end]
-            told = self._fallbacks.next()
+            fallbacks = self._fallbacks.next()
             looked_up = self._runner.definitions.lookups.take()
             line.sendall(
-                self._tellers[line].done(
-                    group.number, group.commands, done, told, looked_up, seconds
+                self._encoders[line].encode(
+                    group.number, group.commands, done, fallbacks, looked_up, seconds
                 )
             )
             start = end

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fiscus.groups import GroupLimits
-from fiscus.replies import LoopReplies
+from fiscus.batching.async_replies import AsyncReplies
+from fiscus.batching.thread_batcher import GroupLimits
 
 pytestmark = pytest.mark.anyio
 WITHOUT_STORE, LATE = "without the store", "late"
@@ -34,7 +34,7 @@ class Interrupted(asyncio.Future[str]):
 
 
 class Group:
-    """A group loop that is asked by the test."""
+    """A batcher whose thread is the test."""
 
     limits = GroupLimits(deadline_seconds=0)
 
@@ -67,7 +67,7 @@ async def test_a_command_that_is_due_as_its_group_begins_is_never_done_and_denie
     monkeypatch.setattr(loop, "create_future", lambda: Interrupted(loop=loop))
     monkeypatch.setattr(loop, "call_later", lambda _, callback: sweeps.append(callback))
     asked: Any = group
-    replies = LoopReplies[str, str](asked, loop)
+    replies = AsyncReplies[str, str](asked, loop)
     future = replies.execute("one")
     assert isinstance(future, Interrupted)
     (sweep,) = sweeps
@@ -92,7 +92,7 @@ async def test_what_was_cancelled_is_not_decided_without_the_store(
     sweeps: list[Callable[[], None]] = []
     monkeypatch.setattr(loop, "call_later", lambda _, callback: sweeps.append(callback))
     asked: Any = group
-    replies = LoopReplies[str, str](asked, loop)
+    replies = AsyncReplies[str, str](asked, loop)
     replies.execute("cancelled").cancel()
     waiting = replies.execute("waiting")
     (sweep,) = sweeps

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from fiscus.budgets import forms
+from fiscus.budgets import answer_templates
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding, answer
 from fiscus.budgets.calls import CheckBatchAnswer
-from fiscus.budgets.matching import Matched, PreparedBudget
+from fiscus.budgets.matching import MatchedBudget, PreparedBudget
 from fiscus.budgets.model import Converted, EnforcementAction
 from fiscus.budgets.rules import ThrottleShare
 from fiscus.clock import from_us
-from fiscus.ledger.answers import BudgetBatchDecided, in_json, in_words
+from fiscus.ledger.answers import BudgetBatchDecided, to_answer, to_answer_json
 from fiscus.ledger.commands import Check, CheckBatch
 from fiscus.operations import Operation
 from fiscus.wire import encode
@@ -33,7 +33,7 @@ names = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=
 
 
 @st.composite
-def matched_budgets(draw: st.DrawFn) -> Matched:
+def matched_budgets(draw: st.DrawFn) -> MatchedBudget:
     budget = make_budget(
         draw(st.sampled_from(["b1", "b2", "b3"])),
         draw(st.integers(1, 10**6)),
@@ -42,9 +42,9 @@ def matched_budgets(draw: st.DrawFn) -> Matched:
         shadow=draw(st.booleans()),
         period_type=draw(st.sampled_from(["monthly", "project"])),
     )
-    met = PreparedBudget(budget).met("p", NOW)
-    assert met is not None
-    return met
+    matched = PreparedBudget(budget).matched_at("p", NOW)
+    assert matched is not None
+    return matched
 
 
 standings = st.builds(BudgetStanding, amounts, amounts, st.just("allow"), st.none())
@@ -70,7 +70,7 @@ checks = st.builds(
 
 
 def as_decided(
-    one: BudgetStanding, matched: Matched, throttle: ThrottleShare | None
+    one: BudgetStanding, matched: MatchedBudget, throttle: ThrottleShare | None
 ) -> BudgetStanding:
     """Without a throttle nothing is refused by one, nor allowed where there is no room, but by one
     that only watches."""
@@ -90,18 +90,18 @@ def batches(draw: st.DrawFn) -> tuple[list[BudgetsDecided], list[Check]]:
     budgets = draw(st.lists(matched_budgets(), min_size=1, max_size=3))
     decided: list[BudgetsDecided] = []
     for _ in range(draw(st.integers(1, 5))):
-        met = draw(st.lists(st.sampled_from(budgets), max_size=3))
+        matched = draw(st.lists(st.sampled_from(budgets), max_size=3))
         one = draw(st.sampled_from([standings, standings, other_standings]))
         throttle = draw(st.none() | st.just(ThrottleShare(Decimal("0.5"), 0)))
-        stand = draw(st.lists(one, min_size=len(met), max_size=len(met)))
+        stand = draw(st.lists(one, min_size=len(matched), max_size=len(matched)))
         decided.append(
             BudgetsDecided(
-                met,
+                matched,
                 draw(st.sampled_from([True, True, True, False])),
-                draw(st.integers(0, max(0, len(met) - 1))),
+                draw(st.integers(0, max(0, len(matched) - 1))),
                 throttle,
                 None,
-                [as_decided(*its, throttle) for its in zip(stand, met, strict=True)],
+                [as_decided(*its, throttle) for its in zip(stand, matched, strict=True)],
                 draw(st.sampled_from([False, False, True])),
             )
         )
@@ -116,8 +116,8 @@ def test_answers_are_those_of_the_structs(
     expected = [
         encode(answer(one, check)).decode() for one, check in zip(decided, asked, strict=True)
     ]
-    assert forms.answers_as_json(decided, asked) == expected
-    assert forms.answers_as_json(decided, asked) == expected  # now that there are forms
+    assert answer_templates.answers_as_json(decided, asked) == expected
+    assert answer_templates.answers_as_json(decided, asked) == expected  # now that there are forms
 
 
 @given(batches())
@@ -129,35 +129,37 @@ def test_a_batch_is_the_json_of_its_words(
     given: list[Any] = [*decided, answer(decided[0], asked[0])]  # one was answered before
     command.checks.append(asked[0])
     outcome = BudgetBatchDecided(given)
-    words = in_words(command, outcome)
+    words = to_answer(command, outcome)
     assert isinstance(words, CheckBatchAnswer)
-    assert in_json(command, outcome) == encode(words)
+    assert to_answer_json(command, outcome) == encode(words)
 
 
 def test_what_a_watching_throttle_lets_pass_without_room_says_so() -> None:
     budget = make_budget(amount="1", enforcement_action="throttle", shadow=True)
-    met = PreparedBudget(budget).met("p", NOW)
-    assert met is not None
+    matched = PreparedBudget(budget).matched_at("p", NOW)
+    assert matched is not None
     standing = BudgetStanding(Decimal(2), Decimal(1), "allow")
-    decided = BudgetsDecided([met], True, 0, None, None, [standing])
+    decided = BudgetsDecided([matched], True, 0, None, None, [standing])
     asked = Check(Operation("t", "llm", "p"), None, Decimal(1), None, True, 300, "r-1", NOW)
     assert "lets this pass its amount" in answer(decided, asked).message
-    assert forms.answers_as_json([decided], [asked]) == [encode(answer(decided, asked)).decode()]
+    assert answer_templates.answers_as_json([decided], [asked]) == [
+        encode(answer(decided, asked)).decode()
+    ]
 
 
 def test_admitted_checks_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the tests above would compare `answer` with itself."""
-    met = PreparedBudget(make_budget()).met("p", NOW)
-    assert met is not None
+    matched = PreparedBudget(make_budget()).matched_at("p", NOW)
+    assert matched is not None
     standing = BudgetStanding(Decimal("0.5"), Decimal("0.25"), "allow")
-    decided = BudgetsDecided([met], True, 0, None, None, [standing])
+    decided = BudgetsDecided([matched], True, 0, None, None, [standing])
     asked = Check(Operation("t", "llm", "p"), None, Decimal("0.25"), None, True, 300, "r-1", NOW)
     expected = encode(answer(decided, asked)).decode()
-    assert forms.answers_as_json([decided], [asked]) == [expected]
-    assert met.form is not None
+    assert answer_templates.answers_as_json([decided], [asked]) == [expected]
+    assert matched.template is not None
 
     def not_asked(*_: Sequence[object]) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(forms, "answer", not_asked)
-    assert forms.answers_as_json([decided], [asked]) == [expected]
+    monkeypatch.setattr(answer_templates, "answer", not_asked)
+    assert answer_templates.answers_as_json([decided], [asked]) == [expected]

@@ -1,4 +1,4 @@
-"""Who asks: the API key in a call's metadata."""
+"""Who calls: the API key in a call's metadata becomes a `Principal`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from fiscus.access.keys import KEEP_KEY, KnownCaller, KnownCallers, good_key, known_key
+from fiscus.access.keys import KEEP_KEY, CachedCredential, CredentialCache, good_key, known_key
 from fiscus.access.model import Action, Principal, hash_key, is_token
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
@@ -17,16 +17,16 @@ log = get_logger(__name__)
 METADATA_KEY: Final = "x-api-key"
 
 
-class Door:
-    """Lets API keys in that may check rate limits. Safe to share among threads."""
+class ApiKeyAuthenticator:
+    """Authenticates calls by API keys that may check rate limits. Safe to share among threads."""
 
-    def __init__(self, api_keys: ApiKeyStore, known: KnownCallers) -> None:
+    def __init__(self, api_keys: ApiKeyStore, known: CredentialCache) -> None:
         self._api_keys = api_keys
         self._known = known
         self._asking: set[str] = set()
         """Known keys that somebody looks up again at this moment."""
 
-    def enter(self, metadata: Iterable[tuple[str, str | bytes]], now: datetime) -> Principal:
+    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], now: datetime) -> Principal:
         """The principal of a call. Blocks on the store for a key not seen for some seconds.
 
         Of those who come with a key that was good seconds ago, one at a time asks the store.
@@ -49,12 +49,12 @@ class Door:
         known.principal.require(Action.OPERATE)
         return known.principal
 
-    def _is_asked_about(self, digest: str, known: KnownCaller, now: datetime) -> bool:
+    def _is_asked_about(self, digest: str, known: CachedCredential, now: datetime) -> bool:
         """Whether another call looks up again who was good seconds ago."""
         until = min(known.until + KEEP_KEY, known.without_store_until)
         return digest in self._asking and known.since <= now < until
 
-    def _looked_up(self, secret: str, digest: str, now: datetime) -> KnownCaller:
+    def _looked_up(self, secret: str, digest: str, now: datetime) -> CachedCredential:
         revocations = self._known.revocations
         try:
             known = known_key(good_key(self._api_keys, secret, now), now)
@@ -86,4 +86,4 @@ def _secret(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     )
 
 
-__all__ = ["METADATA_KEY", "Door"]
+__all__ = ["METADATA_KEY", "ApiKeyAuthenticator"]

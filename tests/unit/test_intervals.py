@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
-from fiscus.budgets.openings import (
+from fiscus.budgets.intervals import (
     NOTHING_FREED,
+    FuturePeriod,
     Hold,
-    Opening,
-    Stretch,
-    any_of,
-    common,
-    first_common,
+    Interval,
+    first_in_all,
     freed_by,
-    openings,
+    intersection,
+    passing_intervals,
+    union,
     waits_for_holds,
 )
+from fiscus.budgets.model import Budget, BudgetBalance, EnforcementAction
 from fiscus.budgets.rules import Demand, decide, free, throttle_wait_ms
 from fiscus.zones import FAR_FUTURE
 from tests.unit.budgets_for_rules import NOW, amounts, make_budget, make_demand
@@ -39,21 +39,21 @@ class Course:
     """A budget with the periods that are ahead of it."""
 
     budget: Budget
-    stretches: list[Stretch]
+    periods: list[FuturePeriod]
 
     def passes(self, estimate: Decimal, moment: datetime) -> bool:
         """Whether an operation passes at `moment` if nobody else came."""
-        current = [one for one in self.stretches if one.start <= moment < one.end]
+        current = [one for one in self.periods if one.start <= moment < one.end]
         if not current:
             return True
-        (stretch,) = current
-        balance = stretch.balance
-        moments, amounts = stretch.freed
+        (period,) = current
+        balance = period.balance
+        moments, amounts = period.freed
         freed = [amount for one, amount in zip(moments, amounts, strict=True) if one <= moment]
-        waited = stretch.start + timedelta(milliseconds=wait_ms(self.budget, balance))
+        waited = period.start + timedelta(milliseconds=wait_ms(self.budget, balance))
         if moment >= waited and not self.budget.frozen:
             return True
-        if stretch.throttled and not freed:
+        if period.throttled and not freed:
             return False
         later = free(balance, freed[-1]) if freed else balance
         return decide([Demand(self.budget, later, estimate)], reserve=False).allowed
@@ -99,36 +99,36 @@ def courses(draw: st.DrawFn) -> Course:
     if begins or not starts:
         starts = sorted({0, *starts})
     ends = [*map(after, starts[1:]), ends_at]
-    stretches: list[Stretch] = []
+    periods: list[FuturePeriod] = []
     for start, end in zip(map(after, starts), ends, strict=True):
         balance = make_demand(budget, "0", spent=draw(used)).balance
-        stretches.append(Stretch(start, end, balance))
+        periods.append(FuturePeriod(start, end, balance))
     if begins:
-        stretches[0] = draw(used_now(budget, stretches[0]))
-    return Course(budget, stretches)
+        periods[0] = draw(used_now(budget, periods[0]))
+    return Course(budget, periods)
 
 
 @st.composite
-def used_now(draw: st.DrawFn, budget: Budget, stretch: Stretch) -> Stretch:
+def used_now(draw: st.DrawFn, budget: Budget, period: FuturePeriod) -> FuturePeriod:
     """The same with holds, and perhaps throttled just now."""
     held = draw(holds)
     credit = draw(st.sampled_from(["0", "0.3", "0.7"]))
     balance = replace(
-        stretch.balance,
+        period.balance,
         reserved=sum((hold.amount for hold in held), Decimal(0)),
         throttle_credit=Decimal(credit),
     )
     decision = decide([Demand(budget, balance, Decimal(0))], reserve=True)
     throttled = "throttle" in decision.verdicts and draw(st.booleans())
     balance = decision.balances[0] if throttled else balance
-    return stretch._replace(balance=balance, freed=freed_by(held), throttled=throttled)
+    return period._replace(balance=balance, freed=freed_by(held), throttled=throttled)
 
 
 @given(st.lists(courses(), min_size=1, max_size=3), amounts(14))
 def test_it_passes_when_waiting_shows_it_does(given: list[Course], estimate: Decimal) -> None:
-    each = [openings(one.budget, estimate, one.stretches) for one in given]
-    found = first_common(each, NOW)
-    assert first_common([common(each)], NOW) == found
+    each = [passing_intervals(one.budget, estimate, one.periods) for one in given]
+    found = first_in_all(each, NOW)
+    assert first_in_all([intersection(each)], NOW) == found
     passing = [
         after(minutes)
         for minutes in range(MINUTES)
@@ -142,19 +142,19 @@ def test_it_passes_when_waiting_shows_it_does(given: list[Course], estimate: Dec
 
 @given(courses(), amounts(14))
 def test_holds_that_make_no_difference_need_not_be_known(course: Course, estimate: Decimal) -> None:
-    first, *others = course.stretches
+    first, *others = course.periods
     if waits_for_holds(course.budget, estimate, first):
         return
     without = [first._replace(freed=NOTHING_FREED), *others]
-    assert openings(course.budget, estimate, course.stretches) == openings(
+    assert passing_intervals(course.budget, estimate, course.periods) == passing_intervals(
         course.budget, estimate, without
     )
 
 
 def test_without_a_rate_there_is_room_only_when_a_budget_counts_nothing() -> None:
     budget = make_budget()
-    stretch = Stretch(after(1), after(2), make_demand(budget, "0").balance)
-    before, following = openings(budget, None, [stretch])
+    period = FuturePeriod(after(1), after(2), make_demand(budget, "0").balance)
+    before, following = passing_intervals(budget, None, [period])
     assert (before.end, following.start) == (after(1), after(2))
 
 
@@ -173,17 +173,17 @@ def test_a_throttle_waits_for_as_many_as_are_to_pass_in_a_row() -> None:
 
 
 def test_what_is_open_in_turns_is_never_open_together() -> None:
-    first = [Opening(after(0), after(5)), Opening(after(10), after(15))]
-    second = [Opening(after(5), after(10)), Opening(after(15), after(20))]
-    assert first_common([first, second], NOW) is None
-    assert common([first, second]) == []
-    third = [*second, Opening(after(12), after(13))]
-    assert first_common([first, third], NOW) == after(12)
-    assert common([first, third]) == [Opening(after(12), after(13))]
-    assert first_common([], NOW) == NOW
+    first = [Interval(after(0), after(5)), Interval(after(10), after(15))]
+    second = [Interval(after(5), after(10)), Interval(after(15), after(20))]
+    assert first_in_all([first, second], NOW) is None
+    assert intersection([first, second]) == []
+    third = [*second, Interval(after(12), after(13))]
+    assert first_in_all([first, third], NOW) == after(12)
+    assert intersection([first, third]) == [Interval(after(12), after(13))]
+    assert first_in_all([], NOW) == NOW
 
 
 def test_stretches_that_meet_or_overlap_are_one() -> None:
     hours = [(6, 9), (0, 2), (2, 3), (8, 12), (10, 11)]
-    found = any_of(Opening(after(start), after(end)) for start, end in hours)
-    assert found == [Opening(after(0), after(3)), Opening(after(6), after(12))]
+    found = union(Interval(after(start), after(end)) for start, end in hours)
+    assert found == [Interval(after(0), after(3)), Interval(after(6), after(12))]

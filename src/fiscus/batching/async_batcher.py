@@ -1,7 +1,7 @@
-"""Commands of one event loop's coroutines, done elsewhere in groups without another thread.
+"""Batching for coroutines: commands of one event loop are sent in groups, without a thread.
 
-As `groups.GroupLoop` for callers in threads, but the event loop itself sends the groups and reads
-what became of them, and several are on their way at once.
+As `ThreadBatcher` for callers in threads, but the event loop itself sends the groups and reads
+their outcomes, and several are on their way at once.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from itertools import takewhile
 from time import perf_counter
 from typing import Final, Generic, Protocol, TypeVar
 
-from fiscus.breaker import BreakerState, CircuitBreaker
-from fiscus.clock import Clock
-from fiscus.groups import (
+from fiscus.batching.thread_batcher import (
     Failure,
     GroupLimits,
     GroupObserver,
-    MaybeDone,
+    GroupOutcomeUnknown,
     queue_full,
     shutting_down,
 )
+from fiscus.breaker import BreakerState, CircuitBreaker
+from fiscus.clock import Clock
 from fiscus.logs import get_logger
 from fiscus.turns import turn_of
 
@@ -45,19 +45,20 @@ _FULL_GROUPS: Final = 4
 joins what has come in meanwhile; what were kept back here would miss that and wait for the next."""
 _PATIENCE: Final = 0.05
 """Of the deadline. When a group has been on its way for longer, no other follows it before it is
-told of: who was not sent can still be answered without the store."""
+answered: who was not sent can still be answered without the store."""
 _SWEEP_SECONDS: Final = 0.05
 """How often deadlines are looked at, at most; of short ones, twice in each."""
 
 
-class Told(Protocol[_R_contra]):
-    """Hears what became of a group."""
+class GroupCallback(Protocol[_R_contra]):
+    """Called with the outcome of a group."""
 
     def __call__(
         self, outcomes: Sequence[_R_contra] | Exception, seconds: float | None = None, /
     ) -> None:
-        """The outcomes, or the error for which nothing is promised: `MaybeDone` when all the same
-        it may have been done. `seconds` is how long it took, else it is the time until now."""
+        """The outcomes, or the error for which nothing is promised: `GroupOutcomeUnknown` when all
+        the same it may have been done. `seconds` is how long it took, else it is the time until
+        now."""
         ...
 
 
@@ -65,18 +66,18 @@ class InFlight(Protocol):
     """A group on its way."""
 
     def give_up(self) -> None:
-        """Nobody waits for the outcomes any longer, nor is told.
+        """Nobody waits for the outcomes any longer, nor is called back.
 
         What was not sent never will be.
         """
         ...
 
 
-class Elsewhere(Protocol[C, _R_co]):
-    """Who does the commands of one event loop, on whose thread all of this is called."""
+class GroupTransport(Protocol[C, _R_co]):
+    """Takes groups of one event loop to where they are done; all is called on its thread."""
 
-    def ask_all(self, commands: list[C], told: Told[_R_co], /) -> InFlight:
-        """Send a group; `told` is never called before this returned.
+    def ask_all(self, commands: list[C], on_done: GroupCallback[_R_co], /) -> InFlight:
+        """Send a group; `on_done` is never called before this returned.
 
         What is asked before another is answered may be on its way together with it.
         """
@@ -87,8 +88,11 @@ class Elsewhere(Protocol[C, _R_co]):
         ...
 
 
-class Asker(Protocol[_C_contra, _R_co]):
-    """What all who ask the same have in common. See `groups.GroupLoop`."""
+class GroupOwner(Protocol[_C_contra, _R_co]):
+    """What all batchers of one service share: limits, breaker, fallback answers.
+
+    See `thread_batcher.ThreadBatcher`, which is one.
+    """
 
     @property
     def name(self) -> str: ...
@@ -125,7 +129,7 @@ class _Flight(Generic[C, R]):
         self.asked: InFlight | None = None
 
 
-class LoopGroups(Generic[C, R]):
+class AsyncBatcher(Generic[C, R]):
     """Commands of coroutines of one event loop, in groups of which several are on their way.
 
     A group is what a turn of the loop brings, or what arrived while as much as may be was on its
@@ -135,15 +139,15 @@ class LoopGroups(Generic[C, R]):
 
     def __init__(
         self,
-        elsewhere: Elsewhere[C, R],
-        asker: Asker[C, R],
+        transport: GroupTransport[C, R],
+        owner: GroupOwner[C, R],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.loop: Final = loop
-        self._elsewhere = elsewhere
-        self._asker = asker
-        self._max_in_flight = _FULL_GROUPS * asker.limits.max_group
-        self._until_impatient = (1 - _PATIENCE) * asker.limits.deadline_seconds
+        self._transport = transport
+        self._owner = owner
+        self._max_in_flight = _FULL_GROUPS * owner.limits.max_group
+        self._until_impatient = (1 - _PATIENCE) * owner.limits.deadline_seconds
         self._queue: deque[tuple[C, asyncio.Future[R], float]] = deque()
         """Those whose group has not begun, each with the time of the loop at which it is no longer
         waited for, in order of arrival and so of that time."""
@@ -160,7 +164,7 @@ class LoopGroups(Generic[C, R]):
         """This turn's end is waited for."""
         self._deadline = 0.0
         """Of those who arrive in this turn."""
-        self._sweep_seconds = min(_SWEEP_SECONDS, asker.limits.deadline_seconds / 2)
+        self._sweep_seconds = min(_SWEEP_SECONDS, owner.limits.deadline_seconds / 2)
         self._sweeping = False
 
     @property
@@ -168,10 +172,10 @@ class LoopGroups(Generic[C, R]):
         return len(self._queue)
 
     def execute(self, command: C) -> asyncio.Future[R]:
-        """The outcome to come. Raises `ServiceUnavailable` when the queue is full, or when those
-        who are asked are being closed."""
+        """The outcome to come. Raises `ServiceUnavailable` when the queue is full, or when the
+        owner is being closed."""
         queue = self._queue
-        if len(queue) >= self._asker.limits.max_queue:
+        if len(queue) >= self._owner.limits.max_queue:
             raise queue_full()
         if not self._in_turn:
             self._begin_turn()
@@ -185,19 +189,19 @@ class LoopGroups(Generic[C, R]):
         """Disconnect when what waits is done; on the event loop, or when that is closed."""
         if self.loop.is_closed():
             for _ in self._flights:  # one of them may be what the breaker waits for
-                self._asker.breaker.failed(self._asker.clock.now())
+                self._owner.breaker.failed(self._owner.clock.now())
             self._flights.clear()
             self._in_flight = 0
             self._queue.clear()
         if not (self._queue or self._flights):
-            self._elsewhere.close()
+            self._transport.close()
 
     def _begin_turn(self) -> None:
-        if self._asker.is_closing:
+        if self._owner.is_closing:
             raise shutting_down()
         loop = self.loop
         self._in_turn = True
-        self._deadline = loop.time() + self._asker.limits.deadline_seconds
+        self._deadline = loop.time() + self._owner.limits.deadline_seconds
         self._turn.at_end(self._end_turn)
         if not self._sweeping:
             self._sweeping = True
@@ -209,9 +213,9 @@ class LoopGroups(Generic[C, R]):
 
     def _begin(self) -> None:
         """Send groups of those who wait, as far as there may be more."""
-        asker = self._asker
+        owner = self._owner
         while self._queue and self._in_flight < self._max_in_flight:
-            breaker = asker.breaker
+            breaker = owner.breaker
             if self._flights and (
                 self._is_stuck
                 or breaker.state is BreakerState.HALF_OPEN  # one tries for all
@@ -221,7 +225,7 @@ class LoopGroups(Generic[C, R]):
             group, size = self._next_group()
             if not group:
                 return
-            if breaker.allows(asker.clock.now()):
+            if breaker.allows(owner.clock.now()):
                 self._send(group, size)
             else:
                 self._answer_without_store(group)
@@ -230,8 +234,8 @@ class LoopGroups(Generic[C, R]):
         """Those who still wait, and their weight."""
         group: list[tuple[C, asyncio.Future[R], float]] = []
         size = 0
-        queue, weight = self._queue, self._asker.weight
-        max_group = 1 if self._is_stuck else self._asker.limits.max_group
+        queue, weight = self._queue, self._owner.weight
+        max_group = 1 if self._is_stuck else self._owner.limits.max_group
         while queue and size < max_group:
             one = queue.popleft()
             if not one[1].done():
@@ -240,19 +244,19 @@ class LoopGroups(Generic[C, R]):
         return group, size
 
     def _send(self, group: list[tuple[C, asyncio.Future[R], float]], size: int) -> None:
-        flight = _Flight[C, R](group, size, self.loop.time() + self._asker.limits.deadline_seconds)
+        flight = _Flight[C, R](group, size, self.loop.time() + self._owner.limits.deadline_seconds)
         self._flights[flight] = None
         self._in_flight += size
         try:
-            flight.asked = self._elsewhere.ask_all(
-                [command for command, _, _ in group], partial(self._told, flight)
+            flight.asked = self._transport.ask_all(
+                [command for command, _, _ in group], partial(self._on_done, flight)
             )
         except Exception as error:
             # whatever it was: others are to be asked for after these
             log.exception("group_failed", commands=len(group))
-            self.loop.call_soon(self._told, flight, error)
+            self.loop.call_soon(self._on_done, flight, error)
 
-    def _told(
+    def _on_done(
         self,
         flight: _Flight[C, R],
         outcomes: Sequence[R] | Exception,
@@ -262,45 +266,45 @@ class LoopGroups(Generic[C, R]):
             return
         self._in_flight -= flight.weight
         flight.asked = None
-        asker, group = self._asker, flight.group
+        owner, group = self._owner, flight.group
         if isinstance(outcomes, Exception):
             self._failed(group, outcomes)
         else:
             self._is_stuck = False
             self.failure = None
-            asker.breaker.succeeded(asker.clock.now())
-            if asker.observer is not None:
+            owner.breaker.succeeded(owner.clock.now())
+            if owner.observer is not None:
                 took = perf_counter() - flight.began if seconds is None else seconds
-                asker.observer.group_committed(len(group), took)
+                owner.observer.group_committed(len(group), took)
             for (_, future, _), outcome in zip(group, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)  # who waits goes on after this
         self._begin()
-        if asker.is_closing:
+        if owner.is_closing:
             self.close()
 
     def _failed(self, group: list[tuple[C, asyncio.Future[R], float]], error: Exception) -> None:
-        asker = self._asker
-        log.warning("group_not_done", loop=asker.name, commands=len(group), reason=str(error))
-        self.failure = Failure(asker.clock.now(), type(error))
-        asker.breaker.failed(self.failure.at)
-        if asker.observer is not None:
-            asker.observer.group_failed(len(group))
-        if isinstance(error, MaybeDone):
+        owner = self._owner
+        log.warning("group_not_done", loop=owner.name, commands=len(group), reason=str(error))
+        self.failure = Failure(owner.clock.now(), type(error))
+        owner.breaker.failed(self.failure.at)
+        if owner.observer is not None:
+            owner.observer.group_failed(len(group))
+        if isinstance(error, GroupOutcomeUnknown):
             self._answer_late(group)
         else:
             self._answer_without_store(group)
 
     def _answer_without_store(self, group: list[tuple[C, asyncio.Future[R], float]]) -> None:
         waiting = [one for one in group if not one[1].done()]
-        outcomes = self._asker.all_without_store([command for command, _, _ in waiting])
+        outcomes = self._owner.all_without_store([command for command, _, _ in waiting])
         for (_, future, _), outcome in zip(waiting, outcomes, strict=True):
             future.set_result(outcome)
 
     def _answer_late(self, group: Iterable[tuple[C, asyncio.Future[R], float]]) -> None:
         for command, future, _ in group:
             if not future.done():
-                future.set_result(self._asker.late(command))
+                future.set_result(self._owner.late(command))
 
     def _sweep(self) -> None:
         """Answer those whose deadline passed."""
@@ -317,7 +321,7 @@ class LoopGroups(Generic[C, R]):
                 if flight.asked is not None:
                     flight.asked.give_up()
                 self._is_stuck = True
-                self._told(flight, MaybeDone("the answer is late"))
+                self._on_done(flight, GroupOutcomeUnknown("the answer is late"))
             # a loop that was held up may look at its timers before it reads what has come
             flight.is_late = flight.until <= now
         if queue or self._flights:
@@ -326,4 +330,4 @@ class LoopGroups(Generic[C, R]):
             self._sweeping = False
 
 
-__all__ = ["Asker", "Elsewhere", "InFlight", "LoopGroups", "Told"]
+__all__ = ["AsyncBatcher", "GroupCallback", "GroupOwner", "GroupTransport", "InFlight"]

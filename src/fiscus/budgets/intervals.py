@@ -1,8 +1,8 @@
 """When an operation that was denied would pass, if nobody else came: pure functions.
 
-In each of its periods a budget opens but once: from the moment at which enough holds have expired,
-or at its start, the operation passes until the period ends. So few stretches of time tell all about
-a budget, and an operation passes at the first moment that is in one of each.
+In each of its periods a budget lets an operation pass in one interval at most: from the moment at
+which enough holds have expired, or from its start, until the period ends. So a few intervals say
+all about a budget, and an operation passes at the first moment that is in one interval of each.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Freed(NamedTuple):
 NOTHING_FREED: Final = Freed((), ())
 
 
-class Stretch(NamedTuple):
+class FuturePeriod(NamedTuple):
     """A period of a budget as it will be found, or what is left of one."""
 
     start: datetime
@@ -53,8 +53,8 @@ class Stretch(NamedTuple):
     """How many other operations are to pass first, at the same moment."""
 
 
-class Opening(NamedTuple):
-    """A half-open stretch of time in which a budget does not stand in the way."""
+class Interval(NamedTuple):
+    """A half-open interval of time, in which a budget does not stand in the way."""
 
     start: datetime
     end: datetime
@@ -74,25 +74,25 @@ def has_room_for_good(budget: Budget, estimate: Decimal, balance: BudgetBalance)
     return balance.spent >= ZERO and _passes(budget, estimate, balance, ahead=0)
 
 
-def openings(
-    budget: Budget, estimate: Decimal | None, stretches: Sequence[Stretch]
-) -> list[Opening]:
+def passing_intervals(
+    budget: Budget, estimate: Decimal | None, periods: Sequence[FuturePeriod]
+) -> list[Interval]:
     """When a budget that may deny does not: before it begins, as it has room, after it has ended.
 
-    `stretches` follow one another. Without an estimate, which needs an exchange rate, it never has
+    `periods` follow one another. Without an estimate, which needs an exchange rate, it never has
     room.
     """
-    found = [Opening(DAWN, stretches[0].start), Opening(stretches[-1].end, FAR_FUTURE)]
+    found = [Interval(DAWN, periods[0].start), Interval(periods[-1].end, FAR_FUTURE)]
     if estimate is not None and not budget.frozen:
-        for stretch in stretches:
-            opens_at = _opens_at(budget, estimate, stretch)
-            if opens_at is not None:
-                found.append(Opening(opens_at, stretch.end))
+        for period in periods:
+            passes_from = _passes_from(budget, estimate, period)
+            if passes_from is not None:
+                found.append(Interval(passes_from, period.end))
     return [one for one in found if one.start < one.end]
 
 
-def first_common(budgets: Sequence[Sequence[Opening]], now: datetime) -> datetime | None:
-    """The first moment from `now` on that lies in an opening of each; None when there is none."""
+def first_in_all(budgets: Sequence[Sequence[Interval]], now: datetime) -> datetime | None:
+    """The first moment from `now` on that lies in an interval of each; None when there is none."""
     moment, earlier = now, None
     while moment != earlier:
         earlier = moment
@@ -104,12 +104,12 @@ def first_common(budgets: Sequence[Sequence[Opening]], now: datetime) -> datetim
     return moment
 
 
-def common(budgets: Iterable[Sequence[Opening]]) -> list[Opening]:
-    """The openings that they have in common; those of each lie apart."""
-    found = [Opening(DAWN, FAR_FUTURE)]
+def intersection(budgets: Iterable[Sequence[Interval]]) -> list[Interval]:
+    """The time in intervals of each; those of each do not overlap."""
+    found = [Interval(DAWN, FAR_FUTURE)]
     for each in budgets:
         found = [
-            Opening(start, end)
+            Interval(start, end)
             for one in found
             for other in each
             if (start := max(one.start, other.start)) < (end := min(one.end, other.end))
@@ -117,14 +117,14 @@ def common(budgets: Iterable[Sequence[Opening]]) -> list[Opening]:
     return found
 
 
-def any_of(stretches: Iterable[Opening]) -> list[Opening]:
-    """The time in any of `stretches`, as openings that lie apart."""
-    found: list[Opening] = []
-    for start, end in sorted(stretches):
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """The time in any of `intervals`, as some that do not overlap."""
+    found: list[Interval] = []
+    for start, end in sorted(intervals):
         if found and start <= found[-1].end:
-            found[-1] = Opening(found[-1].start, max(found[-1].end, end))
+            found[-1] = Interval(found[-1].start, max(found[-1].end, end))
         else:
-            found.append(Opening(start, end))
+            found.append(Interval(start, end))
     return found
 
 
@@ -137,20 +137,20 @@ def freed_by(holds: Iterable[Hold]) -> Freed:
     )
 
 
-def waits_for_holds(budget: Budget, estimate: Decimal, stretch: Stretch) -> bool:
-    """Whether holds that expire make a difference to when a budget opens."""
-    balance = stretch.balance
+def waits_for_holds(budget: Budget, estimate: Decimal, period: FuturePeriod) -> bool:
+    """Whether holds that expire make a difference to when an operation passes."""
+    balance = period.balance
     if budget.frozen or not balance.reserved:
         return False
-    if _passes(budget, estimate, balance, stretch.ahead) and not stretch.throttled:
+    if _passes(budget, estimate, balance, period.ahead) and not period.throttled:
         return False
-    return _passes(budget, estimate, free(balance, balance.reserved), stretch.ahead)
+    return _passes(budget, estimate, free(balance, balance.reserved), period.ahead)
 
 
-def _opens_at(budget: Budget, estimate: Decimal, stretch: Stretch) -> datetime | None:
-    balance, freed, ahead = stretch.balance, stretch.freed, stretch.ahead
-    if _passes(budget, estimate, balance, ahead) and not stretch.throttled:
-        return stretch.start
+def _passes_from(budget: Budget, estimate: Decimal, period: FuturePeriod) -> datetime | None:
+    balance, freed, ahead = period.balance, period.freed, period.ahead
+    if _passes(budget, estimate, balance, ahead) and not period.throttled:
+        return period.start
     enough = bisect_left(
         freed.amounts,
         True,
@@ -160,7 +160,7 @@ def _opens_at(budget: Budget, estimate: Decimal, stretch: Stretch) -> datetime |
     if budget.enforcement_action is EnforcementAction.THROTTLE:
         wait_ms = throttle_wait_ms(budget, balance, ahead)
         if wait_ms is not None:
-            moments.append(stretch.start + timedelta(milliseconds=wait_ms))
+            moments.append(period.start + timedelta(milliseconds=wait_ms))
     return min(moments, default=None)
 
 

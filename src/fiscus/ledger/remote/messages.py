@@ -1,6 +1,6 @@
-"""What the two processes say to each other: JSON with exact digits, in frames of a known length.
+"""Messages between the two processes: JSON with exact digits, in frames of a known length.
 
-What the ledger is asked is here, what became of it in `outcomes`.
+The requests are here, the results in `results`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def measured(frame: bytearray) -> bytearray:
 
 
 class Frames:
-    """Takes a stream of bytes apart into the messages in it."""
+    """Splits a stream of bytes into the messages in it."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

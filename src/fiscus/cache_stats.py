@@ -1,9 +1,9 @@
-"""How often something was looked for in memory, and how often it was not there."""
+"""Hits and misses of caches: how often something was looked up, and how often it was not there."""
 
 from __future__ import annotations
 
 
-class Lookups:
+class CacheStats:
     """Counts of one cache: plain numbers, as whoever looks counts along with each decision.
 
     Metrics read them from time to time. Of two threads that count at once, one may not be counted.

@@ -1,4 +1,4 @@
-"""One thread that takes whatever arrived and has it done as one group.
+"""Batching on a thread: it takes whatever arrived and has it done as one group.
 
 A group is what arrived while the last one was done, up to a size, so an idle loop adds no wait and
 a busy one shares each commit, or each round trip, among many. The ledger is such a loop over a
@@ -32,8 +32,8 @@ _YIELD_SECONDS: Final = 0.02
 """The longest the loop stands back for an event loop that it gave outcomes to."""
 
 
-class MaybeDone(Exception):
-    """It is not known whether a group was done: who was asked has not answered."""
+class GroupOutcomeUnknown(Exception):
+    """It is not known whether a group was done: no answer came from where it was sent."""
 
 
 class Failure(NamedTuple):
@@ -79,18 +79,18 @@ class FutureSink:
 
 
 class GroupObserver(Protocol):
-    """Told about groups, for metrics; called on the loop's thread."""
+    """Observes groups, for metrics; called on the loop's thread."""
 
     def group_committed(self, size: int, seconds: float) -> None: ...
 
     def group_failed(self, size: int) -> None: ...
 
 
-class GroupLoop(ABC, Generic[C, R]):
+class ThreadBatcher(ABC, Generic[C, R]):
     """Commands of many callers, done in groups on a thread of its own.
 
-    `run` does a group, and raises when nothing of it is promised, `MaybeDone` when it may have been
-    done all the same; `breaker` then keeps the store from being asked for a while.
+    `run` does a group, and raises when nothing of it is promised, `GroupOutcomeUnknown` when it may
+    have been done all the same; `breaker` then keeps the store from being asked for a while.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class GroupLoop(ABC, Generic[C, R]):
 
     def _outcomes(self, commands: list[C]) -> Sequence[R]:
         now = self.clock.now()
-        maybe_done = False
+        is_unknown = False
         if self.breaker.allows(now):
             started = perf_counter()
             try:
@@ -238,13 +238,13 @@ class GroupLoop(ABC, Generic[C, R]):
             except Exception as error:
                 # Whatever it was: nothing of the group is promised, and the thread must go on.
                 name = self.name
-                if isinstance(error, self._expected_failure | MaybeDone):
+                if isinstance(error, self._expected_failure | GroupOutcomeUnknown):
                     log.warning(
                         "store_unavailable", loop=name, commands=len(commands), reason=str(error)
                     )
                 else:
                     log.exception("group_failed", loop=name, commands=len(commands))
-                maybe_done = isinstance(error, MaybeDone)
+                is_unknown = isinstance(error, GroupOutcomeUnknown)
                 self.failure = Failure(self.clock.now(), type(error))
                 self.breaker.failed(self.failure.at)
                 if self.observer is not None:
@@ -255,7 +255,7 @@ class GroupLoop(ABC, Generic[C, R]):
                 if self.observer is not None:
                     self.observer.group_committed(len(commands), perf_counter() - started)
                 return outcomes
-        if maybe_done:
+        if is_unknown:
             return [self.late(command) for command in commands]
         return self.all_without_store(commands)
 
@@ -296,10 +296,10 @@ __all__ = [
     "Failure",
     "FutureSink",
     "GroupLimits",
-    "GroupLoop",
     "GroupObserver",
-    "MaybeDone",
+    "GroupOutcomeUnknown",
     "Sink",
+    "ThreadBatcher",
     "queue_full",
     "shutting_down",
 ]

@@ -1,4 +1,4 @@
-"""Whose turn it is to write to SQLite, which lets one connection do so.
+"""A fair lock on writing to SQLite, which lets one connection do so: whose turn it is.
 
 Who waits for it by polling, as SQLite does, could starve for seconds beside a busy ledger.
 """
@@ -22,7 +22,7 @@ WAIT_SECONDS: Final = 5.0
 """As long as SQLite waits for its own locks: who has the turn may be frozen, or its disk."""
 
 
-class WriteTurn:
+class WriteLock:
     """Threads of this process write in the order they asked, and processes one after the other.
 
     SQLite's own locks keep the writers apart; this is only about whose turn is next.
@@ -36,12 +36,12 @@ class WriteTurn:
         """The thread that has the turn."""
         self._waiting: dict[int, threading.Event] = {}
         """The threads that wait for it, the first first."""
-        self._processes = _ProcessTurn(
+        self._processes = _ProcessLock(
             database.with_name(f"{database.name}-turn"), self._close_if_unused
         )
 
     @classmethod
-    def at(cls, database: Path) -> WriteTurn:
+    def at(cls, database: Path) -> WriteLock:
         """That of all who write to a file in this process; each of them closes it.
 
         The system knows processes only. Two turns of one would both be given a lock, hand on each
@@ -49,12 +49,12 @@ class WriteTurn:
         """
         path = database.resolve()
         with _sharing:
-            turn = _shared.get(path)
-            if turn is None:
-                turn = _shared[path] = cls(path)
+            lock = _shared.get(path)
+            if lock is None:
+                lock = _shared[path] = cls(path)
             else:
-                turn._users += 1
-            return turn
+                lock._users += 1
+            return lock
 
     def acquire(self) -> None:
         """Raises `OSError` when it does not come within `WAIT_SECONDS`, or cannot be asked for."""
@@ -119,8 +119,8 @@ class WriteTurn:
 
 
 _sharing: Final = threading.Lock()
-_shared: Final[dict[Path, WriteTurn]] = {}
-"""The turns of `WriteTurn.at` that are not closed."""
+_shared: Final[dict[Path, WriteLock]] = {}
+"""The turns of `WriteLock.at` that are not closed."""
 
 
 def _forked() -> None:
@@ -134,7 +134,7 @@ if sys.platform != "win32":
     )
 
 
-class _ProcessTurn:
+class _ProcessLock:
     """Two locks on a file: on the turn, and on being next.
 
     Who is next waits for the turn with the second lock held, so the process that has the turn can
@@ -148,7 +148,7 @@ class _ProcessTurn:
         self._path = path
         self._waited = waited
         self._file: IO[bytes] | None = None
-        self._asked: _Asked | None = None
+        self._asked: _LockWaiter | None = None
 
     @property
     def is_waited_for(self) -> bool:
@@ -164,7 +164,7 @@ class _ProcessTurn:
             try:
                 self._take(fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                self._asked = _Asked(self._take, self._hand_on, self._waited)
+                self._asked = _LockWaiter(self._take, self._hand_on, self._waited)
             else:
                 return
         self._asked.wait(seconds)
@@ -197,8 +197,8 @@ class _ProcessTurn:
             fcntl.lockf(file, fcntl.LOCK_UN, 1, self._NEXT)
 
 
-class _Asked:
-    """A thread that waits for the turn, as nothing ends a wait for a lock of the system's.
+class _LockWaiter:
+    """A thread that waits for a process's turn, as nothing ends a wait for a lock of the system's.
 
     It goes on when nobody waits for it any more: then it hands the turn on when it gets it.
     """

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from fiscus.batching.async_batcher import AsyncBatcher, GroupCallback
+from fiscus.batching.thread_batcher import GroupLimits, ThreadBatcher
 from fiscus.breaker import CircuitBreaker
 from fiscus.clock import SystemClock
-from fiscus.groups import GroupLimits, GroupLoop
-from fiscus.loop_groups import LoopGroups, Told
 
 pytestmark = pytest.mark.anyio
 DEADLINE_SECONDS = 20.0
@@ -24,8 +24,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Numbers(GroupLoop[int, str]):
-    """Who has what is asked in common; a number weighs one."""
+class Numbers(ThreadBatcher[int, str]):
+    """The owner of the groups; a number weighs one."""
 
     def __init__(self, max_group: int) -> None:
         super().__init__(
@@ -47,20 +47,20 @@ class Numbers(GroupLoop[int, str]):
         return 1
 
 
-class Elsewhere:
+class Transport:
     """Answers when the test says so."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[list[int], Told[str]]] = []
+        self.asked: list[tuple[list[int], GroupCallback[str]]] = []
         self.given_up = asyncio.Event()
 
-    def ask_all(self, commands: list[int], told: Told[str]) -> Elsewhere:
-        self.asked.append((commands, told))
+    def ask_all(self, commands: list[int], on_done: GroupCallback[str]) -> Transport:
+        self.asked.append((commands, on_done))
         return self
 
     def answer_first(self) -> None:
-        commands, told = self.asked.pop(0)
-        told(list(map(str, commands)))
+        commands, on_done = self.asked.pop(0)
+        on_done(list(map(str, commands)))
 
     def groups(self) -> list[list[int]]:
         return [commands for commands, _ in self.asked]
@@ -79,13 +79,13 @@ def numbers(request: pytest.FixtureRequest) -> Iterator[Numbers]:
 
 
 @pytest.fixture
-def elsewhere() -> Elsewhere:
-    return Elsewhere()
+def transport() -> Transport:
+    return Transport()
 
 
 @pytest.fixture
-async def ask(numbers: Numbers, elsewhere: Elsewhere) -> Ask:
-    groups = LoopGroups(elsewhere, numbers, asyncio.get_running_loop())
+async def ask(numbers: Numbers, transport: Transport) -> Ask:
+    groups = AsyncBatcher(transport, numbers, asyncio.get_running_loop())
     return lambda asked: [groups.execute(number) for number in asked]
 
 
@@ -109,57 +109,57 @@ async def turn() -> None:
 
 
 async def test_each_turn_is_sent_while_earlier_ones_are_on_their_way(
-    ask: Ask, elsewhere: Elsewhere
+    ask: Ask, transport: Transport
 ) -> None:
     answers = []
     for first in (0, 2, 4, 6, 8):
         answers += ask([first, first + 1])
         await turn()
-    assert elsewhere.groups() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert transport.groups() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     for _ in range(5):
-        elsewhere.answer_first()
+        transport.answer_first()
     assert await asyncio.gather(*answers) == [str(number) for number in range(10)]
 
 
 @pytest.mark.parametrize("numbers", [100], indirect=True)
-async def test_the_first_of_a_turn_are_sent_before_it_ends(ask: Ask, elsewhere: Elsewhere) -> None:
+async def test_the_first_of_a_turn_are_sent_before_it_ends(ask: Ask, transport: Transport) -> None:
     answers = ask(range(40))
-    assert elsewhere.groups() == [list(range(32))]
+    assert transport.groups() == [list(range(32))]
     await turn()
-    assert elsewhere.groups() == [list(range(32)), list(range(32, 40))]
-    elsewhere.answer_first()
-    elsewhere.answer_first()
+    assert transport.groups() == [list(range(32)), list(range(32, 40))]
+    transport.answer_first()
+    transport.answer_first()
     assert await asyncio.gather(*answers) == [str(number) for number in range(40)]
 
 
 async def test_what_four_full_groups_weigh_is_on_its_way_at_most(
-    ask: Ask, elsewhere: Elsewhere
+    ask: Ask, transport: Transport
 ) -> None:
     answers = ask(range(20))
     await turn()
-    assert elsewhere.groups() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert transport.groups() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
     for _ in range(7):
-        elsewhere.answer_first()
-    assert elsewhere.groups() == []
+        transport.answer_first()
+    assert transport.groups() == []
     assert await asyncio.gather(*answers) == [str(number) for number in range(20)]
 
 
 async def test_nobody_follows_a_group_that_has_been_on_its_way_for_long(
-    ask: Ask, elsewhere: Elsewhere, later: Callable[[float], None]
+    ask: Ask, transport: Transport, later: Callable[[float], None]
 ) -> None:
     (first,) = ask([1])
     await turn()
     later(DEADLINE_SECONDS * 0.1)
     (kept_back,) = ask([2])
     await turn()
-    assert elsewhere.groups() == [[1]]
+    assert transport.groups() == [[1]]
     later(DEADLINE_SECONDS)
     assert await asyncio.wait_for(first, DEADLINE_SECONDS) == "late"
     assert await asyncio.wait_for(kept_back, DEADLINE_SECONDS) == "without the store"
 
 
 async def test_when_a_group_was_given_up_one_caller_at_a_time_tries_for_all(
-    ask: Ask, elsewhere: Elsewhere, later: Callable[[float], None]
+    ask: Ask, transport: Transport, later: Callable[[float], None]
 ) -> None:
     (first,) = ask([1])
     await turn()
@@ -167,8 +167,8 @@ async def test_when_a_group_was_given_up_one_caller_at_a_time_tries_for_all(
     answers = ask([2, 3, 4])
     later(DEADLINE_SECONDS * 0.6)
     assert await asyncio.wait_for(first, DEADLINE_SECONDS) == "late"
-    await asyncio.wait_for(elsewhere.given_up.wait(), DEADLINE_SECONDS)
-    assert elsewhere.groups() == [[1], [2]]
+    await asyncio.wait_for(transport.given_up.wait(), DEADLINE_SECONDS)
+    assert transport.groups() == [[1], [2]]
     later(DEADLINE_SECONDS * 0.5)
     assert await asyncio.wait_for(asyncio.gather(*answers), DEADLINE_SECONDS) == [
         "late",
@@ -178,30 +178,30 @@ async def test_when_a_group_was_given_up_one_caller_at_a_time_tries_for_all(
 
 
 async def test_when_the_one_that_tried_is_answered_all_are_sent_again(
-    ask: Ask, elsewhere: Elsewhere, later: Callable[[float], None]
+    ask: Ask, transport: Transport, later: Callable[[float], None]
 ) -> None:
     ask([1])
     await turn()
     later(DEADLINE_SECONDS * 0.5)
     answers = ask([2, 3, 4])
     later(DEADLINE_SECONDS * 0.6)
-    await asyncio.wait_for(elsewhere.given_up.wait(), DEADLINE_SECONDS)
-    del elsewhere.asked[0]
-    elsewhere.answer_first()
-    assert elsewhere.groups() == [[3, 4]]
-    elsewhere.answer_first()
+    await asyncio.wait_for(transport.given_up.wait(), DEADLINE_SECONDS)
+    del transport.asked[0]
+    transport.answer_first()
+    assert transport.groups() == [[3, 4]]
+    transport.answer_first()
     assert await asyncio.gather(*answers) == ["2", "3", "4"]
 
 
 async def test_who_was_kept_back_is_sent_when_the_group_is_told_of(
-    ask: Ask, elsewhere: Elsewhere, later: Callable[[float], None]
+    ask: Ask, transport: Transport, later: Callable[[float], None]
 ) -> None:
     answers = ask([1])
     await turn()
     later(DEADLINE_SECONDS * 0.1)
     answers += ask([2])
     await turn()
-    elsewhere.answer_first()
-    assert elsewhere.groups() == [[2]]
-    elsewhere.answer_first()
+    transport.answer_first()
+    assert transport.groups() == [[2]]
+    transport.answer_first()
     assert await asyncio.gather(*answers) == ["1", "2"]
