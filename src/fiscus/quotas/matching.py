@@ -58,6 +58,9 @@ class QuotaIndex:
         for quota in quotas:
             self.put(quota)
 
+    def __len__(self) -> int:
+        return len(self._by_id)
+
     def put(self, quota: Quota) -> None:
         """Add a quota, or replace its earlier version."""
         if quota.quota_id in self._by_id:
