@@ -18,7 +18,8 @@ from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.ids import uuid7
 from fiscus.stores.sql import migrate, tables
 from fiscus.tenants import TenantSettings
-from fiscus.wire import convert, encode
+from fiscus.wire.converting import convert
+from fiscus.wire.encoding import encode
 
 SETTINGS: Final = TenantSettings(currency=CURRENCY, timezone="UTC")
 _AT_ONCE: Final = 5_000

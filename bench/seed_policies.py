@@ -14,7 +14,8 @@ from fiscus.ids import uuid7
 from fiscus.ratelimits.definitions import define
 from fiscus.ratelimits.model import Policy, PolicySpec
 from fiscus.stores.sql import migrate, tables
-from fiscus.wire import convert, encode
+from fiscus.wire.converting import convert
+from fiscus.wire.encoding import encode
 
 PER_HOUR: Final = 1_000_000_000
 """The limit of every policy: none is ever reached."""

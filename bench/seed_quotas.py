@@ -10,7 +10,7 @@ from fiscus.ids import uuid7
 from fiscus.quotas.definitions import define
 from fiscus.quotas.model import Quota, QuotaSpec
 from fiscus.stores.sql import migrate, quota_rows
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 
 def fill_quotas(url: str, tenants: int, projects: int) -> list[list[Place]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fiscus.logs import Line
+from fiscus.runtime.logs import Line
 
 if TYPE_CHECKING:
     import pytest

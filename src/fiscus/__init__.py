@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Unauthorized,
         ValidationError,
     )
-    from fiscus.wire import to_json
+    from fiscus.wire.encoding import to_json
 
 __version__: str
 """The version that is installed."""
@@ -83,7 +83,7 @@ _ELSEWHERE: Final = {
     "Settlement": "fiscus.client.settlements",
     "quota": "fiscus.client.default",
     "reserve": "fiscus.client.default",
-    "to_json": "fiscus.wire",
+    "to_json": "fiscus.wire.encoding",
     "use": "fiscus.client.default",
 }
 """Where a public name is; the others are errors."""

@@ -20,11 +20,11 @@ from fiscus.costs.fx import Rates
 from fiscus.costs.port import CostStore
 from fiscus.errors import Conflict
 from fiscus.ledger.loop import Ledger
-from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.quotas.port import QuotaStore
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.policy_port import PolicyStore, UsageStore
 from fiscus.ratelimits.port import CounterStore
+from fiscus.runtime.portions import ShouldContinue, to_the_end
 from fiscus.settings import Settings
 from fiscus.tenants import TenantStore
 

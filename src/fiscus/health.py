@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta, Struct
 
-from fiscus.breaker import BreakerState
 from fiscus.errors import FiscusError
 from fiscus.ratelimits.port import CountersUnavailable
+from fiscus.runtime.breaker import BreakerState
 
 if TYPE_CHECKING:  # a client reads these answers, and has no engine
     from fiscus.engine import Engine

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from fiscus.clock import to_us
 from fiscus.errors import IdempotencyConflict, ValidationError
-from fiscus.wire import encode_canonical
+from fiscus.wire.encoding import encode_canonical
 
 KEEP_ANSWERS: Final = timedelta(hours=24)
 KEEP_CHECKS: Final = timedelta(minutes=5)

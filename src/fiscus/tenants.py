@@ -7,7 +7,7 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
-from fiscus.wire import Currency, Label
+from fiscus.wire.texts import Currency, Label
 
 TagKeys = Annotated[list[Label], Meta(max_length=10)]
 

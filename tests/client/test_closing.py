@@ -304,13 +304,14 @@ def test_a_process_forked_while_a_thread_works_a_type_out_does_not_wait_for_it(
 ) -> None:
     script = f"""
 import os, signal, threading, time
-from fiscus import Client, wire
+from fiscus import Client
+from fiscus.wire import hooks
 
 client = Client({server.url!r}, {server.key!r}, tenant={tenant!r})
 begun = threading.Event()
 
 def work_out():
-    with wire._working_out:
+    with hooks._working_out:
         begun.set()
         time.sleep(0.2)  # so that the fork comes meanwhile
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from fiscus.wire import convert, decode
+from fiscus.wire.converting import convert
+from fiscus.wire.decoding import decode
 
 THREADS, KINDS = 8, 100
 

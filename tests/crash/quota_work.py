@@ -13,7 +13,7 @@ from fiscus.clock import ManualClock
 from fiscus.engine import Engine
 from fiscus.quotas.calls import DistributeRequest
 from fiscus.settings import Settings
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker
 

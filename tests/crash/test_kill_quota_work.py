@@ -17,10 +17,10 @@ import pytest
 
 from fiscus.engine import Engine
 from fiscus.paging import MAX_PAGE_SIZE, PageRequest, page_request
-from fiscus.portions import to_the_end
 from fiscus.quotas.model import Quota, QuotaSpec, RenewalStatus
 from fiscus.quotas.port import QuotaFilter
-from fiscus.wire import convert
+from fiscus.runtime.portions import to_the_end
+from fiscus.wire.converting import convert
 from fiscus.worker import Worker
 from tests.crash.quota_work import ENTITIES, LATER, START, TENANT, distribution, open_at
 from tests.profile import LONG

@@ -15,7 +15,7 @@ from fiscus.envoy.mapping import EXAMPLE, DescriptorMapping, MappingSpec, read_m
 from fiscus.errors import ValidationError
 from fiscus.priorities import Priority
 from fiscus.ratelimits.calls import RateLimitCheckRequest
-from fiscus.wire import convert as checked
+from fiscus.wire.converting import convert as checked
 
 if TYPE_CHECKING:
     from pathlib import Path

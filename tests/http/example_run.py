@@ -18,9 +18,9 @@ from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.http.examples import PATH_IDS, QUERIES, REQUESTS
-from fiscus.paths import BASE_PATH
-from fiscus.problems import STATUS_OF
 from fiscus.stores.sql.failures import unavailable
+from fiscus.wire.paths import BASE_PATH
+from fiscus.wire.problems import STATUS_OF
 from tests.http.app_client import open_app
 
 if TYPE_CHECKING:

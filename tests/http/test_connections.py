@@ -20,7 +20,7 @@ from fiscus.http import connections
 from fiscus.http.connections import DecisionProtocol, connections_of
 from fiscus.http.lane import Reply
 from fiscus.ledger.group import GroupRunner
-from fiscus.turns import NEXT_STEP
+from fiscus.runtime.turns import NEXT_STEP
 from tests.http.app_client import API, open_app
 from tests.http.live_server import LiveServer, serving
 from tests.http.wire import Answer, Wire

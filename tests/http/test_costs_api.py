@@ -13,7 +13,7 @@ from fiscus.costs.calls import RecordRequest
 from fiscus.http.stream import MAX_LINE_BYTES
 from fiscus.ledger.requests import record_command
 from fiscus.money import Amount
-from fiscus.nesting import MAX_LEVELS
+from fiscus.wire.nesting import MAX_LEVELS
 from tests.http.app_client import API
 
 if TYPE_CHECKING:

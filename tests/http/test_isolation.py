@@ -10,8 +10,8 @@ import pytest
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import DECISION_ENDPOINTS
-from fiscus.paths import BASE_PATH
-from fiscus.queries import TenantQuery
+from fiscus.wire.paths import BASE_PATH
+from fiscus.wire.queries import TenantQuery
 from tests.http.app_client import API, BUDGET, POLICY, QUOTA
 from tests.log_lines import told
 

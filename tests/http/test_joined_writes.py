@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fiscus.http.joined_writes import LARGE, joining
-from fiscus.turns import turn_of
+from fiscus.runtime.turns import turn_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,8 +16,8 @@ from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.http.descriptions import ABOUT
 from fiscus.http.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, REQUESTS
 from fiscus.http.openapi import EVERYWHERE, build_document
-from fiscus.paths import BASE_PATH
-from fiscus.problems import STATUS_OF
+from fiscus.wire.paths import BASE_PATH
+from fiscus.wire.problems import STATUS_OF
 from tests.http.app_client import open_app
 from tests.http.example_run import run_errors, run_examples, run_own_errors
 

@@ -14,8 +14,8 @@ from fiscus.errors import FiscusError
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.http.endpoints import Endpoint, NoBody
-from fiscus.problems import STATUS_OF, TITLE_OF, Problem
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
+from fiscus.wire.problems import STATUS_OF, TITLE_OF, Problem
 from tests.http.app_client import API, BUDGET, QUOTA, open_app
 from tests.log_lines import told
 

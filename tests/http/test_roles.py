@@ -11,7 +11,7 @@ from fiscus.access.model import ALLOWED, Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.decisions import DECISION_ENDPOINTS
 from fiscus.http.examples import PATH_IDS
-from fiscus.paths import BASE_PATH
+from fiscus.wire.paths import BASE_PATH
 
 if TYPE_CHECKING:
     import httpx

@@ -20,7 +20,7 @@ from fiscus.budgets.model import Budget
 from fiscus.money import ZERO, add, plain
 from fiscus.stores.sql import tables
 from fiscus.stores.sql.database import Database
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 BalanceId = tuple[str, str, datetime]
 

@@ -40,7 +40,7 @@ from fiscus.ledger.loop import answer_or_raise
 from fiscus.paging import PageRequest
 from fiscus.settings import Settings
 from fiscus.tenants import TenantSpec
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from fiscus.wiring.engine import open_engine
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from fiscus.quotas.calls import (
     ReleaseConsumptionRequest,
 )
 from fiscus.quotas.model import Quota, QuotaSpec
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from tests.ledger.desk import BY, Desk
 
 

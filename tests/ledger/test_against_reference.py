@@ -43,7 +43,7 @@ from fiscus.errors import FiscusError
 from fiscus.ledger import requests
 from fiscus.ledger.commands import Command, Expire, Outcome
 from fiscus.stores.sql.database import Database
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from tests.ledger.books import books_in
 from tests.ledger.desk import Desk, check_request, open_at
 from tests.ledger.reference import Expected, Operation, RefBudget, Reference, RefReservation

@@ -16,7 +16,6 @@ import psycopg
 import pytest
 
 from fiscus.batching.thread_batcher import GroupOutcomeUnknown
-from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import BalanceKey, BudgetBalance
 from fiscus.clock import ManualClock
@@ -25,6 +24,7 @@ from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import CheckBatch, Command
 from fiscus.ledger.port import MOST_DUE, Needs, StoreUnavailable
+from fiscus.runtime.breaker import BreakerState
 from fiscus.stores.sql.database import Database
 from tests.crash.own_postgres import OwnPostgres
 from tests.ledger.books import read_books

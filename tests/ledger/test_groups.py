@@ -15,7 +15,6 @@ from msgspec.structs import replace
 import fiscus.ledger.group
 import fiscus.ledger.handling
 from fiscus.batching.thread_batcher import FutureSink
-from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, SettleRequest
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordAnswer
@@ -25,7 +24,8 @@ from fiscus.ledger.commands import Answer, Command, Expire, Outcome, Record
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.requests import settle_command
 from fiscus.ledger.workspace import Workspace
-from fiscus.wire import convert
+from fiscus.runtime.breaker import BreakerState
+from fiscus.wire.converting import convert
 from tests.ledger.books import read_books
 from tests.ledger.desk import NEVER, WAIT_SECONDS, Desk, Gate, open_at
 from tests.log_lines import told

@@ -9,7 +9,7 @@ from fiscus.costs.calls import RecordBatchAnswer, RecordBatchRequest
 from fiscus.errors import Conflict, IdempotencyConflict, ValidationError
 from fiscus.ledger.requests import quota_check_batch_command, record_batch_command
 from fiscus.quotas.calls import QuotaCheckBatchRequest
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 from tests.ledger.desk import Desk, check_request
 
 

@@ -66,7 +66,9 @@ from fiscus.quotas.definitions import define as define_quota
 from fiscus.quotas.matching import MatchedQuota, matched_quota
 from fiscus.quotas.model import QuotaSpec
 from fiscus.tenants import TenantSettings
-from fiscus.wire import ItemError, convert, encode
+from fiscus.wire.converting import convert
+from fiscus.wire.encoding import encode
+from fiscus.wire.items import ItemError
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, 789_012, tzinfo=UTC)
 texts = st.text(max_size=20)

@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from fiscus.batching.thread_batcher import FutureSink
-from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
@@ -30,9 +29,10 @@ from fiscus.ledger.commands import Check, Outcome
 from fiscus.ledger.remote import client
 from fiscus.ledger.remote.client import RemoteLedger
 from fiscus.ledger.remote.results import EncodedAnswer
-from fiscus.processes import STEADY_SECONDS
+from fiscus.runtime.breaker import BreakerState
+from fiscus.runtime.processes import STEADY_SECONDS
 from fiscus.settings import Settings
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 from fiscus.wiring.engine import open_engine
 from tests.fiscus_process import has_ended
 from tests.ledger.books import read_books

@@ -14,7 +14,7 @@ from fiscus.ratelimits.calls import (
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.model import PolicyState
 from fiscus.ratelimits.policy_port import UsageRow
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from fiscus.wiring.counters import open_counters
 from tests.ratelimits.policies import NOON, TENANT, Policies
 

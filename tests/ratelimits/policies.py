@@ -13,7 +13,7 @@ from fiscus.ratelimits.definitions import define
 from fiscus.ratelimits.model import Emergency, PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import TenantPolicies
 from fiscus.tenants import TenantSettings
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 TENANT = "acme"
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)  # a Wednesday

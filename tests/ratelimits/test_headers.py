@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fiscus.clock import to_us
-from fiscus.headers import headers_of
 from fiscus.ratelimits.answers import NONE_APPLIES
 from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
 from fiscus.ratelimits.headers import PolicyStatus, limit_lines, rate_limit_lines, sf_string
 from fiscus.ratelimits.rules import Algorithm
+from fiscus.wire.headers import headers_of
 
 NOW = datetime(2026, 3, 10, 12, 0, 0, 250_000, tzinfo=UTC)
 NOON_SECONDS = 1_773_144_000

@@ -31,7 +31,7 @@ from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.answering import AnsweringConnection
 from fiscus.stores.sql.database import Database
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from fiscus.wiring.engine import open_engine
 from fiscus.wiring.ledger_process import open_rates
 from tests.servers import PostgresServer

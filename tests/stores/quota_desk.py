@@ -18,7 +18,7 @@ from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.quota_tables import quota_balances, quota_usage, quotas
 from fiscus.stores.sql.quotas import SqlQuotas
 from fiscus.stores.sql.tenants import definitions_versions
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 KEPT_UNTIL = datetime(2026, 3, 17, 12, tzinfo=UTC)

@@ -21,7 +21,7 @@ from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.quotas import SqlQuotas
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.tenants import TenantSpec
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from tests.stores.conftest import in_threads
 
 if TYPE_CHECKING:

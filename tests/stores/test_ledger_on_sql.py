@@ -29,7 +29,7 @@ from fiscus.money import add
 from fiscus.paging import PageRequest
 from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSpec
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from fiscus.wiring.ledger_process import open_rates
 from tests.ledger.books import read_books
 from tests.stores.conftest import Tenant

@@ -22,7 +22,7 @@ from fiscus.quotas.model import ConsumptionLine, QuotaKey
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.quota_tables import metadata, quota_consumptions, quota_usage
 from fiscus.stores.sql.write_lock import WriteLock
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import DATABASES
 

@@ -12,7 +12,7 @@ from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.maintenance import SqlProbe
 from fiscus.stores.sql.quotas import SqlQuotas
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from tests.stores.conftest import Tenant, plan_of
 from tests.stores.quota_desk import quota_spec
 

@@ -33,7 +33,7 @@ from fiscus.stores.sql import maintenance, migrate
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.diagnosis import diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from fiscus.wiring.engine import ensure_admin_key, open_engine
 from tests.file_modes import bound_by_modes, folder_for_anybody
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database

@@ -25,7 +25,7 @@ from fiscus.stores.sql.budgets import SqlBudgets
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from tests.stores.conftest import in_threads
 
 

@@ -20,7 +20,7 @@ from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.quota_balances import most_used
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.tenants import TenantSpec
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from tests.stores.conftest import in_threads, run_beside
 from tests.stores.quota_desk import NOW, QuotaDesk, at, quota_spec
 

@@ -25,7 +25,7 @@ from fiscus.stores.sql import answering
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.policies import SqlPolicies
 from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from tests.log_lines import told
 from tests.servers import PostgresServer
 from tests.stores.conftest import answers_of_commits_lost, in_threads, plans_within

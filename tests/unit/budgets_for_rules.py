@@ -14,7 +14,7 @@ from fiscus.budgets.rules import Demand
 from fiscus.costs.fx import Rate, convert
 from fiscus.money import ONE
 from fiscus.tenants import TenantSettings
-from fiscus.wire import convert as as_request
+from fiscus.wire.converting import convert as as_request
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -22,7 +22,7 @@ from fiscus.clock import from_us
 from fiscus.ledger.answers import BudgetBatchDecided, to_answer, to_answer_json
 from fiscus.ledger.commands import Check, CheckBatch
 from fiscus.operations import Operation
-from fiscus.wire import encode
+from fiscus.wire.encoding import encode
 from tests.unit.budgets_for_rules import NOW, make_budget
 
 amounts = st.decimals(

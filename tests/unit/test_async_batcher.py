@@ -9,8 +9,8 @@ import pytest
 
 from fiscus.batching.async_batcher import AsyncBatcher, GroupCallback
 from fiscus.batching.thread_batcher import GroupLimits, ThreadBatcher
-from fiscus.breaker import CircuitBreaker
 from fiscus.clock import SystemClock
+from fiscus.runtime.breaker import CircuitBreaker
 
 pytestmark = pytest.mark.anyio
 DEADLINE_SECONDS = 20.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus.breaker import BreakerState, CircuitBreaker
+from fiscus.runtime.breaker import BreakerState, CircuitBreaker
 
 START = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

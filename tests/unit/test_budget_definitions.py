@@ -12,7 +12,9 @@ from fiscus.budgets.definitions import define, unlike_usage
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.errors import ValidationError
 from fiscus.tenants import TenantSettings
-from fiscus.wire import convert, decode, encode
+from fiscus.wire.converting import convert
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
 
 NOW = datetime(2026, 3, 10, 23, 30, tzinfo=UTC)
 REQUIRED: dict[str, Any] = {

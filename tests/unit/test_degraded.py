@@ -22,7 +22,6 @@ from fiscus.batching.async_batcher import AsyncBatcher
 from fiscus.batching.thread_batcher import FutureSink, GroupLimits
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.model import Budget
-from fiscus.cache_stats import CacheStats
 from fiscus.clock import ManualClock
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
@@ -35,6 +34,7 @@ from fiscus.ledger.port import Definitions, StoreUnavailable
 from fiscus.ledger.remote.fallbacks import FallbackPublisher, FallbackReplica
 from fiscus.ledger.remote.results import Fallback
 from fiscus.operations import Operation
+from fiscus.runtime.cache_stats import CacheStats
 from fiscus.tenants import TenantSettings
 from tests.unit.budgets_for_rules import NOW, make_budget
 

@@ -43,7 +43,7 @@ def test_limits_in_process_need_next_to_nothing() -> None:
     assert loaded.isdisjoint({*HEAVY, "cryptography", "httpx", "pydantic", "structlog"})
 
 
-@pytest.mark.parametrize("module", ["fiscus.ids", "fiscus.wire", "fiscus.client.holds"])
+@pytest.mark.parametrize("module", ["fiscus.ids", "fiscus.wire.hooks", "fiscus.client.holds"])
 def test_what_clients_are_made_of_loads_where_nothing_forks(
     monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from fiscus.logs import get_logger
+from fiscus.runtime.logs import get_logger
 from tests.fiscus_process import clean_environment
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_a_program_hears_of_its_own_migrations_as_ever(tmp_path: Path) -> None:
 
 def test_a_program_that_says_nothing_about_logs_keeps_its_output_to_itself() -> None:
     done = run_python(
-        "from fiscus.logs import get_logger\n"
+        "from fiscus.runtime.logs import get_logger\n"
         "log = get_logger('fiscus.testing')\n"
         "log.info('group_done')\n"
         "log.warning('group_slow', seconds=2)\n"
@@ -97,7 +97,7 @@ def test_a_program_with_a_structlog_of_its_own_does_not_get_the_lines_there() ->
         "import logging, structlog\n"
         "structlog.configure(processors=[structlog.processors.JSONRenderer()])\n"
         "logging.getLogger('fiscus').addHandler(logging.NullHandler())\n"
-        "from fiscus.logs import get_logger\n"
+        "from fiscus.runtime.logs import get_logger\n"
         "get_logger('fiscus.testing').warning('group_slow')\n"
     )
     assert done.stdout == done.stderr == ""
@@ -127,7 +127,7 @@ def test_a_program_with_fiscus_in_it_finds_its_lines_in_logging_and_none_in_its_
 def test_a_command_writes_json_lines_to_standard_error_with_what_is_bound() -> None:
     done = run_python(
         "import structlog\n"
-        "from fiscus.logs import configure_logs, get_logger\n"
+        "from fiscus.runtime.logs import configure_logs, get_logger\n"
         "log = get_logger('fiscus.testing')\n"
         "configure_logs('info')\n"
         "structlog.contextvars.bind_contextvars(correlation_id='c-1')\n"
@@ -159,7 +159,7 @@ def test_on_a_terminal_no_text_steers_it_and_no_trace_tells_what_variables_hold(
         "    def isatty(self):\n"
         "        return True\n"
         "sys.stderr = Terminal()\n"
-        "from fiscus.logs import configure_logs, get_logger\n"
+        "from fiscus.runtime.logs import configure_logs, get_logger\n"
         "log = get_logger('fiscus.testing')\n"
         "configure_logs('info')\n"
         "def fail(headers):\n"

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus import wire
 from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.errors import ValidationError
-from fiscus.nesting import MAX_LEVELS, cut_below
+from fiscus.wire.converting import convert
+from fiscus.wire.decoding import decode, decode_any, decode_stored
+from fiscus.wire.encoding import encode
+from fiscus.wire.nesting import MAX_LEVELS, cut_below
 
 CHECK = '{"resource_type":"llm","estimated_cost":1,"operation_context":%s}'
 CHECKS = '{"checks":[{"resource_type":"llm","estimated_cost":1},' + CHECK + "]}"
@@ -57,7 +59,7 @@ def test_what_is_nested_too_deep_is_refused_by_name(
     body: str, kind: type[Any], field: str, brackets: tuple[str, str], levels: int
 ) -> None:
     with pytest.raises(ValidationError, match="is nested deeper than 32 levels") as caught:
-        wire.decode(body % nested(levels, *brackets), kind)
+        decode(body % nested(levels, *brackets), kind)
     assert caught.value.field == field
 
 
@@ -65,41 +67,41 @@ def test_what_is_nested_too_deep_is_refused_by_name(
 def test_as_many_levels_as_are_allowed_are_kept_as_sent(brackets: tuple[str, str]) -> None:
     sent = nested(MAX_LEVELS, *brackets)
     assert levels_of(json.loads(sent)) == MAX_LEVELS
-    assert wire.decode(RECORD % sent, RecordRequest).usage == json.loads(sent)
-    assert wire.decode(CHECK % sent, CheckRequest).operation_context == json.loads(sent)
+    assert decode(RECORD % sent, RecordRequest).usage == json.loads(sent)
+    assert decode(CHECK % sent, CheckRequest).operation_context == json.loads(sent)
 
 
 def test_the_other_records_of_a_batch_are_read_beside_one_that_is_nested_too_deep() -> None:
     deep = RECORD % nested(100_000)
     body = f'{{"records":[{RECORD % "null"},{deep},{RECORD % nested(3)}],"tenant_id":"acme"}}'
-    first, second, third = wire.decode(body, RecordBatchRequest).records
-    assert wire.decode(bytes(first), RecordRequest).usage is None
+    first, second, third = decode(body, RecordBatchRequest).records
+    assert decode(bytes(first), RecordRequest).usage is None
     with pytest.raises(ValidationError, match="usage: is nested deeper"):
-        wire.decode(bytes(second), RecordRequest)
-    assert wire.decode(bytes(third), RecordRequest).usage == {"a": {"a": {"a": 1}}}
+        decode(bytes(second), RecordRequest)
+    assert decode(bytes(third), RecordRequest).usage == {"a": {"a": {"a": 1}}}
 
 
 @pytest.mark.parametrize("ending", ["", "]" * 5000, '"' + '\\"' * 1_000_000, "\x00", "]}" * 5000])
 def test_what_is_nested_too_deep_and_no_json_is_refused(ending: str) -> None:
     with pytest.raises(ValidationError):
-        wire.decode('{"resource_type":"a","usage":{"a":' + "[" * 5000 + ending, RecordRequest)
+        decode('{"resource_type":"a","usage":{"a":' + "[" * 5000 + ending, RecordRequest)
 
 
 def test_values_of_a_python_caller_are_held_to_the_same_depth() -> None:
-    def convert(usage: object) -> object:
-        return wire.convert({"resource_type": "llm", "usage": usage}, RecordRequest).usage
+    def taken(usage: object) -> object:
+        return convert({"resource_type": "llm", "usage": usage}, RecordRequest).usage
 
     circle: dict[str, Any] = {}
     circle["again"] = [circle]
     for deep in (json.loads(nested(MAX_LEVELS + 1)), circle):
         with pytest.raises(ValidationError, match="usage: is nested deeper"):
-            convert(deep)
+            taken(deep)
     kept = json.loads(nested(MAX_LEVELS))
-    assert convert(kept) == kept
-    assert convert(MappingProxyType({"tokens": 3, "by": (1, 2)})) == {"tokens": 3, "by": [1, 2]}
+    assert taken(kept) == kept
+    assert taken(MappingProxyType({"tokens": 3, "by": (1, 2)})) == {"tokens": 3, "by": [1, 2]}
     for wrong in ([1], "text", 7, {1: 2}):
         with pytest.raises(ValidationError) as caught:
-            convert(wrong)
+            taken(wrong)
         assert caught.value.field == "usage"
 
 
@@ -130,10 +132,10 @@ def test_a_cut_of_anything_is_no_error(body: bytes) -> None:
 
 
 def test_stored_objects_are_read_whatever_their_depth() -> None:
-    assert wire.decode_stored('{"tokens":3,"ratio":0.5}') == {
+    assert decode_stored('{"tokens":3,"ratio":0.5}') == {
         "tokens": 3,
-        "ratio": wire.decode_any("0.5"),
+        "ratio": decode_any("0.5"),
     }
-    read = wire.decode_stored(nested(50_000))
+    read = decode_stored(nested(50_000))
     assert levels_of(read) == MAX_LEVELS
-    assert wire.decode(wire.encode(read), dict) == read
+    assert decode(encode(read), dict) == read

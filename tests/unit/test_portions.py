@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fiscus.errors import Conflict
-from fiscus.portions import for_each_tenant, to_the_end
+from fiscus.runtime.portions import for_each_tenant, to_the_end
 
 
 def test_one_whose_work_fails_keeps_no_other_waiting() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fiscus.processes import LONGEST_WAIT_SECONDS, STEADY_SECONDS, RestartPauses
+from fiscus.runtime.processes import LONGEST_WAIT_SECONDS, STEADY_SECONDS, RestartPauses
 
 
 def test_a_process_that_keeps_ending_is_waited_for_twice_as_long_each_time() -> None:

@@ -41,7 +41,7 @@ from fiscus.quotas.rules import (
 )
 from fiscus.scopes import ScopeType
 from fiscus.tenants import TenantSettings
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 APRIL, MAY = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)

@@ -38,7 +38,8 @@ from fiscus.money import EXACT, round_half_even
 from fiscus.operations import Operation
 from fiscus.paging import Page, PageRequest
 from fiscus.tenants import TenantSettings
-from fiscus.wire import convert, encode
+from fiscus.wire.converting import convert
+from fiscus.wire.encoding import encode
 from fiscus.zones import day_start
 
 NOW = datetime(2026, 3, 10, 12, 7, tzinfo=UTC)

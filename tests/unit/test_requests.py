@@ -19,7 +19,7 @@ from fiscus.errors import (
 from fiscus.ledger import requests
 from fiscus.ledger.commands import Check, Consume, InvalidRecord, Record, weight
 from fiscus.quotas.calls import QuotaCheckRequest
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from weakref import ref
 
 import pytest
 
-from fiscus.turns import NEXT_STEP, Turn, turn_of
+from fiscus.runtime.turns import NEXT_STEP, Turn, turn_of
 
 pytestmark = pytest.mark.anyio
 

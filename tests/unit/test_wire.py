@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus import wire
 from fiscus.budgets.calls import CheckBatchRequest, CheckRequest, SettleRequest
 from fiscus.budgets.model import BudgetSpec
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
@@ -31,6 +30,23 @@ from fiscus.ratelimits.model import CalendarUnit, PolicySpec, ResourcePattern
 from fiscus.ratelimits.rules import Algorithm
 from fiscus.scopes import ScopeType
 from fiscus.tenants import TenantSpec
+from fiscus.wire.converting import convert
+from fiscus.wire.decoding import decode, decode_any
+from fiscus.wire.encoding import encode, encode_canonical
+from fiscus.wire.items import item_error
+from fiscus.wire.texts import (
+    MAX_TAGS,
+    Currency,
+    Id,
+    IdOrEvery,
+    Label,
+    LooseId,
+    LooseLabel,
+    Name,
+    Tags,
+    is_id,
+    is_label,
+)
 
 KINDS = [
     CheckRequest,
@@ -66,7 +82,7 @@ class Priced(msgspec.Struct):
 def refused(body: bytes | str, kind: type[Any] = CheckRequest) -> str:
     """The field that a refused body is refused for."""
     with pytest.raises(ValidationError) as caught:
-        wire.decode(body, kind)
+        decode(body, kind)
     error = caught.value
     assert error.details == {"field": error.field}
     assert error.suggested_action
@@ -86,17 +102,15 @@ def check_body(**fields: str) -> str:
 def test_amounts_keep_every_digit_both_ways(amount: Decimal) -> None:
     digits = format(amount, "f")
     for body in (f'{{"amount":{digits}}}', f'{{"amount":"{digits}"}}'):
-        decoded = wire.decode(body, Priced).amount
+        decoded = decode(body, Priced).amount
         assert decoded == amount
-        written = wire.encode({"amount": decoded})
+        written = encode({"amount": decoded})
         again = json.loads(written, parse_float=Decimal, parse_int=Decimal)["amount"]
         assert again == amount
 
 
 def test_an_amount_is_written_as_a_number_and_an_integer_without_exponent() -> None:
-    assert wire.encode([Decimal("12.5"), Amount("1200"), wire.decode("1e3", Amount)]) == (
-        b"[12.5,1200,1000]"
-    )
+    assert encode([Decimal("12.5"), Amount("1200"), decode("1e3", Amount)]) == (b"[12.5,1200,1000]")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +143,7 @@ def test_a_number_that_is_no_json_is_named_by_its_path(
 ) -> None:
     assert refused(body % constant, kind) == field
     with pytest.raises(ValidationError, match=f"{constant} is not a decimal number"):
-        wire.decode(body % constant, kind)
+        decode(body % constant, kind)
 
 
 def test_a_number_that_is_no_json_under_half_a_character_is_told_without_it() -> None:
@@ -139,35 +153,35 @@ def test_a_number_that_is_no_json_under_half_a_character_is_told_without_it() ->
 def test_the_word_for_such_a_number_may_be_a_text() -> None:
     body = '{"records":[{"resource_type":"NaN"},{"cost_amount":NaN}]}'
     assert refused(body, RecordBatchRequest) == RECORDS_1
-    assert wire.decode(check_body(resource_type='"NaN"'), CheckRequest).resource_type == "NaN"
+    assert decode(check_body(resource_type='"NaN"'), CheckRequest).resource_type == "NaN"
 
 
 def test_the_noise_of_a_clients_float_is_rounded_once() -> None:
     body = check_body(estimated_cost="0.30000000000000004")
-    assert wire.decode(body, CheckRequest).estimated_cost == Decimal("0.3")
+    assert decode(body, CheckRequest).estimated_cost == Decimal("0.3")
 
 
 @pytest.mark.parametrize("digits", [100, 998])
 def test_the_digits_of_a_fraction_are_read_alike_as_text_and_as_a_number(digits: int) -> None:
     number = "0." + "3" * digits
     for body in (check_body(estimated_cost=number), check_body(estimated_cost=f'"{number}"')):
-        assert wire.decode(body, CheckRequest).estimated_cost == Decimal("0.333333333333")
+        assert decode(body, CheckRequest).estimated_cost == Decimal("0.333333333333")
 
 
 def test_a_number_beyond_a_thousand_characters_is_refused_as_too_long() -> None:
     number = "0." + "3" * 999
     for given_as in (number, f'"{number}"'):
         with pytest.raises(ValidationError, match="estimated_cost: is too long") as caught:
-            wire.decode(check_body(estimated_cost=given_as), CheckRequest)
+            decode(check_body(estimated_cost=given_as), CheckRequest)
         assert caught.value.field == "estimated_cost"
 
 
 def test_a_python_caller_may_not_give_a_float() -> None:
     given = {"resource_type": "llm", "estimated_cost": 0.1}
     with pytest.raises(ValidationError) as caught:
-        wire.convert(given, CheckRequest)
+        convert(given, CheckRequest)
     assert caught.value.field == "estimated_cost"
-    exact = wire.convert(given | {"estimated_cost": Decimal("0.1")}, CheckRequest)
+    exact = convert(given | {"estimated_cost": Decimal("0.1")}, CheckRequest)
     assert exact.estimated_cost == Decimal("0.1")
 
 
@@ -219,13 +233,13 @@ def test_a_fault_is_refused_by_the_name_of_its_field(body: str, field: str) -> N
 
 
 class Strict(msgspec.Struct):
-    id: wire.Id | None = None
-    label: wire.Label | None = None
+    id: Id | None = None
+    label: Label | None = None
 
 
 class Loose(msgspec.Struct):
-    id: wire.LooseId | None = None
-    label: wire.LooseLabel | None = None
+    id: LooseId | None = None
+    label: LooseLabel | None = None
 
 
 texts = (
@@ -235,15 +249,15 @@ texts = (
 
 @given(texts)
 def test_what_is_read_loosely_and_then_asked_about_is_as_strict(text: str) -> None:
-    for name, is_sound in (("id", wire.is_id), ("label", wire.is_label)):
-        body = wire.encode({name: text})
+    for name, is_sound in (("id", is_id), ("label", is_label)):
+        body = encode({name: text})
         try:
-            wire.decode(body, Strict)
+            decode(body, Strict)
         except ValidationError:
             with suppress(ValidationError):
-                assert not is_sound(getattr(wire.decode(body, Loose), name))
+                assert not is_sound(getattr(decode(body, Loose), name))
         else:
-            assert is_sound(getattr(wire.decode(body, Loose), name))
+            assert is_sound(getattr(decode(body, Loose), name))
 
 
 tag_texts = (
@@ -255,7 +269,7 @@ tag_pairs = st.lists(st.tuples(tag_texts, tag_texts | st.just(1)), max_size=3)
 
 
 class Patterned(msgspec.Struct):
-    tags: wire.Tags = {}
+    tags: Tags = {}
 
 
 class PatternedBatch(msgspec.Struct):
@@ -287,7 +301,7 @@ def test_tags_of_every_request_are_refused_as_their_patterns_say(
     pairs = [*pairs, *((f"more-{number}", "") for number in range(more))]
     texts = [text for pair in pairs for text in pair if isinstance(text, str)]
     one_fault = not any("\0" in text for text in texts) or (
-        len(dict(pairs)) <= wire.MAX_TAGS
+        len(dict(pairs)) <= MAX_TAGS
         and all(0 < len(key) <= 128 and isinstance(value, str) for key, value in pairs)
         and all(len(text) <= 256 for text in texts)
     )
@@ -301,13 +315,13 @@ def test_tags_of_every_request_are_refused_as_their_patterns_say(
         (f'{{"actual_cost":1,"tags":{{{tags}}}}}', SettleRequest, Patterned),
         (f'{{"checks":[{check_body()},{check}]}}', CheckBatchRequest, PatternedBatch),
     ):
-        wanted = told(refusal(wire.decode, body, patterned))
-        assert told(refusal(wire.decode, body, kind)) == wanted
-        assert told(refusal(wire.decode, body.encode(), kind)) == wanted
+        wanted = told(refusal(decode, body, patterned))
+        assert told(refusal(decode, body, kind)) == wanted
+        assert told(refusal(decode, body.encode(), kind)) == wanted
         values = json.loads(body)
-        wanted = told(refusal(wire.convert, values, patterned))
-        assert told(refusal(wire.convert, values, kind)) == wanted
-    wanted = told(refusal(wire.decode, record, Patterned))
+        wanted = told(refusal(convert, values, patterned))
+        assert told(refusal(convert, values, kind)) == wanted
+    wanted = told(refusal(decode, record, Patterned))
     assert told(refusal(record_item, record.encode(), "t", NOW)) == wanted
     assert told(refusal_in_batch(record.encode())) == wanted
 
@@ -358,7 +372,7 @@ SPEC: dict[str, Any] = {
     ],
 )
 def test_a_fault_in_a_definition_is_named_with_its_path(change: dict[str, Any], field: str) -> None:
-    assert wire.decode(json.dumps(SPEC), BudgetSpec).budget_name == "B"
+    assert decode(json.dumps(SPEC), BudgetSpec).budget_name == "B"
     assert refused(json.dumps(SPEC | change), BudgetSpec) == field
 
 
@@ -390,17 +404,17 @@ def test_a_fault_in_a_definition_is_named_with_its_path(change: dict[str, Any], 
 def test_broken_bodies_are_refused(body: bytes) -> None:
     for kind in KINDS:
         with pytest.raises(ValidationError):
-            wire.decode(body, kind)
+            decode(body, kind)
     with suppress(ValidationError):
-        wire.decode_any(body)
+        decode_any(body)
 
 
 @given(st.binary(max_size=200), st.sampled_from(KINDS))
 def test_bytes_raise_nothing_but_a_validation_error(body: bytes, kind: type[Any]) -> None:
     with suppress(ValidationError):
-        wire.decode(body, kind)
+        decode(body, kind)
     with suppress(ValidationError):
-        wire.decode_any(body)
+        decode_any(body)
 
 
 @given(st.data(), values, st.sampled_from(KINDS))
@@ -410,18 +424,18 @@ def test_values_in_any_field_raise_nothing_but_a_validation_error(
     names = st.sampled_from([field.name for field in msgspec.structs.fields(kind)])
     body = {data.draw(names): value, data.draw(names): value}
     with suppress(ValidationError):
-        wire.decode(json.dumps(body), kind)
+        decode(json.dumps(body), kind)
     with suppress(ValidationError):
-        wire.convert(body, kind)
+        convert(body, kind)
 
 
 @given(values)
 def test_canonical_bytes_do_not_depend_on_the_order_of_keys(value: Any) -> None:
     text = json.dumps(value)
     with suppress(ValidationError):
-        decoded = wire.decode_any(text)
-        turned = wire.decode_any(json.dumps(_turned(json.loads(text))))
-        assert wire.encode_canonical(decoded) == wire.encode_canonical(turned)
+        decoded = decode_any(text)
+        turned = decode_any(json.dumps(_turned(json.loads(text))))
+        assert encode_canonical(decoded) == encode_canonical(turned)
 
 
 def _turned(value: Any) -> Any:
@@ -432,7 +446,7 @@ def _turned(value: Any) -> Any:
 
 def test_an_error_of_an_item_tells_what_the_error_does() -> None:
     error = NotFound("gone", details={"id": "x"}, suggested_action="Look again.")
-    item = wire.item_error(error)
+    item = item_error(error)
     assert (item.error_code, item.message, item.details) == ("NOT_FOUND", "gone", {"id": "x"})
     assert (item.retriable, item.suggested_action) == (False, "Look again.")
 
@@ -443,44 +457,44 @@ def test_an_error_of_an_item_tells_what_the_error_does() -> None:
 )
 def test_a_fault_of_a_key_is_told_as_one(key: str, words: str) -> None:
     with pytest.raises(ValidationError, match=f"^tags: a key {words}"):
-        wire.decode(check_body(tags=json.dumps({key: "a"})), CheckRequest)
+        decode(check_body(tags=json.dumps({key: "a"})), CheckRequest)
 
 
 @pytest.mark.parametrize("body", [b"", b" \r\n", ""])
 def test_an_empty_body_is_told_with_what_to_send(body: bytes | str) -> None:
     with pytest.raises(ValidationError, match=r"^The body is empty$") as caught:
-        wire.decode(body, CheckRequest)
+        decode(body, CheckRequest)
     assert caught.value.suggested_action == (
         "Send a JSON object with resource_type and estimated_cost."
     )
     with pytest.raises(ValidationError, match=r"^The body is empty$") as caught:
-        wire.decode(body, TenantSpec)
+        decode(body, TenantSpec)
     assert caught.value.suggested_action == "Send one JSON object, encoded in UTF-8."
 
 
 @pytest.mark.parametrize("number", ["1e9999999999999999999", "-1e-9999999999999999999"])
 def test_a_number_that_no_decimal_holds_is_a_fault_of_its_place(number: str) -> None:
     with pytest.raises(ValidationError, match="out of range"):
-        wire.decode_any(f'{{"a": [{number}]}}')
+        decode_any(f'{{"a": [{number}]}}')
     assert refused(f'{{"estimated_cost": {number}}}', CheckRequest) == "estimated_cost"
     # also where the body is no JSON besides
     with pytest.raises(ValidationError):
-        wire.decode(f'{{"estimated_cost": NaN, "ttl_seconds": {number}}}', CheckRequest)
+        decode(f'{{"estimated_cost": NaN, "ttl_seconds": {number}}}', CheckRequest)
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "words", "todo"),
     [
-        (wire.Currency, "usd", "must be three capital letters", "such as USD"),
-        (wire.IdOrEvery, "ann@example.com", "or * for every one", "Correct it"),
+        (Currency, "usd", "must be three capital letters", "such as USD"),
+        (IdOrEvery, "ann@example.com", "or * for every one", "Correct it"),
         (ResourcePattern, "a*b", "with * only at its end", "Correct it"),
         (datetime, "2026-01-31", "is not an RFC 3339 time", "such as 2026-01-31T09:00:00Z"),
         (date, "2026-1-31", "is not an RFC 3339 date", "such as 2026-01-31."),
         (Algorithm, "RFC3339 encoded date", "Invalid enum value", "Use one of token_bucket, "),
         (Amount, True, "it: is not a number", "Send a JSON number or a decimal string"),
-        (wire.Name, "", "it: must not be empty", "Correct it"),
-        (wire.Name, "a" * 201, "it: must have at most 200 characters", "Correct it"),
-        (wire.Tags, dict.fromkeys(map(str, range(51)), ""), "must have at most 50 entries", "it"),
+        (Name, "", "it: must not be empty", "Correct it"),
+        (Name, "a" * 201, "it: must have at most 200 characters", "Correct it"),
+        (Tags, dict.fromkeys(map(str, range(51)), ""), "must have at most 50 entries", "it"),
         (Annotated[int, msgspec.Meta(ge=1)], 0, "it: must be at least 1", "Correct it"),
         (Annotated[int, msgspec.Meta(le=9)], 10, "it: must be at most 9", "Correct it"),
     ],
@@ -490,7 +504,7 @@ def test_a_fault_is_told_in_words_and_not_as_a_pattern(
 ) -> None:
     one = msgspec.defstruct("One", [("it", kind)])
     with pytest.raises(ValidationError) as caught:
-        wire.decode(json.dumps({"it": value}), one)
+        decode(json.dumps({"it": value}), one)
     assert words in caught.value.message
     assert "regex" not in caught.value.message
     assert todo in str(caught.value.suggested_action)
@@ -510,11 +524,11 @@ def test_a_word_that_may_not_stand_in_its_place_is_told_with_all_that_may(
     kind: Any, body: Any, choices: type[Enum]
 ) -> None:
     with pytest.raises(ValidationError) as caught:
-        wire.decode(json.dumps(body), kind)
+        decode(json.dumps(body), kind)
     words = ", ".join(one.value for one in choices)
     assert caught.value.suggested_action == f"Use one of {words}."
     with pytest.raises(ValidationError) as of_python:
-        wire.convert(body, kind)
+        convert(body, kind)
     assert of_python.value.suggested_action == caught.value.suggested_action
 
 
@@ -525,7 +539,7 @@ def test_a_wrong_word_takes_hardly_longer_than_another_wrong_value() -> None:
         for _ in range(20):
             began = perf_counter()
             with suppress(ValidationError):
-                wire.decode(body, RecordRequest)
+                decode(body, RecordRequest)
             least = min(least, perf_counter() - began)
         return least
 

@@ -22,12 +22,12 @@ from fiscus.ids import uuid7
 from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.requests import quota_check_command
 from fiscus.paging import PageRequest
-from fiscus.portions import to_the_end
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckRequest, QuotaHistory
 from fiscus.quotas.model import Quota, QuotaSpec, RenewalStatus
 from fiscus.quotas.port import QuotaFilter
+from fiscus.runtime.portions import to_the_end
 from fiscus.settings import Settings
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker, rounds
 from tests.fiscus_process import fiscus_server

@@ -22,11 +22,11 @@ from fiscus.ledger.commands import Command, Outcome
 from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.requests import check_command
 from fiscus.paging import PageRequest
-from fiscus.portions import ShouldContinue
+from fiscus.runtime.portions import ShouldContinue
 from fiscus.settings import Settings
 from fiscus.stores.sql import maintenance
 from fiscus.stores.sql.database import Database
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker, rounds
 from tests.servers import PostgresServer

@@ -11,11 +11,11 @@ from typing import Annotated, Final, NamedTuple
 from msgspec import Meta, Struct
 
 from fiscus.errors import Forbidden, ValidationError
-from fiscus.headers import arrives_whole
 from fiscus.ids import uuid7
 from fiscus.paging import Pagination
 from fiscus.priorities import Priority
-from fiscus.wire import Id, Name
+from fiscus.wire.headers import arrives_whole
+from fiscus.wire.texts import Id, Name
 from fiscus.zones import in_utc
 
 

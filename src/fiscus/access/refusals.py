@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fiscus.access.model import Principal
 from fiscus.errors import FiscusError, Forbidden, Unauthorized
-from fiscus.logs import get_logger
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -22,10 +22,10 @@ from fiscus.batching.thread_batcher import (
     queue_full,
     shutting_down,
 )
-from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
-from fiscus.logs import get_logger
-from fiscus.turns import turn_of
+from fiscus.runtime.breaker import BreakerState, CircuitBreaker
+from fiscus.runtime.logs import get_logger
+from fiscus.runtime.turns import turn_of
 
 log = get_logger(__name__)
 

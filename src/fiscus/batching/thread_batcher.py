@@ -16,10 +16,10 @@ from datetime import datetime
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from fiscus.breaker import BreakerState, CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
-from fiscus.logs import get_logger
+from fiscus.runtime.breaker import BreakerState, CircuitBreaker
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -15,7 +15,7 @@ from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.matching import MatchedBudget
 from fiscus.budgets.rules import ALLOW, largest_cost
 from fiscus.money import ONE, ZERO, add, plain_text, ratio, subtract
-from fiscus.wire import encode, pieces_around
+from fiscus.wire.encoding import encode, pieces_around
 
 
 class AnswerTemplate(NamedTuple):

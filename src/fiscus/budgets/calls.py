@@ -19,10 +19,10 @@ from fiscus.budgets.model import (
 from fiscus.costs.calls import ChargedLine
 from fiscus.costs.model import CostFlag
 from fiscus.money import Amount
-from fiscus.nesting import FreeForm
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Label, LooseId, LooseKey, LooseLabel, LooseTags
+from fiscus.wire.nesting import FreeForm
+from fiscus.wire.texts import Currency, Id, Label, LooseId, LooseKey, LooseLabel, LooseTags
 
 Ttl = Annotated[
     int, Meta(ge=1, le=86_400, description="How long the money is held, in seconds; 1 to 86400.")

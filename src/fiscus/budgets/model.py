@@ -17,7 +17,7 @@ from fiscus.money import ZERO, Amount
 from fiscus.operations import Operation
 from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, IdOrEvery, Label, Name, Tags
+from fiscus.wire.texts import Currency, Id, IdOrEvery, Label, Name, Tags
 
 
 class EnforcementAction(StrEnum):

@@ -9,9 +9,9 @@ from msgspec import Meta
 from fiscus.budgets.model import EnforcementAction, ReservationStatus
 from fiscus.budgets.port import BudgetFilter, ReservationFilter
 from fiscus.periods import PeriodType
-from fiscus.queries import PageQuery, ScopeId, TenantQuery
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, Name
+from fiscus.wire.queries import PageQuery, ScopeId, TenantQuery
+from fiscus.wire.texts import Currency, Id, Name
 
 
 class BudgetQuery(PageQuery, frozen=True, kw_only=True):

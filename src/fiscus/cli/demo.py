@@ -40,10 +40,10 @@ from fiscus.costs.calls import RecordBatchAnswer
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.money import parse_amount
-from fiscus.paths import BASE_PATH
 from fiscus.settings import Settings
 from fiscus.tenants import Tenant
-from fiscus.wire import encode
+from fiscus.wire.encoding import encode
+from fiscus.wire.paths import BASE_PATH
 
 BATCH: Final = 500
 KEY_FILE: Final = "demo-admin-key"

@@ -29,7 +29,7 @@ from fiscus.engine import Engine
 from fiscus.paging import MAX_PAGE_SIZE, page_request
 from fiscus.priorities import Priority
 from fiscus.scopes import parse_id
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 app = typer.Typer(
     help="Make, list and revoke API keys, straight on the configured store.",

@@ -38,7 +38,8 @@ from fiscus.quotas.calls import (
 )
 from fiscus.quotas.model import QuotaPeriod, QuotaSpec, RenewalAmount, Strategy
 from fiscus.scopes import EVERY, ScopeType, is_id
-from fiscus.wire import convert, decode
+from fiscus.wire.converting import convert
+from fiscus.wire.decoding import decode
 
 app = typer.Typer(
     help="List, allocate and distribute quotas on a running server.", no_args_is_help=True

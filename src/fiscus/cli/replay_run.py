@@ -22,8 +22,9 @@ from fiscus.client.retries import RETRIED_STATUSES
 from fiscus.costs.model import CostFlag
 from fiscus.errors import FiscusError
 from fiscus.money import ZERO, add, subtract
-from fiscus.paths import BASE_PATH
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
+from fiscus.wire.paths import BASE_PATH
 
 TAG: Final = "replay"
 """Every operation of a run carries this tag with the run's id, and the run's budget counts it."""

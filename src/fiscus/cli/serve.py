@@ -12,7 +12,7 @@ import typer
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError, facts, notes, show_whole, shown
 from fiscus.engine import Engine
-from fiscus.logs import configure_logs
+from fiscus.runtime.logs import configure_logs
 from fiscus.settings import Settings
 
 

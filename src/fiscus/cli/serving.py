@@ -18,8 +18,8 @@ import uvicorn
 from fiscus.cli.terminal import CommandError
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError
-from fiscus.logs import configure_logs, get_logger
-from fiscus.processes import collect_rarely
+from fiscus.runtime.logs import configure_logs, get_logger
+from fiscus.runtime.processes import collect_rarely
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
 from fiscus.worker import Worker

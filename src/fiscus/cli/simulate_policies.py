@@ -20,7 +20,7 @@ from fiscus.ratelimits.model import Policy, PolicyScope, PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import TenantPolicies
 from fiscus.scopes import EVERY, parse_id
 from fiscus.tenants import TenantSettings
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 _WHAT_POLICIES_ARE: Final = "write a list of bodies as POST /rate-limits takes them."
 MAX_FILE_BYTES: Final = 64 << 20

@@ -18,7 +18,7 @@ from fiscus.cli.terminal import facts, new_table, out, show_table
 from fiscus.clock import from_us, to_us
 from fiscus.ratelimits.calls import PolicyLine
 from fiscus.ratelimits.model import Policy, PolicyScope
-from fiscus.wire import encode
+from fiscus.wire.encoding import encode
 
 TOP_KEYS: Final = 5
 

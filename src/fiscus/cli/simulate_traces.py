@@ -20,7 +20,9 @@ from fiscus.clock import from_us, to_us
 from fiscus.errors import ValidationError
 from fiscus.money import EXACT
 from fiscus.ratelimits.calls import RateLimitCheckRequest
-from fiscus.wire import Label, convert, decode
+from fiscus.wire.converting import convert
+from fiscus.wire.decoding import decode
+from fiscus.wire.texts import Label
 
 LOG_RESOURCE_TYPE: Final = "http"
 

@@ -17,8 +17,8 @@ from typing import Final
 from prometheus_client import multiprocess
 
 from fiscus.cli.serving import GRACE_SECONDS, bound_anew, leave, on_signals, serve_child
-from fiscus.logs import get_logger
-from fiscus.processes import RestartPauses
+from fiscus.runtime.logs import get_logger
+from fiscus.runtime.processes import RestartPauses
 from fiscus.settings import Settings
 
 log = get_logger(__name__)

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from fiscus.errors import FiscusError, Forbidden, ValidationError
 from fiscus.money import plain
-from fiscus.visible import visible
-from fiscus.wire import encode
+from fiscus.runtime.visible import visible
+from fiscus.wire.encoding import encode
 
 out: Final = Console(highlight=False)
 notes: Final = Console(stderr=True, highlight=False)

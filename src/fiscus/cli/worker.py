@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import CommandError
-from fiscus.logs import configure_logs, get_logger
+from fiscus.runtime.logs import configure_logs, get_logger
 
 log = get_logger(__name__)
 

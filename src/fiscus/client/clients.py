@@ -15,8 +15,8 @@ from fiscus.client.http_backend import HttpBackend
 from fiscus.client.retries import RetryPolicy
 from fiscus.client.transports import AsyncTransport, BlockingTransport
 from fiscus.errors import ValidationError
-from fiscus.headers import arrives_whole
-from fiscus.paths import BASE_PATH
+from fiscus.wire.headers import arrives_whole
+from fiscus.wire.paths import BASE_PATH
 
 TIMEOUT_SECONDS: Final = 10.0
 MAX_RETRIES: Final = 4

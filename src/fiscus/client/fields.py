@@ -22,7 +22,7 @@ from fiscus.money import parse_amount
 from fiscus.quotas.calls import Entity
 from fiscus.ratelimits.model import Overrides
 from fiscus.scopes import parse_id
-from fiscus.wire import as_json, convert, has_surrogates, surrogates_in
+from fiscus.wire.converting import as_json, convert, has_surrogates, surrogates_in
 
 T = TypeVar("T")
 

@@ -69,7 +69,7 @@ from fiscus.errors import (
 )
 from fiscus.ids import uuid7
 from fiscus.money import ZERO, Amount, add, parse_not_negative, plain, subtract
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 log = logging.getLogger("fiscus")
 

@@ -51,7 +51,6 @@ from fiscus.errors import FiscusError, ValidationError
 from fiscus.health import HealthAnswer
 from fiscus.ids import uuid7
 from fiscus.paging import Page
-from fiscus.paths import BASE_PATH
 from fiscus.quotas.calls import (
     ConsumptionView,
     DistributeAnswer,
@@ -80,7 +79,9 @@ from fiscus.ratelimits.calls import (
 from fiscus.ratelimits.model import PolicySpec
 from fiscus.ratelimits.queries import PolicyListQuery
 from fiscus.tenants import Tenant, TenantSpec
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
+from fiscus.wire.paths import BASE_PATH
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ from fiscus.errors import (
     ValidationError,
     rebuild_error,
 )
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 # for answers of something in between, such as a proxy
 _OF_STATUS: Final[dict[int, type[FiscusError]]] = {

@@ -19,7 +19,8 @@ from fiscus.quotas.calls import QuotaCheckBatchRequest, QuotaView
 from fiscus.quotas.model import QuotaSpec
 from fiscus.ratelimits.calls import PolicyView, RateLimitBatchRequest
 from fiscus.ratelimits.model import PolicySpec
-from fiscus.wire import convert, tenant_of_items
+from fiscus.wire.converting import convert
+from fiscus.wire.items import tenant_of_items
 
 S = TypeVar("S", bound=Struct)
 

@@ -17,7 +17,7 @@ from fiscus.costs.calls import ChargedLine, RecordAnswer, RecordRequest, arose_a
 from fiscus.costs.model import CostFlag, first_tags
 from fiscus.errors import ValidationError
 from fiscus.money import ZERO, parse_not_negative
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 
 class Settlement(Struct, frozen=True, kw_only=True):

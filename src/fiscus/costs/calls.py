@@ -13,10 +13,11 @@ from fiscus.clock import require_aware
 from fiscus.costs.model import ChargeCategory, CostFlag, CostRecord
 from fiscus.errors import ValidationError
 from fiscus.money import Amount
-from fiscus.nesting import FreeForm
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, ItemError, Label, LooseId, LooseKey, LooseLabel, LooseTags
+from fiscus.wire.items import ItemError
+from fiscus.wire.nesting import FreeForm
+from fiscus.wire.texts import Currency, Id, Label, LooseId, LooseKey, LooseLabel, LooseTags
 
 MAX_CLOCK_SKEW: Final = timedelta(days=1)
 OLDEST: Final = timedelta(days=366 * 30)

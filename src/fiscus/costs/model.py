@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from fiscus.scopes import ScopeType
-from fiscus.wire import MAX_TAGS
+from fiscus.wire.texts import MAX_TAGS
 
 
 class ChargeCategory(StrEnum):

@@ -11,8 +11,8 @@ from fiscus.costs.model import ChargeCategory
 from fiscus.costs.port import CostFilter
 from fiscus.costs.report_time import within_reach
 from fiscus.errors import ValidationError
-from fiscus.queries import PageQuery
-from fiscus.wire import Currency, Id, Label, TagKey, TagValue
+from fiscus.wire.queries import PageQuery
+from fiscus.wire.texts import Currency, Id, Label, TagKey, TagValue
 
 
 class CostQuery(PageQuery, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from fiscus.costs.model import ChargeCategory
-from fiscus.wire import NO_NUL, Currency, Id, Label, Tags
+from fiscus.wire.texts import NO_NUL, Currency, Id, Label, Tags
 
 MAX_DIMENSIONS: Final = 3
 MAX_GROUPS: Final = 10_000

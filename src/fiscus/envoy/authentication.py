@@ -10,7 +10,7 @@ from fiscus.access.keys import KEEP_KEY, CachedCredential, CredentialCache, good
 from fiscus.access.model import Action, Principal, hash_key, is_token
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
-from fiscus.logs import get_logger
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -26,7 +26,8 @@ from fiscus.errors import ValidationError
 from fiscus.priorities import Priority
 from fiscus.ratelimits.calls import MAX_RESOURCE_KEY, RateLimitCheckRequest, fitting, hashed
 from fiscus.scopes import is_id, parse_id
-from fiscus.wire import convert, decode_any
+from fiscus.wire.converting import convert
+from fiscus.wire.decoding import decode_any
 
 ANY: Final = "*"
 MAX_LABEL: Final = 256

@@ -31,8 +31,8 @@ from fiscus.errors import (
     Unauthorized,
     ValidationError,
 )
-from fiscus.logs import get_logger
 from fiscus.ratelimits.limiter import Limiter
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

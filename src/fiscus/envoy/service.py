@@ -18,7 +18,6 @@ from fiscus.clock import to_us
 from fiscus.envoy.mapping import DescriptorMapping, Mapped
 from fiscus.envoy.reading import DescriptorGroup
 from fiscus.errors import ServiceUnavailable
-from fiscus.headers import headers_of
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.calls import (
     AdjustRequest,
@@ -29,6 +28,7 @@ from fiscus.ratelimits.calls import (
 from fiscus.ratelimits.headers import rate_limit_lines
 from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.rules import Verdict, deciding
+from fiscus.wire.headers import headers_of
 
 _MOST: Final = 2**32 - 1
 """The largest number that Envoy's fields hold."""

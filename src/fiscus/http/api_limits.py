@@ -10,13 +10,13 @@ from msgspec import Struct
 
 from fiscus.access.model import Principal, Role
 from fiscus.errors import RateLimitViolated
-from fiscus.headers import FieldLines
 from fiscus.http.limiting import LoopLimiter
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.headers import PolicyStatus, limit_lines, policy_told, whole_seconds
 from fiscus.ratelimits.port import Take, Taken
 from fiscus.ratelimits.rules import Algorithm, Rule, deciding, make_rule
 from fiscus.settings import Settings
+from fiscus.wire.headers import FieldLines
 
 _MINUTE_US: Final = 60_000_000
 _NORMAL: Final = PRIORITIES.index(Priority.NORMAL)

@@ -36,8 +36,8 @@ from fiscus.http.metrics import Metrics
 from fiscus.http.most_used import MostUsedReader
 from fiscus.http.openapi import build_document
 from fiscus.http.probes import probes_router
-from fiscus.paths import BASE_PATH, path_below_mount
-from fiscus.problems import request_failed
+from fiscus.wire.paths import BASE_PATH, path_below_mount
+from fiscus.wire.problems import request_failed
 
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *budgets.ENDPOINTS,

@@ -25,10 +25,10 @@ from fiscus.access.keys import (
 )
 from fiscus.access.model import Principal, hash_key, is_token
 from fiscus.access.port import ApiKeyStore
-from fiscus.cache_stats import CacheStats
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.tokens import TokenVerifier, refused
-from fiscus.logs import get_logger
+from fiscus.runtime.cache_stats import CacheStats
+from fiscus.runtime.logs import get_logger
 from fiscus.settings import Settings
 
 log = get_logger(__name__)

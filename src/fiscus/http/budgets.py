@@ -26,7 +26,7 @@ from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.versions import etag, expected_version
 from fiscus.idempotency import CREATE_BUDGET
-from fiscus.queries import TenantQuery
+from fiscus.wire.queries import TenantQuery
 
 _BUDGET_ID: Final = {"budget_id": "The id of the budget."}
 _RESERVATION_ID: Final = {"reservation_id": "The id of the reservation, from the check."}

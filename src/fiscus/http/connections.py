@@ -32,7 +32,7 @@ from fiscus.http.heads import (
 )
 from fiscus.http.joined_writes import joining
 from fiscus.http.lane import DecisionLane, Reply
-from fiscus.turns import turn_of
+from fiscus.runtime.turns import turn_of
 
 _NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
 """What asks for more than a body of a known length; so do fields that were sent twice."""

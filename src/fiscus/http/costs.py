@@ -17,7 +17,7 @@ from fiscus.http.api_limits import ApiLimit
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.stream import NDJSON, StreamLine, stream_records
-from fiscus.queries import TenantQuery
+from fiscus.wire.queries import TenantQuery
 
 
 async def list_records(call: Call[CostQuery, NoBody]) -> Response:

@@ -42,7 +42,6 @@ from fiscus.ledger.requests import (
     settle_command,
     tenant_of_checks,
 )
-from fiscus.paths import BASE_PATH
 from fiscus.quotas.calls import (
     ConsumptionView,
     QuotaCheckAnswer,
@@ -57,7 +56,8 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
     RateLimitCheckRequest,
 )
-from fiscus.wire import tenant_of_items
+from fiscus.wire.items import tenant_of_items
+from fiscus.wire.paths import BASE_PATH
 
 
 class DecisionCall(Struct, frozen=True):

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fiscus.errors import NotFound
 from fiscus.http.endpoints import problem_reply
 from fiscus.http.openapi import served_at
-from fiscus.paths import mount_of
+from fiscus.wire.paths import mount_of
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "

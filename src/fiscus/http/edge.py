@@ -8,11 +8,11 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fiscus.correlation import correlation_id_of
-from fiscus.headers import raw
 from fiscus.http.metrics import Metrics
-from fiscus.logs import get_logger
-from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
+from fiscus.runtime.logs import get_logger
+from fiscus.wire.correlation import correlation_id_of
+from fiscus.wire.headers import raw
+from fiscus.wire.problems import PROBLEM_JSON, render_problem, request_failed
 
 log = get_logger(__name__)
 

@@ -22,7 +22,6 @@ from fiscus.access.model import Action, Principal
 from fiscus.clock import to_us
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ValidationError
-from fiscus.headers import headers_of, raw
 from fiscus.http.api_limits import ApiLimit, ApiLimits, Gate
 from fiscus.http.auth import Authenticator
 from fiscus.http.backlog import MOST_WAITING_BYTES, AnswerSpace
@@ -34,10 +33,12 @@ from fiscus.http.refusals import note_refusal
 from fiscus.http.sent_once import sent_twice
 from fiscus.idempotency import Idempotency, Keyed, if_keyed
 from fiscus.ids import require_uuid
-from fiscus.logs import get_logger
-from fiscus.paths import BASE_PATH, mount_of
-from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
-from fiscus.wire import decode, encode
+from fiscus.runtime.logs import get_logger
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
+from fiscus.wire.headers import headers_of, raw
+from fiscus.wire.paths import BASE_PATH, mount_of
+from fiscus.wire.problems import PROBLEM_JSON, render_problem, request_failed
 
 log = get_logger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Final
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserInvalidURLError
 
 from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
-from fiscus.logs import get_logger
-from fiscus.problems import request_failed
+from fiscus.runtime.logs import get_logger
+from fiscus.wire.problems import request_failed
 
 log = get_logger(__name__)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from fiscus.turns import Turn
+from fiscus.runtime.turns import Turn
 
 LARGE: Final = 16_384
 """Bytes of a body from which on it does not wait for others."""

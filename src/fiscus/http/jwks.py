@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from msgspec import Struct
 
 from fiscus.errors import ServiceUnavailable, Unauthorized, ValidationError
-from fiscus.logs import get_logger
-from fiscus.wire import decode
+from fiscus.runtime.logs import get_logger
+from fiscus.wire.decoding import decode
 
 KEEP_SECONDS: Final = 600.0
 LEAST_PAUSE_SECONDS: Final = 30.0

@@ -21,7 +21,7 @@ from fiscus.access.model import (
 from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.idempotency import CREATE_API_KEY
-from fiscus.queries import PageQuery, TenantQuery
+from fiscus.wire.queries import PageQuery, TenantQuery
 
 
 async def create_api_key(call: Call[NoQuery, ApiKeySpec]) -> Response:

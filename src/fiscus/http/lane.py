@@ -18,14 +18,12 @@ from fiscus.access.model import Principal
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.budgets.refusals import refusal as budget_refusal
 from fiscus.clock import to_us
-from fiscus.correlation import correlation_id_of
 from fiscus.engine import Engine
 from fiscus.errors import (
     FiscusError,
     Refused,
     ValidationError,
 )
-from fiscus.headers import FieldLines, headers_of, lines_of, raw
 from fiscus.http.api_limits import ApiLimited, ApiLimits, Gate
 from fiscus.http.auth import Authenticator
 from fiscus.http.body import read_body
@@ -41,9 +39,6 @@ from fiscus.ledger.answers import BudgetBatchDecided, to_answer, to_answer_json
 from fiscus.ledger.commands import InvalidRecord, RecordBatch
 from fiscus.ledger.loop import AsyncLedger
 from fiscus.ledger.remote.results import EncodedAnswer
-from fiscus.logs import get_logger
-from fiscus.paths import path_below_mount
-from fiscus.problems import PROBLEM_JSON, render_problem, request_failed
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.quotas.refusals import refusal as quota_refusal
 from fiscus.ratelimits.calls import (
@@ -51,8 +46,14 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckAnswer,
 )
 from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
-from fiscus.turns import NEXT_STEP
-from fiscus.wire import decode, encode
+from fiscus.runtime.logs import get_logger
+from fiscus.runtime.turns import NEXT_STEP
+from fiscus.wire.correlation import correlation_id_of
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
+from fiscus.wire.headers import FieldLines, headers_of, lines_of, raw
+from fiscus.wire.paths import path_below_mount
+from fiscus.wire.problems import PROBLEM_JSON, render_problem, request_failed
 
 log = get_logger(__name__)
 

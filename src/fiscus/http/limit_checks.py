@@ -5,7 +5,6 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from fiscus.errors import too_many
-from fiscus.headers import FieldLines
 from fiscus.http.api_limits import Gate
 from fiscus.http.decisions import DecisionCall
 from fiscus.http.limiting import LoopLimiter
@@ -20,7 +19,8 @@ from fiscus.ratelimits.calls import (
 from fiscus.ratelimits.headers import rate_limit_lines
 from fiscus.ratelimits.limiter import POLICIES, Limiter, Prepared
 from fiscus.ratelimits.port import Take
-from fiscus.turns import NEXT_STEP
+from fiscus.runtime.turns import NEXT_STEP
+from fiscus.wire.headers import FieldLines
 
 
 class LimitChecks:

@@ -20,14 +20,14 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from fiscus.breaker import BreakerState
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
-from fiscus.cache_stats import CacheStats
 from fiscus.engine import PoolUse
 from fiscus.ledger.loop import Ledger
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
 from fiscus.ratelimits.limiter import Limiter
+from fiscus.runtime.breaker import BreakerState
+from fiscus.runtime.cache_stats import CacheStats
 
 LATENCY_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
 GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 from fiscus.budgets.port import BudgetUse
 from fiscus.errors import FiscusError
 from fiscus.http.endpoints import Server
-from fiscus.logs import get_logger
 from fiscus.quotas.port import QuotaUse
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

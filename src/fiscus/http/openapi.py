@@ -22,12 +22,13 @@ from fiscus.http.queries import Shape, shapes_of
 from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
 from fiscus.ids import is_uuid
 from fiscus.money import MAX_TEXT, Amount
-from fiscus.nesting import FreeForm
-from fiscus.paths import BASE_PATH
-from fiscus.problems import STATUS_OF, Problem
 from fiscus.quotas.model import QuotaSpec
 from fiscus.ratelimits.calls import RateLimitCheckAnswer
-from fiscus.wire import KEY_PATTERN, ItemError
+from fiscus.wire.items import ItemError
+from fiscus.wire.nesting import FreeForm
+from fiscus.wire.paths import BASE_PATH
+from fiscus.wire.problems import STATUS_OF, Problem
+from fiscus.wire.texts import KEY_PATTERN
 
 Json = dict[str, Any]
 

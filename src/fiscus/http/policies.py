@@ -12,11 +12,11 @@ from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
 from fiscus.http.queries import NoQuery
 from fiscus.http.versions import etag, expected_version
 from fiscus.idempotency import ADD_EMERGENCY, CREATE_POLICY
-from fiscus.queries import TenantQuery
 from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyPage, PolicyView
 from fiscus.ratelimits.model import Emergency, PolicySpec, PolicyState
 from fiscus.ratelimits.queries import DeletePolicyQuery, PolicyListQuery
 from fiscus.ratelimits.views import policy_view
+from fiscus.wire.queries import TenantQuery
 
 OF_POLICY: Final = {"policy_id": "The id of the policy."}
 """What the id in a path is."""

@@ -14,7 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from fiscus.errors import ValidationError
-from fiscus.wire import decode, explain, worked_out
+from fiscus.wire.decoding import decode
+from fiscus.wire.explaining import explain
+from fiscus.wire.hooks import worked_out
 
 T = TypeVar("T", bound=Struct)
 

@@ -18,7 +18,6 @@ from fiscus.http.queries import NoQuery
 from fiscus.http.refusals import note_refused_items
 from fiscus.http.versions import etag, expected_version
 from fiscus.idempotency import ALLOCATE_QUOTA, DISTRIBUTE_QUOTAS
-from fiscus.queries import TenantQuery
 from fiscus.quotas.batches import allocate_each
 from fiscus.quotas.calls import (
     AllocateBatchAnswer,
@@ -37,7 +36,8 @@ from fiscus.quotas.queries import (
     ReplaceQuotaQuery,
 )
 from fiscus.quotas.views import view, views_with_use
-from fiscus.wire import tenant_of_items
+from fiscus.wire.items import tenant_of_items
+from fiscus.wire.queries import TenantQuery
 
 OF_QUOTA: Final = {"quota_id": "The id of the quota."}
 """What the id in a path is."""

@@ -12,7 +12,7 @@ from fiscus.access.refusals import log_refusal
 from fiscus.errors import FiscusError, Forbidden
 from fiscus.http.api_limits import ApiLimited
 from fiscus.http.metrics import Metrics
-from fiscus.wire import ItemError
+from fiscus.wire.items import ItemError
 
 
 def note_refusal(

@@ -27,9 +27,10 @@ from fiscus.http.endpoints import Call, NoBody
 from fiscus.http.refusals import note_refused_items
 from fiscus.ledger.commands import InvalidRecord, Record, RecordBatch
 from fiscus.ledger.requests import record_item
-from fiscus.logs import get_logger
-from fiscus.queries import TenantQuery
-from fiscus.wire import ItemError, encode, item_error
+from fiscus.runtime.logs import get_logger
+from fiscus.wire.encoding import encode
+from fiscus.wire.items import ItemError, item_error
+from fiscus.wire.queries import TenantQuery
 
 CHUNK_LINES: Final = 500
 MAX_LINE_BYTES: Final = 65_536

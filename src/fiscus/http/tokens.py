@@ -26,7 +26,8 @@ from fiscus.errors import Unauthorized, ValidationError
 from fiscus.http.jwks import MIN_RSA_BITS, Jwks
 from fiscus.priorities import Priority
 from fiscus.settings import Settings
-from fiscus.wire import NO_NUL, Id, worked_out
+from fiscus.wire.hooks import worked_out
+from fiscus.wire.texts import NO_NUL, Id
 
 MIN_SECRET_BYTES: Final = 32
 MAX_TOKEN_BYTES: Final = 8192

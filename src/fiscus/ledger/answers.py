@@ -30,7 +30,8 @@ from fiscus.ledger.recorded import CostRecorded
 from fiscus.quotas import answers as quotas
 from fiscus.quotas.answers import QuotasDecided
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
-from fiscus.wire import ItemError, encode, pieces_around
+from fiscus.wire.encoding import encode, pieces_around
+from fiscus.wire.items import ItemError
 
 
 class BudgetBatchDecided(Struct, frozen=True):

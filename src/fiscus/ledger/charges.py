@@ -28,7 +28,8 @@ from fiscus.ledger.workspace import Workspace
 from fiscus.match_limits import limit_for_records
 from fiscus.money import plain
 from fiscus.operations import Operation
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
 
 # Kept apart, as a member of an enum is found by way of its metaclass each time.
 _UNRESERVED: Final = CostFlag.UNRESERVED

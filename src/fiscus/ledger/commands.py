@@ -20,7 +20,7 @@ from fiscus.errors import FiscusError
 from fiscus.idempotency import Idempotency
 from fiscus.operations import Operation
 from fiscus.quotas.calls import ConsumptionView, QuotaCheckAnswer, QuotaCheckBatchAnswer
-from fiscus.wire import ItemError
+from fiscus.wire.items import ItemError
 
 
 class Check(Struct, frozen=True, array_like=True, tag=True, gc=False):

@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import Final
 
 from fiscus.budgets.matching import BudgetIndex, PreparedBudget
-from fiscus.cache_stats import CacheStats
 from fiscus.ledger.port import Definitions
 from fiscus.operations import Operation
 from fiscus.quotas.matching import QuotaIndex
+from fiscus.runtime.cache_stats import CacheStats
 from fiscus.tenants import TenantSettings
 from fiscus.zones import DAWN
 

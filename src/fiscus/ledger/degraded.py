@@ -18,9 +18,9 @@ from fiscus.budgets.rules import passes_without_store
 from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Check, CheckBatch, Command, Outcome
-from fiscus.logs import get_logger
 from fiscus.operations import Operation
-from fiscus.wire import encode_canonical
+from fiscus.runtime.logs import get_logger
+from fiscus.wire.encoding import encode_canonical
 
 log = get_logger(__name__)
 

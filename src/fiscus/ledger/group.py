@@ -32,7 +32,7 @@ from fiscus.ledger.port import (
     TransactionFailed,
 )
 from fiscus.ledger.workspace import MoreDue, MoreNeeded, Workspace
-from fiscus.logs import get_logger
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -67,9 +67,11 @@ from fiscus.ledger.reservations import (
     plan_on_reservation,
 )
 from fiscus.ledger.workspace import MoreNeeded, Workspace
-from fiscus.logs import get_logger
 from fiscus.match_limits import limit_for_records
-from fiscus.wire import ItemError, decode, encode, item_error
+from fiscus.runtime.logs import get_logger
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
+from fiscus.wire.items import ItemError, item_error
 
 log = get_logger(__name__)
 

@@ -12,13 +12,13 @@ from typing import Any, Final, Protocol
 
 from fiscus.batching.async_replies import AsyncReplies
 from fiscus.batching.thread_batcher import Failure, GroupLimits, ThreadBatcher
-from fiscus.breaker import BreakerState, CircuitBreaker
-from fiscus.cache_stats import CacheStats
 from fiscus.clock import Clock
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Command, Outcome, weight
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.port import StoreFull, StoreUnavailable
+from fiscus.runtime.breaker import BreakerState, CircuitBreaker
+from fiscus.runtime.cache_stats import CacheStats
 
 _LATELY: Final = timedelta(minutes=1)
 

@@ -56,7 +56,10 @@ from fiscus.quotas.calls import (
     ReleaseConsumptionRequest,
 )
 from fiscus.scopes import ScopeType
-from fiscus.wire import decode, is_id, is_label, item_error, not_a_label, not_an_id
+from fiscus.wire.decoding import decode
+from fiscus.wire.explaining import not_a_label, not_an_id
+from fiscus.wire.items import item_error
+from fiscus.wire.texts import is_id, is_label
 
 MAX_CHECKS: Final = 500
 MAX_RECORDS: Final = 1000

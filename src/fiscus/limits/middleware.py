@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
-from fiscus.correlation import correlation_id_of
 from fiscus.errors import RateLimitViolated, ValidationError
-from fiscus.headers import raw
 from fiscus.limits.base import Limit, check_function, check_text
 from fiscus.limits.decorating import key_text
 from fiscus.limits.factory import limit as make_limit
 from fiscus.limits.requests import RequestHead, Scope
 from fiscus.limits.results import LimitResult
-from fiscus.problems import PROBLEM_JSON, render_problem
+from fiscus.wire.correlation import correlation_id_of
+from fiscus.wire.headers import raw
+from fiscus.wire.problems import PROBLEM_JSON, render_problem
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

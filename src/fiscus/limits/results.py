@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from fiscus.clock import from_us
 from fiscus.errors import RateLimitViolated
-from fiscus.headers import headers_of
 from fiscus.ratelimits.headers import PolicyStatus, limit_lines, policy_told, whole_seconds
 from fiscus.ratelimits.rules import Verdict, deciding
+from fiscus.wire.headers import headers_of
 
 
 class LimitInfo(NamedTuple):

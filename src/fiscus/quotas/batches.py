@@ -8,7 +8,8 @@ from typing import Final
 from fiscus.errors import FiscusError, Forbidden, too_many
 from fiscus.quotas.calls import AllocateBatchAnswer, AllocateBatchRequest, AllocateItem
 from fiscus.quotas.model import Quota, QuotaSpec
-from fiscus.wire import decode, item_error
+from fiscus.wire.decoding import decode
+from fiscus.wire.items import item_error
 
 MAX_ALLOCATIONS: Final = 100
 

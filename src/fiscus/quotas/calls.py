@@ -22,7 +22,8 @@ from fiscus.quotas.model import (
     UsageKind,
 )
 from fiscus.scopes import ScopeType
-from fiscus.wire import NO_NUL, Id, ItemError, LooseId, LooseKey, LooseLabel
+from fiscus.wire.items import ItemError
+from fiscus.wire.texts import NO_NUL, Id, LooseId, LooseKey, LooseLabel
 
 
 class QuotaCheckRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):

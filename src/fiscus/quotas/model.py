@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from fiscus.money import ZERO, Amount
 from fiscus.operations import Operation
 from fiscus.scopes import ScopeType
-from fiscus.wire import Currency, Id, IdOrEvery, Label
+from fiscus.wire.texts import Currency, Id, IdOrEvery, Label
 
 
 class QuotaPeriod(StrEnum):

@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 from fiscus.errors import FiscusError
 from fiscus.idempotency import Idempotency
 from fiscus.paging import Page, PageRequest
-from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.quotas.calls import (
     DistributeAnswer,
     DistributeRequest,
@@ -24,6 +23,7 @@ from fiscus.quotas.model import (
     QuotaSpec,
     RequestStatus,
 )
+from fiscus.runtime.portions import ShouldContinue, to_the_end
 from fiscus.scopes import ScopeType
 
 

@@ -8,11 +8,11 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from fiscus.errors import ValidationError
-from fiscus.queries import PageQuery, ScopeId, TenantQuery
 from fiscus.quotas.model import RequestStatus
 from fiscus.quotas.port import QuotaFilter, QuotaRequestFilter
 from fiscus.scopes import ScopeType
-from fiscus.wire import Id, Label
+from fiscus.wire.queries import PageQuery, ScopeId, TenantQuery
+from fiscus.wire.texts import Id, Label
 
 
 class QuotaListQuery(PageQuery, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from fiscus.paging import Pagination
 from fiscus.priorities import Priority
 from fiscus.ratelimits.model import MAX_EMERGENCY_HOURS, UNAPPROVED_HOURS, Emergency, Policy
 from fiscus.ratelimits.rules import MAX_LIMIT, Algorithm
-from fiscus.wire import NO_NUL, Id, Label
+from fiscus.wire.texts import NO_NUL, Id, Label
 
 MAX_CHECKS: Final = 500
 MAX_RESOURCE_KEY: Final = 1024

@@ -11,7 +11,6 @@ from typing import Final
 
 from fiscus.batching.async_batcher import AsyncBatcher, GroupCallback, InFlight
 from fiscus.batching.thread_batcher import GroupLimits, ThreadBatcher
-from fiscus.breaker import CircuitBreaker
 from fiscus.clock import Clock
 from fiscus.ratelimits.port import (
     CounterStore,
@@ -20,6 +19,7 @@ from fiscus.ratelimits.port import (
     Take,
     Taken,
 )
+from fiscus.runtime.breaker import CircuitBreaker
 
 Takes = tuple[Take, ...]
 Outcome = list[Taken | None] | None

@@ -15,8 +15,8 @@ from typing import Final
 from msgspec import Struct
 
 from fiscus.clock import to_us
-from fiscus.headers import FieldLines
 from fiscus.ratelimits.calls import RateLimitCheckAnswer
+from fiscus.wire.headers import FieldLines
 
 _MOST_TOLD: Final = 10
 """Policies that are told: servers and proxies bound the size of headers."""

@@ -14,11 +14,8 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fiscus.breaker import BreakerState
-from fiscus.cache_stats import CacheStats
 from fiscus.clock import Clock, from_us, to_us
 from fiscus.errors import FiscusError, Forbidden, OutcomeUnknown, ServiceUnavailable, too_many
-from fiscus.logs import get_logger
 from fiscus.match_limits import limit_for_checks
 from fiscus.priorities import PRIORITIES, Priority
 from fiscus.ratelimits.answers import NONE_APPLIES, check_answer
@@ -42,6 +39,9 @@ from fiscus.ratelimits.rules import Verdict
 from fiscus.ratelimits.together import corrected, counted, joined, said
 from fiscus.ratelimits.unreachable import not_corrected, unavailable
 from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
+from fiscus.runtime.breaker import BreakerState
+from fiscus.runtime.cache_stats import CacheStats
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, field
 
 from fiscus.money import Amount
 from fiscus.ratelimits.rules import MAX_LIMIT, MAX_WINDOW_SECONDS, Algorithm
-from fiscus.wire import RESOURCES_PATTERN, Id, IdOrEvery
+from fiscus.wire.texts import RESOURCES_PATTERN, Id, IdOrEvery
 
 ResourcePattern = Annotated[
     str,

@@ -15,11 +15,11 @@ from datetime import datetime
 from itertools import count
 from typing import Final, Protocol
 
-from fiscus.cache_stats import CacheStats
 from fiscus.clock import to_us
 from fiscus.errors import ServiceUnavailable
 from fiscus.ratelimits.matching import Caller, MatchedPolicy, PolicyIndex
 from fiscus.ratelimits.policy_port import TenantPolicies
+from fiscus.runtime.cache_stats import CacheStats
 
 KEEP_US: Final = 300_000_000
 MAX_TENANTS: Final = 20_000

@@ -8,10 +8,10 @@ from typing import NamedTuple, Protocol
 
 from fiscus.idempotency import Idempotency
 from fiscus.paging import Page, PageRequest
-from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.ratelimits.calls import EmergencySpec, UsageWindow
 from fiscus.ratelimits.model import Emergency, PolicyScope, PolicySpec, PolicyState
 from fiscus.ratelimits.rules import Algorithm
+from fiscus.runtime.portions import ShouldContinue, to_the_end
 
 
 class PolicyFilter(NamedTuple):

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from fiscus.queries import PageQuery, ScopeId, TenantQuery
 from fiscus.ratelimits.calls import ResourceKey
 from fiscus.ratelimits.model import PolicyScope
 from fiscus.ratelimits.policy_port import PolicyFilter
 from fiscus.ratelimits.rules import Algorithm
-from fiscus.wire import Id, Label
+from fiscus.wire.queries import PageQuery, ScopeId, TenantQuery
+from fiscus.wire.texts import Id, Label
 
 
 class PolicyListQuery(PageQuery, frozen=True, kw_only=True):

@@ -28,9 +28,9 @@ from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.loop import Ledger
 from fiscus.ledger.remote.client import RemoteLedger
 from fiscus.ledger.remote.fallbacks import FallbackReplica
-from fiscus.logs import get_logger
 from fiscus.paging import PageRequest
 from fiscus.ratelimits.limiter import Limiter
+from fiscus.runtime.logs import get_logger
 from fiscus.scopes import parse_id
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate

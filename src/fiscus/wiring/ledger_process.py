@@ -17,10 +17,11 @@ from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.remote.fallbacks import FallbackPublisher
 from fiscus.ledger.remote.server import LedgerServer
-from fiscus.logs import configure_logs
-from fiscus.processes import collect_rarely
+from fiscus.runtime.logs import configure_logs
+from fiscus.runtime.processes import collect_rarely
 from fiscus.stores.sql.database import Database, Synchronous
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
 
 if TYPE_CHECKING:
     from fiscus.ledger.remote.process import LedgerProcess

@@ -16,9 +16,9 @@ from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Expire, Expired
 from fiscus.ledger.loop import answer_or_raise
-from fiscus.logs import get_logger
-from fiscus.portions import ShouldContinue, for_each_tenant, raise_any, to_the_end
 from fiscus.quotas.port import DueRenewal
+from fiscus.runtime.logs import get_logger
+from fiscus.runtime.portions import ShouldContinue, for_each_tenant, raise_any, to_the_end
 
 log = get_logger(__name__)
 

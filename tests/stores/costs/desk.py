@@ -24,7 +24,7 @@ from fiscus.paging import page_request
 from fiscus.stores.sql.costs import SqlCosts
 from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSettings, TenantSpec
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
 
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 RATES = EcbRates(overrides={("EUR", "USD"): Decimal("1.0837"), ("GBP", "USD"): Decimal("1.29")})

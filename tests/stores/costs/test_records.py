@@ -21,10 +21,10 @@ from fiscus.engine import Engine
 from fiscus.errors import NotFound, ValidationError
 from fiscus.ledger.requests import check_command, record_command, settle_command
 from fiscus.money import Amount
-from fiscus.nesting import MAX_LEVELS
 from fiscus.paging import page_request
 from fiscus.scopes import ScopeType
-from fiscus.wire import convert
+from fiscus.wire.converting import convert
+from fiscus.wire.nesting import MAX_LEVELS
 from tests.stores.costs.desk import (
     NOON,
     VARIED,

@@ -12,7 +12,6 @@ from typing import Final
 
 from fiscus.batching.async_batcher import AsyncBatcher, GroupCallback
 from fiscus.batching.thread_batcher import Failure, GroupLimits, GroupOutcomeUnknown
-from fiscus.cache_stats import CacheStats
 from fiscus.clock import Clock
 from fiscus.errors import ServiceUnavailable
 from fiscus.ledger.answers import to_answer
@@ -24,7 +23,8 @@ from fiscus.ledger.remote.fallbacks import FallbackReplica
 from fiscus.ledger.remote.messages import PART_BYTES, group_message
 from fiscus.ledger.remote.process import LedgerProcess
 from fiscus.ledger.remote.results import EncodedAnswer, GroupResult, RemoteOutcome, ResultDecoder
-from fiscus.wire import decode
+from fiscus.runtime.cache_stats import CacheStats
+from fiscus.wire.decoding import decode
 
 _HANG_UP_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0

@@ -16,7 +16,8 @@ from fiscus.budgets.rules import passes_without_store
 from fiscus.ledger.definitions import TenantDefinitions
 from fiscus.ledger.remote.results import Fallback
 from fiscus.operations import Operation
-from fiscus.wire import decoder_for, encode
+from fiscus.wire.encoding import encode
+from fiscus.wire.hooks import decoder_for
 
 _NONE: Final = encode([])
 _MOST_SILENT: Final = 10_000

@@ -12,7 +12,8 @@ from typing import Final
 from msgspec import Struct
 
 from fiscus.ledger.commands import Command
-from fiscus.wire import decoder_for, encode_into
+from fiscus.wire.encoding import encode_into
+from fiscus.wire.hooks import decoder_for
 
 LENGTH: Final = struct.Struct(">I")
 PART_BYTES: Final = 100_000

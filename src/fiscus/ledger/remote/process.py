@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import Final
 
-from fiscus.logs import get_logger
-from fiscus.processes import RestartPauses
+from fiscus.runtime.logs import get_logger
+from fiscus.runtime.processes import RestartPauses
 
 log = get_logger(__name__)
 

@@ -37,7 +37,8 @@ from fiscus.periods import Period
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
 from fiscus.quotas.matching import MatchedQuota, matched_quota
 from fiscus.quotas.model import Quota
-from fiscus.wire import decoder_for, encode_into
+from fiscus.wire.encoding import encode_into
+from fiscus.wire.hooks import decoder_for
 
 MOST_NUMBERED: Final = 5_000
 _ID_FIELD: Final = b'"correlation_id":'

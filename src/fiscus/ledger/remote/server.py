@@ -15,7 +15,7 @@ from fiscus.ledger.port import StoreUnavailable
 from fiscus.ledger.remote.fallbacks import FallbackPublisher
 from fiscus.ledger.remote.messages import PART_BYTES, Frames, Group, read_group
 from fiscus.ledger.remote.results import ResultEncoder, unavailable_message
-from fiscus.logs import get_logger
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

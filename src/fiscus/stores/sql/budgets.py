@@ -37,7 +37,8 @@ from fiscus.stores.sql.utilization import (
 )
 from fiscus.stores.sql.versions import Versions, replaces_none
 from fiscus.tenants import TenantSettings
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
 
 _versions: Final = Versions(budget_versions, Budget, "budget")
 _ORDER: Final = (SortKey(t.c.budget_id, parse_uuid),)

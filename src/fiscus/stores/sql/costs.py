@@ -44,7 +44,8 @@ from fiscus.stores.sql.tables import (
     reservations,
 )
 from fiscus.stores.sql.within import rows_within
-from fiscus.wire import decode_any, decode_stored, encode
+from fiscus.wire.decoding import decode_any, decode_stored
+from fiscus.wire.encoding import encode
 from fiscus.zones import FAR_FUTURE
 
 Condition = sa.ColumnElement[bool]

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, Connection
 
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable
 from fiscus.ledger.port import LedgerTransaction
-from fiscus.portions import ShouldContinue
+from fiscus.runtime.portions import ShouldContinue
 from fiscus.stores.sql import sqlite, sqlite_files
 from fiscus.stores.sql.answering import (
     CONNECT_SECONDS,

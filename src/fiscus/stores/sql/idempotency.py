@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 from fiscus.idempotency import Idempotency, IdempotencyKey, StoredAnswer, require_same_body
 from fiscus.stores.sql.tables import idempotency_keys as t
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
 
 T = TypeVar("T")
 

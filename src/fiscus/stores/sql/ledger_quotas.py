@@ -21,7 +21,7 @@ from fiscus.quotas.model import (
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.driver import Values, repeated
 from fiscus.stores.sql.ledger_read import TENANT_AFTER
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 _Lines: Final = tuple[ConsumptionLine, ...]
 _encode_lines: Final = msgspec.json.Encoder().encode

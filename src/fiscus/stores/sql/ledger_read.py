@@ -32,7 +32,7 @@ from fiscus.scopes import ScopeType
 from fiscus.stores.sql.bulk import Columns, Row
 from fiscus.stores.sql.driver import Values
 from fiscus.tenants import TenantSettings
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 TENANT = Columns(tenant_id="text")
 USE_SEED = 0x666973637574

@@ -15,7 +15,7 @@ from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperati
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.driver import Values, repeated
 from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
-from fiscus.wire import encode
+from fiscus.wire.encoding import encode
 
 BALANCE = Columns(
     alike=("period_start", "period_end", "throttle_credit"),

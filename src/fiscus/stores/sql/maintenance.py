@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from fiscus.clock import Clock
 from fiscus.engine import PoolUse
 from fiscus.errors import ServiceUnavailable
-from fiscus.portions import ShouldContinue, to_the_end
+from fiscus.runtime.portions import ShouldContinue, to_the_end
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database
 from fiscus.stores.sql.failures import not_writable
 from fiscus.stores.sql.migrate import revisions_of

@@ -18,7 +18,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection
 
 from fiscus.errors import ServiceUnavailable, ValidationError
-from fiscus.logs import get_logger
+from fiscus.runtime.logs import get_logger
 from fiscus.stores.sql.alembic_unheard import (
     CommandError,
     Config,

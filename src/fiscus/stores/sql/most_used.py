@@ -25,7 +25,7 @@ from fiscus.stores.sql.quota_balances import about_taken
 from fiscus.stores.sql.quota_tables import quota_balances, quotas
 from fiscus.stores.sql.tables import budget_periods, budgets, tenants
 from fiscus.stores.sql.utilization import ABOUT_USED, current_ratio
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 LOOK_SECONDS: Final = 5.0
 """How long either may be looked for."""

@@ -39,7 +39,8 @@ from fiscus.stores.sql.tenants import (
 )
 from fiscus.stores.sql.versions import Versions, replaces_none
 from fiscus.tenants import TenantSettings
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
 
 _versions: Final = Versions(rate_limit_policy_versions, Policy, "policy")
 _ORDER: Final = (SortKey(t.c.policy_id, parse_uuid),)

@@ -23,7 +23,9 @@ from fiscus.stores.sql.quota_history import used_since
 from fiscus.stores.sql.tenants import settings_of
 from fiscus.stores.sql.versions import replaces_none
 from fiscus.tenants import TenantSettings
-from fiscus.wire import decode, encode, item_error
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
+from fiscus.wire.items import item_error
 
 _TERMS: Final = Terms.__struct_fields__
 

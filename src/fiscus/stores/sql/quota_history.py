@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection, Row
 
 from fiscus.money import ZERO, plain, subtract
 from fiscus.paging import PageRequest
-from fiscus.portions import ShouldContinue
 from fiscus.quotas.calls import DayTotal, HistoryRow, QuotaHistory
 from fiscus.quotas.model import Quota, UsageKind
+from fiscus.runtime.portions import ShouldContinue
 from fiscus.scopes import EVERY, ScopeType
 from fiscus.stores.sql.column_types import UtcTime
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database

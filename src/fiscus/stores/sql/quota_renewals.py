@@ -22,7 +22,7 @@ from fiscus.quotas.port import DueRenewal
 from fiscus.stores.sql import quota_rows as rows
 from fiscus.stores.sql.quota_balances import most_used
 from fiscus.stores.sql.quota_tables import quotas as t
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 BY: Final = "renewal"
 """Who made a renewed quota, in its versions."""

@@ -22,7 +22,8 @@ from fiscus.stores.sql.quota_tables import quota_versions
 from fiscus.stores.sql.quota_tables import quotas as t
 from fiscus.stores.sql.tenants import next_definitions_version
 from fiscus.stores.sql.versions import Versions
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
 
 versions: Final = Versions(quota_versions, Quota, "quota")
 

@@ -16,7 +16,6 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.errors import Conflict, FiscusError
 from fiscus.idempotency import Idempotency
 from fiscus.paging import Page, PageRequest
-from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.quotas.calls import (
     DistributeAnswer,
     DistributeRequest,
@@ -33,6 +32,7 @@ from fiscus.quotas.model import (
     RenewalStatus,
 )
 from fiscus.quotas.port import DueRenewal, QuotaFilter, QuotaRequestFilter, QuotaUse
+from fiscus.runtime.portions import ShouldContinue, to_the_end
 from fiscus.stores.sql import quota_balances, quota_renewals, quota_requests
 from fiscus.stores.sql import quota_rows as rows
 from fiscus.stores.sql.database import ALL_TENANTS, Database
@@ -48,7 +48,7 @@ from fiscus.stores.sql.quota_allocations import (
 from fiscus.stores.sql.quota_history import drop_before, read_history
 from fiscus.stores.sql.quota_tables import quotas as t
 from fiscus.stores.sql.tenants import settings_of, stale_version
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 # ix_quotas_newest
 _ORDER: Final = (SortKey(t.c.quota_id, parse_uuid),)

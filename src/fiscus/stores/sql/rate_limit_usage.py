@@ -12,10 +12,10 @@ from sqlalchemy.engine import Connection, Row
 from fiscus.clock import to_us
 from fiscus.ids import is_uuid
 from fiscus.paging import Page, PageRequest
-from fiscus.portions import ShouldContinue, to_the_end
 from fiscus.ratelimits.calls import UsageWindow
 from fiscus.ratelimits.model import Policy
 from fiscus.ratelimits.policy_port import UsageRow
+from fiscus.runtime.portions import ShouldContinue, to_the_end
 from fiscus.stores.sql.bulk import Columns
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.paging import SortKey, parse_scope_id, parse_time, read_page, time_value

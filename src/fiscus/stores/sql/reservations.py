@@ -20,7 +20,7 @@ from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.tables import reservation_lines as lines
 from fiscus.stores.sql.tables import reservations as t
-from fiscus.wire import decode_any
+from fiscus.wire.decoding import decode_any
 
 _ORDER: Final = (SortKey(t.c.reservation_id, parse_uuid),)
 

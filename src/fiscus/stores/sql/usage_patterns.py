@@ -12,7 +12,6 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fiscus.portions import ShouldContinue, for_each_tenant
 from fiscus.ratelimits.model import Policy
 from fiscus.ratelimits.usage_patterns import (
     QUARTER_US,
@@ -21,11 +20,12 @@ from fiscus.ratelimits.usage_patterns import (
     weeks_begin,
     weeks_end,
 )
+from fiscus.runtime.portions import ShouldContinue, for_each_tenant
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.tables import rate_limit_policies as policies
 from fiscus.stores.sql.tables import rate_limit_usage as t
 from fiscus.stores.sql.tenants import next_definitions_version
-from fiscus.wire import decode
+from fiscus.wire.decoding import decode
 
 _QUARTER_SECONDS: Final = QUARTER_US // 1_000_000
 _FOLLOWING: Final = (policies.c.follows_usage, policies.c.deleted_at.is_(None))

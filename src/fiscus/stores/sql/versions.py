@@ -13,7 +13,8 @@ from fiscus.errors import NotFound, ValidationError
 from fiscus.ids import is_uuid
 from fiscus.quotas.model import Quota
 from fiscus.ratelimits.model import Policy
-from fiscus.wire import decode, encode
+from fiscus.wire.decoding import decode
+from fiscus.wire.encoding import encode
 
 D = TypeVar("D", Budget, Policy, Quota)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from fiscus.paging import MAX_PAGE, MAX_PAGE_SIZE, PageRequest, page_request
-from fiscus.wire import NO_NUL, Id
+from fiscus.wire.texts import NO_NUL, Id
 
 _Page = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 _PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)]

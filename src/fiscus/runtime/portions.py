@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from fiscus.errors import FiscusError
-from fiscus.logs import get_logger
+from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
 

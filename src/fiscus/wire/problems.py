@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from fiscus.errors import FiscusError, InternalError
-from fiscus.headers import Headers
-from fiscus.wire import encode
+from fiscus.wire.encoding import encode
+from fiscus.wire.headers import Headers
 
 PROBLEM_JSON: Final = "application/problem+json"
 

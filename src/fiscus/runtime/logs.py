@@ -14,7 +14,7 @@ from typing import NamedTuple
 import structlog
 from structlog.types import EventDict, FilteringBoundLogger, Processor
 
-from fiscus.visible import visible
+from fiscus.runtime.visible import visible
 
 _command: FilteringBoundLogger | None = None
 """What writes the lines of a long-running command; None in any other program."""
