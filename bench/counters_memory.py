@@ -24,7 +24,7 @@ from fiscus.ratelimits.rules import Algorithm, make_rule
 from fiscus.stores.counters.memory import MemoryCounters
 
 KEYS: Final = 1_000_000
-MOST_BYTES: Final = 2**30
+MAX_BYTES: Final = 2**30
 LEFT_BYTES: Final = 2**26
 """What may be left of them: the empty table of a dictionary, which the next keys use again."""
 
@@ -61,7 +61,7 @@ def memory(algorithm: Algorithm, name: str, databases: Databases, plan: Plan) ->
                 "1 GiB",
                 "bytes of a million counters",
                 [float(seen.full_bytes)],
-                [float(MOST_BYTES)],
+                [float(MAX_BYTES)],
                 Target(ratio=1.0, rule="at most"),
             ),
             compare(

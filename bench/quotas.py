@@ -40,8 +40,8 @@ ALLOCATE: Final = "/quotas/allocate/batch"
 ALLOCATE_CONNECTIONS: Final = 2
 """Enough to keep the server busy; more would only wait for their turn."""
 LEAST_PER_SECOND: Final = 1_000
-MOST_MS: Final = 100
-MOST_BATCHES_PER_SECOND: Final = 200
+MAX_MS: Final = 100
+MAX_BATCHES_PER_SECOND: Final = 200
 """What bodies are made for."""
 
 
@@ -57,11 +57,11 @@ class _Allocations:
 
     def run(self, seconds: float) -> Sample:
         """Raises `RuntimeError` when the bodies did not last."""
-        batches = max(1, round(seconds)) * MOST_BATCHES_PER_SECOND
+        batches = max(1, round(seconds)) * MAX_BATCHES_PER_SECOND
         write_bodies(self._load.bodies, islice(self._bodies, batches))
         sample = self._load.run(seconds)
         if sample.operations // BATCH + self.connections > batches:
-            raise RuntimeError(f"the bodies for {MOST_BATCHES_PER_SECOND} batches/s did not last")
+            raise RuntimeError(f"the bodies for {MAX_BATCHES_PER_SECOND} batches/s did not last")
         return sample
 
 
@@ -88,10 +88,10 @@ def allocate(name: str, databases: Databases, plan: Plan) -> Result:
                     Target(ratio=1.0, rule="at least"),
                 ),
                 compare(
-                    f"{MOST_MS} ms",
+                    f"{MAX_MS} ms",
                     "p95 in milliseconds",
                     [known(sample.p95_ms) for sample in made],
-                    [float(MOST_MS)] * len(made),
+                    [float(MAX_MS)] * len(made),
                 ),
             ],
             peak_memory_bytes=fiscus.server.peak_memory_bytes(),

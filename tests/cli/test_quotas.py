@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiscus import Client
-from fiscus.cli.quotas_show import MOST_BARS, day_chart
+from fiscus.cli.quotas_show import MAX_BARS, day_chart
 from fiscus.cli.simulate_chart import ASCII
 from fiscus.ids import uuid7
 from fiscus.quotas.calls import DayTotal
@@ -273,8 +273,8 @@ def test_the_chart_fits_and_shows_whatever_was_consumed(
     ]
     head, *lines = [line.plain for line in day_chart(days, width, ASCII)]
     assert "Consumed by day" in head
-    assert len(lines) == min(len(days), MOST_BARS)
-    for day, line in zip(days[-MOST_BARS:], lines, strict=True):
+    assert len(lines) == min(len(days), MAX_BARS)
+    for day, line in zip(days[-MAX_BARS:], lines, strict=True):
         assert line.startswith(f"{day.day} |")
         assert len(line) <= width
         bar = line.partition("|")[2].partition(" ")[0]

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:R
 
 OURS: Final = str(Path(fiscus.client.__file__).parent)
 EMBEDDED: Final = str(Path(fiscus.__file__).with_name("embedded.py"))
-MOST_PLACES: Final = 1_000
+MAX_PLACES: Final = 1_000
 
 
 class CtrlC:
@@ -65,7 +65,7 @@ class CtrlC:
 
 def at_every_place(run: Callable[[CtrlC], None]) -> int:
     """Run until Ctrl-C comes too late; how many places it came at."""
-    for at in range(MOST_PLACES):
+    for at in range(MAX_PLACES):
         ctrl_c = CtrlC(at)
         try:
             run(ctrl_c)

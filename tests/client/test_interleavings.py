@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OURS: Final = {
     str(Path(fiscus.client.__file__).with_name(name)) for name in ("holds.py", "lending.py")
 }
-MOST_LINES: Final = 1_000
+MAX_LINES: Final = 1_000
 MEANWHILE_SECONDS: Final = 0.05
 """How long the other thread is waited for: it may be waiting for a lock that is held there."""
 
@@ -72,7 +72,7 @@ def test_a_nested_cost_is_charged_once_whenever_it_comes(
     fiscus_: Fiscus, ending: str, estimate: int
 ) -> None:
     budget_id = fiscus_.create_budget(**BUDGET | {"budget_amount": 10_000}).budget_id
-    for at in range(MOST_LINES):
+    for at in range(MAX_LINES):
         outer = fiscus_.reserve(**OPERATION, estimate=4)
         outer.__enter__()
         inner = fiscus_.reserve(**OPERATION, estimate=estimate)

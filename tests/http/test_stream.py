@@ -203,7 +203,7 @@ async def test_answers_that_cannot_be_sent_are_given_up_with_what_they_took(
 
     monkeypatch.setattr(backlog.Backlog, "__init__", made)
     await client.app(scope_of(client), receive, send)
-    assert [space.free_bytes for space in spaces] == [backlog.MOST_WAITING_BYTES]
+    assert [space.free_bytes for space in spaces] == [backlog.MAX_WAITING_BYTES]
 
 
 async def test_a_client_that_takes_nothing_is_read_no_further_than_there_is_room(
@@ -211,7 +211,7 @@ async def test_a_client_that_takes_nothing_is_read_no_further_than_there_is_room
 ) -> None:
     """Spoken to as a server does, with a client that sends on and on."""
     monkeypatch.setattr(backlog, "_IN_MEMORY_BYTES", 10_000)
-    monkeypatch.setattr(endpoints, "MOST_WAITING_BYTES", 200_000)
+    monkeypatch.setattr(endpoints, "MAX_WAITING_BYTES", 200_000)
     stopped, takes = asyncio.Event(), asyncio.Event()
     wait = backlog.AnswerSpace.next_given_back
 
@@ -251,7 +251,7 @@ async def test_a_client_that_hangs_up_when_there_is_no_more_room_is_waited_for_n
 ) -> None:
     """Of which a server tells by an error, and then by what is received."""
     monkeypatch.setattr(backlog, "_IN_MEMORY_BYTES", 10_000)
-    monkeypatch.setattr(endpoints, "MOST_WAITING_BYTES", 200_000)
+    monkeypatch.setattr(endpoints, "MAX_WAITING_BYTES", 200_000)
     hung_up = asyncio.Event()
     wait = backlog.AnswerSpace.next_given_back
 

@@ -23,7 +23,7 @@ from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import CheckBatch, Command
-from fiscus.ledger.port import MOST_DUE, Needs, StoreUnavailable
+from fiscus.ledger.port import MAX_DUE, Needs, StoreUnavailable
 from fiscus.runtime.breaker import BreakerState
 from fiscus.stores.sql.database import Database
 from tests.crash.own_postgres import OwnPostgres
@@ -346,7 +346,7 @@ def test_locked_rows_of_very_many_due_holds_keep_no_other_operation_waiting(
         acme.budget("10", allocated_to_id="full")
         acme.budget("10", allocated_to_id="free")
         globex.budget("10")
-        for _ in range(MOST_DUE // 500 + 1):
+        for _ in range(MAX_DUE // 500 + 1):
             held = [acme.check_command("1", ttl_seconds=60) for _ in range(500)]
             now = clock.now()
             batch = CheckBatch(tenant_id="acme", checks=held, all_or_nothing=False, now=now)

@@ -577,7 +577,7 @@ def test_batches_with_many_new_ids_on_a_rolling_budget_are_decided(desk: Desk) -
 def test_windows_stay_where_they_are_for_more_ids_than_are_remembered(
     desk: Desk, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching, "_MOST_SCOPE_IDS", 3)
+    monkeypatch.setattr(matching, "_MAX_SCOPE_IDS", 3)
     of_users = {"allocated_to_type": "user", "allocated_to_id": "*"}
     desk.budget("10", period_type="rolling", rolling_days=3, **of_users)
     users = [f"u{i}" for i in range(8)]

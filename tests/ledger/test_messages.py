@@ -428,7 +428,7 @@ def test_a_decision_is_answered_as_where_it_was_made(
 
 
 def test_numbers_begin_again_before_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "MOST_NUMBERED", 3)
+    monkeypatch.setattr(results, "MAX_NUMBERED", 3)
     encoder, decoder = ResultEncoder(), ResultDecoder()
     consume = Consume(Operation("t", "gpu_hours"), None, Decimal(1), True, "c", NOW)
     check = Check(Operation("t", "llm"), None, Decimal(1), None, True, 300, "r", NOW)

@@ -45,7 +45,7 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="descriptors are handed on to a process"),
 ]
 DEADLINE_SECONDS = 2.0
-MOST_ON_THEIR_WAY = 4
+MAX_IN_FLIGHT = 4
 """Groups of one, when none is larger."""
 
 
@@ -242,7 +242,7 @@ async def test_who_asks_anew_when_a_line_ends_opens_the_only_one_that_follows(
 
     monkeypatch.setattr(process, "loop_line", counted)
     os.kill(ended, signal.SIGSTOP)
-    sent = [asyncio.ensure_future(check(desk, "1")) for _ in range(MOST_ON_THEIR_WAY)]
+    sent = [asyncio.ensure_future(check(desk, "1")) for _ in range(MAX_IN_FLIGHT)]
     waiting = [asyncio.ensure_future(check(desk, "1")) for _ in range(2)]
     await until(lambda: engine.ledger.queue_depth == len(waiting))
     os.kill(ended, signal.SIGKILL)
@@ -333,7 +333,7 @@ async def test_what_budgets_say_holds_while_the_process_does_not_answer(
     os.kill(pid(engine), signal.SIGSTOP)
     try:
         # these groups are on their way, and nobody knows whether they are done
-        sent = [asyncio.ensure_future(check(open_, "1")) for _ in range(MOST_ON_THEIR_WAY)]
+        sent = [asyncio.ensure_future(check(open_, "1")) for _ in range(MAX_IN_FLIGHT)]
         waiting = [asyncio.ensure_future(check(one, "1")) for one in (open_, closed)]
         assert all(isinstance(one, ServiceUnavailable) for one in await asyncio.gather(*sent))
         allowed, refused = await asyncio.gather(*waiting)

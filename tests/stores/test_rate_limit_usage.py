@@ -317,7 +317,7 @@ def test_the_usual_load_is_what_came_in_the_last_four_weeks_by_hour_of_the_week(
 def test_learning_may_take_longer_than_an_answer(
     desk: Desk, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "MOST_LOOKS", 5)  # each of a tenth of a second
+    monkeypatch.setattr(answering, "MAX_LOOKS", 5)  # each of a tenth of a second
     state = desk.follower()
     desk.each_hour(state, MIDNIGHT - 2 * WEEK, MIDNIGHT)
 

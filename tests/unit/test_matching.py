@@ -217,7 +217,7 @@ def test_outside_its_dates_a_budget_has_no_period() -> None:
 def test_what_a_budget_for_all_ids_remembers_does_not_grow_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matching, "_MOST_SCOPE_IDS", 3)
+    monkeypatch.setattr(matching, "_MAX_SCOPE_IDS", 3)
     floating = PreparedBudget(make_budget(period_type="rolling", allocated_to_id="*"))
     for number in range(8):
         floating.know_anchor(f"p{number}", date(2026, 3, 9))

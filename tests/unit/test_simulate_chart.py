@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus.cli.simulate_chart import ASCII, MOST_SLOTS, ROWS, Slot, Timeline, chart
+from fiscus.cli.simulate_chart import ASCII, MAX_SLOTS, ROWS, Slot, Timeline, chart
 from fiscus.zones import zone_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_columns_hold_every_request_in_its_time(
 
 def test_many_moments_are_kept_in_few_slots() -> None:
     timeline = filled([(second * 1_000_000, 1, 0) for second in range(50_000)])
-    assert len(timeline._slots) <= MOST_SLOTS
+    assert len(timeline._slots) <= MAX_SLOTS
 
 
 @given(

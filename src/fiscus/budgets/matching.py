@@ -52,9 +52,9 @@ class _Known(Struct, frozen=True, gc=False):
     until: datetime
 
 
-_MOST_SCOPE_IDS: Final = 10_000
+_MAX_SCOPE_IDS: Final = 10_000
 """Of so many a budget for all ids remembers something; who sends ids can make up any number."""
-_MOST_KNOWN: Final = 1_000
+_MAX_KNOWN: Final = 1_000
 _ByScopeId = dict[str, dict[str, "PreparedBudget"]]
 
 
@@ -130,7 +130,7 @@ class PreparedBudget:
 
     def know_anchor(self, scope_id: str, anchor: date) -> None:
         """Cache an anchor that is stored."""
-        if len(self.anchors) >= _MOST_SCOPE_IDS:
+        if len(self.anchors) >= _MAX_SCOPE_IDS:
             self.anchors.clear()
         self.anchors[scope_id] = anchor
 
@@ -157,7 +157,7 @@ class PreparedBudget:
         matched = self.in_period(scope_id, period)
         # before its anchor is stored, it may be another
         if not self.is_floating or scope_id in self.anchors:
-            if len(self._matched) >= _MOST_SCOPE_IDS:
+            if len(self._matched) >= _MAX_SCOPE_IDS:
                 self._matched.clear()
             self._matched[scope_id] = matched
         return matched
@@ -253,7 +253,7 @@ class BudgetIndex:
             return known.matched
         matched = self._matched_now(operation, moment)
         if len(matched) == len(self.matches(operation)):  # else one begins or ends by its dates
-            if len(self._matched) >= _MOST_KNOWN:
+            if len(self._matched) >= _MAX_KNOWN:
                 self._matched.clear()
             since = max((one.period.start for one in matched), default=DAWN)
             until = min((one.period.end for one in matched), default=FAR_FUTURE)
@@ -275,7 +275,7 @@ class BudgetIndex:
         ids = self._scopes.ids_of(operation)
         known = self._known.get(ids)
         if known is None:
-            if len(self._known) >= _MOST_KNOWN:
+            if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             known = self._known[ids] = self._of_scopes(ids)
         if self._picky:

@@ -16,7 +16,7 @@ from fiscus.quotas.calls import DayTotal, DistributeAnswer, HistoryRow, QuotaHis
 from fiscus.quotas.model import UsageKind
 from fiscus.zones import zone_of
 
-MOST_BARS: Final = 62
+MAX_BARS: Final = 62
 """Days of the chart: the latest two months."""
 WIDEST_BAR: Final = 50
 
@@ -102,7 +102,7 @@ def day_chart(days: Sequence[DayTotal], width: int, marks: Marks = BLOCKS) -> It
 
     Days without use are left out; what was given back is said in words beside the bar.
     """
-    latest = sorted(days, key=lambda day: day.day)[-MOST_BARS:]
+    latest = sorted(days, key=lambda day: day.day)[-MAX_BARS:]
     if not latest:
         return
     most = max(day.consumed for day in latest)

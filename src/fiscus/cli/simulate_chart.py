@@ -1,6 +1,6 @@
 """A chart of admitted and denied requests over time, in characters.
 
-Counted while a trace streams by, without knowing how long it will be: in up to `MOST_SLOTS` slots
+Counted while a trace streams by, without knowing how long it will be: in up to `MAX_SLOTS` slots
 of time, which are joined to wider ones whenever the trace outgrows them.
 """
 
@@ -14,9 +14,9 @@ from rich.text import Text
 
 from fiscus.clock import from_us
 
-MOST_SLOTS: Final = 2_400
+MAX_SLOTS: Final = 2_400
 ROWS: Final = 10
-MOST_COLUMNS: Final = 80
+MAX_COLUMNS: Final = 80
 
 _SECOND: Final = 1_000_000
 _MINUTE: Final = 60 * _SECOND
@@ -86,7 +86,7 @@ class Timeline:
 
     def _widen(self) -> None:
         while self._step < len(_SLOTS_US) - 1:
-            if max(self._slots) - min(self._slots) < MOST_SLOTS:
+            if max(self._slots) - min(self._slots) < MAX_SLOTS:
                 return
             factor = _SLOTS_US[self._step + 1] // _SLOTS_US[self._step]
             wider: dict[int, list[int]] = {}
@@ -117,9 +117,9 @@ def chart(
     timeline: Timeline, width: int, *, zone: ZoneInfo | None, marks: Marks = BLOCKS
 ) -> Iterator[Text]:
     """The chart's lines, at most `width` wide. `zone`: of the axis; None: seconds."""
-    _, _, rough = timeline.columns(MOST_COLUMNS)
+    _, _, rough = timeline.columns(MAX_COLUMNS)
     label_width = max(3, len(f"{_ceiling(max(sum(one) for one in rough)):,}") + 3)
-    most = max(10, min(MOST_COLUMNS, width - label_width - 2))
+    most = max(10, min(MAX_COLUMNS, width - label_width - 2))
     begin_us, width_us, columns = timeline.columns(most)
     top = _ceiling(max(sum(one) for one in columns))
     bars = [_bar(one, top) for one in columns]

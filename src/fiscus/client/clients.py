@@ -23,7 +23,7 @@ MAX_RETRIES: Final = 4
 TOTAL_SECONDS: Final = 30.0
 
 _LEAST_SECONDS: Final = 0.001
-_MOST_SECONDS: Final = 86_400  # a socket cannot wait for much longer: its milliseconds have 31 bits
+_MAX_SECONDS: Final = 86_400  # a socket cannot wait for much longer: its milliseconds have 31 bits
 _LAST_PORT: Final = 65535
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -149,8 +149,8 @@ def _headers(key: str) -> dict[str, str]:
 
 def _checked_policy(timeout_seconds: float, max_retries: int, total_seconds: float) -> RetryPolicy:
     for name, value in (("timeout_seconds", timeout_seconds), ("total_seconds", total_seconds)):
-        if not _LEAST_SECONDS <= given_seconds(value, name) <= _MOST_SECONDS:
-            raise _out_of_bounds(name, f"between {_LEAST_SECONDS} and {_MOST_SECONDS} seconds")
+        if not _LEAST_SECONDS <= given_seconds(value, name) <= _MAX_SECONDS:
+            raise _out_of_bounds(name, f"between {_LEAST_SECONDS} and {_MAX_SECONDS} seconds")
     if given_count(max_retries, "max_retries") < 0:
         raise _out_of_bounds("max_retries", "0 or more")
     return RetryPolicy(timeout_seconds, max_retries, total_seconds)

@@ -39,7 +39,7 @@ _OF_STATUS: Final[dict[int, type[FiscusError]]] = {
     504: ServiceUnavailable,
 }
 
-_MOST_SECONDS: Final = 10 * 365 * 86_400
+_MAX_SECONDS: Final = 10 * 365 * 86_400
 """Whoever is told to wait for longer waits for good."""
 
 
@@ -77,12 +77,12 @@ def _retry_after_seconds(headers: Mapping[str, str]) -> int | None:
     """
     after = headers.get("retry-after", "")
     if after.isascii() and after.isdigit():
-        return int(min(float(after), _MOST_SECONDS))
+        return int(min(float(after), _MAX_SECONDS))
     try:
         wait = _http_date(after) - _http_date(headers.get("date", ""))
     except (ValueError, OverflowError):  # no date, or one out of range
         return None
-    return min(max(0, ceil(wait / timedelta(seconds=1))), _MOST_SECONDS)
+    return min(max(0, ceil(wait / timedelta(seconds=1))), _MAX_SECONDS)
 
 
 def _http_date(text: str) -> datetime:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
-MOST_DOUBLINGS: Final = 6
+MAX_DOUBLINGS: Final = 6
 """After as many the longest pause is reached."""
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 NOTHING_DONE_STATUSES: Final = frozenset({429, 503})
@@ -44,7 +44,7 @@ class Attempts:
         self._failed += 1
         if self._failed > self._policy.max_retries:
             return None
-        doubled = min(self._failed - 1, MOST_DOUBLINGS)
+        doubled = min(self._failed - 1, MAX_DOUBLINGS)
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**doubled)
         # jitter, so that callers that failed together do not come back together
         pause = longest * _random.uniform(0.5, 1.0)

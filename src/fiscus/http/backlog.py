@@ -6,7 +6,7 @@ import asyncio
 from tempfile import SpooledTemporaryFile
 from typing import Final
 
-MOST_WAITING_BYTES: Final = 1_000_000_000
+MAX_WAITING_BYTES: Final = 1_000_000_000
 """Of all streams together: some eleven million answers to records."""
 _IN_MEMORY_BYTES: Final = 1_000_000
 _SEND_BYTES: Final = 65_536
@@ -92,4 +92,4 @@ class Backlog:
         self._read = self._written = 0
 
 
-__all__ = ["MOST_WAITING_BYTES", "AnswerSpace", "Backlog"]
+__all__ = ["MAX_WAITING_BYTES", "AnswerSpace", "Backlog"]

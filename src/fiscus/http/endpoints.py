@@ -24,7 +24,7 @@ from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.http.api_limits import ApiLimit, ApiLimits, Gate
 from fiscus.http.auth import Authenticator
-from fiscus.http.backlog import MOST_WAITING_BYTES, AnswerSpace
+from fiscus.http.backlog import MAX_WAITING_BYTES, AnswerSpace
 from fiscus.http.body import read_body
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.metrics import Metrics
@@ -65,7 +65,7 @@ class Server:
         self.authenticator: Final = authenticator
         self.api_limits: Final = api_limits
         self.metrics: Final = metrics
-        self.answer_space: Final = AnswerSpace(MOST_WAITING_BYTES)
+        self.answer_space: Final = AnswerSpace(MAX_WAITING_BYTES)
         self.closing = False
         self._threads: dict[str, anyio.CapacityLimiter] = {}
 

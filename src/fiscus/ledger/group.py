@@ -20,7 +20,7 @@ from fiscus.ledger.answers import Decided, to_answer
 from fiscus.ledger.commands import Command, Expire, Outcome
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
-    MOST_DUE,
+    MAX_DUE,
     GroupConflict,
     GroupRejected,
     LedgerStore,
@@ -37,11 +37,11 @@ from fiscus.runtime.logs import get_logger
 log = get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 20
-MOST_LOCKED: Final = 8
+MAX_LOCKED: Final = 8
 """So many commands of a group are found to need locked rows before the rest is refused unasked: the
 others of the ledger's callers wait meanwhile."""
-MOST_LOCKED_OF_TENANT: Final = 3
-"""As `MOST_LOCKED`, of one tenant, whose rest is refused."""
+MAX_LOCKED_OF_TENANT: Final = 3
+"""As `MAX_LOCKED`, of one tenant, whose rest is refused."""
 MAX_KNOWN_SERIES: Final = 500_000
 KEEP_ENDED_QUOTAS: Final = timedelta(days=1)
 """How far a clock may go back before the quotas of its time are read again."""
@@ -106,7 +106,7 @@ class GroupRunner:
             except MoreDue as error:
                 transaction.rollback()
                 # what this frees stays freed, however the group ends
-                expire = Expire(tenant_id=error.tenant_id, now=error.now, most=MOST_DUE)
+                expire = Expire(tenant_id=error.tenant_id, now=error.now, most=MAX_DUE)
                 (freed,) = self._decide([expire], patient=patient)
                 if isinstance(freed, FiscusError):
                     return self._each_alone(commands, freed)
@@ -157,7 +157,7 @@ class GroupRunner:
         locked = Counter[str]()
         for command in commands:
             tenant_id = command.tenant_id
-            if locked[tenant_id] < MOST_LOCKED_OF_TENANT and locked.total() < MOST_LOCKED:
+            if locked[tenant_id] < MAX_LOCKED_OF_TENANT and locked.total() < MAX_LOCKED:
                 try:
                     with _others_done(outcomes):
                         outcomes += self.decide([command], patient=False)

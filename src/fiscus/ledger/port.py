@@ -18,10 +18,10 @@ from fiscus.quotas.model import Consumption, Quota, QuotaBalance, QuotaKey, Quot
 from fiscus.scopes import ScopeType
 from fiscus.tenants import TenantSettings
 
-MOST_HOLDS: Final = 2000
+MAX_HOLDS: Final = 2000
 """So many of a tenant's pending reservations are read, to say when denied checks would fit."""
 
-MOST_DUE: Final = 2000
+MAX_DUE: Final = 2000
 """So many of a tenant's reservations that are due are freed in the group that decides on them; of
 more, some are freed before, in groups of their own."""
 
@@ -62,7 +62,7 @@ class UnlockedReads(Struct):
 
 
 class PendingHolds(Protocol):
-    """What a tenant's pending reservations hold, the `MOST_HOLDS` of them that expire first."""
+    """What a tenant's pending reservations hold, the `MAX_HOLDS` of them that expire first."""
 
     def on(self, key: BalanceKey) -> list[tuple[str, Hold]]:
         """The holds on a balance, with their reservation's id."""
@@ -71,7 +71,7 @@ class PendingHolds(Protocol):
 
 class DueReservations(NamedTuple):
     """A tenant's pending reservations that are due at a moment, or are before it; of more than
-    `MOST_DUE`, one more than that, the earliest."""
+    `MAX_DUE`, one more than that, the earliest."""
 
     until: datetime
     reservations: list[tuple[datetime, str]]

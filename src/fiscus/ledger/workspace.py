@@ -30,7 +30,7 @@ from fiscus.idempotency import Idempotency, IdempotencyKey, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
-    MOST_DUE,
+    MAX_DUE,
     AnchorKey,
     Changes,
     LedgerTransaction,
@@ -47,7 +47,7 @@ from fiscus.quotas.matching import MatchedQuota
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey, QuotaUsage
 
 _ABSENT: Final = object()
-_MOST_LOOKUPS: Final = 8
+_MAX_LOOKUPS: Final = 8
 """So often is looked up in one attempt what a denial needs to know; then what all need, at once."""
 _DUE_SOON: Final = timedelta(seconds=2)
 """So much later at most are most of a group's commands than its first."""
@@ -284,7 +284,7 @@ class Workspace:
             self._look_up(UnlockedReads(due={tenant_id: now + _DUE_SOON}))
             known = self._unlocked.due[tenant_id]
         due = [one for due_at, one in known.reservations if due_at <= now]
-        if len(due) > MOST_DUE:
+        if len(due) > MAX_DUE:
             raise MoreDue(tenant_id, now)
         return due
 
@@ -318,7 +318,7 @@ class Workspace:
 
     def _look_up(self, wanted: UnlockedReads) -> None:
         self.needs.unlocked.add(wanted)
-        if self._lookups == _MOST_LOOKUPS:
+        if self._lookups == _MAX_LOOKUPS:
             raise MoreNeeded
         self._lookups += 1
         self._unlocked.add(self._transaction.read_unlocked(wanted))

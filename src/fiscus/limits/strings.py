@@ -39,7 +39,7 @@ _SHORT: Final = {
 _ALGORITHMS: Final = {algorithm.value: algorithm for algorithm in Algorithm}
 _TOKEN: Final = re.compile(r"\s*(?P<token>[0-9]+|per|[a-z_]+|\S)", re.IGNORECASE | re.ASCII)
 _SEPARATORS: Final = ";,|"
-_MOST_DIGITS: Final = 15
+_MAX_DIGITS: Final = 15
 # what the parts of a limit are called in the errors of rules
 _WORDS: Final = {
     "limit_value": "the count",
@@ -119,7 +119,7 @@ class _Reader:
         word = self.word()
         if not (word.isascii() and word.isdigit()):
             return None
-        if len(word) > _MOST_DIGITS:
+        if len(word) > _MAX_DIGITS:
             raise self.wrong("is too large", "Use a smaller number.")
         self._next += 1
         return int(word)

@@ -30,7 +30,7 @@ RENEW_AHEAD: Final = timedelta(hours=24)
 GROWTH: Final = Decimal("1.2")
 """What `by_usage` gives beyond the use it sees."""
 ONE_UNIT: Final = Decimal(1)
-MOST_UNITS: Final = subtract(LIMIT, ONE_UNIT)
+MAX_UNITS: Final = subtract(LIMIT, ONE_UNIT)
 SHORTEST: Final = timedelta(minutes=1)
 
 
@@ -173,7 +173,7 @@ def amount_by_usage(quota: Quota, used: Decimal, now: datetime) -> Decimal:
     microsecond = timedelta(microseconds=1)
     whole = multiply(used, Decimal(length // microsecond))
     grown = multiply(EXACT.divide(whole, Decimal(elapsed // microsecond)), GROWTH)
-    return min(max(ONE_UNIT, grown.to_integral_value(rounding=ROUND_CEILING)), MOST_UNITS)
+    return min(max(ONE_UNIT, grown.to_integral_value(rounding=ROUND_CEILING)), MAX_UNITS)
 
 
 def remaining(quota: Quota, used: Decimal, burst_used: Decimal) -> Decimal:

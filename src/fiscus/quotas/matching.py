@@ -38,7 +38,7 @@ class _Known(Struct, frozen=True, gc=False):
     """The first of their periods ends."""
 
 
-_MOST_KNOWN: Final = 1_000
+_MAX_KNOWN: Final = 1_000
 _Place = tuple[str, str]
 """Scope id or `*`, and resource type."""
 _Places = dict[_Place, dict[str, MatchedQuota]]
@@ -92,7 +92,7 @@ class QuotaIndex:
         wanted = operation.resource_type, self._scopes.ids_of(operation)
         known = self._known.get(wanted)
         if known is None:
-            if len(self._known) >= _MOST_KNOWN:
+            if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             known = self._known[wanted] = self._of_any_time(*wanted)
         if known.since <= moment < known.until:

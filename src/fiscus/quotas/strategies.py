@@ -23,8 +23,8 @@ TIER_SHARES: Final = {1: 50, 2: 30, 3: 20}
 LAST_TIER: Final = 3
 USAGE_DAYS: Final = 30
 """How far back `dynamic` looks."""
-MOST_ENTITIES: Final = 1000
-MOST_DECIMALS: Final = 12
+MAX_ENTITIES: Final = 1000
+MAX_DECIMALS: Final = 12
 
 Usage = Mapping[tuple[ScopeType, str], Decimal]
 """What each scope used of the resource in the last `USAGE_DAYS` days, given back taken off."""
@@ -179,10 +179,10 @@ def _largest_remainder(total: int, weights: Sequence[int], ties: Sequence[object
 
 def _check_shape(request: DistributeRequest) -> None:
     """What can be said without amounts. Raises `ValidationError` naming the field."""
-    if not 0 <= request.decimals <= MOST_DECIMALS:
-        raise _bad("decimals", f"must be between 0 and {MOST_DECIMALS}", "Send 0 to 12.")
-    if not 1 <= len(request.entities) <= MOST_ENTITIES:
-        raise _bad("entities", f"must be 1 to {MOST_ENTITIES}", "Send who gets a part.")
+    if not 0 <= request.decimals <= MAX_DECIMALS:
+        raise _bad("decimals", f"must be between 0 and {MAX_DECIMALS}", "Send 0 to 12.")
+    if not 1 <= len(request.entities) <= MAX_ENTITIES:
+        raise _bad("entities", f"must be 1 to {MAX_ENTITIES}", "Send who gets a part.")
     reserved = request.strategy is Strategy.RESERVED
     if reserved and request.then is Strategy.RESERVED:
         raise _bad("then", "must not be reserved", "Send fair_share, priority or dynamic.")
@@ -242,7 +242,7 @@ def _weight(usage: Usage, entity: Entity) -> int:
     nothing.
     """
     used = parse_amount(usage.get((entity.scope_type, entity.scope_id), ZERO), "usage")
-    return int(max(used, ZERO).scaleb(MOST_DECIMALS, EXACT))
+    return int(max(used, ZERO).scaleb(MAX_DECIMALS, EXACT))
 
 
 def _bad(field: str, what: str, action: str) -> ValidationError:

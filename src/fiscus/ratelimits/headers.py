@@ -18,7 +18,7 @@ from fiscus.clock import to_us
 from fiscus.ratelimits.calls import RateLimitCheckAnswer
 from fiscus.wire.headers import FieldLines
 
-_MOST_TOLD: Final = 10
+_MAX_TOLD: Final = 10
 """Policies that are told: servers and proxies bound the size of headers."""
 
 
@@ -105,7 +105,7 @@ def limit_lines(
         before = _before_remaining(first.name, first.limit, first.window_seconds)
         limits = f"{first.remaining};t={first.reset_seconds}"
     else:
-        statuses = statuses[:_MOST_TOLD]
+        statuses = statuses[:_MAX_TOLD]
         members = [_policy_member(one.name, one.limit, one.window_seconds) for one in statuses]
         before = f"RateLimit-Policy: {', '.join(members)}\r\nRateLimit: "
         limits = ", ".join(

@@ -20,7 +20,7 @@ from fiscus.wire.encoding import encode
 from fiscus.wire.hooks import decoder_for
 
 _NONE: Final = encode([])
-_MOST_SILENT: Final = 10_000
+_MAX_SILENT: Final = 10_000
 _read_budgets: Final = decoder_for(list[Budget]).decode
 
 
@@ -82,7 +82,7 @@ class FallbackReplica:
             self._known[one.tenant_id] = _TenantFallback(one.at_ns, as_json)
             return
         self._known.pop(one.tenant_id, None)
-        if len(self._silent_ns) >= _MOST_SILENT:
+        if len(self._silent_ns) >= _MAX_SILENT:
             self._silent_ns.clear()
         self._silent_ns[one.tenant_id] = one.at_ns
 

@@ -40,7 +40,7 @@ from fiscus.quotas.model import Quota
 from fiscus.wire.encoding import encode_into
 from fiscus.wire.hooks import decoder_for
 
-MOST_NUMBERED: Final = 5_000
+MAX_NUMBERED: Final = 5_000
 _ID_FIELD: Final = b'"correlation_id":'
 _NO_ID: Final = _ID_FIELD + b"null}"
 
@@ -260,7 +260,7 @@ class ResultEncoder:
     ) -> bytearray:
         """A `GroupResult` as a frame."""
         budgets, quotas = self._budgets, self._quotas
-        anew = len(budgets) + len(quotas) > MOST_NUMBERED
+        anew = len(budgets) + len(quotas) > MAX_NUMBERED
         if anew:
             budgets.clear()
             quotas.clear()

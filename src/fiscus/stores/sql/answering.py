@@ -25,7 +25,7 @@ Clients wait for an answer a little longer: it is to come from here, as who hear
 LOOK_SECONDS: Final = 0.1
 SILENT_LOOKS: Final = 10
 """After so many looks without a word, and again after as many, it is asked whether it hangs."""
-MOST_LOOKS: Final = 90
+MAX_LOOKS: Final = 90
 """After so many the server has not ended what took longer than `STATEMENT_SECONDS`."""
 
 
@@ -51,7 +51,7 @@ class AnsweringConnection(psycopg.Connection[Any]):
                 ready = yield wanted
                 if ready == Ready.NONE:
                     silent += 1
-                    too_long = silent >= MOST_LOOKS and not self.statements_may_last
+                    too_long = silent >= MAX_LOOKS and not self.statements_may_last
                     if too_long or (silent % SILENT_LOOKS == 0 and self._hangs()):
                         self.pgconn.finish()
                         raise psycopg.OperationalError("the server does not answer")

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from fiscus.budgets.model import BalanceKey, BudgetBalance, Reservation, ReservationStatus
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import (
-    MOST_DUE,
+    MAX_DUE,
     Changes,
     Definitions,
     DueReservations,
@@ -233,7 +233,7 @@ class SqlLedgerTransaction:
         found = self._run(
             [
                 Statement(
-                    f"{read.DUE} LIMIT {MOST_DUE + 1}",
+                    f"{read.DUE} LIMIT {MAX_DUE + 1}",
                     read.TENANT_UNTIL,
                     [(tenant_id, time(until))],
                 )

@@ -20,7 +20,7 @@ from fiscus.budgets.model import (
 from fiscus.costs.model import CostFlag
 from fiscus.idempotency import IdempotencyKey, StoredAnswer
 from fiscus.ledger.port import (
-    MOST_HOLDS,
+    MAX_HOLDS,
     AnchorKey,
     Definitions,
     OperationKey,
@@ -148,7 +148,7 @@ HOLDS = f"""
     SELECT CAST(v.reservation_id AS TEXT), v.expires_at,
            CAST(l.budget_id AS TEXT), l.scope_id, l.period_start, l.amount
     FROM (
-        SELECT p.reservation_id, p.expires_at {_PENDING} ORDER BY p.expires_at LIMIT {MOST_HOLDS}
+        SELECT p.reservation_id, p.expires_at {_PENDING} ORDER BY p.expires_at LIMIT {MAX_HOLDS}
     ) AS v JOIN reservation_lines l ON l.reservation_id = v.reservation_id
 """
 LAST_HOLD = f"SELECT p.expires_at {_PENDING} ORDER BY p.expires_at DESC LIMIT 1"

@@ -27,7 +27,7 @@ from fiscus.zones import day_start, local_day
 
 DAYS: Final = 30
 """Of how many local days totals are given when no range is asked for."""
-MOST_DAYS: Final = 366
+MAX_DAYS: Final = 366
 _BATCH: Final = 5000
 
 # The primary key has the quota before these two.
@@ -143,7 +143,7 @@ def _day_totals(
         since = day_start(first, quota.timezone)
     else:
         since = max(since, quota.period_start)  # before it there is nothing, perhaps no local day
-        first = max(local_day(since, quota.timezone), last - MOST_DAYS + 1)
+        first = max(local_day(since, quota.timezone), last - MAX_DAYS + 1)
     if first > last:
         return []
     # In real time: a local day is as long as its zone makes it.
