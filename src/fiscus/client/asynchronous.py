@@ -20,6 +20,7 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
+from fiscus.client.arguments import given_patience, request, tenant_named
 from fiscus.client.backend import Backend
 from fiscus.client.consuming import AsyncConsumption, Source, take_request
 from fiscus.client.fields import (
@@ -47,9 +48,6 @@ from fiscus.client.fields import (
     SettleFields,
     TenantFields,
     UtilizationFields,
-    given_patience,
-    request,
-    tenant_named,
 )
 from fiscus.client.requests import (
     change_budget,

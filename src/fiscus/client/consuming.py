@@ -20,8 +20,9 @@ from typing import Any, Final, NamedTuple, ParamSpec, Self, TypeVar, cast
 
 from msgspec.structs import replace
 
+from fiscus.client.arguments import request
 from fiscus.client.backend import Operations, run_blocking
-from fiscus.client.fields import AmountLike, request
+from fiscus.client.fields import AmountLike
 from fiscus.client.telling import in_python
 from fiscus.client.transports import uninterrupted
 from fiscus.errors import Conflict, FiscusError

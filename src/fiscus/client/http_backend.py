@@ -27,8 +27,8 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
+from fiscus.client.arguments import given_id, given_key, given_tenant_id
 from fiscus.client.backend import NotPicklable
-from fiscus.client.fields import given_id, given_key, given_tenant_id
 from fiscus.client.problems import error_of, not_an_answer, unreachable
 from fiscus.client.retries import (
     NOTHING_DONE_STATUSES,

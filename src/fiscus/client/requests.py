@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 from msgspec.structs import asdict
 
 from fiscus.budgets.calls import BudgetView, CheckBatchRequest
 from fiscus.budgets.model import BudgetSpec
+from fiscus.client.arguments import full_names, given_items, request
 from fiscus.client.backend import Backend
-from fiscus.client.fields import full_names, given_items, raw_record, request
 from fiscus.costs.calls import RecordBatchRequest
 from fiscus.costs.report_model import ReportRequest
 from fiscus.errors import ValidationError
+from fiscus.money import parse_amount
 from fiscus.quotas.calls import QuotaCheckBatchRequest, QuotaView
 from fiscus.quotas.model import QuotaSpec
 from fiscus.ratelimits.calls import PolicyView, RateLimitBatchRequest
 from fiscus.ratelimits.model import PolicySpec
-from fiscus.wire.converting import convert
+from fiscus.wire.converting import as_json, convert
 from fiscus.wire.items import tenant_of_items
 
 S = TypeVar("S", bound=Struct)
@@ -60,10 +62,26 @@ def record_batch_request(
         raise ValidationError(
             "records is empty", field="records", suggested_action="Give at least one record."
         )
-    raw = [raw_record(index, one) for index, one in enumerate(items)]
+    raw = [_raw_record(index, one) for index, one in enumerate(items)]
     return RecordBatchRequest(
         records=raw, tenant_id=None if tenant is None else tenant_of_items(raw, tenant)
     )
+
+
+def _raw_record(index: int, given: Mapping[str, object]) -> Raw:
+    """One record of a batch, checked where it is recorded: the others stand when it falls.
+
+    Raises `ValidationError` for floats, and for what JSON has no form for.
+    """
+    place = f"records[{index}]"
+    named = full_names(given)
+    for amount in ("cost_amount", "usage_quantity"):
+        value = named.get(amount)
+        if isinstance(value, float):
+            parse_amount(value, f"{place}.{amount}")
+        if isinstance(value, Decimal) and not value.is_finite():
+            named[amount] = str(value)  # which is refused where it is recorded
+    return Raw(as_json(named, place))
 
 
 def report_request(fields: Mapping[str, Any], tenant: str | None) -> ReportRequest:

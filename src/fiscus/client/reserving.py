@@ -6,8 +6,9 @@ from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
 from fiscus.budgets.calls import CheckAnswer, CheckRequest
+from fiscus.client.arguments import request
 from fiscus.client.backend import Operations, run_blocking
-from fiscus.client.fields import AmountLike, SettleFields, request
+from fiscus.client.fields import AmountLike, SettleFields
 from fiscus.client.holds import Hold
 from fiscus.client.settlements import Settlement
 from fiscus.client.telling import telling

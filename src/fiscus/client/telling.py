@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-from fiscus.client.fields import SHORT_NAMES
+from fiscus.client.arguments import SHORT_NAMES
 from fiscus.errors import ValidationError
 from fiscus.money import A_NUMBER
 
