@@ -30,7 +30,7 @@ from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
 from fiscus.client.arguments import given_id, given_key, given_tenant_id, given_text
 from fiscus.client.backend import NotPicklable
-from fiscus.client.blocking import BlockingApi
+from fiscus.client.blocking.api import BlockingApi
 from fiscus.client.problems import closed
 from fiscus.clock import Clock
 from fiscus.costs.calls import (

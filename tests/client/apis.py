@@ -21,7 +21,7 @@ from fiscus.ids import uuid7
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
-    from fiscus.client.blocking import BlockingApi
+    from fiscus.client.blocking.api import BlockingApi
     from fiscus.clock import ManualClock
     from fiscus.engine import Engine
 

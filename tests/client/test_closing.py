@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fiscus import AsyncClient, Client, Fiscus, ServiceUnavailable
-from fiscus.client.asynchronous import AsyncApi
-from fiscus.client.blocking import BlockingApi
+from fiscus.client.asynchronous.api import AsyncApi
+from fiscus.client.blocking.api import BlockingApi
 from fiscus.ids import uuid7
 from tests.client.apis import BUDGET, OPERATION, RunningServer
 from tests.fiscus_process import clean_environment
@@ -79,9 +79,9 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 def test_these_are_all_calls_there_are() -> None:
-    public = {name for name in vars(BlockingApi) if not name.startswith("_")}
+    public = {name for name in dir(BlockingApi) if not name.startswith("_")}
     assert public - set(CALLS) == {"close", "quota", "reserve", "source"}
-    assert {name for name in vars(AsyncApi) if not name.startswith("_")} >= set(CALLS)
+    assert {name for name in dir(AsyncApi) if not name.startswith("_")} >= set(CALLS)
 
 
 def assert_closed(error: ServiceUnavailable, what: str) -> None:

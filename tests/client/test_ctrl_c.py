@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from fiscus.client.blocking import BlockingApi
+    from fiscus.client.blocking.api import BlockingApi
     from tests.client.apis import RunningServer
 
 # where it comes before the first step of a call, that step is never made

@@ -15,8 +15,8 @@ import pytest
 
 import fiscus
 from fiscus import AsyncClient, Client, Fiscus, ValidationError, to_json
-from fiscus.client.asynchronous import AsyncApi
-from fiscus.client.blocking import BlockingApi
+from fiscus.client.asynchronous.api import AsyncApi
+from fiscus.client.blocking.api import BlockingApi
 from tests.client.apis import BUDGET, OPERATION
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fiscus.client.blocking import BlockingApi
+    from fiscus.client.blocking.api import BlockingApi
     from tests.client.apis import RunningServer
 
 

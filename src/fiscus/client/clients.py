@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 import httpx
 
 from fiscus.client.arguments import given_count, given_seconds, given_text, tenant_named
-from fiscus.client.asynchronous import AsyncApi
-from fiscus.client.blocking import BlockingApi
+from fiscus.client.asynchronous.api import AsyncApi
+from fiscus.client.blocking.api import BlockingApi
 from fiscus.client.http_backend import HttpBackend
 from fiscus.client.retries import RetryPolicy
 from fiscus.client.transports import AsyncTransport, BlockingTransport

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from fiscus.client.blocking import BlockingApi
+from fiscus.client.blocking.api import BlockingApi
 from fiscus.client.consuming import Consumption, take_request
 from fiscus.client.fields import AmountLike, QuotaFields, ReserveFields
 from fiscus.client.reserving import OnUnreachable, Reservation

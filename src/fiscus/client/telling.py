@@ -26,9 +26,9 @@ _ITEM: Final = re.compile(r"(?P<name>\w+)\[(?P<index>\d+)\]\.")
 
 
 def speaks_python(kind: C) -> C:
-    """A class whose public calls tell what is wrong with them as `in_python` does."""
-    for name, member in list(vars(kind).items()):
-        if inspect.isfunction(member) and not name.startswith("_"):
+    """A class whose public calls, inherited ones too, tell what is wrong as `in_python` does."""
+    for name, member in inspect.getmembers(kind, inspect.isfunction):
+        if not name.startswith("_"):
             setattr(kind, name, in_python(member))
     return kind
 

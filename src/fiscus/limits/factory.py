@@ -11,8 +11,8 @@ from fiscus.limits.strings import parse_limits
 from fiscus.ratelimits.model import OnCountersFailure
 
 if TYPE_CHECKING:
-    from fiscus.client.asynchronous import AsyncApi
-    from fiscus.client.blocking import BlockingApi
+    from fiscus.client.asynchronous.api import AsyncApi
+    from fiscus.client.blocking.api import BlockingApi
     from fiscus.client.fields import Who
 
 COUNTERS_TIMEOUT_SECONDS: Final = 0.01
@@ -146,8 +146,8 @@ def _on_server(
             "Give resource, and no limits of its own.",
         )
     check_text(resource, "resource")
-    from fiscus.client.asynchronous import AsyncApi
-    from fiscus.client.blocking import BlockingApi
+    from fiscus.client.asynchronous.api import AsyncApi
+    from fiscus.client.blocking.api import BlockingApi
     from fiscus.limits.on_server import ServerLimit
 
     if not isinstance(client, BlockingApi | AsyncApi):  # pyright: ignore[reportUnnecessaryIsInstance] - from untyped callers

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from time import time_ns
 from typing import Any, Final, NoReturn
 
-from fiscus.client.asynchronous import AsyncApi
-from fiscus.client.blocking import BlockingApi
+from fiscus.client.asynchronous.api import AsyncApi
+from fiscus.client.blocking.api import BlockingApi
 from fiscus.clock import to_us
 from fiscus.errors import InternalError, RateLimitViolated, ServiceUnavailable, ValidationError
 from fiscus.limits.base import KeyOf, Limit, check_count, check_text

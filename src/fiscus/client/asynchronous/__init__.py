@@ -1,0 +1,1 @@
+"""The calls of `blocking` as coroutines: a module for each resource, joined in `api`."""

@@ -1,0 +1,1 @@
+"""The calls that block until they are answered: a module for each resource, joined in `api`."""
