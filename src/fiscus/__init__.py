@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fiscus.client.fields import OperationFields
     from fiscus.client.reserving import AsyncReservation, Reservation
     from fiscus.client.settlements import Settlement
-    from fiscus.embedded import Fiscus
+    from fiscus.embedded.api import Fiscus
     from fiscus.errors import (
         BudgetExceeded,
         Conflict,
@@ -77,7 +77,7 @@ _ELSEWHERE: Final = {
     "AsyncReservation": "fiscus.client.reserving",
     "Client": "fiscus.client.clients",
     "Consumption": "fiscus.client.consuming",
-    "Fiscus": "fiscus.embedded",
+    "Fiscus": "fiscus.embedded.api",
     "OperationFields": "fiscus.client.fields",
     "Reservation": "fiscus.client.reserving",
     "Settlement": "fiscus.client.settlements",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
 OURS: Final = str(Path(fiscus.client.__file__).parent)
-EMBEDDED: Final = str(Path(fiscus.__file__).with_name("embedded.py"))
+EMBEDDED: Final = str(Path(fiscus.__file__).with_name("embedded"))
 MAX_PLACES: Final = 1_000
 
 

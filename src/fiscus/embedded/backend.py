@@ -1,16 +1,10 @@
-"""`Fiscus`: the Python API in process, with no server."""
+"""The calls of the Python API over an engine in this process."""
 
 from __future__ import annotations
 
-import os
-import threading
-import warnings
-from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
-import pydantic
 from msgspec.structs import asdict, replace
 
 from fiscus.budgets.calls import (
@@ -28,23 +22,14 @@ from fiscus.budgets.calls import (
 )
 from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
-from fiscus.client.arguments import given_id, given_key, given_tenant_id, given_text
-from fiscus.client.backend import NotPicklable
-from fiscus.client.blocking.api import BlockingApi
-from fiscus.client.problems import closed
-from fiscus.clock import Clock
-from fiscus.costs.calls import (
-    RecordAnswer,
-    RecordBatchAnswer,
-    RecordBatchRequest,
-    RecordRequest,
-)
+from fiscus.client.arguments import given_id, given_key, given_tenant_id
+from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordBatchRequest, RecordRequest
 from fiscus.costs.model import CostRecord
 from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportRequest
 from fiscus.costs.reports import build_report
+from fiscus.embedded.opened import OpenedEngine
 from fiscus.engine import Engine
-from fiscus.errors import Conflict, ValidationError
 from fiscus.health import HealthAnswer, health_of
 from fiscus.idempotency import (
     ALLOCATE_QUOTA,
@@ -95,15 +80,11 @@ from fiscus.ratelimits.calls import (
     RateLimitCheckRequest,
     ResetRequest,
 )
-from fiscus.ratelimits.limiter import Limiter
 from fiscus.ratelimits.model import PolicySpec
 from fiscus.ratelimits.queries import PolicyListQuery
 from fiscus.ratelimits.resets import reset
 from fiscus.ratelimits.views import policy_view
-from fiscus.scopes import parse_id
-from fiscus.settings import Settings, wrong_setting
 from fiscus.tenants import Tenant, TenantSpec
-from fiscus.wiring.engine import open_engine
 
 T = TypeVar("T")
 
@@ -111,90 +92,12 @@ ACTOR: Final = "embedded"
 """Who changed a definition, in its history: a program with the engine in it has no credential."""
 
 
-class Fiscus(BlockingApi):
-    """Fiscus inside this process: the same calls as `Client`, straight to the engine.
-
-    The program is trusted with every tenant. Safe to share among threads; calls block, so in an
-    event loop run them by `asyncio.to_thread`. Close it when done, or use it in a `with`; a call on
-    a closed one raises `ServiceUnavailable`, one in a forked process `Conflict`.
-
-    >>> with Fiscus.open(data_dir="fiscus-data", tenant="acme") as fiscus:
-    ...     with fiscus.reserve(project="search", resource_type="llm", estimate="0.02") as r:
-    ...         r.settle("0.0187")
-    """
-
-    if not TYPE_CHECKING:  # type checkers tell of what is missing themselves
-
-        def __init__(self, *opened: object, **named: object) -> None:
-            match opened:
-                case (_EngineBackend() as backend, tenant) if not named:
-                    super().__init__(backend, tenant)
-                case _:
-                    raise TypeError("use Fiscus.open(data_dir=…): it opens the stores first")
-
-    @classmethod
-    def open(
-        cls,
-        *,
-        data_dir: str | Path | None = None,
-        database_url: str | None = None,
-        clock: Clock | None = None,
-        tenant: str | None = None,
-        **settings: Any,
-    ) -> Self:
-        """Open the stores, making or updating their tables.
-
-        Without `database_url` that is SQLite in `data_dir`. Any other setting can be given by its
-        name (see `fiscus.settings.Settings`); what is not given comes from the environment.
-        `tenant` stands in where a call names none; it is the setting `default_tenant` by default.
-        Raises `ValidationError` for a wrong setting, `ServiceUnavailable` when the database cannot
-        be reached, and `Conflict` when its SQLite file was open here before a fork.
-        """
-        given = {"data_dir": data_dir, "database_url": database_url, **settings}
-        checked = _settings(given)
-        tenant = checked.default_tenant if tenant is None else given_text(tenant, "tenant")
-        tenant = parse_id(tenant, "tenant")
-        return cls(_EngineBackend(open_engine(checked, clock=clock), tenant), tenant)
-
-
-def _settings(given: Mapping[str, Any]) -> Settings:
-    named = {name: one for name, one in given.items() if one is not None}
-    for name in named:
-        if name not in Settings.model_fields:
-            raise ValidationError(
-                f"{name} is not a setting",
-                field=name,
-                suggested_action="Known: " + ", ".join(sorted(Settings.model_fields)) + ".",
-            )
-    try:
-        return Settings(**named)
-    except pydantic.ValidationError as error:
-        name, what = wrong_setting(error)
-        raise ValidationError(
-            f"{name} {what}", field=name, suggested_action=f"Correct {name}."
-        ) from None
-
-
-class _EngineBackend(NotPicklable):
+class EngineBackend(OpenedEngine):
     """Every call, blocking; see `client.backend.Backend`."""
 
     def __init__(self, engine: Engine, tenant: str) -> None:
-        self._opened = engine
+        super().__init__(engine)
         self._default_tenant = tenant
-        self._pid = os.getpid()
-        self._closed = False
-        self._counting = threading.Lock()
-        self._counts = False
-
-    def __del__(self) -> None:
-        # Not closed here: that waits for threads, and this may be one of them.
-        if not self._closed and os.getpid() == self._pid:
-            warnings.warn(
-                "unclosed Fiscus: call its close(), or use it in a with",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
 
     # -- decisions and costs
 
@@ -467,45 +370,8 @@ class _EngineBackend(NotPicklable):
     async def uninterrupted(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await call()
 
-    async def close(self) -> None:
-        # What is open in the process that this one was forked from is that one's to close.
-        if not self._closed and os.getpid() == self._pid:
-            self._closed = True
-            self._opened.close()
-
-    @property
-    def _engine(self) -> Engine:
-        """The engine, for one call. Raises when it can do nothing here any more."""
-        if self._closed:
-            raise closed("This Fiscus")
-        if os.getpid() != self._pid:
-            # the engine's threads and its turns to write are in the other process
-            raise Conflict(
-                "Fiscus was opened in another process",
-                suggested_action="Open it after the fork, in the process that uses it; on SQLite "
-                "in no other before.",
-            )
-        return self._opened
-
     def _run(self, command: Command) -> Any:
         return answer_or_raise(self._engine.ledger.execute(command))
-
-    def _now(self) -> datetime:
-        return self._opened.clock.now()  # the clock can do that anywhere and at any time
-
-    def _limiter(self) -> Limiter:
-        """The limiter, which only one process may count with unless counters are in Redis.
-
-        Raises `Conflict` at the first use when another `Fiscus`, in this or another process, counts
-        on the same data.
-        """
-        engine = self._engine
-        with self._counting:
-            if not self._counts:
-                engine.claim_counters()
-                engine.limiter.start()
-                self._counts = True
-        return engine.limiter
 
     def _tenant(self, named: str | None) -> str:
         return self._default_tenant if named is None else named

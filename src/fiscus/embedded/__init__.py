@@ -1,0 +1,1 @@
+"""`Fiscus`: the Python API in process, with no server."""
