@@ -10,9 +10,9 @@ import httpx
 from fiscus.cli.terminal import CommandError, UsageError
 from fiscus.client.backend import run_blocking
 from fiscus.client.clients import blocking_backend
-from fiscus.client.http_backend import answer_of
 from fiscus.client.problems import not_an_answer
 from fiscus.client.retries import RetryPolicy
+from fiscus.client.sender import answer_of
 from fiscus.client.transports import Reply
 from fiscus.errors import ServiceUnavailable, ValidationError
 
