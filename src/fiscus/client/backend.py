@@ -7,7 +7,7 @@ never suspends in them, so `run_blocking` can run them outside an event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from fiscus.budgets.calls import (
     BudgetView,
@@ -63,6 +63,9 @@ from fiscus.ratelimits.queries import PolicyListQuery
 from fiscus.tenants import Tenant, TenantSpec
 
 T = TypeVar("T")
+
+CLEAN_UP_SECONDS: Final = 5.0
+"""How long giving back may hold up the leaving of a block."""
 
 
 class Operations(Protocol):

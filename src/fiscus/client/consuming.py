@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, Self, TypeVar, cast
 from msgspec.structs import replace
 
 from fiscus.client.arguments import request
-from fiscus.client.backend import Operations, run_blocking
+from fiscus.client.backend import CLEAN_UP_SECONDS, Operations, run_blocking
 from fiscus.client.fields import AmountLike
 from fiscus.client.telling import in_python
 from fiscus.client.transports import uninterrupted
@@ -35,9 +35,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger("fiscus")
-
-CLEAN_UP_SECONDS: Final = 5.0
-"""How long giving back may hold up the leaving of a block."""
 
 
 class Source(NamedTuple):

@@ -28,14 +28,13 @@ import asyncio
 import logging
 import os
 import sys
-import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import inf
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -47,9 +46,10 @@ from fiscus.budgets.calls import (
     allowed_without_store,
 )
 from fiscus.budgets.refusals import refusal
-from fiscus.client.backend import Operations
+from fiscus.client.backend import CLEAN_UP_SECONDS, Operations
 from fiscus.client.lending import Lending, Used
 from fiscus.client.same_operation import covers
+from fiscus.client.settle_once import SettleOnce, ToSettle
 from fiscus.client.settlements import (
     LEFT_TO_PARENT,
     Settlement,
@@ -59,7 +59,6 @@ from fiscus.client.settlements import (
     settle_request,
     settled_by,
 )
-from fiscus.client.usage import merge_details
 from fiscus.errors import (
     Conflict,
     FiscusError,
@@ -73,41 +72,15 @@ from fiscus.wire.converting import convert
 
 log = logging.getLogger("fiscus")
 
-CLEAN_UP_SECONDS: Final = 5.0
-"""How long giving back may hold up the leaving of a block."""
-
-
-_innermost: ContextVar[Hold | None] = ContextVar("fiscus_reservation", default=None)
+_innermost: ContextVar[BlockHold | None] = ContextVar("fiscus_reservation", default=None)
 
 if sys.platform != "win32":
     # what a forked process uses of an enclosing block, the process that settles it would not know
     os.register_at_fork(after_in_child=lambda: _innermost.set(None))
 
 
-class _Begun(NamedTuple):
-    """What is settled: this block's own part, and what nested blocks have used."""
-
-    own: Used
-    nested: Used
-
-    @property
-    def whole(self) -> Used:
-        details = merge_details(self.nested.details, self.own.details)
-        return Used(add(self.nested.cost, self.own.cost), details)
-
-
-class _Settled(NamedTuple):
-    """This block's own part, and what came of settling it."""
-
-    own: Decimal
-    answer: Settlement
-
-
-class Hold:
-    """One block: what it holds, and what it lends to those in it.
-
-    Its lock is held for arithmetic only, and taken before that of what it lends.
-    """
+class BlockHold:
+    """One block: what it holds, and what it lends to those in it."""
 
     def __init__(
         self, operations: Operations, request: CheckRequest, *, allow_unreachable: bool
@@ -130,20 +103,15 @@ class Hold:
         self._operations = operations
         self._allow_unreachable = allow_unreachable
         self._estimate = parse_not_negative(request.estimated_cost, "estimated_cost")
-        self._outer: Hold | None = None
-        self._parent: Hold | None = None
+        self._outer: BlockHold | None = None
+        self._parent: BlockHold | None = None
         self._drawn = ZERO
         self._alone = False
         self._held_until = inf
-        self._lock = threading.Lock()
         self._lending = Lending()
+        self._settling = SettleOnce(self._lending)
         self._entered = False
         self._released = False
-        self._begun: _Begun | None = None
-        # what calls of `settle` are on their way
-        self._trying: set[object] = set()
-        self._uncertain = False
-        self._settled: _Settled | None = None
         # of its own cost where nothing is held for it, and of what no enclosing block takes over
         self._key = uuid7()
         self._key_alone = uuid7()
@@ -182,9 +150,9 @@ class Hold:
         self._lending.begin()
         _innermost.set(self)
 
-    def open_or_outer(self) -> Hold | None:
+    def open_or_outer(self) -> BlockHold | None:
         """This block, or the nearest around it that is neither settled nor left."""
-        one: Hold | None = self
+        one: BlockHold | None = self
         while one is not None and not one._lending.open:
             one = one._outer
         return one
@@ -206,7 +174,7 @@ class Hold:
             return False
         return self._parent is None or self._drawn == 0 or self._parent._holds()
 
-    def _same_operation_outside(self) -> Hold | None:
+    def _same_operation_outside(self) -> BlockHold | None:
         one = self._outer
         while one is not None:
             if (
@@ -265,24 +233,12 @@ class Hold:
         now = self._now_there() if self._parent is not None else None
         own = Used(cost, checked(details, self.request.tenant_id, now))
         try:
-            return await self._operations.uninterrupted(lambda: self._settle(own))
+            return await self._operations.uninterrupted(
+                lambda: self._settling.settle(own, self._charge_all)
+            )
         except asyncio.CancelledError:
-            # it has had its time, and may go on alone: unless it was refused, leaving the block
-            # does not wait for it again
-            self._uncertain = self._begun is not None
+            self._settling.cancelled()
             raise
-
-    def _begin_to_settle(self, own: Used) -> _Begun:
-        """What to settle: again with the same amount is what it was at first."""
-        begun = self._begun
-        if begun is not None and begun.own.cost != own.cost and not self._uncertain:
-            raise _another_amount(begun.own.cost)
-        if begun is None or begun.own.cost != own.cost:
-            # from here on, nested costs are in no sum of this block
-            begun = _Begun(own, self._lending.sum_up())
-        self._begun = begun
-        self._uncertain = False
-        return begun
 
     async def settle_after_all(self, actual_cost: object, details: Mapping[str, Any]) -> None:
         """Settle what something came in the way of: again is the same, and spent is spent."""
@@ -308,47 +264,14 @@ class Hold:
         """Raises `RuntimeError` for a block that holds nothing yet, or was refused."""
         _ = self.answer
 
-    def _adds_up(self, begun: _Begun) -> bool:
+    def _adds_up(self, begun: ToSettle) -> bool:
         """Whether all of it is one sum: costs of several blocks add up in one currency only."""
         given = begun.own.details.get("currency")
         if given is None or given == self.request.currency:
             return True
         return self._parent is None and begun.nested.cost == 0
 
-    async def _settle(self, own: Used) -> Settlement:
-        trying = object()
-        try:
-            with self._lock:
-                if self._settled is not None:
-                    return _again(self._settled, own.cost)
-                begun = self._begin_to_settle(own)
-                self._trying.add(trying)
-            return await self._try_to_settle(begun, trying)
-        finally:
-            self._trying.discard(trying)
-
-    async def _try_to_settle(self, begun: _Begun, trying: object) -> Settlement:
-        try:
-            answer = await self._charge_all(begun)
-        except ServiceUnavailable:
-            self._uncertain = True
-            raise
-        except FiscusError:
-            self._refused(trying)
-            raise
-        self._settled = _Settled(begun.own.cost, answer)
-        return answer
-
-    def _refused(self, trying: object) -> None:
-        """Go on as before, unless another call has settled the same, or may still do so."""
-        with self._lock:
-            self._trying.discard(trying)
-            if self._settled is None and not self._trying:
-                self._begun = None
-                self._uncertain = False
-                self._lending.refused()
-
-    async def _charge_all(self, begun: _Begun) -> Settlement:
+    async def _charge_all(self, begun: ToSettle) -> Settlement:
         """Charge all of it; without the details of nested costs where these cannot be recorded."""
         charge = self._charge if self._adds_up(begun) else self._charge_apart
         try:
@@ -357,9 +280,9 @@ class Hold:
             if begun.whole.details == begun.own.details:
                 raise
             log.warning("details of nested operations are not recorded: %s", error.message)
-            return await charge(_Begun(begun.own, Used(begun.nested.cost, {})))
+            return await charge(ToSettle(begun.own, Used(begun.nested.cost, {})))
 
-    async def _charge(self, begun: _Begun) -> Settlement:
+    async def _charge(self, begun: ToSettle) -> Settlement:
         """Charge the sum."""
         whole = begun.whole
         if self._parent is None:
@@ -381,7 +304,7 @@ class Hold:
             await self._release_quietly(self.reservation_id)
         return answer
 
-    async def _charge_apart(self, begun: _Begun) -> Settlement:
+    async def _charge_apart(self, begun: ToSettle) -> Settlement:
         """Charge the own part, which is in another currency, and the nested ones by themselves."""
         answer = await self._charge_here(begun.own)
         await self._charge_to_parent(begun.nested)
@@ -416,7 +339,7 @@ class Hold:
 
     async def release(self) -> None:
         """Give back what nobody used. Nested costs are settled: what is spent is spent."""
-        if self._settled is not None:
+        if self._settling.done:
             raise Conflict(
                 "The reservation is settled and cannot be released",
                 suggested_action="Record a cost of category adjustment to correct it.",
@@ -445,23 +368,16 @@ class Hold:
 
         `error` is what the block was left with; a failure here never hides it.
         """
-        due = self._due()
+        due = self._settling.due()
         try:
             if due is not None:
                 await (self.settle(due, {}) if error is None else self.settle_after_all(due, {}))
-            elif self._begun is None and not self._released and self.reservation_id is not None:
+            elif (
+                not self._settling.begun and not self._released and self.reservation_id is not None
+            ):
                 await self._release_quietly(self.reservation_id)
         finally:
             self._give_back_drawn()
-
-    def _due(self) -> Decimal | None:
-        """The own part to settle when the block is left; None: nothing is to be settled."""
-        if self._settled is not None or self._uncertain:
-            # an uncertain one may be settled already; if not, it can still be, until it expires
-            return None
-        if self._begun is not None:
-            return self._begun.own.cost  # Ctrl-C came in the way
-        return ZERO if self._lending.used.cost > 0 else None
 
     def _give_back_drawn(self) -> None:
         if self._parent is not None:
@@ -483,17 +399,3 @@ class Hold:
             log.warning(
                 "reservation %s is held until it expires: %s", reservation_id, error.message
             )
-
-
-def _again(settled: _Settled, own: Decimal) -> Settlement:
-    if settled.own == own:
-        return settled.answer
-    raise _another_amount(settled.own)
-
-
-def _another_amount(settled: Decimal) -> Conflict:
-    return Conflict(
-        f"The reservation was settled with {plain(settled)}",
-        details={"settled": str(plain(settled))},
-        suggested_action="Record the difference as a cost of category adjustment.",
-    )

@@ -9,7 +9,7 @@ from fiscus.budgets.calls import CheckAnswer, CheckRequest
 from fiscus.client.arguments import request
 from fiscus.client.backend import Operations, run_blocking
 from fiscus.client.fields import AmountLike, SettleFields
-from fiscus.client.holds import Hold
+from fiscus.client.holds import BlockHold
 from fiscus.client.settlements import Settlement
 from fiscus.client.telling import telling
 from fiscus.errors import FiscusError, ValidationError
@@ -36,7 +36,7 @@ class _Block:
             )
         self._operations = operations
         self._given = fields
-        self._hold = Hold(
+        self._hold = BlockHold(
             operations,
             request(CheckRequest, fields, tenant),
             allow_unreachable=on_unreachable == "allow",
