@@ -15,7 +15,7 @@ import uvicorn
 from fiscus import AsyncClient
 from fiscus.access.model import ApiKey, Role, hash_key, hint_of, new_key
 from fiscus.http.app import create_app
-from fiscus.http.connections import connections_of
+from fiscus.http.fast_lane.connections import connections_of
 from fiscus.ids import uuid7
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from fiscus.access.model import ApiKey, Role, hash_key, hint_of, new_key
 from fiscus.envoy.authentication import ApiKeyAuthenticator
 from fiscus.envoy.mapping import DescriptorMapping, MappingSpec
 from fiscus.envoy.server import EnvoyServer
-from fiscus.http.metrics import Metrics
+from fiscus.http.monitoring.metrics import Metrics
 from fiscus.ids import uuid7
 from fiscus.priorities import Priority
 from fiscus.ratelimits.model import PolicySpec

@@ -12,7 +12,7 @@ import httpx
 from fiscus.access.model import ApiKey, Role, hash_key, hint_of, new_key
 from fiscus.clock import ManualClock
 from fiscus.http.app import create_app
-from fiscus.http.metrics import Metrics
+from fiscus.http.monitoring.metrics import Metrics
 from fiscus.ids import uuid7
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine

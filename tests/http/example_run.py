@@ -1,6 +1,6 @@
 """Sends every example of the OpenAPI document in the order that works, and provokes each error.
 
-As a script, writes the answers into `src/fiscus/http/examples.json`.
+As a script, writes the answers into `src/fiscus/http/openapi/examples.json`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISION_ENDPOINTS
-from fiscus.http.examples import PATH_IDS, QUERIES, REQUESTS
+from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS
+from fiscus.http.openapi.examples import PATH_IDS, QUERIES, REQUESTS
 from fiscus.stores.sql.failures import unavailable
 from fiscus.wire.paths import BASE_PATH
 from fiscus.wire.problems import STATUS_OF
@@ -95,7 +95,7 @@ DECIDED_BY_ANOTHER: Final = {
 }
 """Not by the one who asked for it."""
 
-FILE: Final = Path(__file__).parents[2] / "src" / "fiscus" / "http" / "examples.json"
+FILE: Final = Path(__file__).parents[2] / "src" / "fiscus" / "http" / "openapi" / "examples.json"
 
 
 def operations() -> dict[str, tuple[str, str, Any, int]]:

@@ -12,7 +12,7 @@ import uvicorn
 
 from fiscus.access.model import Role
 from fiscus.http.app import create_app
-from fiscus.http.connections import connections_of
+from fiscus.http.fast_lane.connections import connections_of
 from fiscus.settings import Settings
 from fiscus.wiring.engine import open_engine
 from tests.http.app_client import keep_key

@@ -9,7 +9,7 @@ import pytest
 
 from fiscus.access.keys import CredentialCache
 from fiscus.access.model import Role
-from fiscus.http.auth import Authenticator
+from fiscus.http.auth.authenticator import Authenticator
 from fiscus.settings import Settings
 from tests.http.app_client import API, NOON
 

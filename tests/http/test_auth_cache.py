@@ -12,8 +12,8 @@ import pytest
 from fiscus.access import keys
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable, Unauthorized
-from fiscus.http import auth
-from fiscus.http.auth import Authenticator
+from fiscus.http.auth import authenticator as authenticator_module
+from fiscus.http.auth.authenticator import Authenticator
 from fiscus.ids import uuid7
 from tests.http.app_client import NOON
 
@@ -87,7 +87,7 @@ async def test_memory_is_bounded_and_the_oldest_goes_first(
 async def test_lookups_in_hand_are_bounded(
     client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "MAX_LOOKUPS", 1)
+    monkeypatch.setattr(authenticator_module, "MAX_LOOKUPS", 1)
     door, slow = authenticator(client), SlowFind(client, monkeypatch)
     first = asyncio.create_task(door.authenticate(sent("fsk_first"), NOON))
     await asyncio.to_thread(slow.begun.wait, 20)
@@ -250,7 +250,7 @@ async def test_no_key_is_taken_past_its_end_or_after_it_was_seen_to_be_revoked(
 async def test_a_store_that_hangs_holds_up_a_known_key_but_for_a_moment(
     client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(authenticator_module, "PATIENCE_SECONDS", 0.01)
     door, key_id = authenticator(client), uuid7()
     key = sent(client.make_key(Role.SERVICE, key_id=key_id))
     principal = await door.authenticate(key, NOON)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fiscus.http.examples import REQUESTS
+from fiscus.http.openapi.examples import REQUESTS
 from tests.http.app_client import API, BUDGET
 
 if TYPE_CHECKING:

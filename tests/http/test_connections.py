@@ -16,9 +16,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from fiscus.access.model import Role
-from fiscus.http import connections
-from fiscus.http.connections import DecisionProtocol, connections_of
-from fiscus.http.lane import Reply
+from fiscus.http.fast_lane import connections
+from fiscus.http.fast_lane.connections import DecisionProtocol, connections_of
+from fiscus.http.fast_lane.lane import Reply
 from fiscus.ledger.group import GroupRunner
 from fiscus.runtime.turns import NEXT_STEP
 from tests.http.app_client import API, open_app
@@ -89,7 +89,7 @@ def test_a_decision_whose_failure_cannot_be_told_leaves_nobody_waiting(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("SELECT secret")
 
-    monkeypatch.setattr("fiscus.http.lane.note_refusal", fail)
+    monkeypatch.setattr("fiscus.http.fast_lane.lane.note_refusal", fail)
     with Wire(server) as wire:
         # at first its key has to be looked up, and at last it goes through ASGI
         for lines in ([], [], ["Connection: close"]):

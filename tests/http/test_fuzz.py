@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.openapi import build_document
+from fiscus.http.openapi.document import build_document
 from tests.http.live_server import serving
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from fiscus import health as health_module
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable
 from fiscus.http.api_limits import ApiLimits
-from fiscus.http.auth import Authenticator
-from fiscus.http.endpoints import Server
-from fiscus.http.health import Health
+from fiscus.http.auth.authenticator import Authenticator
 from fiscus.http.limiting import LoopLimiter
+from fiscus.http.management.endpoints import Server
+from fiscus.http.monitoring.health import Health
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
 from fiscus.worker import Worker

@@ -9,7 +9,7 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISION_ENDPOINTS
+from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS
 from fiscus.wire.paths import BASE_PATH
 from fiscus.wire.queries import TenantQuery
 from tests.http.app_client import API, BUDGET, POLICY, QUOTA

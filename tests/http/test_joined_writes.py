@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fiscus.http.joined_writes import LARGE, joining
+from fiscus.http.fast_lane.joined_writes import LARGE, joining
 from fiscus.runtime.turns import turn_of
 
 if TYPE_CHECKING:

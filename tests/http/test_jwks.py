@@ -21,9 +21,9 @@ from jwt.algorithms import RSAAlgorithm
 from fiscus.access.keys import CredentialCache
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable, Unauthorized
-from fiscus.http import jwks as jwks_module
-from fiscus.http.auth import Authenticator
-from fiscus.http.tokens import TokenVerifier
+from fiscus.http.auth import jwks as jwks_module
+from fiscus.http.auth.authenticator import Authenticator
+from fiscus.http.auth.tokens import TokenVerifier
 from fiscus.settings import Settings
 from tests.http.app_client import NOON
 from tests.http.test_tokens import CLAIMS

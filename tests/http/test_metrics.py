@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fiscus.access.model import Role
-from fiscus.http import metrics as metrics_module
+from fiscus.http.monitoring import metrics as metrics_module
 from tests.http.app_client import open_app
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ async def test_requests_are_counted_by_route_never_by_id(client: AppClient) -> N
 
 
 _WORKER = """
-from fiscus.http.metrics import Metrics
+from fiscus.http.monitoring.metrics import Metrics
 metrics = Metrics()
 metrics.decided("check", "allowed", 0.003)
 metrics.group_committed(3, 0.002)

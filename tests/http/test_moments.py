@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.openapi import build_document
+from fiscus.http.openapi.document import build_document
 from tests.http.app_client import API
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable
-from fiscus.http import most_used
+from fiscus.http.monitoring import most_used
 from tests.http.quota_calls import use
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import fields
 
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.examples import PATH_IDS
-from fiscus.http.queries import Shape, shapes_of
+from fiscus.http.management.queries import Shape, shapes_of
+from fiscus.http.openapi.examples import PATH_IDS
 from tests.http.app_client import open_app
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISION_ENDPOINTS
-from fiscus.http.descriptions import ABOUT
-from fiscus.http.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, REQUESTS
-from fiscus.http.openapi import EVERYWHERE, build_document
+from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS
+from fiscus.http.openapi.descriptions import ABOUT
+from fiscus.http.openapi.document import EVERYWHERE, build_document
+from fiscus.http.openapi.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, REQUESTS
 from fiscus.wire.paths import BASE_PATH
 from fiscus.wire.problems import STATUS_OF
 from tests.http.app_client import open_app

@@ -12,8 +12,8 @@ import pytest
 from fiscus.access.model import Role
 from fiscus.errors import FiscusError
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISION_ENDPOINTS
-from fiscus.http.endpoints import Endpoint, NoBody
+from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS
+from fiscus.http.management.endpoints import Endpoint, NoBody
 from fiscus.wire.decoding import decode
 from fiscus.wire.problems import STATUS_OF, TITLE_OF, Problem
 from tests.http.app_client import API, BUDGET, QUOTA, open_app
@@ -382,7 +382,7 @@ async def test_a_failure_inside_a_probe_is_a_problem_too(
     def fail(*_: Any) -> None:
         raise RuntimeError("SELECT secret FROM budgets")
 
-    monkeypatch.setattr("fiscus.http.health.dependencies_of", fail)
+    monkeypatch.setattr("fiscus.http.monitoring.health.dependencies_of", fail)
     problem_of(await client.send("GET", "/health", key=None), 500, "INTERNAL_ERROR")
     assert [line.event for line in told(caplog)] == ["request_failed"]
 
@@ -424,7 +424,7 @@ async def test_a_failure_inside_a_decision_says_what_to_do_as_any_other(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("SELECT secret FROM budgets")
 
-    monkeypatch.setattr("fiscus.http.lane.decode", fail)
+    monkeypatch.setattr("fiscus.http.fast_lane.lane.decode", fail)
     reply = await client.post("/budgets/check", {"resource_type": "llm", "estimated_cost": 1})
     problem = problem_of(reply, 500, "INTERNAL_ERROR")
     assert problem["suggested_action"] == "Report it with the correlation_id."

@@ -9,8 +9,8 @@ import pytest
 
 from fiscus.access.model import ALLOWED, Role
 from fiscus.http.app import ENDPOINTS
-from fiscus.http.decisions import DECISION_ENDPOINTS
-from fiscus.http.examples import PATH_IDS
+from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS
+from fiscus.http.openapi.examples import PATH_IDS
 from fiscus.wire.paths import BASE_PATH
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fiscus import match_limits
-from fiscus.http import backlog, endpoints
-from fiscus.http.stream import MAX_LINE_BYTES, _lines, _send_all
+from fiscus.http.management import backlog, endpoints
+from fiscus.http.management.stream import MAX_LINE_BYTES, _lines, _send_all
 from tests.http.app_client import API, open_app
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from pydantic import SecretStr
 
 from fiscus.access.keys import CredentialCache
 from fiscus.errors import Unauthorized, ValidationError
-from fiscus.http.auth import Authenticator
-from fiscus.http.tokens import TokenVerifier
+from fiscus.http.auth.authenticator import Authenticator
+from fiscus.http.auth.tokens import TokenVerifier
 from fiscus.settings import Settings
 from tests.http.app_client import API, NOON, open_app
 

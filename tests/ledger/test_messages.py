@@ -21,7 +21,7 @@ from fiscus.budgets.rules import ThrottleShare
 from fiscus.clock import from_us
 from fiscus.costs.model import ChargeCategory, CostFlag
 from fiscus.errors import ERROR_BY_CODE, FiscusError, ValidationError
-from fiscus.http.decisions import DECISION_ENDPOINTS
+from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS
 from fiscus.idempotency import Idempotency, IdempotencyKey
 from fiscus.ledger.answers import (
     BudgetBatchDecided,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fiscus.http.metrics import Metrics
-from fiscus.http.most_used import MostUsed
+from fiscus.http.monitoring.metrics import Metrics
+from fiscus.http.monitoring.most_used import MostUsed
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -15,8 +15,8 @@ HEAD = """# Metrics
 
 `GET /budget/v1/metrics`, in Prometheus' text format, for the roles `platform_admin` and
 `system_architect`. With several workers it shows the sums over all of them. Latencies have the
-buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `fiscus/http/metrics.py` and
-`fiscus/http/most_used.py`.
+buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `metrics.py` and
+`most_used.py` in `fiscus/http/monitoring`.
 
 The budgets and quotas used most are told to `platform_admin` alone, as their series name tenants.
 They are read from the database when metrics are asked for, once a minute at most. While it does not

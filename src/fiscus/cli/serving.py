@@ -44,7 +44,7 @@ def sockets_for(settings: Settings, count: int = 1) -> list[socket.socket]:
 
     So it is told before anything starts, and not by each process. Raises `FiscusError`.
     """
-    from fiscus.http.tokens import TokenVerifier
+    from fiscus.http.auth.tokens import TokenVerifier
 
     TokenVerifier(settings)
     check_envoy(settings)
@@ -189,8 +189,8 @@ def serve_process(
     serving any more. Leaves by `SystemExit(0)`. For the main thread of a process.
     """
     from fiscus.http.app import create_app
-    from fiscus.http.connections import connections_of
-    from fiscus.http.metrics import Metrics
+    from fiscus.http.fast_lane.connections import connections_of
+    from fiscus.http.monitoring.metrics import Metrics
 
     on_signals(leave)
     configure_logs(settings.log_level)

@@ -45,7 +45,7 @@ _UNITS: Final = {
 
 
 class Observer(Protocol):
-    """Is told what happens; see `http.metrics.Metrics`."""
+    """Is told what happens; see `http.monitoring.metrics.Metrics`."""
 
     def decided(self, operation: str, outcome: str, seconds: float) -> None: ...
 

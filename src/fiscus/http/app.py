@@ -14,7 +14,14 @@ from starlette.exceptions import HTTPException
 
 from fiscus.engine import Engine
 from fiscus.errors import NotFound, ValidationError
-from fiscus.http import (
+from fiscus.http.api_limits import ApiLimits
+from fiscus.http.auth.authenticator import Authenticator
+from fiscus.http.docs import docs_router
+from fiscus.http.edge import Edge
+from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS
+from fiscus.http.fast_lane.lane import DecisionLane
+from fiscus.http.limiting import LoopLimiter
+from fiscus.http.management import (
     budgets,
     costs,
     counters,
@@ -24,18 +31,11 @@ from fiscus.http import (
     quotas,
     tenants,
 )
-from fiscus.http.api_limits import ApiLimits
-from fiscus.http.auth import Authenticator
-from fiscus.http.decisions import DECISION_ENDPOINTS
-from fiscus.http.docs import docs_router
-from fiscus.http.edge import Edge
-from fiscus.http.endpoints import Endpoint, Server, problem_reply, run_endpoint
-from fiscus.http.lane import DecisionLane
-from fiscus.http.limiting import LoopLimiter
-from fiscus.http.metrics import Metrics
-from fiscus.http.most_used import MostUsedReader
-from fiscus.http.openapi import build_document
-from fiscus.http.probes import probes_router
+from fiscus.http.management.endpoints import Endpoint, Server, problem_reply, run_endpoint
+from fiscus.http.monitoring.metrics import Metrics
+from fiscus.http.monitoring.most_used import MostUsedReader
+from fiscus.http.monitoring.probes import probes_router
+from fiscus.http.openapi.document import build_document
 from fiscus.wire.paths import BASE_PATH, path_below_mount
 from fiscus.wire.problems import request_failed
 

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fiscus.http.metrics import Metrics
+from fiscus.http.monitoring.metrics import Metrics
 from fiscus.runtime.logs import get_logger
 from fiscus.wire.correlation import correlation_id_of
 from fiscus.wire.headers import raw

@@ -11,7 +11,7 @@ from fiscus.access.model import Principal
 from fiscus.access.refusals import log_refusal
 from fiscus.errors import FiscusError, Forbidden
 from fiscus.http.api_limits import ApiLimited
-from fiscus.http.metrics import Metrics
+from fiscus.http.monitoring.metrics import Metrics
 from fiscus.wire.items import ItemError
 
 

@@ -21,9 +21,9 @@ from msgspec import Meta, Struct
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer
 from fiscus.costs.model import CostFlag
 from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
-from fiscus.http.backlog import Backlog
 from fiscus.http.body import ClientGone, require_plain
-from fiscus.http.endpoints import Call, NoBody
+from fiscus.http.management.backlog import Backlog
+from fiscus.http.management.endpoints import Call, NoBody
 from fiscus.http.refusals import note_refused_items
 from fiscus.ledger.commands import InvalidRecord, Record, RecordBatch
 from fiscus.ledger.requests import record_item

@@ -18,8 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fiscus.errors import FiscusError
 from fiscus.http.body import length_of
-from fiscus.http.decisions import EndpointMatch, match_endpoint
-from fiscus.http.heads import (
+from fiscus.http.fast_lane.decisions import EndpointMatch, match_endpoint
+from fiscus.http.fast_lane.heads import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     check_size,
@@ -30,8 +30,8 @@ from fiscus.http.heads import (
     why_unfit,
     without_upgrade,
 )
-from fiscus.http.joined_writes import joining
-from fiscus.http.lane import DecisionLane, Reply
+from fiscus.http.fast_lane.joined_writes import joining
+from fiscus.http.fast_lane.lane import DecisionLane, Reply
 from fiscus.runtime.turns import turn_of
 
 _NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})

@@ -8,8 +8,8 @@ from fastapi import Response
 from msgspec.structs import asdict
 
 from fiscus.access.model import Action
-from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import NoQuery
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.queries import NoQuery
 from fiscus.idempotency import ASK_FOR_QUOTA
 from fiscus.quotas.calls import (
     QuotaRequestDecision,

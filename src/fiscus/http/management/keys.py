@@ -18,8 +18,8 @@ from fiscus.access.model import (
     made_key,
     new_key,
 )
-from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import NoQuery
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.queries import NoQuery
 from fiscus.idempotency import CREATE_API_KEY
 from fiscus.wire.queries import PageQuery, TenantQuery
 

@@ -26,7 +26,7 @@ from fiscus.access.keys import (
 from fiscus.access.model import Principal, hash_key, is_token
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
-from fiscus.http.tokens import TokenVerifier, refused
+from fiscus.http.auth.tokens import TokenVerifier, refused
 from fiscus.runtime.cache_stats import CacheStats
 from fiscus.runtime.logs import get_logger
 from fiscus.settings import Settings

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from fiscus.errors import ValidationError
-from fiscus.http.endpoints import Call
+from fiscus.http.management.endpoints import Call
 
 _ETAG: Final = re.compile(r'"(\d{1,18})"')
 

@@ -11,10 +11,10 @@ from msgspec import Meta, Struct
 from fiscus.access.model import Principal, Role
 from fiscus.errors import FiscusError, Forbidden
 from fiscus.health import DOWN
-from fiscus.http.endpoints import Server, json_reply, problem_reply
-from fiscus.http.health import Health
-from fiscus.http.metrics import CONTENT_TYPE
-from fiscus.http.most_used import MostUsedReader
+from fiscus.http.management.endpoints import Server, json_reply, problem_reply
+from fiscus.http.monitoring.health import Health
+from fiscus.http.monitoring.metrics import CONTENT_TYPE
+from fiscus.http.monitoring.most_used import MostUsedReader
 from fiscus.http.refusals import note_refusal
 from fiscus.http.sent_once import sent_twice
 

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 from fiscus.access.model import Action
 from fiscus.errors import ServiceUnavailable
 from fiscus.http.api_limits import ApiLimit
-from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.policies import OF_POLICY, policy_id_of
-from fiscus.http.queries import NoQuery
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.policies import OF_POLICY, policy_id_of
+from fiscus.http.management.queries import NoQuery
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     CounterView,

@@ -8,9 +8,9 @@ from fastapi import Response
 from msgspec.structs import asdict, replace
 
 from fiscus.access.model import Action
-from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import NoQuery
-from fiscus.http.versions import etag, expected_version
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.queries import NoQuery
+from fiscus.http.management.versions import etag, expected_version
 from fiscus.idempotency import ADD_EMERGENCY, CREATE_POLICY
 from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyPage, PolicyView
 from fiscus.ratelimits.model import Emergency, PolicySpec, PolicyState

@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 
 from fiscus.access.model import Principal, Role
 from fiscus.errors import Unauthorized, ValidationError
-from fiscus.http.jwks import MIN_RSA_BITS, Jwks
+from fiscus.http.auth.jwks import MIN_RSA_BITS, Jwks
 from fiscus.priorities import Priority
 from fiscus.settings import Settings
 from fiscus.wire.hooks import worked_out

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 _ALL: Final[dict[str, dict[str, Any]]] = json.loads(
-    (files("fiscus.http") / "examples.json").read_text("utf-8")
+    (files("fiscus.http.openapi") / "examples.json").read_text("utf-8")
 )
 
 PATH_IDS: Final[dict[str, str]] = _ALL["path_ids"]

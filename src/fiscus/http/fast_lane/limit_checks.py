@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from fiscus.errors import too_many
 from fiscus.http.api_limits import Gate
-from fiscus.http.decisions import DecisionCall
+from fiscus.http.fast_lane.decisions import DecisionCall
 from fiscus.http.limiting import LoopLimiter
 from fiscus.match_limits import limit_for_checks
 from fiscus.ratelimits.calls import (

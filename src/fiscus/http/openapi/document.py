@@ -13,13 +13,13 @@ from msgspec import Struct
 from fiscus.access.model import ALLOWED, Action
 from fiscus.costs.calls import RecordRequest
 from fiscus.health import VERSION, HealthAnswer
-from fiscus.http.decisions import DECISION_ENDPOINTS, DecisionEndpoint
-from fiscus.http.descriptions import ABOUT, FIELDS, PATHS, TAGS
-from fiscus.http.endpoints import Endpoint, NoBody
-from fiscus.http.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, QUERIES, REQUESTS
-from fiscus.http.probes import ProbeAnswer
-from fiscus.http.queries import Shape, shapes_of
-from fiscus.http.stream import NDJSON, StreamLine, StreamSummary
+from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS, DecisionEndpoint
+from fiscus.http.management.endpoints import Endpoint, NoBody
+from fiscus.http.management.queries import Shape, shapes_of
+from fiscus.http.management.stream import NDJSON, StreamLine, StreamSummary
+from fiscus.http.monitoring.probes import ProbeAnswer
+from fiscus.http.openapi.descriptions import ABOUT, FIELDS, PATHS, TAGS
+from fiscus.http.openapi.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, QUERIES, REQUESTS
 from fiscus.ids import is_uuid
 from fiscus.money import MAX_TEXT, Amount
 from fiscus.quotas.model import QuotaSpec

@@ -22,9 +22,9 @@ from fiscus.budgets.queries import (
     ReservationQuery,
     UtilizationQuery,
 )
-from fiscus.http.endpoints import Call, Endpoint, NoBody, json_reply
-from fiscus.http.queries import NoQuery
-from fiscus.http.versions import etag, expected_version
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.queries import NoQuery
+from fiscus.http.management.versions import etag, expected_version
 from fiscus.idempotency import CREATE_BUDGET
 from fiscus.wire.queries import TenantQuery
 

@@ -25,13 +25,18 @@ from fiscus.errors import (
     ValidationError,
 )
 from fiscus.http.api_limits import ApiLimited, ApiLimits, Gate
-from fiscus.http.auth import Authenticator
+from fiscus.http.auth.authenticator import Authenticator
 from fiscus.http.body import read_body
-from fiscus.http.decisions import DecisionCall, DecisionEndpoint, EndpointMatch, match_endpoint
+from fiscus.http.fast_lane.decisions import (
+    DecisionCall,
+    DecisionEndpoint,
+    EndpointMatch,
+    match_endpoint,
+)
+from fiscus.http.fast_lane.limit_checks import LimitChecks
 from fiscus.http.idempotency_keys import idempotency_key_of
-from fiscus.http.limit_checks import LimitChecks
 from fiscus.http.limiting import LoopLimiter
-from fiscus.http.metrics import Metrics
+from fiscus.http.monitoring.metrics import Metrics
 from fiscus.http.refusals import note_refusal, note_refused_items
 from fiscus.http.sent_once import sent_twice
 from fiscus.ids import require_uuid, uuid7
@@ -71,8 +76,8 @@ class Reply(Struct, frozen=True):
 class DecisionLane:
     """Answers the decision endpoints; as an ASGI layer it passes on everything else.
 
-    `answer` is the whole of a decision. Connections of `http.connections` call it without ASGI
-    between, which takes as long again as many a decision.
+    `answer` is the whole of a decision. Connections of `fast_lane.connections` call it without
+    ASGI between, which takes as long again as many a decision.
     """
 
     def __init__(

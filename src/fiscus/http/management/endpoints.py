@@ -23,12 +23,12 @@ from fiscus.clock import to_us
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ValidationError
 from fiscus.http.api_limits import ApiLimit, ApiLimits, Gate
-from fiscus.http.auth import Authenticator
-from fiscus.http.backlog import MAX_WAITING_BYTES, AnswerSpace
+from fiscus.http.auth.authenticator import Authenticator
 from fiscus.http.body import read_body
 from fiscus.http.idempotency_keys import idempotency_key_of
-from fiscus.http.metrics import Metrics
-from fiscus.http.queries import read_query
+from fiscus.http.management.backlog import MAX_WAITING_BYTES, AnswerSpace
+from fiscus.http.management.queries import read_query
+from fiscus.http.monitoring.metrics import Metrics
 from fiscus.http.refusals import note_refusal
 from fiscus.http.sent_once import sent_twice
 from fiscus.idempotency import Idempotency, Keyed, if_keyed

@@ -1,0 +1,1 @@
+"""How Fiscus is: health probes, and metrics for Prometheus."""
