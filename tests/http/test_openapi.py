@@ -14,8 +14,9 @@ from fiscus.access.model import Role
 from fiscus.http.app import ENDPOINTS
 from fiscus.http.fast_lane.decisions import DECISION_ENDPOINTS
 from fiscus.http.openapi.descriptions import ABOUT
-from fiscus.http.openapi.document import EVERYWHERE, build_document
+from fiscus.http.openapi.document import build_document
 from fiscus.http.openapi.examples import ANSWERS, ERRORS, OWN_ERRORS, PATH_IDS, REQUESTS
+from fiscus.http.openapi.responses import EVERYWHERE
 from fiscus.wire.paths import BASE_PATH
 from fiscus.wire.problems import STATUS_OF
 from tests.http.app_client import open_app
