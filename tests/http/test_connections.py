@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from fiscus.access.model import Role
-from fiscus.http.fast_lane import connections
+from fiscus.http.fast_lane import connections, silence
 from fiscus.http.fast_lane.connections import DecisionProtocol, connections_of
 from fiscus.http.fast_lane.lane import Reply
 from fiscus.ledger.group import GroupRunner
@@ -462,7 +462,7 @@ async def test_who_does_not_finish_a_request_is_hung_up_on(data_dir: Path) -> No
 @pytest.fixture
 def impatient(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> LiveServer:
     # long enough for a client of a busy machine to ask in time
-    monkeypatch.setattr(connections, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 1.5)
     return server
 
 
@@ -501,7 +501,7 @@ DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
 def test_who_takes_nothing_of_the_answers_is_hung_up_on(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, asked: bytes
 ) -> None:
-    monkeypatch.setattr(connections, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.2)
     with (
         serving(data_dir, send_buffer_bytes=4096) as server,
         reads_little(server) as client,
@@ -516,7 +516,7 @@ def test_who_takes_nothing_of_the_answers_is_hung_up_on(
 def test_who_takes_the_answers_slowly_gets_them_all(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 1.5)
     with serving(data_dir, send_buffer_bytes=4096) as server, reads_little(server) as client:
         client.sendall(DOCUMENT.replace(b"Host", b"Connection: close\r\nHost"))
         read = b""

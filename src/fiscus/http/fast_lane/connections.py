@@ -8,7 +8,6 @@ What is no request, and heads that are too large, they answer themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from functools import lru_cache, partial
 from typing import Any, Final, cast
 
@@ -18,7 +17,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fiscus.errors import FiscusError
 from fiscus.http.body import length_of
-from fiscus.http.fast_lane.decisions import EndpointMatch, match_endpoint
+from fiscus.http.fast_lane.decisions import match_endpoint
+from fiscus.http.fast_lane.exchanges import IGNORED, Exchange, Ignored, Refusal, Target
 from fiscus.http.fast_lane.heads import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
@@ -32,6 +32,7 @@ from fiscus.http.fast_lane.heads import (
 )
 from fiscus.http.fast_lane.joined_writes import joining
 from fiscus.http.fast_lane.lane import DecisionLane, Reply
+from fiscus.http.fast_lane.silence import SilenceWatch
 from fiscus.runtime.turns import turn_of
 
 _NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
@@ -39,18 +40,12 @@ _NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encod
 LINGER_SECONDS: Final = 5
 """How long a client may go on sending after it was refused: an end that comes while it sends would
 take the answer from it."""
-SILENT_SECONDS: Final = 30
-"""How long nothing may come of a request that is not whole, or on a connection without one."""
-_NOBODY_WAITS: Final = asyncio.Event()
 _LONGEST_TARGET: Final = 256
 """Bytes. Those of decisions are shorter, and what is kept of others is bounded."""
 
-_Target = tuple[EndpointMatch, str, bytes]
-"""What is asked, the path, and the query."""
-
 
 @lru_cache(maxsize=1024)
-def _target(url: bytes) -> _Target | None:
+def _target(url: bytes) -> Target | None:
     """What is asked for at `url`; None when it is no decision, or has to be looked at closer."""
     path, _, query = url.partition(b"?")
     # ASGI servers decode paths and drop fragments
@@ -74,7 +69,7 @@ class DecisionProtocol(HttpToolsProtocol):
         self.lane: Final = lane
         self.turn: Final = turn_of(self.loop)
         self._largest = min(lane.max_body_bytes, HIGH_WATER_LIMIT)
-        self._exchange: _Exchange | _Ignored | None = None
+        self._exchange: Exchange | Ignored | None = None
         """The decision whose request is being read."""
         self._reading = False
         self._in_head = False
@@ -90,13 +85,6 @@ class DecisionProtocol(HttpToolsProtocol):
         self._answered_at = 0.0
         """When the last decision was answered, by the loop's clock."""
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._heard_at = 0.0
-        """When something came last of a request that is not whole."""
-        self._silence_timer: asyncio.TimerHandle | None = None
-        self._taken_bytes: int | None = None
-        """How much the client had taken when its answers were last seen to wait for it."""
-        self._taken_at = 0.0
-        """When a look last found that it takes them, or that none waits."""
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
         """The header fields of all answers, as `_default_headers` has them."""
@@ -108,13 +96,13 @@ class DecisionProtocol(HttpToolsProtocol):
         resume_reading = self.flow.resume_reading
         # uvicorn's goes on reading after each answer, however many requests wait for theirs
         self.flow.resume_reading = lambda: None if self.pipeline else resume_reading()
-        self._heard_at = self.loop.time()
-        self._look_again_in(SILENT_SECONDS)
+        self._silence = SilenceWatch(self, self.transport, self.loop)
+        self._silence.start()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._idle_timer, self._silence_timer):
-            if timer is not None:
-                timer.cancel()
+        self._silence.stop()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -137,7 +125,7 @@ class DecisionProtocol(HttpToolsProtocol):
             # a head, the trailers or the extension of a chunk, without end
             self._refuse(head_too_large(), 431)
         if self._reading:
-            self._heard_at = self.loop.time()
+            self._silence.heard_at = self.loop.time()
 
     def eof_received(  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's may answer
         self,
@@ -182,7 +170,7 @@ class DecisionProtocol(HttpToolsProtocol):
             check_size(self.url, self.headers)
         self._unread_bytes = 0
         if self.parser.should_upgrade():
-            self._exchange = _IGNORED
+            self._exchange = IGNORED
             return
         self._exchange = exchange = self._decision()
         self._in_head = False
@@ -245,7 +233,7 @@ class DecisionProtocol(HttpToolsProtocol):
                 self._refuse(*why_unfit(error))
                 return
 
-    def _decision(self) -> _Exchange | None:
+    def _decision(self) -> Exchange | None:
         """The exchange that begins, when it is a plain one about a decision and comes in turn."""
         parser: Any = self.parser
         if parser.get_method() != b"POST" or self.flow.write_paused:
@@ -264,7 +252,7 @@ class DecisionProtocol(HttpToolsProtocol):
             return None
         if not _NEEDS_ASGI.isdisjoint(headers) or len(headers) != len(self.headers):
             return None
-        return _Exchange(self, target, headers)
+        return Exchange(self, target, headers)
 
     # -- an answer
 
@@ -313,7 +301,7 @@ class DecisionProtocol(HttpToolsProtocol):
                 cycle.message_event.set()
                 cycle = None
         self._exchange = None
-        refusal = _Refusal(self, reply)
+        refusal = Refusal(self, reply)
         self.cycle = cast("Any", refusal)
         if cycle is None or cycle.response_complete:
             refusal.answer()
@@ -334,27 +322,10 @@ class DecisionProtocol(HttpToolsProtocol):
 
     # -- hanging up on who does not finish what was begun
 
-    def _look_again_in(self, seconds: float) -> None:
-        self._silence_timer = self.loop.call_later(seconds, self._look_whether_silent)
-
-    def _look_whether_silent(self) -> None:
-        """Goes on to the end: what is closed waits until the client has taken its answers."""
-        if self._takes_nothing():
-            self.transport.abort()
-            return
-        silent = self.loop.time() - self._heard_at
-        next_look_seconds: float = SILENT_SECONDS
-        if self.transport.is_closing() or self._refused or self._may_pause():
-            pass
-        elif silent < SILENT_SECONDS:
-            next_look_seconds -= silent
-        elif self._reading:
-            self._refuse(gone_silent(SILENT_SECONDS), 408)
-        else:
-            self.transport.close()
-        self._look_again_in(next_look_seconds)
-
-    def _may_pause(self) -> bool:
+    def may_pause(self) -> bool:
+        """Whether nothing need come of the client for now."""
+        if self._refused:
+            return True
         cycle: Any = self.cycle
         begun = self._reading or cycle is None
         if not begun or self.flow.read_paused:
@@ -364,19 +335,12 @@ class DecisionProtocol(HttpToolsProtocol):
         # a stream is answered while it comes
         return cycle.response_started and not cycle.response_complete
 
-    def _takes_nothing(self) -> bool:
-        """Whether answers wait for a client that has neither taken nor sent anything for long.
-
-        Who sends a stream may read its answer when it has sent all.
-        """
-        transport: Any = self.transport
-        waiting_bytes = transport.get_write_buffer_size()
-        taken_bytes = transport.written_bytes - waiting_bytes if waiting_bytes else None
-        now = self.loop.time()
-        if taken_bytes is None or taken_bytes != self._taken_bytes:
-            self._taken_bytes = taken_bytes
-            self._taken_at = now
-        return now - max(self._taken_at, self._heard_at) >= SILENT_SECONDS
+    def give_up(self, silent_seconds: int) -> None:
+        """Hang up on a client of whom nothing came for so long."""
+        if self._reading:
+            self._refuse(gone_silent(silent_seconds), 408)
+        else:
+            self.transport.close()
 
     # -- hanging up on who asks nothing more
 
@@ -395,97 +359,6 @@ class DecisionProtocol(HttpToolsProtocol):
             self._close_when_idle(left)
         else:
             self.transport.close()
-
-
-class _Exchange:
-    """A decision on its way; to uvicorn the connection's `RequestResponseCycle`.
-
-    The lane's coroutine is stepped by hand, together with those of the same turn. It awaits nothing
-    but futures and `NEXT_STEP`, so a task would do no more, and each step in a turn of its own.
-    """
-
-    __slots__ = (
-        "_connection",
-        "_headers",
-        "_steps",
-        "_target",
-        "body",
-        "disconnected",
-        "keep_alive",
-        "response_complete",
-    )
-    message_event = _NOBODY_WAITS
-
-    def __init__(
-        self,
-        connection: DecisionProtocol,
-        target: _Target,
-        headers: dict[bytes, bytes],
-    ) -> None:
-        self._connection = connection
-        self._target = target
-        self._headers = headers
-        self.body = b""
-        self.disconnected = False
-        self.keep_alive = True
-        self.response_complete = False
-
-    def begin(self) -> None:
-        """The request is read: have it answered."""
-        self._steps: Coroutine[Any, Any, Reply] = self._connection.lane.answer(
-            *self._target, self._headers, self.body
-        )
-        self._connection.turn.together(self._step)
-
-    def _step(self) -> None:
-        try:
-            awaited = self._steps.send(None)
-        except StopIteration as end:
-            self.response_complete = True
-            if not self.disconnected:
-                self._connection.write_reply(end.value, keep_alive=self.keep_alive)
-        else:
-            if awaited is None:  # NEXT_STEP
-                self._connection.turn.together(self._step)
-                return
-            awaited._asyncio_future_blocking = False  # as a task does with what it awaits
-            awaited.add_done_callback(self._go_on)
-
-    def _go_on(self, _awaited: object) -> None:
-        self._connection.turn.together(self._step)
-
-
-class _Ignored:
-    """The reading of a request that asks for another protocol: it is read anew, without that."""
-
-    body = b""
-
-    def begin(self) -> None:
-        """Nothing: the parser has said what it makes of it, and is asked once more."""
-
-
-_IGNORED: Final = _Ignored()
-
-
-class _Refusal:
-    """The answer to what is no request, in its turn; to uvicorn a `RequestResponseCycle`."""
-
-    message_event = _NOBODY_WAITS
-
-    def __init__(self, connection: DecisionProtocol, reply: Reply) -> None:
-        self._connection = connection
-        self._reply = reply
-        self.disconnected = False
-        self.keep_alive = False
-        self.response_complete = False
-
-    async def run_asgi(self, _app: object) -> None:
-        self.answer()
-
-    def answer(self) -> None:
-        self.response_complete = True
-        if not self.disconnected:
-            self._connection.write_last(self._reply)
 
 
 __all__ = ["DecisionProtocol", "connections_of"]
