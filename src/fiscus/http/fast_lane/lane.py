@@ -6,24 +6,19 @@ Authentication, correlation ids, metrics and error bodies are those of the other
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fiscus.access.model import Principal
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
-from fiscus.budgets.refusals import refusal as budget_refusal
 from fiscus.clock import to_us
 from fiscus.engine import Engine
-from fiscus.errors import (
-    FiscusError,
-    Refused,
-    ValidationError,
-)
+from fiscus.errors import FiscusError, Refused
 from fiscus.http.api_limits import ApiLimited, ApiLimits, Gate
 from fiscus.http.auth.authenticator import Authenticator
 from fiscus.http.body import read_body
@@ -33,6 +28,7 @@ from fiscus.http.fast_lane.decisions import (
     EndpointMatch,
     match_endpoint,
 )
+from fiscus.http.fast_lane.enforcement import refusal_of, wants_enforcement
 from fiscus.http.fast_lane.limit_checks import LimitChecks
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.limiting import LoopLimiter
@@ -45,12 +41,7 @@ from fiscus.ledger.commands import InvalidRecord, RecordBatch
 from fiscus.ledger.loop import AsyncLedger
 from fiscus.ledger.remote.results import EncodedAnswer
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
-from fiscus.quotas.refusals import refusal as quota_refusal
-from fiscus.ratelimits.calls import (
-    RateLimitBatchAnswer,
-    RateLimitCheckAnswer,
-)
-from fiscus.ratelimits.refusals import refusal as rate_limit_refusal
+from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
 from fiscus.runtime.logs import get_logger
 from fiscus.runtime.turns import NEXT_STEP
 from fiscus.wire.correlation import correlation_id_of
@@ -154,7 +145,7 @@ class DecisionLane:
                 await gate.admit()
             try:
                 principal.require(decision.action)
-                enforce = bool(query) and _wants_enforcement(decision, query)
+                enforce = bool(query) and wants_enforcement(decision, query)
                 body = _asked_for(
                     decision,
                     sent if isinstance(sent, bytes) else await _read(sent, path, correlation_id),
@@ -178,14 +169,10 @@ class DecisionLane:
                 raise
             allowed = getattr(outcome, "allowed", True)
             if enforce and not allowed:
-                raise _refusal(replace(outcome, correlation_id=correlation_id))
+                raise refusal_of(replace(outcome, correlation_id=correlation_id))
             status, content_type = decision.status, "application/json"
             more = told or gate.left()
-            payload = (
-                outcome.with_correlation_id(correlation_id)
-                if type(outcome) is EncodedAnswer
-                else encode(replace(outcome, correlation_id=correlation_id))
-            )
+            payload = _encoded(outcome, correlation_id)
             word = "allowed" if allowed else "denied"
         except FiscusError as error:
             content_type, status, more, payload = self._failed(
@@ -297,6 +284,12 @@ def _head(content_type: str, payload: bytes, correlation_id: str, more: FieldLin
     )
 
 
+def _encoded(outcome: Any, correlation_id: str) -> bytes:
+    if type(outcome) is EncodedAnswer:
+        return outcome.with_correlation_id(correlation_id)
+    return encode(replace(outcome, correlation_id=correlation_id))
+
+
 def _left(gate: Gate | None) -> FieldLines:
     """What is told of the API's own limits; nothing of a call that did not come as far."""
     return "" if gate is None else gate.left()
@@ -306,19 +299,6 @@ def _outcome_of(error: FiscusError) -> str:
     if isinstance(error, ApiLimited):
         return "limited"
     return "denied" if isinstance(error, Refused) else "error"
-
-
-def _wants_enforcement(decision: DecisionEndpoint, query: bytes) -> bool:
-    if decision.may_enforce and query in {b"enforce=true", b"enforce=false"}:
-        return query == b"enforce=true"
-    field = query.split(b"=", 1)[0].decode("ascii", "replace")
-    raise ValidationError(
-        f"{field} is not a query parameter of this endpoint, or has no such value",
-        field=field,
-        suggested_action="Only enforce=true and enforce=false are known, on checks."
-        if decision.may_enforce
-        else "Send no query parameters.",
-    )
 
 
 async def _read(sent: Callable[[], Awaitable[bytes]], path: str, correlation_id: str) -> bytes:
@@ -339,24 +319,6 @@ def _asked_for(decision: DecisionEndpoint, body: bytes) -> Any:
 def _as_id(decision: DecisionEndpoint, path_id: str) -> str:
     name = decision.id_name
     return require_uuid(path_id, name, name.removesuffix("_id"))
-
-
-def _refusal(outcome: Any) -> Refused:
-    """A denial as an error, for proxies that go by the status alone; its details are the answer.
-
-    A batch is refused as its first denial is; what its other checks hold and took is theirs still.
-    """
-    if isinstance(outcome, CheckBatchAnswer | RateLimitBatchAnswer | QuotaCheckBatchAnswer):
-        results: Sequence[CheckAnswer | RateLimitCheckAnswer | QuotaCheckAnswer] = outcome.results
-        error = _refusal(next(one for one in results if not one.allowed))
-        error.details = asdict(outcome)
-        return error
-    if isinstance(outcome, RateLimitCheckAnswer):
-        return rate_limit_refusal(outcome)
-    if isinstance(outcome, QuotaCheckAnswer):
-        return quota_refusal(outcome)
-    assert isinstance(outcome, CheckAnswer)
-    return budget_refusal(outcome)
 
 
 __all__ = ["DecisionLane", "Reply"]
