@@ -16,8 +16,8 @@ from fiscus.errors import ServiceUnavailable
 from fiscus.http.api_limits import ApiLimits
 from fiscus.http.auth.authenticator import Authenticator
 from fiscus.http.limiting import LoopLimiter
-from fiscus.http.management.endpoints import Server
 from fiscus.http.monitoring.health import Health
+from fiscus.http.server import Server
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
 from fiscus.worker import Worker

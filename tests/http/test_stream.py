@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fiscus import match_limits
-from fiscus.http.management import backlog, endpoints
+from fiscus.http import server as server_module
+from fiscus.http.management import backlog
 from fiscus.http.management.stream import MAX_LINE_BYTES, _lines, _send_all
 from tests.http.app_client import API, open_app
 
@@ -211,7 +212,7 @@ async def test_a_client_that_takes_nothing_is_read_no_further_than_there_is_room
 ) -> None:
     """Spoken to as a server does, with a client that sends on and on."""
     monkeypatch.setattr(backlog, "_IN_MEMORY_BYTES", 10_000)
-    monkeypatch.setattr(endpoints, "MAX_WAITING_BYTES", 200_000)
+    monkeypatch.setattr(server_module, "MAX_WAITING_BYTES", 200_000)
     stopped, takes = asyncio.Event(), asyncio.Event()
     wait = backlog.AnswerSpace.next_given_back
 
@@ -251,7 +252,7 @@ async def test_a_client_that_hangs_up_when_there_is_no_more_room_is_waited_for_n
 ) -> None:
     """Of which a server tells by an error, and then by what is received."""
     monkeypatch.setattr(backlog, "_IN_MEMORY_BYTES", 10_000)
-    monkeypatch.setattr(endpoints, "MAX_WAITING_BYTES", 200_000)
+    monkeypatch.setattr(server_module, "MAX_WAITING_BYTES", 200_000)
     hung_up = asyncio.Event()
     wait = backlog.AnswerSpace.next_given_back
 

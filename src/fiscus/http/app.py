@@ -31,11 +31,13 @@ from fiscus.http.management import (
     quotas,
     tenants,
 )
-from fiscus.http.management.endpoints import Endpoint, Server, problem_reply, run_endpoint
+from fiscus.http.management.endpoints import Endpoint, run_endpoint
 from fiscus.http.monitoring.metrics import Metrics
 from fiscus.http.monitoring.most_used import MostUsedReader
 from fiscus.http.monitoring.probes import probes_router
 from fiscus.http.openapi.document import build_document
+from fiscus.http.replies import problem_reply
+from fiscus.http.server import Server
 from fiscus.wire.paths import BASE_PATH, path_below_mount
 from fiscus.wire.problems import request_failed
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from fiscus.errors import NotFound
-from fiscus.http.management.endpoints import problem_reply
 from fiscus.http.openapi.document import served_at
+from fiscus.http.replies import problem_reply
 from fiscus.wire.paths import mount_of
 
 _POLICY: Final = (

@@ -22,9 +22,10 @@ from fiscus.budgets.queries import (
     ReservationQuery,
     UtilizationQuery,
 )
-from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody
 from fiscus.http.management.queries import NoQuery
 from fiscus.http.management.versions import etag, expected_version
+from fiscus.http.replies import json_reply
 from fiscus.idempotency import CREATE_BUDGET
 from fiscus.wire.queries import TenantQuery
 

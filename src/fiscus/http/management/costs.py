@@ -14,9 +14,10 @@ from fiscus.costs.queries import CostQuery
 from fiscus.costs.report_model import Report, ReportFormat, ReportRequest
 from fiscus.costs.reports import build_report
 from fiscus.http.api_limits import ApiLimit
-from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody
 from fiscus.http.management.queries import NoQuery
 from fiscus.http.management.stream import NDJSON, StreamLine, stream_records
+from fiscus.http.replies import json_reply
 from fiscus.wire.queries import TenantQuery
 
 

@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from fiscus.access.model import Action
 from fiscus.errors import ServiceUnavailable
 from fiscus.http.api_limits import ApiLimit
-from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody
 from fiscus.http.management.policies import OF_POLICY, policy_id_of
 from fiscus.http.management.queries import NoQuery
+from fiscus.http.replies import json_reply
 from fiscus.ratelimits.calls import (
     AdjustRequest,
     CounterView,

@@ -10,10 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-import anyio
-import anyio.to_thread
 import structlog
 from fastapi import Request, Response
 from msgspec import Struct
@@ -22,23 +20,20 @@ from fiscus.access.model import Action, Principal
 from fiscus.clock import to_us
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ValidationError
-from fiscus.http.api_limits import ApiLimit, ApiLimits, Gate
-from fiscus.http.auth.authenticator import Authenticator
+from fiscus.http.api_limits import ApiLimit, Gate
 from fiscus.http.body import read_body
+from fiscus.http.callers import caller_of, refused
 from fiscus.http.idempotency_keys import idempotency_key_of
-from fiscus.http.management.backlog import MAX_WAITING_BYTES, AnswerSpace
 from fiscus.http.management.queries import read_query
-from fiscus.http.monitoring.metrics import Metrics
-from fiscus.http.refusals import note_refusal
-from fiscus.http.sent_once import sent_twice
+from fiscus.http.replies import problem_reply
+from fiscus.http.server import Server
 from fiscus.idempotency import Idempotency, Keyed, if_keyed
 from fiscus.ids import require_uuid
 from fiscus.runtime.logs import get_logger
 from fiscus.wire.decoding import decode
-from fiscus.wire.encoding import encode
 from fiscus.wire.headers import headers_of, raw
 from fiscus.wire.paths import BASE_PATH, mount_of
-from fiscus.wire.problems import PROBLEM_JSON, render_problem, request_failed
+from fiscus.wire.problems import request_failed
 
 log = get_logger(__name__)
 
@@ -49,37 +44,6 @@ R = TypeVar("R")
 
 class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
     """An endpoint without a request body: what is sent all the same is refused, not ignored."""
-
-
-class Server:
-    """What every call has at hand. `closing` is set when the server begins to stop."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        authenticator: Authenticator,
-        api_limits: ApiLimits,
-        metrics: Metrics,
-    ) -> None:
-        self.engine: Final = engine
-        self.authenticator: Final = authenticator
-        self.api_limits: Final = api_limits
-        self.metrics: Final = metrics
-        self.answer_space: Final = AnswerSpace(MAX_WAITING_BYTES)
-        self.closing = False
-        self._threads: dict[str, anyio.CapacityLimiter] = {}
-
-    async def in_thread(self, work: Callable[[], R], *, lane: str = "calls") -> R:
-        """Run `work`, which may wait for the store, beside the event loop.
-
-        Each lane has as many threads as the store has connections for reads, so that probes are
-        answered while long reports fill the other.
-        """
-        limiter = self._threads.get(lane)
-        if limiter is None:
-            limiter = anyio.CapacityLimiter(self.engine.settings.database_pool_size)
-            self._threads[lane] = limiter
-        return await anyio.to_thread.run_sync(work, limiter=limiter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +151,8 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
     principal: Principal | None = None
     gate: Gate | None = None
     try:
-        if (wrong := sent_twice(request.scope["headers"], headers)) is not None:
-            raise wrong
         now = server.engine.clock.now()
-        principal = server.authenticator.cached(headers, now)
-        if principal is None:
-            principal = await server.authenticator.authenticate(headers, now)
-        request.scope["state"]["tenant_id"] = principal.tenant_id
+        principal = await caller_of(request, server, now)
         structlog.contextvars.bind_contextvars(tenant_id=principal.tenant_id)
         gate = server.api_limits.gate(principal, endpoint.limited_as, to_us(now))
         await gate.admit()
@@ -213,14 +172,7 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
             Call(server, principal, now, correlation_id, query, body, request)
         )
     except FiscusError as error:
-        reply = problem_reply(error, request)
-        note_refusal(
-            error,
-            server.metrics,
-            principal=principal,
-            path=request.scope["path"],
-            correlation_id=correlation_id,
-        )
+        reply = refused(error, request, server, principal)
     except Exception:
         log.exception("request_failed", path=request.scope["path"], correlation_id=correlation_id)
         reply = problem_reply(request_failed(), request)
@@ -237,36 +189,9 @@ def _if_match_is_not_taken() -> ValidationError:
     )
 
 
-def problem_reply(error: FiscusError, request: Request, *, status: int | None = None) -> Response:
-    """`error` as an answer; the state of `request` says whose it is."""
-    state: dict[str, str] = request.scope["state"]
-    code, headers, body = render_problem(
-        error,
-        correlation_id=state["correlation_id"],
-        tenant_id=state.get("tenant_id"),
-        instance=request.scope["path"],
-        status=status,
-    )
-    return Response(
-        body,
-        code,
-        headers=dict(headers),
-        media_type=PROBLEM_JSON,
-    )
-
-
-def json_reply(
-    answer: Struct, *, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(encode(answer), status, headers=headers, media_type="application/json")
-
-
 __all__ = [
     "Call",
     "Endpoint",
     "NoBody",
-    "Server",
-    "json_reply",
-    "problem_reply",
     "run_endpoint",
 ]

@@ -18,8 +18,9 @@ from fiscus.access.model import (
     made_key,
     new_key,
 )
-from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody
 from fiscus.http.management.queries import NoQuery
+from fiscus.http.replies import json_reply
 from fiscus.idempotency import CREATE_API_KEY
 from fiscus.wire.queries import PageQuery, TenantQuery
 

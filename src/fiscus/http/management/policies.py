@@ -8,9 +8,10 @@ from fastapi import Response
 from msgspec.structs import asdict, replace
 
 from fiscus.access.model import Action
-from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody
 from fiscus.http.management.queries import NoQuery
 from fiscus.http.management.versions import etag, expected_version
+from fiscus.http.replies import json_reply
 from fiscus.idempotency import ADD_EMERGENCY, CREATE_POLICY
 from fiscus.ratelimits.calls import EmergencySpec, EmergencyView, PolicyPage, PolicyView
 from fiscus.ratelimits.model import Emergency, PolicySpec, PolicyState

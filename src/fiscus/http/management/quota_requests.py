@@ -8,8 +8,9 @@ from fastapi import Response
 from msgspec.structs import asdict
 
 from fiscus.access.model import Action
-from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody
 from fiscus.http.management.queries import NoQuery
+from fiscus.http.replies import json_reply
 from fiscus.idempotency import ASK_FOR_QUOTA
 from fiscus.quotas.calls import (
     QuotaRequestDecision,

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from fiscus.access.model import Action
 from fiscus.errors import FiscusError
-from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody
 from fiscus.http.management.queries import NoQuery
 from fiscus.http.management.versions import etag, expected_version
 from fiscus.http.refusals import note_refused_items
+from fiscus.http.replies import json_reply
 from fiscus.idempotency import ALLOCATE_QUOTA, DISTRIBUTE_QUOTAS
 from fiscus.quotas.batches import allocate_each
 from fiscus.quotas.calls import (

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 from fiscus.access.model import Action
 from fiscus.errors import Conflict, NotFound
-from fiscus.http.management.endpoints import Call, Endpoint, NoBody, json_reply
+from fiscus.http.management.endpoints import Call, Endpoint, NoBody
 from fiscus.http.management.queries import NoQuery
 from fiscus.http.management.versions import etag, expected_version, is_for_what_exists
+from fiscus.http.replies import json_reply
 from fiscus.scopes import parse_id
 from fiscus.tenants import Tenant, TenantSpec, TenantStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from fiscus.health import Dependency, HealthAnswer, dependencies_of, health_answer, why_not_ready
-from fiscus.http.management.endpoints import Server
+from fiscus.http.server import Server
 
 
 class Health:

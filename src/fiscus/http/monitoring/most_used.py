@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from fiscus.budgets.port import BudgetUse
 from fiscus.errors import FiscusError
-from fiscus.http.management.endpoints import Server
+from fiscus.http.server import Server
 from fiscus.quotas.port import QuotaUse
 from fiscus.runtime.logs import get_logger
 

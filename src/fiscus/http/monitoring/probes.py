@@ -11,12 +11,12 @@ from msgspec import Meta, Struct
 from fiscus.access.model import Principal, Role
 from fiscus.errors import FiscusError, Forbidden
 from fiscus.health import DOWN
-from fiscus.http.management.endpoints import Server, json_reply, problem_reply
+from fiscus.http.callers import caller_of, refused
 from fiscus.http.monitoring.health import Health
 from fiscus.http.monitoring.metrics import CONTENT_TYPE
 from fiscus.http.monitoring.most_used import MostUsedReader
-from fiscus.http.refusals import note_refusal
-from fiscus.http.sent_once import sent_twice
+from fiscus.http.replies import json_reply
+from fiscus.http.server import Server
 
 MAY_SEE_METRICS: Final = frozenset({Role.PLATFORM_ADMIN, Role.SYSTEM_ARCHITECT})
 """Metrics count the calls of all tenants, without naming one; but for `MAY_SEE_MOST_USED`."""
@@ -60,14 +60,9 @@ def probes_router(server: Server, most_used: MostUsedReader, prefix: str = "") -
 
     @router.get("/metrics", name="metrics")
     async def metrics(request: Request) -> Response:
-        headers: dict[bytes, bytes] = dict(request.scope["headers"])
         principal: Principal | None = None
         try:
-            twice = sent_twice(request.scope["headers"], headers)
-            if twice is not None:
-                raise twice
-            principal = await server.authenticator.authenticate(headers, server.engine.clock.now())
-            request.scope["state"]["tenant_id"] = principal.tenant_id
+            principal = await caller_of(request, server, server.engine.clock.now())
             if not principal.roles & MAY_SEE_METRICS:
                 wanted = sorted(str(role) for role in MAY_SEE_METRICS)
                 raise Forbidden(
@@ -76,14 +71,7 @@ def probes_router(server: Server, most_used: MostUsedReader, prefix: str = "") -
                     suggested_action=f"Use a credential with one of the roles {', '.join(wanted)}.",
                 )
         except FiscusError as error:
-            note_refusal(
-                error,
-                server.metrics,
-                principal=principal,
-                path=request.scope["path"],
-                correlation_id=_correlation_id(request),
-            )
-            return problem_reply(error, request)
+            return refused(error, request, server, principal)
         most = await most_used.read() if principal.roles & MAY_SEE_MOST_USED else None
         shown: list[bytes] = []
         for metric in server.metrics.render():
