@@ -19,10 +19,10 @@ import pytest
 
 from fiscus.cli import demo_data
 from fiscus.cli.demo import examples
-from fiscus.cli.http_connection import HttpConnection, Reply
-from fiscus.cli.replay_run import PATIENCE_SECONDS
+from fiscus.cli.replay.http_connection import HttpConnection, Reply
+from fiscus.cli.replay.run import PATIENCE_SECONDS
+from fiscus.cli.replay.trace import read_azure_llm
 from fiscus.cli.terminal import CommandError
-from fiscus.cli.trace import read_azure_llm
 from fiscus.client.transports import BlockingTransport
 from fiscus.clock import SystemClock
 from tests.client.faulty import Answer, faulty_server, problem
@@ -468,8 +468,8 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         seconds.append(delay)
         return await wait_for(awaited, 0.001)
 
-    monkeypatch.setattr("fiscus.cli.replay_run.asyncio.sleep", hardly)
-    monkeypatch.setattr("fiscus.cli.replay_run.asyncio.wait_for", hardly_for)
+    monkeypatch.setattr("fiscus.cli.replay.run.asyncio.sleep", hardly)
+    monkeypatch.setattr("fiscus.cli.replay.run.asyncio.wait_for", hardly_for)
     return seconds
 
 
@@ -573,7 +573,7 @@ def test_a_second_ctrl_c_ends_a_replay_at_once_with_what_is_known(
 def test_ctrl_c_ends_the_audit_of_a_replay_with_what_is_known(
     on_server: Run, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fiscus.cli.replay.audit", lambda *_: ctrl_c_and([]))
+    monkeypatch.setattr("fiscus.cli.replay.command.audit", lambda *_: ctrl_c_and([]))
     done = on_server("replay", "azure-llm", str(trace), "--budget", "1", "--json")
     assert done.status == 130
     assert "not audited" in done.err

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fiscus import Fiscus, ValidationError
-from fiscus.cli.serve import show_address
-from fiscus.cli.simulate_traces import TraceFormat
+from fiscus.cli.serve.command import show_address
+from fiscus.cli.simulate.traces import TraceFormat
 from fiscus.costs.report_model import ReportType
 from fiscus.quotas.model import Strategy
 from fiscus.settings import Settings

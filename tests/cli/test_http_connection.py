@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fiscus.cli.http_connection import HttpConnection, Target, target
+from fiscus.cli.replay.http_connection import HttpConnection, Target, target
 
 
 @asynccontextmanager

@@ -21,8 +21,8 @@ import psycopg
 import pytest
 import uvloop
 
-from fiscus.cli import serving, supervisor
-from fiscus.cli.serving import (
+from fiscus.cli.serve import serving, supervisor
+from fiscus.cli.serve.serving import (
     GRACE_SECONDS,
     bound_anew,
     descriptors_of,
@@ -30,7 +30,7 @@ from fiscus.cli.serving import (
     serve_child,
     serve_process,
 )
-from fiscus.cli.supervisor import Supervisor
+from fiscus.cli.serve.supervisor import Supervisor
 from fiscus.cli.terminal import CommandError
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fiscus.cli.simulate_input import Input
-from fiscus.cli.simulate_traces import Trace
+from fiscus.cli.simulate.input import Input
+from fiscus.cli.simulate.traces import Trace
 from tests.fiscus_process import run_fiscus
 from tests.ports import free_port
 

@@ -12,8 +12,8 @@ import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 
-from fiscus.cli import serving
-from fiscus.cli.serving import check_envoy, check_free
+from fiscus.cli.serve import serving
+from fiscus.cli.serve.serving import check_envoy, check_free
 from fiscus.cli.terminal import CommandError
 from fiscus.envoy.mapping import EXAMPLE
 from fiscus.errors import ValidationError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus.cli.simulate_chart import ASCII, MAX_SLOTS, ROWS, Slot, Timeline, chart
+from fiscus.cli.simulate.chart import ASCII, MAX_SLOTS, ROWS, Slot, Timeline, chart
 from fiscus.zones import zone_of
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fiscus.cli.simulate_input import Input
-from fiscus.cli.simulate_traces import Request, Trace, TraceFormat
+from fiscus.cli.simulate.input import Input
+from fiscus.cli.simulate.traces import Request, Trace, TraceFormat
 from fiscus.cli.terminal import CommandError
 
 if TYPE_CHECKING:

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from fiscus.cli import demo, doctor, keys, migrate, quotas, replay, report, serve, simulate, worker
+from fiscus.cli import demo, doctor, keys, migrate, report, worker
+from fiscus.cli.quotas import commands as quotas
+from fiscus.cli.replay import command as replay
+from fiscus.cli.serve import command as serve
+from fiscus.cli.simulate import command as simulate
 from fiscus.cli.terminal import print_raw
 
 app = typer.Typer(

@@ -104,8 +104,8 @@ def demo(
 
 
 def _serve_demo(settings: Settings) -> None:
-    from fiscus.cli.serve import address_of
-    from fiscus.cli.serving import serve_process, sockets_for
+    from fiscus.cli.serve.command import address_of
+    from fiscus.cli.serve.serving import serve_process, sockets_for
     from fiscus.wiring.engine import ensure_admin_key
 
     started = time.perf_counter()

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from fiscus.budgets.calls import Utilization
 from fiscus.cli.api import Api
-from fiscus.cli.replay_run import CURRENCY, TAG, Tally
+from fiscus.cli.replay.run import CURRENCY, TAG, Tally
 from fiscus.costs.report_model import Report
 from fiscus.money import ZERO, add, plain, subtract
 from fiscus.paging import MAX_PAGE_SIZE

@@ -18,11 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from fiscus.cli.api import Api
 from fiscus.cli.checked import AN_ID
-from fiscus.cli.http_connection import target
-from fiscus.cli.model_prices import ModelPrices
-from fiscus.cli.replay_audit import Finding, Replayed, audit
-from fiscus.cli.replay_run import CURRENCY, TAG, Plan, Replay, Tally
-from fiscus.cli.replay_show import Result, as_json_document, show
+from fiscus.cli.replay.audit import Finding, Replayed, audit
+from fiscus.cli.replay.http_connection import target
+from fiscus.cli.replay.model_prices import ModelPrices
+from fiscus.cli.replay.run import CURRENCY, TAG, Plan, Replay, Tally
+from fiscus.cli.replay.show import Result, as_json_document, show
+from fiscus.cli.replay.trace import TraceRequest, read_azure_llm
 from fiscus.cli.terminal import (
     DEFAULT_URL,
     JsonFlag,
@@ -34,7 +35,6 @@ from fiscus.cli.terminal import (
     print_json,
     progress,
 )
-from fiscus.cli.trace import TraceRequest, read_azure_llm
 from fiscus.clock import SystemClock
 from fiscus.errors import FiscusError, NotFound, ValidationError
 from fiscus.money import EXACT, ZERO, add, parse_positive

@@ -13,10 +13,10 @@ from time import perf_counter
 from typing import Any, Final
 
 from fiscus.budgets.calls import CheckAnswer, SettleAnswer
-from fiscus.cli.http_connection import HttpConnection, Target
-from fiscus.cli.model_prices import ModelPrices
+from fiscus.cli.replay.http_connection import HttpConnection, Target
+from fiscus.cli.replay.model_prices import ModelPrices
+from fiscus.cli.replay.trace import TraceRequest
 from fiscus.cli.terminal import CommandError
-from fiscus.cli.trace import TraceRequest
 from fiscus.client.problems import error_of
 from fiscus.client.retries import RETRIED_STATUSES
 from fiscus.costs.model import CostFlag

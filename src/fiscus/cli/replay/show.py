@@ -8,11 +8,11 @@ from typing import Any, Final, NamedTuple
 
 from rich.text import Text
 
-from fiscus.cli.model_prices import ModelPrices
-from fiscus.cli.replay_audit import Finding, Replayed
-from fiscus.cli.replay_run import Tally
+from fiscus.cli.replay.audit import Finding, Replayed
+from fiscus.cli.replay.model_prices import ModelPrices
+from fiscus.cli.replay.run import Tally
+from fiscus.cli.replay.trace import TraceRequest
 from fiscus.cli.terminal import facts, money, new_table, out, show_table
-from fiscus.cli.trace import TraceRequest
 
 PERCENTILES: Final = (50, 95, 99)
 MILLION: Final = 1_000_000

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 from rich.text import Text
 
-from fiscus.cli.simulate_input import Input, Line
+from fiscus.cli.simulate.input import Input, Line
 from fiscus.cli.terminal import CommandError, notes
 from fiscus.clock import from_us, to_us
 from fiscus.errors import ValidationError

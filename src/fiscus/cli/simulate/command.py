@@ -11,12 +11,12 @@ import typer
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fiscus.cli.checked import A_ZONE, AN_ID
-from fiscus.cli.simulate_chart import seconds_text
-from fiscus.cli.simulate_input import Input
-from fiscus.cli.simulate_policies import read_policies
-from fiscus.cli.simulate_run import SLACK_US, Decided, Simulation
-from fiscus.cli.simulate_show import Tally, decision_line, show
-from fiscus.cli.simulate_traces import Trace, TraceFormat
+from fiscus.cli.simulate.chart import seconds_text
+from fiscus.cli.simulate.input import Input
+from fiscus.cli.simulate.policies import read_policies
+from fiscus.cli.simulate.run import SLACK_US, Decided, Simulation
+from fiscus.cli.simulate.show import Tally, decision_line, show
+from fiscus.cli.simulate.traces import Trace, TraceFormat
 from fiscus.cli.terminal import CommandError, UsageError, notes, progress
 from fiscus.errors import ValidationError
 from fiscus.ratelimits.port import CounterStore

@@ -12,7 +12,7 @@ import typer
 from fiscus.cli.api import Api
 from fiscus.cli.checked import A_CURRENCY, A_ZONE, ABOVE_ZERO, AN_ID, NOT_NEGATIVE
 from fiscus.cli.moments import moment_option
-from fiscus.cli.quotas_show import show_history, show_parts, show_quota, show_quotas
+from fiscus.cli.quotas.show import show_history, show_parts, show_quota, show_quotas
 from fiscus.cli.terminal import (
     DEFAULT_URL,
     CommandError,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from fiscus.cli.simulate_policies import FilePolicies
-from fiscus.cli.simulate_traces import Request
+from fiscus.cli.simulate.policies import FilePolicies
+from fiscus.cli.simulate.traces import Request
 from fiscus.cli.terminal import CommandError
 from fiscus.clock import ManualClock, from_us
 from fiscus.errors import ServiceUnavailable

@@ -1,0 +1,1 @@
+"""`fiscus quotas`: what is allocated and used, on a running server."""

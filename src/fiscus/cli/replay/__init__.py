@@ -1,0 +1,1 @@
+"""`fiscus replay`: a trace of requests sent to a running server."""

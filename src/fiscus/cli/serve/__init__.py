@@ -1,0 +1,1 @@
+"""`fiscus serve`: a server, of one process or several."""

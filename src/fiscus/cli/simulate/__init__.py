@@ -1,0 +1,1 @@
+"""`fiscus simulate`: policies of rate limits, on a log of requests that was recorded before."""
