@@ -22,14 +22,9 @@ import pytest
 import uvloop
 
 from fiscus.cli.serve import serving, supervisor
-from fiscus.cli.serve.serving import (
-    GRACE_SECONDS,
-    bound_anew,
-    descriptors_of,
-    listen,
-    serve_child,
-    serve_process,
-)
+from fiscus.cli.serve import sockets as sockets_module
+from fiscus.cli.serve.serving import GRACE_SECONDS, serve_child, serve_process
+from fiscus.cli.serve.sockets import bound_anew, descriptors_of, listen
 from fiscus.cli.serve.supervisor import Supervisor
 from fiscus.cli.terminal import CommandError
 from fiscus.settings import Settings
@@ -331,7 +326,7 @@ def test_an_address_is_taken_from_when_a_server_begins_to_start(first: int, seco
 def test_nobody_takes_an_address_while_the_sockets_that_share_it_are_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    port, bound = free_port(), serving._bound
+    port, bound = free_port(), sockets_module._bound
     refused: list[CommandError] = []
 
     def bound_after_another_tried(*address: Any, share: bool) -> socket.socket:
@@ -341,7 +336,7 @@ def test_nobody_takes_an_address_while_the_sockets_that_share_it_are_made(
             refused.append(told.value)
         return bound(*address, share=share)
 
-    monkeypatch.setattr(serving, "_bound", bound_after_another_tried)
+    monkeypatch.setattr(sockets_module, "_bound", bound_after_another_tried)
     for one in listen("127.0.0.1", port, 3):
         one.close()
     assert refused

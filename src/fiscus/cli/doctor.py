@@ -94,7 +94,7 @@ _ELSEWHERE: Final = {"FISCUS_URL", "FISCUS_KEY"}
 
 def _start(settings: Settings) -> Iterator[Finding]:
     """What `fiscus serve` looks at before it starts, by its own checks."""
-    from fiscus.cli.serve.serving import check_envoy, mapping_of
+    from fiscus.cli.serve.envoy import check_envoy, mapping_of
     from fiscus.http.auth.tokens import TokenVerifier
     from fiscus.wiring.ledger_process import open_rates
 

@@ -14,7 +14,7 @@ def worker(data_dir: DataDir = None) -> None:
     import signal
     import threading
 
-    from fiscus.cli.serve.serving import leave, on_signals
+    from fiscus.cli.signals import leave, on_signals
     from fiscus.wiring.engine import open_engine
     from fiscus.worker import Worker
 

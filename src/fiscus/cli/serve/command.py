@@ -51,8 +51,9 @@ def serve(
     ] = True,
 ) -> None:
     """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
-    from fiscus.cli.serve.serving import leave, on_signals, serve_process, sockets_for
+    from fiscus.cli.serve.serving import serve_process, sockets_for
     from fiscus.cli.serve.supervisor import Supervisor
+    from fiscus.cli.signals import leave, on_signals
     from fiscus.wiring.engine import ensure_admin_key, open_engine
 
     settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir)

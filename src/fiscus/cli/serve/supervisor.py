@@ -16,7 +16,9 @@ from typing import Final
 
 from prometheus_client import multiprocess
 
-from fiscus.cli.serve.serving import GRACE_SECONDS, bound_anew, leave, on_signals, serve_child
+from fiscus.cli.serve.serving import GRACE_SECONDS, serve_child
+from fiscus.cli.serve.sockets import bound_anew
+from fiscus.cli.signals import leave, on_signals
 from fiscus.runtime.logs import get_logger
 from fiscus.runtime.processes import RestartPauses
 from fiscus.settings import Settings
