@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiscus import Client
+from fiscus.cli.marks import ASCII
 from fiscus.cli.quotas.show import MAX_BARS, day_chart
-from fiscus.cli.simulate.chart import ASCII
 from fiscus.ids import uuid7
 from fiscus.quotas.calls import DayTotal
 

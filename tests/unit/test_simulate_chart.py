@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus.cli.simulate.chart import ASCII, MAX_SLOTS, ROWS, Slot, Timeline, chart
+from fiscus.cli.marks import ASCII
+from fiscus.cli.simulate.chart import MAX_SLOTS, ROWS, Slot, Timeline, chart
 from fiscus.zones import zone_of
 
 if TYPE_CHECKING:

@@ -33,6 +33,3 @@ class _Leave:
 
 
 leave: Final = _Leave()
-
-
-__all__ = ["leave", "on_signals"]

@@ -4,42 +4,52 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import typer
 
 from fiscus.cli.api import Api
-from fiscus.cli.checked import A_CURRENCY, A_ZONE, ABOVE_ZERO, AN_ID, NOT_NEGATIVE
+from fiscus.cli.checked import ABOVE_ZERO, AN_ID, NOT_NEGATIVE
 from fiscus.cli.moments import moment_option
+from fiscus.cli.quotas.options import (
+    TYPED,
+    CurrencyOption,
+    End,
+    PeriodOption,
+    Premium,
+    Renew,
+    RenewAmount,
+    Resource,
+    Start,
+    Tenant,
+    Zone,
+    terms_of,
+)
+from fiscus.cli.quotas.scopes import entities_given, scope_given, scope_or_type_given
 from fiscus.cli.quotas.show import show_history, show_parts, show_quota, show_quotas
 from fiscus.cli.terminal import (
     DEFAULT_URL,
-    CommandError,
     JsonFlag,
     Key,
     Url,
     UsageError,
-    cannot_be_read,
     naming,
     notes,
     print_json,
 )
-from fiscus.errors import NotFound, ValidationError
+from fiscus.errors import NotFound
 from fiscus.ids import uuid7
 from fiscus.paging import MAX_PAGE_SIZE
 from fiscus.quotas.calls import (
     DistributeAnswer,
     DistributeRequest,
-    Entity,
     QuotaHistory,
     QuotaPage,
     QuotaView,
 )
 from fiscus.quotas.model import QuotaPeriod, QuotaSpec, RenewalAmount, Strategy
-from fiscus.scopes import EVERY, ScopeType, is_id
 from fiscus.wire.converting import convert
-from fiscus.wire.decoding import decode
 
 app = typer.Typer(
     help="List, allocate and distribute quotas on a running server.", no_args_is_help=True
@@ -47,61 +57,7 @@ app = typer.Typer(
 
 PATH: Final = "/quotas"
 
-Tenant = Annotated[str | None, typer.Option(callback=AN_ID, help="Default: the key's tenant.")]
-Resource = Annotated[str, typer.Argument(metavar="RESOURCE", help="Such as gpu_hours.")]
-PeriodOption = Annotated[
-    QuotaPeriod,
-    typer.Option(
-        "--period", metavar="PERIOD", help=f"How long it holds: {', '.join(QuotaPeriod)}."
-    ),
-]
-Start = Annotated[
-    str | None,
-    typer.Option(help="A time in the period, or where custom begins; default now."),
-]
-End = Annotated[str | None, typer.Option(help="Where a custom period ends.")]
-Zone = Annotated[
-    str | None,
-    typer.Option(callback=A_ZONE, help="IANA zone of calendar periods; default the tenant's."),
-]
-Premium = Annotated[
-    str | None,
-    typer.Option(
-        "--premium-rate", callback=NOT_NEGATIVE, help="Price of a unit taken from the burst."
-    ),
-]
-CurrencyOption = Annotated[
-    str | None, typer.Option(callback=A_CURRENCY, help="Of the premium rate.")
-]
-Renew = Annotated[
-    bool, typer.Option("--auto-renew", help="Allocate the next period before this one ends.")
-]
-RenewAmount = Annotated[
-    RenewalAmount,
-    typer.Option("--renewal-amount", help="Of the next period: the same, or by usage."),
-]
 _FOR_THE_REST: Final = [one for one in Strategy if one is not Strategy.RESERVED]
-_TYPED: Final = {
-    "resource_type": "RESOURCE",
-    "allocated_amount": "AMOUNT",
-    "total_amount": "TOTAL",
-    "scope_id": "--scope",
-    "max_burst_amount": "--burst",
-    "max_burst_ratio": "--burst-ratio",
-    "burst_premium_rate": "--premium-rate",
-    "currency": "--currency",
-    "period_type": "--period",
-    "period_start": "--start",
-    "period_end": "--end",
-    "timezone": "--timezone",
-    "renewal_amount": "--renewal-amount",
-    "then": "--then",
-    "decimals": "--decimals",
-    "since": "--since",
-    "until": "--until",
-    "tenant_id": "--tenant",
-}
-"""What is typed for each field of a request."""
 
 
 @app.command("list")
@@ -119,10 +75,10 @@ def list_quotas(
     as_json: JsonFlag = False,
 ) -> None:
     """List quotas, newest first, with what is used of them."""
-    kind, scope_id = _scope_or_type(scope)
+    kind, scope_id = scope_or_type_given(scope)
     quotas: list[QuotaView] = []
     token: str | None = None
-    with naming(_TYPED | {"resource_type": "--resource"}), Api(url, key) as api:
+    with naming(TYPED | {"resource_type": "--resource"}), Api(url, key) as api:
         while True:
             page = api.get(
                 PATH,
@@ -176,8 +132,8 @@ def allocate(
     as_json: JsonFlag = False,
 ) -> None:
     """Allocate a quota for one period."""
-    kind, scope_id = _scope(scope)
-    terms = _terms(
+    kind, scope_id = scope_given(scope)
+    terms = terms_of(
         resource, period, start, end, timezone, premium_rate, currency, tenant, auto_renew,
         renewal_amount,
     )  # fmt: skip
@@ -188,7 +144,7 @@ def allocate(
         "allocated_amount": amount,
         "max_burst_amount": burst,
     }
-    with naming(_TYPED):
+    with naming(TYPED):
         spec = convert(wanted, QuotaSpec)
         with Api(url, key) as api:
             quota = api.post(PATH, spec, QuotaView, idempotency_key=uuid7())
@@ -250,7 +206,7 @@ def distribute(
     """Share a total out: show who gets what, ask, then allocate a quota for each."""
     if as_json and not (yes or dry_run):
         raise UsageError("quotas would be allocated", suggested_action="add --yes or --dry-run.")
-    terms = _terms(
+    terms = terms_of(
         resource, period, start, end, timezone, premium_rate, currency, tenant, auto_renew,
         renewal_amount,
     )  # fmt: skip
@@ -258,13 +214,13 @@ def distribute(
         **terms,
         "total_amount": total,
         "strategy": strategy,
-        "entities": _entities(to or [], entities_file),
+        "entities": entities_given(to or [], entities_file),
         "then": then,
         "max_burst_ratio": burst_ratio,
         "decimals": decimals,
         "dry_run": True,
     }
-    with naming(_TYPED), Api(url, key) as api:
+    with naming(TYPED), Api(url, key) as api:
         wanted = convert(values, DistributeRequest)
         if not yes or dry_run:
             preview = _distribute(api, wanted)
@@ -303,7 +259,7 @@ def history(
 ) -> None:
     """Show what was taken from a quota and given back: a chart of its days, and the latest rows."""
     path = f"{PATH}/{_segment(quota_id)}"
-    with naming(_TYPED | {"scope_id": "--scope-id"}), Api(url, key) as api:
+    with naming(TYPED | {"scope_id": "--scope-id"}), Api(url, key) as api:
         found = api.get(
             f"{path}/history",
             QuotaHistory,
@@ -325,102 +281,6 @@ def history(
 
 def _distribute(api: Api, wanted: DistributeRequest) -> DistributeAnswer:
     return api.post(f"{PATH}/distribute", wanted, DistributeAnswer, idempotency_key=uuid7())
-
-
-def _terms(
-    resource: str,
-    period: QuotaPeriod,
-    start: str | None,
-    end: str | None,
-    timezone: str | None,
-    premium_rate: str | None,
-    currency: str | None,
-    tenant: str | None,
-    auto_renew: bool,
-    renewal_amount: RenewalAmount,
-) -> dict[str, Any]:
-    return {
-        "resource_type": resource,
-        "period_type": period,
-        "period_start": moment_option(start, "--start"),
-        "period_end": moment_option(end, "--end"),
-        "timezone": timezone,
-        "burst_premium_rate": premium_rate,
-        "currency": currency,
-        "auto_renew": auto_renew,
-        "renewal_amount": renewal_amount,
-        "tenant_id": tenant,
-    }
-
-
-def _entities(given: list[str], path: Path | None) -> list[Entity]:
-    """Who gets a part: from the options, and from a file."""
-    entities = [_entity(one) for one in given]
-    if path is not None:
-        try:
-            entities += decode(path.read_bytes(), list[Entity])
-        except OSError as failure:
-            raise cannot_be_read(path, failure.strerror) from None
-        except ValidationError as error:
-            a_list = 'write a list such as [{"scope_type": "project", "scope_id": "search"}].'
-            todo = a_list if error.field == "body" else error.suggested_action
-            raise CommandError(f"{path}: {error.message}", suggested_action=todo) from None
-    if not entities:
-        raise UsageError(
-            "nobody gets a part", suggested_action="add --to project:search or --entities FILE."
-        )
-    return entities
-
-
-def _entity(given: str) -> Entity:
-    """`project:search`, `user:ada,tier=1` or `user:ada,reserved=100`."""
-    scope, *options = given.split(",")
-    kind, scope_id = _scope(scope)
-    values: dict[str, Any] = {"scope_type": kind, "scope_id": scope_id}
-    for option in options:
-        name, _, value = option.partition("=")
-        if name == "tier" and value.isdecimal():
-            values["tier"] = int(value)
-        elif name == "reserved" and value:
-            values["reserved_amount"] = value
-        else:
-            raise UsageError(
-                f"{option} in --to {given} is neither tier=1 to 3 nor reserved=AMOUNT",
-                suggested_action="write --to project:search,tier=1.",
-            )
-    try:
-        return convert(values, Entity)
-    except ValidationError as error:
-        raise UsageError(
-            f"--to {given}: {error.message}",
-            suggested_action="write --to project:search,tier=1 or --to user:ada,reserved=100.",
-        ) from None
-
-
-def _scope_or_type(given: str | None) -> tuple[ScopeType | None, str | None]:
-    """`project:` is no type: what somebody left empty is not every project."""
-    if given is None:
-        return None, None
-    return _scope(given) if ":" in given else (_scope_type(given), None)
-
-
-def _scope(given: str) -> tuple[ScopeType, str]:
-    kind, colon, scope_id = given.partition(":")
-    if not colon or not (scope_id == EVERY or is_id(scope_id)):
-        raise UsageError(
-            f"{given} names no scope", suggested_action="write its type and id: project:search."
-        )
-    return _scope_type(kind), scope_id
-
-
-def _scope_type(kind: str) -> ScopeType:
-    try:
-        return ScopeType(kind)
-    except ValueError:
-        raise UsageError(
-            f"{kind or '(empty)'} is no type of scope",
-            suggested_action=f"Use one of {', '.join(ScopeType)}.",
-        ) from None
 
 
 def _segment(quota_id: str) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.text import Text
 
-from fiscus.cli.simulate.chart import ASCII, BLOCKS, Marks
+from fiscus.cli.marks import ASCII, BLOCKS, Marks
 from fiscus.cli.terminal import facts, new_table, notes, out, show_table, shown
 from fiscus.money import ZERO, add, plain, subtract
 from fiscus.quotas.calls import DayTotal, DistributeAnswer, HistoryRow, QuotaHistory, QuotaView

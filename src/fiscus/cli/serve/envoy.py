@@ -62,6 +62,3 @@ def mapping_of(settings: Settings) -> DescriptorMapping:
             suggested_action=f"set FISCUS_ENVOY_MAPPING_FILE to a YAML file such as {EXAMPLE}",
         )
     return read_mapping(settings.envoy_mapping_file)
-
-
-__all__ = ["check_envoy", "mapping_of", "open_envoy"]

@@ -124,6 +124,3 @@ def _bound(family: int, kind: int, protocol: int, address: Any, *, share: bool) 
         bound.close()
         raise
     return bound
-
-
-__all__ = ["BACKLOG", "bound_anew", "check_free", "descriptors_of", "listen", "listen_on"]

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from rich.text import Text
 
+from fiscus.cli.marks import BLOCKS, Marks
 from fiscus.clock import from_us
 
 MAX_SLOTS: Final = 2_400
@@ -96,21 +97,6 @@ class Timeline:
                 slot[1] += denied
             self._slots = wider
             self._step += 1
-
-
-class Marks(NamedTuple):
-    """Characters of the chart; told apart without colour."""
-
-    admitted: str
-    denied: str
-    axis: str
-    corner: str
-    line: str
-    tick: str
-
-
-BLOCKS: Final = Marks("█", "░", "┤", "└", "─", "┬")
-ASCII: Final = Marks("#", ":", "|", "+", "-", "+")
 
 
 def chart(

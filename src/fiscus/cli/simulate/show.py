@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 from msgspec import Raw, Struct
 from rich.text import Text
 
-from fiscus.cli.simulate.chart import ASCII, BLOCKS, Timeline, chart, seconds_text
+from fiscus.cli.marks import ASCII, BLOCKS
+from fiscus.cli.simulate.chart import Timeline, chart, seconds_text
 from fiscus.cli.simulate.run import Decided
 from fiscus.cli.terminal import facts, new_table, out, show_table
 from fiscus.clock import from_us, to_us
