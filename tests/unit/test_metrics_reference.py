@@ -15,7 +15,7 @@ HEAD = """# Metrics
 
 `GET /budget/v1/metrics`, in Prometheus' text format, for the roles `platform_admin` and
 `system_architect`. With several workers it shows the sums over all of them. Latencies have the
-buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `metrics.py` and
+buckets 1, 2, 5, 10, 15, 25, 50, 100, 250 and 500 ms. Made from `families.py` and
 `most_used.py` in `fiscus/http/monitoring`.
 
 The budgets and quotas used most are told to `platform_admin` alone, as their series name tenants.

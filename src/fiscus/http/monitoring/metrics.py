@@ -8,20 +8,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-    multiprocess,
-)
+from prometheus_client import CollectorRegistry, Counter, generate_latest, multiprocess
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.engine import PoolUse
+from fiscus.http.monitoring.families import Families
 from fiscus.ledger.loop import Ledger
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
@@ -29,11 +22,8 @@ from fiscus.ratelimits.limiter import Limiter
 from fiscus.runtime.breaker import BreakerState
 from fiscus.runtime.cache_stats import CacheStats
 
-LATENCY_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
-GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TELL_SECONDS: Final = 5.0
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-disable_created_metrics()  # they would double the series and nobody reads them
 
 RECORDING: Final = frozenset({"record", "record_batch", "record_stream", "settle"})
 QUOTAS: Final = frozenset({"quota_check", "quota_check_batch", "release_consumption"})
@@ -51,144 +41,8 @@ class Metrics:
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
-        self._checks = Histogram(
-            "fiscus_check_duration_seconds",
-            "Time to answer a decision about budgets, over HTTP.",
-            ("operation", "outcome"),
-            buckets=LATENCY_SECONDS,
-            registry=registry,
-        )
-        self._records = Histogram(
-            "fiscus_record_duration_seconds",
-            "Time to answer that a cost is recorded, over HTTP.",
-            ("operation", "outcome"),
-            buckets=LATENCY_SECONDS,
-            registry=registry,
-        )
-        self._limits = Histogram(
-            "fiscus_rate_limit_duration_seconds",
-            "Time to answer a check of rate limits, over HTTP or to Envoy.",
-            ("operation", "outcome"),
-            buckets=LATENCY_SECONDS,
-            registry=registry,
-        )
-        self._quotas = Histogram(
-            "fiscus_quota_duration_seconds",
-            "Time to answer a check of quotas or a release, over HTTP.",
-            ("operation", "outcome"),
-            buckets=LATENCY_SECONDS,
-            registry=registry,
-        )
-        self._commits = Histogram(
-            "fiscus_commit_duration_seconds",
-            "Time of one group of the ledger, from loading to the end of its commit.",
-            ("operation", "outcome"),
-            buckets=LATENCY_SECONDS,
-            registry=registry,
-        ).labels("group", "committed")
-        self._group_size = Histogram(
-            "fiscus_group_size",
-            "Commands that shared one commit.",
-            buckets=GROUP_SIZES,
-            registry=registry,
-        )
-        self._queue_depth = Gauge(
-            "fiscus_ledger_queue_depth",
-            "Commands that wait for the ledger.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._breaker = Gauge(
-            "fiscus_breaker_state",
-            "1 for the state the breaker before the store is in.",
-            ("state",),
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._store_errors = Counter(
-            "fiscus_store_errors", "Groups the store did not commit.", registry=registry
-        )
-        self._store_error_commands = Counter(
-            "fiscus_store_error_commands",
-            "Commands of groups the store did not commit.",
-            registry=registry,
-        )
-        self._denials = Counter(
-            "fiscus_denials",
-            "Operations denied, by the enforcement action of the deciding budget.",
-            ("action",),
-            registry=registry,
-        )
-        self._degraded = Counter(
-            "fiscus_degraded_answers",
-            "Operations allowed without the store, by the budgets' own failure policy.",
-            registry=registry,
-        )
-        self._violations = Counter(
-            "fiscus_rate_limit_violations",
-            "Checks of rate limits that were denied, by the algorithm of the deciding policy.",
-            ("algorithm",),
-            registry=registry,
-        )
-        self._degraded_limits = Counter(
-            "fiscus_rate_limit_degraded_answers",
-            "Checks of rate limits answered without their counters, by the policies' own rule.",
-            registry=registry,
-        )
-        self._quota_denials = Counter(
-            "fiscus_quota_denials",
-            "Checks of quotas that were denied, by the type of scope of the deciding quota.",
-            ("scope",),
-            registry=registry,
-        )
-        self._counter_round_trips = Histogram(
-            "fiscus_counters_duration_seconds",
-            "Time of one round trip to counters in Redis.",
-            buckets=LATENCY_SECONDS,
-            registry=registry,
-        )
-        self._counter_errors = Counter(
-            "fiscus_counters_errors", "Round trips that Redis did not answer.", registry=registry
-        )
-        self._counters_breaker = Gauge(
-            "fiscus_counters_breaker_state",
-            "1 for the state the breaker before Redis is in.",
-            ("state",),
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._cache_lookups = Counter(
-            "fiscus_cache_lookups",
-            "Look-ups of API keys and tokens, definitions (once for each tenant of a group) and "
-            "rate-limit policies in memory; of a miss the store was read, or a token verified.",
-            ("cache", "outcome"),
-            registry=registry,
-        )
-        self._pool = Gauge(
-            "fiscus_pool_connections",
-            "Connections to the database for reads and changes of definitions.",
-            ("state",),
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._access_denied = Counter(
-            "fiscus_access_denied",
-            "Calls refused for their credential (401), or their role or tenant (403).",
-            ("reason",),
-            registry=registry,
-        )
-        self._api_limited = Counter(
-            "fiscus_api_limited",
-            "Calls refused by the limits on Fiscus's own API (429), by the limit.",
-            ("limit",),
-            registry=registry,
-        )
-        self._requests = Counter(
-            "fiscus_http_requests",
-            "Requests answered, by route template; decisions are in the histograms.",
-            ("method", "route", "status"),
-            registry=registry,
-        )
+        self._families = Families(registry)
+        self._commits = self._families.commits.labels("group", "committed")
         self._decided: dict[tuple[str, str], Callable[[float], None]] = {}
         self._denied: dict[str, Callable[[], None]] = {}
         self._ledger: Ledger | None = None
@@ -204,13 +58,13 @@ class Metrics:
         """A decision endpoint answered: `allowed`, `denied`, `limited` or `error`."""
         observe = self._decided.get((operation, outcome))
         if observe is None:
-            family = self._checks
+            family = self._families.checks
             if operation in RECORDING:
-                family = self._records
+                family = self._families.records
             elif operation in LIMITING:
-                family = self._limits
+                family = self._families.limits
             elif operation in QUOTAS:
-                family = self._quotas
+                family = self._families.quotas
             observe = family.labels(operation, outcome).observe
             self._decided[operation, outcome] = observe
         observe(seconds)
@@ -220,13 +74,13 @@ class Metrics:
         answers = answer.results if isinstance(answer, CheckBatchAnswer) else (answer,)
         for one in answers:
             if one.degraded:
-                self._degraded.inc()
+                self._families.degraded.inc()
             if not one.allowed:
                 # without a budget the tenant's own `require_budget` denies
                 action = str(one.enforcement_action or "require_budget")
                 increase = self._denied.get(action)
                 if increase is None:
-                    increase = self._denied[action] = self._denials.labels(action).inc
+                    increase = self._denied[action] = self._families.denials.labels(action).inc
                 increase()
 
     def limited(self, answer: RateLimitCheckAnswer | RateLimitBatchAnswer) -> None:
@@ -234,10 +88,10 @@ class Metrics:
         answers = answer.results if isinstance(answer, RateLimitBatchAnswer) else (answer,)
         for one in answers:
             if one.degraded:
-                self._degraded_limits.inc()
+                self._families.degraded_limits.inc()
             if not one.allowed:
                 deciding = next(line for line in one.policies if line.policy_id == one.policy_id)
-                self._violations.labels(str(deciding.algorithm)).inc()
+                self._families.violations.labels(str(deciding.algorithm)).inc()
 
     def quotas_checked(self, answer: QuotaCheckAnswer | QuotaCheckBatchAnswer) -> None:
         """Quotas were checked: count the denied checks."""
@@ -249,27 +103,27 @@ class Metrics:
                     (line.scope["type"] for line in one.quotas if line.quota_id == one.quota_id),
                     "require_quota",
                 )
-                self._quota_denials.labels(scope).inc()
+                self._families.quota_denials.labels(scope).inc()
 
     def access_denied(self, reason: str) -> None:
         """`reason`: `credential`, `role` or `tenant`."""
-        self._access_denied.labels(reason).inc()
+        self._families.access_denied.labels(reason).inc()
 
     def api_limited(self, limit: str) -> None:
         """The API's own limit of this name held a call up."""
-        self._api_limited.labels(limit).inc()
+        self._families.api_limited.labels(limit).inc()
 
     def requested(self, method: str, route: str, status: int) -> None:
-        self._requests.labels(method, route, str(status)).inc()
+        self._families.requests.labels(method, route, str(status)).inc()
 
     def counters_answered(self, seconds: float) -> None:
         """Counters elsewhere answered a group of checks."""
-        self._counter_round_trips.observe(seconds)
+        self._families.counter_round_trips.observe(seconds)
         self._look_at_breakers()
 
     def counters_failed(self) -> None:
         """Counters elsewhere did not answer."""
-        self._counter_errors.inc()
+        self._families.counter_errors.inc()
         self._look_at_breakers()
 
     # -- told by the ledger, in any thread
@@ -287,7 +141,7 @@ class Metrics:
         self._limiter = limiter
         self._pool_use = pool_use
         self._caches = [
-            _CacheShown(name, lookups, self._cache_lookups)
+            _CacheShown(name, lookups, self._families.cache_lookups)
             for name, lookups in (
                 ("credentials", credentials),
                 ("definitions", ledger.lookups),
@@ -301,14 +155,14 @@ class Metrics:
 
     def group_committed(self, size: int, seconds: float) -> None:
         self._commits.observe(seconds)
-        self._group_size.observe(size)
+        self._families.group_size.observe(size)
         if self._ledger is not None:
-            self._queue_depth.set(self._ledger.queue_depth)
+            self._families.queue_depth.set(self._ledger.queue_depth)
         self._look_at_breakers()
 
     def group_failed(self, size: int) -> None:
-        self._store_errors.inc()
-        self._store_error_commands.inc(size)
+        self._families.store_errors.inc()
+        self._families.store_error_commands.inc(size)
         self._look_at_stores()
 
     # -- shown
@@ -338,15 +192,15 @@ class Metrics:
 
     def _look_at_stores(self) -> None:
         if self._ledger is not None:
-            self._queue_depth.set(self._ledger.queue_depth)
+            self._families.queue_depth.set(self._ledger.queue_depth)
         self._look_at_breakers()
         with self._showing:
             for cache in self._caches:
                 cache.show()
         if self._pool_use is not None:
             use = self._pool_use()
-            self._pool.labels("in_use").set(use.in_use)
-            self._pool.labels("idle").set(use.idle)
+            self._families.pool.labels("in_use").set(use.in_use)
+            self._families.pool.labels("idle").set(use.idle)
 
     def _look_at_breakers(self) -> None:
         """After each group: another process that shows the sums cannot look at these breakers."""
@@ -358,8 +212,8 @@ class Metrics:
         with self._showing:  # groups of both end in threads of their own
             shown = ledger.breaker_state, limiter.breaker_state
             for state in BreakerState:
-                self._breaker.labels(str(state)).set(state is shown[0])
-                self._counters_breaker.labels(str(state)).set(state is shown[1])
+                self._families.breaker.labels(str(state)).set(state is shown[0])
+                self._families.counters_breaker.labels(str(state)).set(state is shown[1])
             self._breakers_shown = shown
 
 
