@@ -9,7 +9,8 @@ from bench.workload import PLENTY, QUOTA_RESOURCE, Place
 from fiscus.ids import uuid7
 from fiscus.quotas.definitions import define
 from fiscus.quotas.model import Quota, QuotaSpec
-from fiscus.stores.sql import migrate, quota_rows
+from fiscus.stores.sql import migrate
+from fiscus.stores.sql.quotas import rows as quota_rows
 from fiscus.wire.converting import convert
 
 

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from fiscus.errors import ServiceUnavailable
-from fiscus.stores.sql.answering import SILENT_LOOKS
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.postgres.answering import SILENT_LOOKS
 from tests.fiscus_process import fiscus_server
 from tests.servers import drop_database, fresh_database
 

@@ -12,8 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from fiscus.money import ZERO, add, multiply, plain, round_half_even, subtract
-from fiscus.stores.sql import quota_tables, tables
+from fiscus.stores.sql import tables
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.quotas import tables as quota_tables
 
 Key = tuple[str, str]
 

@@ -29,8 +29,8 @@ from fiscus.ledger.port import LedgerTransaction
 from fiscus.ledger.requests import check_command, record_command, settle_command
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
-from fiscus.stores.sql.answering import AnsweringConnection
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.postgres.answering import AnsweringConnection
 from fiscus.wire.converting import convert
 from fiscus.wiring.engine import open_engine
 from fiscus.wiring.ledger_process import open_rates

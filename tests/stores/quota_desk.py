@@ -15,8 +15,8 @@ from fiscus.ids import uuid7
 from fiscus.quotas.calls import DistributeAnswer, DistributeRequest, QuotaRequestSpec
 from fiscus.quotas.model import Quota, QuotaRequest, QuotaSpec, UsageKind
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.quota_tables import quota_balances, quota_usage, quotas
-from fiscus.stores.sql.quotas import SqlQuotas
+from fiscus.stores.sql.quotas.store import SqlQuotas
+from fiscus.stores.sql.quotas.tables import quota_balances, quota_usage, quotas
 from fiscus.stores.sql.tenants import definitions_versions
 from fiscus.wire.converting import convert
 

@@ -21,7 +21,7 @@ from fiscus.ledger.requests import release_command
 from fiscus.paging import PageRequest
 from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType
-from fiscus.stores.sql.budgets import SqlBudgets
+from fiscus.stores.sql.budgets.store import SqlBudgets
 from fiscus.tenants import TenantSpec
 from tests.servers import PostgresServer
 from tests.stores.conftest import (

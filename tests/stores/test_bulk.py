@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from fiscus.ids import uuid7
-from fiscus.stores.sql import bulk, postgres, sqlite
+from fiscus.stores.sql import bulk
 from fiscus.stores.sql.bulk import Columns, Statement, insert
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.driver import Driver
-from fiscus.stores.sql.postgres import PostgresDriver
-from fiscus.stores.sql.sqlite import SqliteDriver
-from fiscus.stores.sql.write_lock import WriteLock
+from fiscus.stores.sql.ledger.driver import Driver
+from fiscus.stores.sql.postgres import driver as postgres
+from fiscus.stores.sql.postgres.driver import PostgresDriver
+from fiscus.stores.sql.sqlite import driver as sqlite
+from fiscus.stores.sql.sqlite.driver import SqliteDriver
+from fiscus.stores.sql.sqlite.write_lock import WriteLock
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TYPES = {

@@ -16,9 +16,9 @@ from fiscus.quotas.model import QuotaSpec
 from fiscus.quotas.port import QuotaFilter
 from fiscus.ratelimits.model import PolicySpec
 from fiscus.ratelimits.policy_port import PolicyFilter
-from fiscus.stores.sql.budgets import SqlBudgets
-from fiscus.stores.sql.policies import SqlPolicies
-from fiscus.stores.sql.quotas import SqlQuotas
+from fiscus.stores.sql.budgets.store import SqlBudgets
+from fiscus.stores.sql.quotas.store import SqlQuotas
+from fiscus.stores.sql.ratelimits.policies import SqlPolicies
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.tenants import TenantSpec
 from fiscus.wire.converting import convert

@@ -13,7 +13,8 @@ import pytest
 
 from fiscus.errors import ServiceUnavailable
 from fiscus.health import health_of
-from fiscus.stores.sql import migrate, sqlite
+from fiscus.stores.sql import migrate
+from fiscus.stores.sql.sqlite import driver as sqlite
 from tests.stores.conftest import Tenant
 
 PAGES = 1_000_000

@@ -20,8 +20,8 @@ from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.ids import is_uuid
 from fiscus.quotas.model import ConsumptionLine, QuotaKey
 from fiscus.stores.sql import migrate
-from fiscus.stores.sql.quota_tables import metadata, quota_consumptions, quota_usage
-from fiscus.stores.sql.write_lock import WriteLock
+from fiscus.stores.sql.quotas.tables import metadata, quota_consumptions, quota_usage
+from fiscus.stores.sql.sqlite.write_lock import WriteLock
 from fiscus.wire.decoding import decode
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import DATABASES
@@ -392,7 +392,7 @@ def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
 def test_a_migration_on_sqlite_waits_for_its_turn_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fiscus.stores.sql.write_lock.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("fiscus.stores.sql.sqlite.write_lock.WAIT_SECONDS", 0.05)
     path = tmp_path / "fiscus.db"
     url = f"sqlite:///{path}"
     migrate.upgrade(url)

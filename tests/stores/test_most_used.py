@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from fiscus.ledger.requests import quota_check_command
 from fiscus.paging import page_request
 from fiscus.quotas.calls import QuotaCheckRequest
-from fiscus.stores.sql.budgets import SqlBudgets
+from fiscus.stores.sql.budgets.store import SqlBudgets
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.maintenance import SqlProbe
-from fiscus.stores.sql.quotas import SqlQuotas
+from fiscus.stores.sql.quotas.store import SqlQuotas
 from fiscus.wire.converting import convert
 from tests.stores.conftest import Tenant, plan_of
 from tests.stores.quota_desk import quota_spec

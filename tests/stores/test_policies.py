@@ -21,10 +21,10 @@ from fiscus.ratelimits.limits import effective_limit
 from fiscus.ratelimits.model import Emergency, PolicyScope, PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import PolicyFilter, TenantPolicies, UsageRow
 from fiscus.ratelimits.rules import MAX_LIMIT, Algorithm
-from fiscus.stores.sql.budgets import SqlBudgets
+from fiscus.stores.sql.budgets.store import SqlBudgets
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.policies import SqlPolicies
-from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
+from fiscus.stores.sql.ratelimits.policies import SqlPolicies
+from fiscus.stores.sql.ratelimits.usage import SqlRateLimitUsage
 from fiscus.wire.converting import convert
 from tests.stores.conftest import in_threads
 

@@ -18,7 +18,7 @@ from fiscus.quotas.model import Quota, UsageKind
 from fiscus.quotas.port import QuotaFilter
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.maintenance import SqlMaintenance
-from fiscus.stores.sql.quota_tables import quota_usage
+from fiscus.stores.sql.quotas.tables import quota_usage
 from tests.stores.conftest import plan_of
 from tests.stores.quota_desk import NOW, QuotaDesk, at
 
@@ -229,7 +229,7 @@ def test_rows_from_before_a_moment_are_forgotten_of_all_tenants(desk: QuotaDesk)
 
 def test_more_than_one_chunk_is_forgotten(desk: QuotaDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     clear(desk)
-    monkeypatch.setattr("fiscus.stores.sql.quota_history._BATCH", 2)
+    monkeypatch.setattr("fiscus.stores.sql.quotas.history._BATCH", 2)
     quota = desk.allocate()
     for minute in range(5):
         desk.usage(quota, "1", f"2026-02-15T00:{minute:02}")

@@ -14,10 +14,10 @@ from fiscus.errors import ValidationError
 from fiscus.paging import page_request
 from fiscus.quotas.model import Quota, RenewalStatus
 from fiscus.quotas.port import DueRenewal, QuotaFilter
-from fiscus.stores.sql import quota_rows
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.quota_tables import quotas as t
-from fiscus.stores.sql.quotas import SqlQuotas
+from fiscus.stores.sql.quotas import rows as quota_rows
+from fiscus.stores.sql.quotas.store import SqlQuotas
+from fiscus.stores.sql.quotas.tables import quotas as t
 from tests.stores.conftest import in_threads
 from tests.stores.quota_desk import NOW, QuotaDesk, at
 

@@ -11,8 +11,8 @@ from fiscus.errors import Conflict, Forbidden, IdempotencyConflict, NotFound, Va
 from fiscus.paging import page_request
 from fiscus.quotas.model import QuotaRequest, RequestStatus
 from fiscus.quotas.port import QuotaRequestFilter
-from fiscus.stores.sql import quota_requests
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.quotas import requests as quota_requests
 from tests.stores.conftest import in_threads
 from tests.stores.quota_desk import NOW, QuotaDesk, at
 

@@ -15,9 +15,9 @@ from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckRequest
 from fiscus.quotas.model import Quota, RenewalStatus, Strategy, UsageKind
 from fiscus.quotas.port import QuotaFilter
 from fiscus.scopes import ScopeType
-from fiscus.stores.sql import quota_rows
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.quota_balances import most_used
+from fiscus.stores.sql.quotas import rows as quota_rows
+from fiscus.stores.sql.quotas.balances import most_used
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.tenants import TenantSpec
 from fiscus.wire.converting import convert
@@ -227,7 +227,7 @@ def test_a_batch_that_cannot_be_committed_leaves_nothing(
     def fail(*_: object) -> None:
         raise RuntimeError("the process ends here")
 
-    monkeypatch.setattr("fiscus.stores.sql.quotas.keep_answer", fail)
+    monkeypatch.setattr("fiscus.stores.sql.quotas.store.keep_answer", fail)
     with pytest.raises(RuntimeError):
         batch(desk, [quota_spec(), quota_spec(scope_id="gemini")], key="k")
     assert listed(desk) == []

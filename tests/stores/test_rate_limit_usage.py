@@ -21,10 +21,10 @@ from fiscus.ratelimits.calls import RateLimitCheckRequest, UsageWindow
 from fiscus.ratelimits.limits import effective_limit
 from fiscus.ratelimits.model import PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import UsageRow
-from fiscus.stores.sql import answering
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.policies import SqlPolicies
-from fiscus.stores.sql.rate_limit_usage import SqlRateLimitUsage
+from fiscus.stores.sql.postgres import answering
+from fiscus.stores.sql.ratelimits.policies import SqlPolicies
+from fiscus.stores.sql.ratelimits.usage import SqlRateLimitUsage
 from fiscus.wire.converting import convert
 from tests.log_lines import told
 from tests.servers import PostgresServer

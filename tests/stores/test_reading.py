@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from fiscus.client.clients import MAX_RETRIES, TIMEOUT_SECONDS, TOTAL_SECONDS
 from fiscus.client.retries import Attempts, RetryPolicy
 from fiscus.errors import ServiceUnavailable
-from fiscus.stores.sql import answering
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.postgres import answering
 
 COUNTED: Final = sa.text(
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :most) "

@@ -12,7 +12,7 @@ import pytest
 from psycopg import errors, sql
 
 from fiscus.stores.sql import migrate
-from fiscus.stores.sql.quota_tables import metadata
+from fiscus.stores.sql.quotas.tables import metadata
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 
 pytestmark = pytest.mark.postgres

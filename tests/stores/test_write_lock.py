@@ -14,16 +14,16 @@ from typing import Final
 
 import pytest
 
-from fiscus.stores.sql import write_lock
-from fiscus.stores.sql.sqlite import configure
-from fiscus.stores.sql.write_lock import WriteLock, _ProcessLock
+from fiscus.stores.sql.sqlite import write_lock
+from fiscus.stores.sql.sqlite.driver import configure
+from fiscus.stores.sql.sqlite.write_lock import WriteLock, _ProcessLock
 from tests.valkey import wait_until
 
 WAIT_SECONDS: Final = 60
 _OTHER: Final = """
 import sys
 from pathlib import Path
-from fiscus.stores.sql.write_lock import WriteLock
+from fiscus.stores.sql.sqlite.write_lock import WriteLock
 turn = WriteLock(Path(sys.argv[1]))
 while True:
     turn.acquire()

@@ -21,7 +21,7 @@ from fiscus.errors import NotFound
 from fiscus.ledger.commands import RecordBatch
 from fiscus.ledger.requests import record_command
 from fiscus.paging import page_request
-from fiscus.stores.sql.costs import SqlCosts
+from fiscus.stores.sql.costs.store import SqlCosts
 from fiscus.stores.sql.database import Database
 from fiscus.tenants import TenantSettings, TenantSpec
 from fiscus.wire.converting import convert

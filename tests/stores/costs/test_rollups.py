@@ -20,7 +20,7 @@ from fiscus.costs.rollups import quarter_hours_within
 from fiscus.engine import Engine
 from fiscus.ids import uuid7
 from fiscus.paging import page_request
-from fiscus.stores.sql.costs import SqlCosts
+from fiscus.stores.sql.costs.store import SqlCosts
 from tests.stores.conftest import after_each_statement, plan_of, plans_within
 from tests.stores.costs.desk import (
     NOON,

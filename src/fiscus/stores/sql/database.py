@@ -25,12 +25,6 @@ from sqlalchemy.engine import URL, Connection
 from fiscus.errors import Conflict, FiscusError, ServiceUnavailable
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.runtime.portions import ShouldContinue
-from fiscus.stores.sql import sqlite, sqlite_files
-from fiscus.stores.sql.answering import (
-    CONNECT_SECONDS,
-    STATEMENT_SECONDS,
-    AnsweringConnection,
-)
 from fiscus.stores.sql.failures import (
     disk_full,
     is_full,
@@ -40,13 +34,20 @@ from fiscus.stores.sql.failures import (
     unavailable,
     unusable,
 )
-from fiscus.stores.sql.ledger import KnownBalances, LedgerRows, SqlLedgerTransaction
-from fiscus.stores.sql.ledger_read import USE_SEED
-from fiscus.stores.sql.postgres import PostgresDriver, may_have_committed
-from fiscus.stores.sql.sqlite import SqliteDriver
-from fiscus.stores.sql.sqlite_files import FileId, file_at
+from fiscus.stores.sql.ledger.read import USE_SEED
+from fiscus.stores.sql.ledger.transaction import KnownBalances, LedgerRows, SqlLedgerTransaction
+from fiscus.stores.sql.postgres.answering import (
+    CONNECT_SECONDS,
+    STATEMENT_SECONDS,
+    AnsweringConnection,
+)
+from fiscus.stores.sql.postgres.driver import PostgresDriver, may_have_committed
+from fiscus.stores.sql.sqlite import driver as sqlite
+from fiscus.stores.sql.sqlite import files as sqlite_files
+from fiscus.stores.sql.sqlite.driver import SqliteDriver
+from fiscus.stores.sql.sqlite.files import FileId, file_at
+from fiscus.stores.sql.sqlite.write_lock import WriteLock
 from fiscus.stores.sql.urls import DATABASE_SETTING, file_of, parse_url, unwritable_file
-from fiscus.stores.sql.write_lock import WriteLock
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.migrate import looking
 from fiscus.stores.sql.migrations.row_security import POLICY, policy_for
-from fiscus.stores.sql.quota_tables import metadata
+from fiscus.stores.sql.quotas.tables import metadata
 from fiscus.stores.sql.urls import database_is_there, file_of, unwritable_file
 
 

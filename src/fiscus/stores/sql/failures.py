@@ -10,8 +10,8 @@ import psycopg
 from sqlalchemy import exc
 
 from fiscus.errors import FiscusError, OutcomeUnknown, ServiceUnavailable, ValidationError
-from fiscus.stores.sql import sqlite
-from fiscus.stores.sql.postgres import TABLES_NOT_READY
+from fiscus.stores.sql.postgres.driver import TABLES_NOT_READY
+from fiscus.stores.sql.sqlite import driver as sqlite
 from fiscus.stores.sql.urls import DATABASE_SETTING
 
 _LESS_TO_DO_SECONDS: Final = 120

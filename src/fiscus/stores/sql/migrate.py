@@ -35,10 +35,10 @@ from fiscus.stores.sql.database import (
     require_writable,
 )
 from fiscus.stores.sql.failures import disk_full, first_line, is_full, unusable
-from fiscus.stores.sql.sqlite import BUSY_TIMEOUT_MS
-from fiscus.stores.sql.sqlite_files import make_folder
+from fiscus.stores.sql.sqlite.driver import BUSY_TIMEOUT_MS
+from fiscus.stores.sql.sqlite.files import make_folder
+from fiscus.stores.sql.sqlite.write_lock import WriteLock
 from fiscus.stores.sql.urls import DATABASE_SETTING, database_is_there, parse_url
-from fiscus.stores.sql.write_lock import WriteLock
 
 log = get_logger(__name__)
 

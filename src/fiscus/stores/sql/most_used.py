@@ -20,11 +20,11 @@ from fiscus.money import add, ratio
 from fiscus.periods import DAWN, PeriodType
 from fiscus.quotas.model import Quota
 from fiscus.quotas.port import QuotaUse
+from fiscus.stores.sql.budgets.utilization import ABOUT_USED, current_ratio
 from fiscus.stores.sql.column_types import UtcTime
-from fiscus.stores.sql.quota_balances import about_taken
-from fiscus.stores.sql.quota_tables import quota_balances, quotas
+from fiscus.stores.sql.quotas.balances import about_taken
+from fiscus.stores.sql.quotas.tables import quota_balances, quotas
 from fiscus.stores.sql.tables import budget_periods, budgets, tenants
-from fiscus.stores.sql.utilization import ABOUT_USED, current_ratio
 from fiscus.wire.decoding import decode
 
 LOOK_SECONDS: Final = 5.0

@@ -1,4 +1,4 @@
-"""The tables, for SQLite and PostgreSQL alike; those of quotas are in `quota_tables`.
+"""The tables, for SQLite and PostgreSQL alike; those of quotas are in `quotas.tables`.
 
 Amounts are NUMERIC on PostgreSQL and text on SQLite, times are TIMESTAMPTZ and integer microseconds
 since 1970. Every table with tenant rows has `tenant_id`, which row-level security goes by.

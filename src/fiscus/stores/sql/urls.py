@@ -10,7 +10,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
 from fiscus.errors import ValidationError
-from fiscus.stores.sql import sqlite_files
+from fiscus.stores.sql.sqlite import files as sqlite_files
 
 DATABASE_SETTING: Final = "FISCUS_DATABASE_URL"
 

@@ -19,9 +19,9 @@ from fiscus.runtime.portions import ShouldContinue, to_the_end
 from fiscus.stores.sql.bulk import Columns
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.paging import SortKey, parse_scope_id, parse_time, read_page, time_value
-from fiscus.stores.sql.sqlite import LARGEST_CHUNK
+from fiscus.stores.sql.ratelimits.usage_patterns import learn
+from fiscus.stores.sql.sqlite.driver import LARGEST_CHUNK
 from fiscus.stores.sql.tables import rate_limit_usage as t
-from fiscus.stores.sql.usage_patterns import learn
 
 # ix_rate_limit_usage_newest has the policy before these two.
 _ORDER: Final = (SortKey(t.c.window_start, parse_time), SortKey(t.c.scope_id, parse_scope_id))

@@ -17,9 +17,9 @@ from fiscus.paging import Page, PageRequest
 from fiscus.quotas.calls import QuotaRequestSpec
 from fiscus.quotas.model import QuotaRequest, RequestStatus
 from fiscus.quotas.port import QuotaRequestFilter
-from fiscus.stores.sql import quota_rows as rows
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
-from fiscus.stores.sql.quota_tables import quota_requests as t
+from fiscus.stores.sql.quotas import rows
+from fiscus.stores.sql.quotas.tables import quota_requests as t
 
 # ix_quota_requests_newest
 _ORDER: Final = (SortKey(t.c.request_id, parse_uuid),)

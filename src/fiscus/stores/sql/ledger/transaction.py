@@ -27,11 +27,9 @@ from fiscus.ledger.port import (
     UnlockedRows,
 )
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey
-from fiscus.stores.sql import ledger_quotas as quotas
-from fiscus.stores.sql import ledger_read as read
-from fiscus.stores.sql import ledger_write as write
 from fiscus.stores.sql.bulk import Row, Statement
-from fiscus.stores.sql.driver import Driver, Values, repeated
+from fiscus.stores.sql.ledger import quotas, read, write
+from fiscus.stores.sql.ledger.driver import Driver, Values, repeated
 
 Blank = TypeVar("Blank", BudgetBalance, QuotaBalance)
 Keys = Set[BalanceKey | QuotaKey]

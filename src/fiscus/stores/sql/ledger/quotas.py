@@ -19,8 +19,8 @@ from fiscus.quotas.model import (
     QuotaUsage,
 )
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Values, repeated
-from fiscus.stores.sql.ledger_read import TENANT_AFTER
+from fiscus.stores.sql.ledger.driver import Values, repeated
+from fiscus.stores.sql.ledger.read import TENANT_AFTER
 from fiscus.wire.decoding import decode
 
 _Lines: Final = tuple[ConsumptionLine, ...]

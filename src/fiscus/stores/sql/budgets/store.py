@@ -22,6 +22,12 @@ from fiscus.errors import Conflict, NotFound
 from fiscus.idempotency import Idempotency
 from fiscus.ids import is_uuid, uuid7
 from fiscus.paging import Page, PageRequest
+from fiscus.stores.sql.budgets.utilization import (
+    has_usage,
+    open_reservations,
+    read_utilization,
+    used_currently,
+)
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.most_used import LOOK_SECONDS, budgets_used_most
@@ -29,12 +35,6 @@ from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
 from fiscus.stores.sql.tables import budget_versions
 from fiscus.stores.sql.tables import budgets as t
 from fiscus.stores.sql.tenants import next_definitions_version, settings_of, stale_version
-from fiscus.stores.sql.utilization import (
-    has_usage,
-    open_reservations,
-    read_utilization,
-    used_currently,
-)
 from fiscus.stores.sql.versions import Versions, replaces_none
 from fiscus.tenants import TenantSettings
 from fiscus.wire.decoding import decode

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from fiscus.ids import is_uuid
 from fiscus.money import ZERO, add, plain
 from fiscus.quotas.model import Quota, QuotaBalance, QuotaKey
-from fiscus.stores.sql.quota_tables import quota_balances as t
-from fiscus.stores.sql.quota_tables import quotas
+from fiscus.stores.sql.quotas.tables import quota_balances as t
+from fiscus.stores.sql.quotas.tables import quotas
 
 about_taken: Final = sa.cast(t.c.used, sa.Float) + sa.cast(t.c.burst_used, sa.Float)
 """What is used, burst included; to look for ids, of which the exact numbers are then read."""

@@ -33,20 +33,19 @@ from fiscus.quotas.model import (
 )
 from fiscus.quotas.port import DueRenewal, QuotaFilter, QuotaRequestFilter, QuotaUse
 from fiscus.runtime.portions import ShouldContinue, to_the_end
-from fiscus.stores.sql import quota_balances, quota_renewals, quota_requests
-from fiscus.stores.sql import quota_rows as rows
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.idempotency import keep_answer, once, stored_answer
 from fiscus.stores.sql.most_used import LOOK_SECONDS, quotas_used_most
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
-from fiscus.stores.sql.quota_allocations import (
+from fiscus.stores.sql.quotas import balances, renewals, requests, rows
+from fiscus.stores.sql.quotas.allocations import (
     Distribution,
     allocate_each,
     kept_outcomes,
     outcomes_to_keep,
 )
-from fiscus.stores.sql.quota_history import drop_before, read_history
-from fiscus.stores.sql.quota_tables import quotas as t
+from fiscus.stores.sql.quotas.history import drop_before, read_history
+from fiscus.stores.sql.quotas.tables import quotas as t
 from fiscus.stores.sql.tenants import settings_of, stale_version
 from fiscus.wire.decoding import decode
 
@@ -130,7 +129,7 @@ class SqlQuotas:
 
     def balances(self, tenant_id: str, quota_ids: Sequence[str]) -> dict[str, QuotaBalance]:
         with self._database.read(tenant_id) as connection:
-            return quota_balances.balances_of(connection, tenant_id, quota_ids)
+            return balances.balances_of(connection, tenant_id, quota_ids)
 
     def list(self, tenant_id: str, wanted: QuotaFilter, page: PageRequest) -> Page[Quota]:
         query = sa.select(t.c.definition).where(
@@ -232,7 +231,7 @@ class SqlQuotas:
         idempotency: Idempotency | None = None,
     ) -> QuotaRequest:
         def change(connection: Connection) -> QuotaRequest:
-            return quota_requests.ask(connection, tenant_id, spec, by=by, now=now)
+            return requests.ask(connection, tenant_id, spec, by=by, now=now)
 
         return self._database.write(tenant_id, once(change, QuotaRequest, idempotency, now))
 
@@ -240,7 +239,7 @@ class SqlQuotas:
         self, tenant_id: str, wanted: QuotaRequestFilter, page: PageRequest
     ) -> Page[QuotaRequest]:
         with self._database.read(tenant_id) as connection:
-            return quota_requests.read_requests(connection, tenant_id, wanted, page)
+            return requests.read_requests(connection, tenant_id, wanted, page)
 
     def decide_request(
         self,
@@ -254,7 +253,7 @@ class SqlQuotas:
     ) -> QuotaRequest:
         return self._database.write(
             tenant_id,
-            lambda connection: quota_requests.decide(
+            lambda connection: requests.decide(
                 connection,
                 tenant_id,
                 request_id,
@@ -269,18 +268,18 @@ class SqlQuotas:
 
     def due_renewals(self, now: datetime, most: int) -> list[DueRenewal]:
         with self._database.read(ALL_TENANTS) as connection:
-            return quota_renewals.due_renewals(connection, now, most)
+            return renewals.due_renewals(connection, now, most)
 
     def renew(self, tenant_id: str, quota_id: str, now: datetime) -> Quota | None:
         return self._database.write(
             tenant_id,
-            lambda connection: quota_renewals.renew(connection, tenant_id, quota_id, now),
+            lambda connection: renewals.renew(connection, tenant_id, quota_id, now),
         )
 
     def renewal_failed(self, due: DueRenewal, reason: str, now: datetime) -> bool:
         return self._database.write(
             due.tenant_id,
-            lambda connection: quota_renewals.failed(connection, due, reason, now),
+            lambda connection: renewals.failed(connection, due, reason, now),
         )
 
     def drop_history_before(self, moment: datetime, goes_on: ShouldContinue = to_the_end) -> int:
@@ -339,7 +338,7 @@ def _is_smaller(old: Quota, new: Quota) -> bool:
 
 def _require_unused(connection: Connection, quota: Quota) -> None:
     """Raises `Conflict` when something of a quota is used whose period runs."""
-    if quota_balances.is_used(connection, quota):
+    if balances.is_used(connection, quota):
         raise Conflict(
             "The quota's period runs, and something of it is used",
             details={"quota_id": quota.quota_id, "period_end": quota.period_end.isoformat()},
@@ -349,7 +348,7 @@ def _require_unused(connection: Connection, quota: Quota) -> None:
 
 def _require_room(connection: Connection, new: Quota) -> None:
     """Raises `Conflict` when a quota would be below what is used of it already."""
-    scope_id = quota_balances.passes(connection, new)
+    scope_id = balances.passes(connection, new)
     if scope_id is not None:
         raise Conflict(
             "More than that is used of the quota already",

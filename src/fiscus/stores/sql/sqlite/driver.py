@@ -19,8 +19,8 @@ from fiscus.clock import from_us, to_us
 from fiscus.ledger.port import GroupConflict, GroupRejected, StoreFull, StoreUnavailable
 from fiscus.money import ZERO, add
 from fiscus.stores.sql.bulk import PADDING, SHAPES_KEPT, Columns, Row, Statement
-from fiscus.stores.sql.sqlite_files import FileId, existing, file_at, log_beside
-from fiscus.stores.sql.write_lock import WriteLock
+from fiscus.stores.sql.sqlite.files import FileId, existing, file_at, log_beside
+from fiscus.stores.sql.sqlite.write_lock import WriteLock
 
 BUSY_TIMEOUT_MS: Final = 5_000
 _TRY_SECONDS: Final = 0.01

@@ -18,8 +18,8 @@ from fiscus.ids import is_uuid
 from fiscus.quotas.definitions import renew_from
 from fiscus.quotas.model import Quota, RenewalStatus
 from fiscus.stores.sql.column_types import UtcTime
-from fiscus.stores.sql.quota_tables import quota_versions
-from fiscus.stores.sql.quota_tables import quotas as t
+from fiscus.stores.sql.quotas.tables import quota_versions
+from fiscus.stores.sql.quotas.tables import quotas as t
 from fiscus.stores.sql.tenants import next_definitions_version
 from fiscus.stores.sql.versions import Versions
 from fiscus.wire.decoding import decode

@@ -13,8 +13,8 @@ from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.driver import Values, repeated
-from fiscus.stores.sql.ledger_read import IDEMPOTENCY_KEY
+from fiscus.stores.sql.ledger.driver import Values, repeated
+from fiscus.stores.sql.ledger.read import IDEMPOTENCY_KEY
 from fiscus.wire.encoding import encode
 
 BALANCE = Columns(

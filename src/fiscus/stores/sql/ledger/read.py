@@ -30,7 +30,7 @@ from fiscus.money import ZERO
 from fiscus.operations import Operation
 from fiscus.scopes import ScopeType
 from fiscus.stores.sql.bulk import Columns, Row
-from fiscus.stores.sql.driver import Values
+from fiscus.stores.sql.ledger.driver import Values
 from fiscus.tenants import TenantSettings
 from fiscus.wire.decoding import decode
 

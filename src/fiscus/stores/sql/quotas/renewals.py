@@ -19,9 +19,9 @@ from fiscus.money import ZERO
 from fiscus.quotas.definitions import renewed
 from fiscus.quotas.model import Quota, RenewalAmount, RenewalStatus
 from fiscus.quotas.port import DueRenewal
-from fiscus.stores.sql import quota_rows as rows
-from fiscus.stores.sql.quota_balances import most_used
-from fiscus.stores.sql.quota_tables import quotas as t
+from fiscus.stores.sql.quotas import rows
+from fiscus.stores.sql.quotas.balances import most_used
+from fiscus.stores.sql.quotas.tables import quotas as t
 from fiscus.wire.decoding import decode
 
 BY: Final = "renewal"

@@ -24,11 +24,11 @@ from fiscus.ratelimits.definitions import check_countable, define
 from fiscus.ratelimits.limits import still_hold
 from fiscus.ratelimits.model import Emergency, Policy, PolicySpec, PolicyState
 from fiscus.ratelimits.policy_port import PolicyFilter, TenantPolicies
-from fiscus.stores.sql import emergencies
 from fiscus.stores.sql.database import Database
 from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
-from fiscus.stores.sql.rate_limit_usage import used_since
+from fiscus.stores.sql.ratelimits import emergencies
+from fiscus.stores.sql.ratelimits.usage import used_since
 from fiscus.stores.sql.tables import rate_limit_policies as t
 from fiscus.stores.sql.tables import rate_limit_policy_versions
 from fiscus.stores.sql.tenants import (

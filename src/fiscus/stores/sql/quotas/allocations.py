@@ -17,9 +17,9 @@ from fiscus.quotas.definitions import define
 from fiscus.quotas.model import Quota, QuotaSpec, Strategy, Terms
 from fiscus.quotas.strategies import USAGE_DAYS, share_out
 from fiscus.scopes import ScopeType
-from fiscus.stores.sql import quota_rows as rows
 from fiscus.stores.sql.database import Database
-from fiscus.stores.sql.quota_history import used_since
+from fiscus.stores.sql.quotas import rows
+from fiscus.stores.sql.quotas.history import used_since
 from fiscus.stores.sql.tenants import settings_of
 from fiscus.stores.sql.versions import replaces_none
 from fiscus.tenants import TenantSettings
