@@ -13,8 +13,9 @@ import pytest
 
 from fiscus.errors import ServiceUnavailable
 from fiscus.health import health_of
-from fiscus.stores.sql import migrate
-from fiscus.stores.sql.sqlite import driver as sqlite
+from fiscus.stores.sql import database, migrate
+from fiscus.stores.sql.sqlite import driver
+from fiscus.stores.sql.sqlite.connections import configure
 from tests.stores.conftest import Tenant
 
 PAGES = 1_000_000
@@ -37,13 +38,13 @@ class Disk:
         self._url = url
         self._is_sqlite = url.startswith("sqlite")
         self._connections: list[sqlite3.Connection] = []
-        configure = sqlite.configure
 
         def remembering(connection: sqlite3.Connection, synchronous: str) -> None:
             configure(connection, synchronous)
             self._connections.append(connection)
 
-        monkeypatch.setattr(sqlite, "configure", remembering)
+        for module in (database, driver):
+            monkeypatch.setattr(module, "configure", remembering)
 
     @contextmanager
     def full(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from fiscus.stores.sql.sqlite import write_lock
-from fiscus.stores.sql.sqlite.driver import configure
+from fiscus.stores.sql.sqlite.connections import configure
 from fiscus.stores.sql.sqlite.write_lock import WriteLock, _ProcessLock
 from tests.valkey import wait_until
 

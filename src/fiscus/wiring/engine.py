@@ -38,7 +38,7 @@ from fiscus.stores.sql.api_keys import SqlApiKeys
 from fiscus.stores.sql.budgets.reservations import SqlReservations
 from fiscus.stores.sql.budgets.store import SqlBudgets
 from fiscus.stores.sql.costs.store import SqlCosts
-from fiscus.stores.sql.database import Database, require_apart_from_parent, require_writable
+from fiscus.stores.sql.database import Database, require_writable
 from fiscus.stores.sql.diagnosis import DatabaseFacts, diagnose
 from fiscus.stores.sql.maintenance import SqlMaintenance, SqlProbe
 from fiscus.stores.sql.migrate import Revision
@@ -46,6 +46,7 @@ from fiscus.stores.sql.quotas.store import SqlQuotas
 from fiscus.stores.sql.ratelimits.policies import SqlPolicies
 from fiscus.stores.sql.ratelimits.usage import SqlRateLimitUsage
 from fiscus.stores.sql.sqlite.files import make_folder
+from fiscus.stores.sql.sqlite.forks import require_apart_from_parent
 from fiscus.stores.sql.tenants import SqlTenants
 from fiscus.stores.sql.urls import DATABASE_SETTING, database_is_there, file_of
 from fiscus.wiring.counters import open_counters

@@ -5,9 +5,7 @@ Reads and definitions use SQLAlchemy on a pool; the ledger has a connection of i
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,15 +13,13 @@ from math import inf
 from pathlib import Path
 from random import uniform
 from typing import Any, Final, Literal, TypeVar
-from weakref import WeakSet
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import Connection
 
-from fiscus.errors import Conflict, FiscusError, ServiceUnavailable
-from fiscus.ledger.port import LedgerTransaction
+from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.runtime.portions import ShouldContinue
 from fiscus.stores.sql.failures import (
     disk_full,
@@ -35,19 +31,22 @@ from fiscus.stores.sql.failures import (
     unusable,
 )
 from fiscus.stores.sql.ledger.read import USE_SEED
-from fiscus.stores.sql.ledger.transaction import KnownBalances, LedgerRows, SqlLedgerTransaction
-from fiscus.stores.sql.postgres.answering import (
-    CONNECT_SECONDS,
-    STATEMENT_SECONDS,
-    AnsweringConnection,
+from fiscus.stores.sql.ledger.store import SqlLedgerStore
+from fiscus.stores.sql.postgres.answering import STATEMENT_SECONDS, AnsweringConnection
+from fiscus.stores.sql.postgres.connections import (
+    become_app_role,
+    connect_answering,
+    postgres_options,
 )
-from fiscus.stores.sql.postgres.driver import PostgresDriver, may_have_committed
-from fiscus.stores.sql.sqlite import driver as sqlite
-from fiscus.stores.sql.sqlite import files as sqlite_files
+from fiscus.stores.sql.postgres.driver import PostgresDriver
+from fiscus.stores.sql.postgres.errors import may_have_committed
+from fiscus.stores.sql.sqlite import files, forks
+from fiscus.stores.sql.sqlite.connections import configure, ended_after
 from fiscus.stores.sql.sqlite.driver import SqliteDriver
+from fiscus.stores.sql.sqlite.errors import must_reopen, was_interrupted
 from fiscus.stores.sql.sqlite.files import FileId, file_at
 from fiscus.stores.sql.sqlite.write_lock import WriteLock
-from fiscus.stores.sql.urls import DATABASE_SETTING, file_of, parse_url, unwritable_file
+from fiscus.stores.sql.urls import DATABASE_SETTING, parse_url, unwritable_file
 
 T = TypeVar("T")
 
@@ -67,11 +66,6 @@ _IN_ORDER: Final = sa.text("SELECT set_config('enable_sort', 'off', true)")
 that it expects less than is asked for, and would sort the whole table to find so little."""
 
 _IN_TIME: Final = sa.text("SELECT set_config('statement_timeout', :most, true)")
-
-APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
-"""SQL for the role the application works as: `fiscus_app` in a database named `fiscus`.
-
-Roles belong to the whole server, so each database has its own."""
 
 _WRITE_ATTEMPTS: Final = 5
 _LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant, :seed))")
@@ -101,7 +95,7 @@ class Database:
             else self.engine.execution_options(isolation_level="REPEATABLE READ")
         )
         if self.is_sqlite:
-            _open_here.add(self)
+            forks.register(self)
 
     @property
     def sqlite_path(self) -> Path:
@@ -190,7 +184,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
-        _open_here.discard(self)
+        forks.unregister(self)
         if self._write_lock is not None:
             self._write_lock.close()
 
@@ -200,7 +194,7 @@ class Database:
                 if not self.has_its_file:
                     raise unavailable()  # nobody would ever find what is written now
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-                log = sqlite_files.file_at(sqlite_files.log_beside(self.sqlite_path))
+                log = file_at(files.log_beside(self.sqlite_path))
                 if log is None or log != connection.info.setdefault("log", log):
                     raise unavailable()
                 result = change(connection)
@@ -248,9 +242,7 @@ class Database:
 
         Internal errors of PostgreSQL tell of a server that may only be read or of damaged files.
         """
-        if isinstance(error.orig, psycopg.errors.QueryCanceled) or sqlite.was_interrupted(
-            error.orig
-        ):
+        if isinstance(error.orig, psycopg.errors.QueryCanceled) or was_interrupted(error.orig):
             return takes_too_long()
         if is_full(error):
             return disk_full()
@@ -259,12 +251,12 @@ class Database:
         return unusable(error)
 
     def _unavailable(self) -> ServiceUnavailable:
-        refused = sqlite_files.unwritable(self.sqlite_path) if self.is_sqlite else None
+        refused = files.unwritable(self.sqlite_path) if self.is_sqlite else None
         return unavailable() if refused is None else not_writable(refused)
 
     def _make_engine(self, pool_size: int) -> sa.Engine:
         if self.is_sqlite:
-            sqlite_files.make_folder(self.sqlite_path.parent, DATABASE_SETTING)
+            files.make_folder(self.sqlite_path.parent, DATABASE_SETTING)
             engine = sa.create_engine(
                 self.url, pool_size=pool_size, connect_args={"check_same_thread": False}
             )
@@ -278,7 +270,7 @@ class Database:
             pool_pre_ping=True,
             connect_args=postgres_options(self.url),
         )
-        event.listen(engine, "do_connect", _connect_answering)
+        event.listen(engine, "do_connect", connect_answering)
         event.listen(engine, "connect", become_app_role)
         event.listen(engine, "handle_error", _leave_bad_store)
         return engine
@@ -288,7 +280,7 @@ class Database:
     ) -> None:
         """Once it was opened, make no file anew in place of one that was removed."""
         if self._file is not None:
-            arguments[0] = sqlite_files.existing(self.sqlite_path)
+            arguments[0] = files.existing(self.sqlite_path)
             parameters["uri"] = True
 
     def _on_sqlite_connect(self, connection: Any, _record: Any) -> None:
@@ -296,7 +288,7 @@ class Database:
             self._file = file_at(self.sqlite_path)
         # SQLAlchemy must not begin transactions of its own; write() says BEGIN IMMEDIATE.
         connection.isolation_level = None
-        sqlite.configure(connection, self._synchronous)
+        configure(connection, self._synchronous)
 
     def connect_psycopg(self) -> psycopg.Connection[tuple[Any, ...]]:
         """A PostgreSQL connection outside the pool; the caller closes it."""
@@ -311,7 +303,7 @@ def _ended_after(seconds: float, connection: Connection) -> Generator[None]:
     """What is read meanwhile is ended when it takes longer."""
     reading = connection.connection.dbapi_connection
     if isinstance(reading, sqlite3.Connection):
-        with sqlite.ended_after(seconds, reading):
+        with ended_after(seconds, reading):
             yield
         return
     assert isinstance(reading, AnsweringConnection)
@@ -325,97 +317,14 @@ def _ended_after(seconds: float, connection: Connection) -> Generator[None]:
         reading.statements_may_last = False
 
 
-_open_here: Final[WeakSet[Database]] = WeakSet()
-"""Those on SQLite that are not closed."""
-_open_before_fork: Final[set[FileId]] = set()
-"""Files that were open in a process that this one was forked from."""
-
-
-def _forked() -> None:
-    _open_before_fork.update(filter(None, (file_at(one.sqlite_path) for one in _open_here)))
-    _open_here.clear()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forked)
-
-
-def require_apart_from_parent(url: str) -> None:
-    """Raises `Conflict` for a file of SQLite's that was open in the process before a fork.
-
-    SQLite in this process goes on to believe that it holds the locks of then, and takes none: the
-    other process would remove the log in which commits of this one are.
-    """
-    file = file_of(url)
-    if file is not None and file_at(file) in _open_before_fork:
-        raise Conflict(
-            "The process that this one was forked from had the same SQLite file open, and SQLite "
-            "would mix up the locks of both",
-            suggested_action="Close Fiscus before the fork, or open it after the fork only.",
-        )
-
-
-SESSION_IN_UTC: Final = "-c timezone=UTC"
-_SESSION: Final = f"{SESSION_IN_UTC} -c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout=5s"
-
-
-def postgres_options(url: URL, session: str = _SESSION) -> dict[str, Any]:
-    """How to connect to PostgreSQL, beside what the URL says, whose `options` stay: they may name
-    another `search_path`."""
-    given = url.normalized_query
-    return {
-        "connect_timeout": CONNECT_SECONDS,
-        "application_name": given.get("application_name", ("fiscus",))[-1],
-        "options": " ".join((*given.get("options", ()), session)),
-        "tcp_user_timeout": 5000,
-    }
-
-
-def _connect_answering(
-    _dialect: sa.Dialect, _record: Any, arguments: list[Any], parameters: dict[str, Any]
-) -> AnsweringConnection:
-    return AnsweringConnection.connect(*arguments, **parameters)
-
-
 def _leave_bad_store(context: sa.ExceptionContext) -> None:
     """Have connections made anew, which after a failover lead to the wrong server, and of SQLite's
     file remember what it was."""
     error = context.original_exception
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or (
-        isinstance(error, sqlite3.Error) and sqlite.must_reopen(error)
+        isinstance(error, sqlite3.Error) and must_reopen(error)
     ):
         context.is_disconnect = True
-
-
-def become_app_role(connection: psycopg.Connection[Any], _record: Any = None) -> None:
-    """Become the unprivileged role when this login may, so that row-level security binds it."""
-    # Before PostgreSQL 16 every member of a role may become it.
-    right = "SET" if connection.info.server_version >= 160000 else "MEMBER"
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT quote_ident(rolname) FROM pg_roles "
-            f"WHERE rolname = {APP_ROLE} AND rolname <> current_user "
-            f"AND pg_has_role(current_user, oid, '{right}')"
-        )
-        row = cursor.fetchone()
-        if row is not None:
-            cursor.execute(f"SET ROLE {row[0]}".encode())
-    connection.commit()
-
-
-class SqlLedgerStore:
-    """A ledger's store on one driver; for one thread."""
-
-    def __init__(self, driver: SqliteDriver | PostgresDriver) -> None:
-        self._driver = driver
-        self._known = KnownBalances()
-        self._rows = LedgerRows(driver)
-
-    def begin(self, tenants: Collection[str], *, patient: bool = True) -> LedgerTransaction:
-        return SqlLedgerTransaction(self._driver, tenants, self._known, self._rows, patient=patient)
-
-    def close(self) -> None:
-        self._driver.close()
 
 
 def require_writable(url: str) -> None:

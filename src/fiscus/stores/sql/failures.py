@@ -10,8 +10,8 @@ import psycopg
 from sqlalchemy import exc
 
 from fiscus.errors import FiscusError, OutcomeUnknown, ServiceUnavailable, ValidationError
-from fiscus.stores.sql.postgres.driver import TABLES_NOT_READY
-from fiscus.stores.sql.sqlite import driver as sqlite
+from fiscus.stores.sql.postgres.errors import TABLES_NOT_READY
+from fiscus.stores.sql.sqlite import errors as sqlite_errors
 from fiscus.stores.sql.urls import DATABASE_SETTING
 
 _LESS_TO_DO_SECONDS: Final = 120
@@ -46,7 +46,7 @@ def perhaps_changed() -> OutcomeUnknown:
 def is_full(error: exc.DBAPIError) -> bool:
     """Whether the database's disk has no room."""
     if isinstance(error.orig, sqlite3.Error):
-        return sqlite.is_full(error.orig)
+        return sqlite_errors.is_full(error.orig)
     return isinstance(error.orig, psycopg.errors.DiskFull)
 
 
@@ -61,7 +61,7 @@ def disk_full() -> ServiceUnavailable:
 def unusable(error: exc.DBAPIError, setting: str = DATABASE_SETTING) -> FiscusError | None:
     """What is wrong for good, so that trying again is of no use; None for any other error."""
     if isinstance(error.orig, sqlite3.Error):
-        return _damaged(str(error.orig)) if sqlite.is_damage(error.orig) else None
+        return _damaged(str(error.orig)) if sqlite_errors.is_damage(error.orig) else None
     if isinstance(error.orig, TABLES_NOT_READY):
         return ServiceUnavailable(
             f"The database's tables cannot be used: {first_line(error)}",

@@ -18,7 +18,7 @@ from fiscus.runtime.portions import ShouldContinue, to_the_end
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database
 from fiscus.stores.sql.failures import not_writable
 from fiscus.stores.sql.migrate import revisions_of
-from fiscus.stores.sql.sqlite.driver import read_some
+from fiscus.stores.sql.sqlite.connections import read_some
 from fiscus.stores.sql.sqlite.files import lock_file, unlock_file, unwritable
 from fiscus.stores.sql.tables import idempotency_keys
 

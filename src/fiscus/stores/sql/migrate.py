@@ -27,15 +27,14 @@ from fiscus.stores.sql.alembic_unheard import (
     command,
     unheard,
 )
-from fiscus.stores.sql.database import (
-    ALL_TENANTS,
+from fiscus.stores.sql.database import ALL_TENANTS, require_writable
+from fiscus.stores.sql.failures import disk_full, first_line, is_full, unusable
+from fiscus.stores.sql.postgres.connections import (
     SESSION_IN_UTC,
     become_app_role,
     postgres_options,
-    require_writable,
 )
-from fiscus.stores.sql.failures import disk_full, first_line, is_full, unusable
-from fiscus.stores.sql.sqlite.driver import BUSY_TIMEOUT_MS
+from fiscus.stores.sql.sqlite.connections import BUSY_TIMEOUT_MS
 from fiscus.stores.sql.sqlite.files import make_folder
 from fiscus.stores.sql.sqlite.write_lock import WriteLock
 from fiscus.stores.sql.urls import DATABASE_SETTING, database_is_there, parse_url

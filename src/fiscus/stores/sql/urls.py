@@ -10,7 +10,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
 from fiscus.errors import ValidationError
-from fiscus.stores.sql.sqlite import files as sqlite_files
+from fiscus.stores.sql.sqlite import files
 
 DATABASE_SETTING: Final = "FISCUS_DATABASE_URL"
 
@@ -48,9 +48,9 @@ def database_is_there(url: str, setting: str = DATABASE_SETTING) -> bool:
 
 
 def unwritable_file(url: str) -> Path | None:
-    """As `sqlite_files.unwritable`; None for PostgreSQL, which is asked itself."""
+    """As `files.unwritable`; None for PostgreSQL, which is asked itself."""
     file = file_of(url)
-    return None if file is None else sqlite_files.unwritable(file)
+    return None if file is None else files.unwritable(file)
 
 
 def _bad_url(setting: str) -> ValidationError:

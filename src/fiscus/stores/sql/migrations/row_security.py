@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from alembic import op
 
-from fiscus.stores.sql.database import APP_ROLE
+from fiscus.stores.sql.postgres.connections import APP_ROLE
 
 POLICY: Final = "tenant_rows"
 # In sub-selects, so that a statement reads the setting once and not for each row.

@@ -23,6 +23,7 @@ from fiscus.ledger.port import (
 )
 from fiscus.money import plain
 from fiscus.stores.sql.bulk import SHAPES_KEPT, Row, Statement
+from fiscus.stores.sql.postgres.errors import TABLES_NOT_READY, may_have_committed
 
 _TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
 _LOCKS: Final = {
@@ -42,13 +43,6 @@ _AGAIN: Final = (
     errors.DeadlockDetected,
     errors.UniqueViolation,
 )
-TABLES_NOT_READY: Final = (
-    errors.UndefinedTable,
-    errors.UndefinedColumn,
-    errors.UndefinedFunction,
-    errors.InsufficientPrivilege,
-)
-"""What is asked for is missing, or this login may not use it."""
 # An internal error tells of a server that may only be read (after a failover), of a session that it
 # has ended or of damaged files, others of tables that are missing or may not be used: no command is
 # to blame, and another connection may do better.
@@ -200,13 +194,3 @@ class PostgresDriver:
                 self._texts.clear()
             encoded = self._texts[key] = text.encode()
         return encoded
-
-
-def may_have_committed(error: BaseException | None) -> bool:
-    """Whether a commit that met `error` may be durable: its answer was lost with the connection.
-
-    What the server refused, such as for want of disk, it has not done. Classes 08 and 57 tell of
-    connections that end, whatever they were at.
-    """
-    state = error.sqlstate if isinstance(error, psycopg.Error) else None
-    return state is None or state[:2] in ("08", "57")
