@@ -1,18 +1,20 @@
-"""The statements a ledger's transaction writes with, and how its changes become their rows."""
+"""The statements a ledger's transaction writes with, and how its changes become their rows.
+
+Those of costs are in `costs`, those of quotas in `quotas`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from datetime import date
 from functools import lru_cache
 from typing import Any
 
 from fiscus.budgets.model import BudgetBalance, Reservation
-from fiscus.costs.model import CostRecord
-from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.idempotency import IdempotencyKey
-from fiscus.ledger.port import AnchorKey, Changes, OperationKey, RecordedOperation
+from fiscus.ledger.port import AnchorKey, Changes
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
+from fiscus.stores.sql.ledger.costs import CostRows
 from fiscus.stores.sql.ledger.driver import Values, repeated
 from fiscus.stores.sql.ledger.read import IDEMPOTENCY_KEY
 from fiscus.wire.encoding import encode
@@ -92,94 +94,6 @@ _LINE = Columns(
 )
 _ADD_LINES = insert("reservation_lines")
 
-_RECORD = Columns(
-    alike=("currency", "charge_category", "attributed_to_type", "usage_unit", "flags"),
-    record_id="uuid",
-    timestamp="timestamptz",
-    tenant_id="text",
-    recorded_at="timestamptz",
-    resource_type="text",
-    cost_amount="numeric",
-    currency="text",
-    charge_category="text",
-    attributed_to_type="text",
-    attributed_to_id="text",
-    project_id="text",
-    user_id="text",
-    feature_id="text",
-    usage_quantity="numeric",
-    usage_unit="text",
-    usage="text",
-    resource_id="text",
-    service_name="text",
-    region="text",
-    tags="text",
-    flags="text",
-    reservation_id="uuid",
-    operation_id="text",
-)
-_ADD_RECORDS = insert("cost_records")
-
-_SERIES = Columns(
-    series_id="text",
-    tenant_id="text",
-    resource_type="text",
-    service_name="text",
-    region="text",
-    project_id="text",
-    user_id="text",
-    feature_id="text",
-    attributed_to_type="text",
-    attributed_to_id="text",
-    charge_category="text",
-    currency="text",
-    usage_unit="text",
-    tags="text",
-)
-_ADD_SERIES = f"""
-    INSERT INTO cost_series ({_SERIES.list})
-    SELECT {_SERIES.list} FROM {{rows}} WHERE true ORDER BY series_id
-    ON CONFLICT (series_id) DO NOTHING
-"""
-
-_ROLLUP = Columns(
-    alike=("bucket",),
-    tenant_id="text",
-    bucket="timestamptz",
-    series_id="text",
-    cost_amount="numeric",
-    usage_quantity="numeric",
-    record_count="bigint",
-)
-_ADD_TO_ROLLUPS = f"""
-    INSERT INTO cost_rollups ({_ROLLUP.list})
-    SELECT {_ROLLUP.list} FROM {{rows}} WHERE true ORDER BY tenant_id, bucket, series_id
-    ON CONFLICT (tenant_id, bucket, series_id) DO UPDATE SET
-        cost_amount = cost_rollups.cost_amount + excluded.cost_amount,
-        usage_quantity = cost_rollups.usage_quantity + excluded.usage_quantity,
-        record_count = cost_rollups.record_count + excluded.record_count
-"""
-# SQLite cannot add amounts, which are text there, and nobody else writes meanwhile.
-_PUT_ROLLUPS = f"""
-    INSERT INTO cost_rollups ({_ROLLUP.list})
-    SELECT {_ROLLUP.list} FROM {{rows}} WHERE true
-    ON CONFLICT (tenant_id, bucket, series_id) DO UPDATE SET
-        cost_amount = excluded.cost_amount,
-        usage_quantity = excluded.usage_quantity,
-        record_count = excluded.record_count
-"""
-
-_OPERATION = Columns(
-    tenant_id="text",
-    operation_id="text",
-    record_id="uuid",
-    recorded_at="timestamptz",
-    timestamp="timestamptz",
-    cost_amount="numeric",
-    currency="text",
-)
-_ADD_OPERATIONS = insert("cost_operations")
-
 _ANCHOR = Columns(budget_id="uuid", scope_id="text", tenant_id="text", anchor="date")
 _ADD_ANCHORS = insert("budget_anchors")
 
@@ -204,6 +118,7 @@ class LedgerWriter:
 
     def __init__(self, values: Values) -> None:
         self._values = values
+        self._costs = CostRows(values)
         self._time = lru_cache(maxsize=1_000)(values.time)
         self._began = repeated(values.time)
         self._ends = repeated(values.time)
@@ -230,10 +145,8 @@ class LedgerWriter:
             changes.changed_reservations.values(),
             self._closed_row,
         )
-        add(_ADD_SERIES, _SERIES, changes.series.values(), _series_row)
-        add(_ADD_RECORDS, _RECORD, changes.records.values(), self._record_row)
-        self._add_rollups(changes.rollups, rollups_before)
-        add(_ADD_OPERATIONS, _OPERATION, changes.operations.items(), self._operation_row)
+        if changes.records:
+            self._gathered += self._costs.statements(changes, rollups_before)
         add(_ADD_ANCHORS, _ANCHOR, changes.anchors.items(), _anchor_row)
         self._write_answers(changes, stale_answers)
         return self._gathered
@@ -298,7 +211,7 @@ class LedgerWriter:
                     operation.user_id,
                     operation.feature_id,
                     operation.service_name,
-                    _json(operation.tags) if operation.tags else None,
+                    encode(operation.tags).decode() if operation.tags else None,
                     one.operation_id,
                     began(one.created_at),
                     ends(one.expires_at),
@@ -340,79 +253,7 @@ class LedgerWriter:
             reservation.settlement.decode() if reservation.settlement else None,
         )
 
-    def _record_row(self, record: CostRecord) -> Row:
-        values = self._values
-        quantity = record.usage_quantity
-        return (
-            record.record_id,
-            self._began(record.timestamp),
-            record.tenant_id,
-            self._ends(record.recorded_at),
-            record.resource_type,
-            values.amount(record.cost_amount),
-            record.currency,
-            str(record.charge_category),
-            str(record.attributed_to_type),
-            record.attributed_to_id,
-            record.project_id,
-            record.user_id,
-            record.feature_id,
-            None if quantity is None else values.amount(quantity),
-            record.usage_unit,
-            None if record.usage is None else _json(record.usage),
-            record.resource_id,
-            record.service_name,
-            record.region,
-            _json(record.tags) if record.tags else None,
-            ",".join(record.flags) or None,
-            record.reservation_id,
-            record.operation_id,
-        )
-
-    def _add_rollups(
-        self, rollups: Mapping[RollupKey, RollupSum], before: Iterable[Row] | None
-    ) -> None:
-        if not rollups:
-            return
-        amount, read_amount = self._values.amount, self._values.read_amount
-        found = {} if before is None else {row[0]: row for row in before}
-        rows: list[Row] = []
-        bucket = bucket_given = None
-        for place, ((tenant_id, series_id, start), added) in enumerate(rollups.items()):
-            if start is not bucket:
-                bucket = start
-                bucket_given = self._time(bucket)
-            total = added
-            if place in found:
-                _, cost, quantity, count = found[place]
-                total = added.plus(RollupSum(read_amount(cost), read_amount(quantity), count))
-            cost, quantity = amount(total.cost_amount), amount(total.usage_quantity)
-            rows.append((tenant_id, bucket_given, series_id, cost, quantity, total.record_count))
-        sql = _ADD_TO_ROLLUPS if before is None else _PUT_ROLLUPS
-        self._gathered.append(Statement(sql, _ROLLUP, rows))
-
-    def _operation_row(self, item: tuple[OperationKey, RecordedOperation]) -> Row:
-        (tenant_id, operation_id), recorded = item
-        values = self._values
-        return (
-            tenant_id,
-            operation_id,
-            recorded.record_id,
-            self._time(recorded.recorded_at),
-            self._time(recorded.timestamp),
-            values.amount(recorded.cost_amount),
-            recorded.currency,
-        )
-
-
-def _series_row(series: Series) -> Row:
-    return (*series[:-1], _json(dict(series.tags)) if series.tags else None)
-
 
 def _anchor_row(item: tuple[AnchorKey, tuple[str, date]]) -> Row:
     (budget_id, scope_id), (tenant_id, anchor) = item
     return (budget_id, scope_id, tenant_id, anchor.isoformat())
-
-
-def _json(value: object) -> str:
-    return encode(value).decode()
