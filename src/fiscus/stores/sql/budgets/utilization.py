@@ -17,6 +17,7 @@ from fiscus.money import ZERO, add, plain, ratio, subtract
 from fiscus.paging import PageRequest, build_page
 from fiscus.periods import FAR_FUTURE
 from fiscus.scopes import EVERY
+from fiscus.stores.sql.exact_sum import ExactSum
 from fiscus.stores.sql.paging import (
     SortKey,
     count,
@@ -25,7 +26,6 @@ from fiscus.stores.sql.paging import (
     rows_of,
     time_value,
 )
-from fiscus.stores.sql.sums import ExactSum
 from fiscus.stores.sql.tables import budget_anchors as anchors
 from fiscus.stores.sql.tables import budget_periods as t
 from fiscus.stores.sql.tables import reservation_lines as lines

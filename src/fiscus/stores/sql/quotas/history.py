@@ -18,10 +18,10 @@ from fiscus.runtime.portions import ShouldContinue
 from fiscus.scopes import EVERY, ScopeType
 from fiscus.stores.sql.column_types import UtcTime
 from fiscus.stores.sql.database import ALL_TENANTS, HARDLY_WAIT, Database
+from fiscus.stores.sql.exact_sum import ExactSum
 from fiscus.stores.sql.paging import SortKey, parse_number, parse_time, read_page, time_value
 from fiscus.stores.sql.quotas.tables import quota_consumptions, quotas
 from fiscus.stores.sql.quotas.tables import quota_usage as t
-from fiscus.stores.sql.sums import ExactSum
 from fiscus.stores.sql.within import rows_within
 from fiscus.zones import day_start, local_day
 
