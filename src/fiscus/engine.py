@@ -134,7 +134,7 @@ class Engine:
                 )
             time.sleep(_CLAIM_TRY_SECONDS)
             waited += _CLAIM_TRY_SECONDS
-        self.limiter.keep_alone(self.maintenance.claim_counters)
+        self.limiter.housekeeping.keep_alone(self.maintenance.claim_counters)
 
     def close(self) -> None:
         """Commit what waits in the ledger, write what was counted, then close the stores."""

@@ -124,7 +124,7 @@ def _ledger(engine: Engine) -> Dependency:
 
 def _counters(engine: Engine) -> Dependency:
     """Counters that cannot be reached degrade Fiscus: each policy says what happens then."""
-    if not engine.limiter.is_alone:
+    if not engine.limiter.housekeeping.is_alone:
         return _dependency(
             "counters",
             DEGRADED,

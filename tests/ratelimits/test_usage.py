@@ -10,7 +10,7 @@ import pytest
 
 from fiscus.clock import ManualClock
 from fiscus.errors import ServiceUnavailable
-from fiscus.ratelimits import limiter
+from fiscus.ratelimits import housekeeping, usage_writer
 from fiscus.ratelimits.calls import (
     UsageWindow,
 )
@@ -146,7 +146,7 @@ def test_a_shadow_policy_that_denies_without_counters_denies_nobody() -> None:
 def test_of_usage_that_cannot_be_written_the_latest_is_kept_and_the_rest_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(limiter, "MAX_ROWS", 2)
+    monkeypatch.setattr(usage_writer, "MAX_ROWS", 2)
     usage = Usage()
     desk = Desk(policy(scope_type="user", scope_id="*"), usage=usage)
     usage.unreachable = True
@@ -177,8 +177,8 @@ def test_usage_that_could_not_be_written_is_written_later() -> None:
 def test_usage_is_written_although_the_policies_cannot_be_refreshed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
-    monkeypatch.setattr(limiter, "_FLUSH_SECONDS", 0.001)
+    monkeypatch.setattr(housekeeping, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(housekeeping, "_FLUSH_SECONDS", 0.001)
     usage = Usage()
     desk = Desk(policy(), usage=usage)
     desk.check()
@@ -191,10 +191,10 @@ def test_usage_is_written_although_the_policies_cannot_be_refreshed(
 def test_usage_of_many_that_is_being_written_holds_up_no_changed_policy_and_nobody_who_asks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
-    monkeypatch.setattr(limiter, "_FLUSH_SECONDS", 0.001)
-    monkeypatch.setattr(limiter, "_FLUSH_ROWS", 1)
-    monkeypatch.setattr(limiter, "_FLUSH_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(housekeeping, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(housekeeping, "_FLUSH_SECONDS", 0.001)
+    monkeypatch.setattr(usage_writer, "_FLUSH_ROWS", 1)
+    monkeypatch.setattr(housekeeping, "_FLUSH_PAUSE_SECONDS", 3600.0)
     usage = Usage()
     of_all, of_each = policy("a"), policy("u", scope_type="user", scope_id="*")
     desk = Desk(of_each, of_all, usage=usage)
@@ -216,8 +216,8 @@ def test_usage_of_many_that_is_being_written_holds_up_no_changed_policy_and_nobo
 def test_counters_that_nobody_asks_for_any_more_are_forgotten(
     monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
-    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
-    monkeypatch.setattr(limiter, "_SWEEP_EVERY", 1)
+    monkeypatch.setattr(housekeeping, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(housekeeping, "_SWEEP_EVERY", 1)
     here = MemoryCounters()
     clock = ManualClock(NOON)
     if elsewhere:  # they cannot be reached, so those here stand in

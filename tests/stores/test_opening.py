@@ -27,7 +27,7 @@ from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.requests import check_command
 from fiscus.money import Amount
 from fiscus.paging import PageRequest
-from fiscus.ratelimits import limiter
+from fiscus.ratelimits import housekeeping
 from fiscus.settings import Settings
 from fiscus.stores.sql import maintenance, migrate
 from fiscus.stores.sql.database import Database
@@ -233,7 +233,7 @@ def one_who_counted_and_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Engine, Engine]:
     """One that counted alone and has lost the connection which said so, and another engine."""
-    monkeypatch.setattr(limiter, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(housekeeping, "_REFRESH_SECONDS", 0.001)
     first, second = open_on(owner_url), open_on(owner_url)
     first.claim_counters()
     _end_advisory_locks(postgres_server, owner_url)
@@ -260,12 +260,12 @@ def test_who_counts_beside_another_says_so_until_that_one_ends(
     first, second = one_who_counted_and_another
     second.claim_counters()
     first.limiter.start()
-    wait_until(lambda: not first.limiter.is_alone)
+    wait_until(lambda: not first.limiter.housekeeping.is_alone)
     told = {one.name: one for one in dependencies_of(first)}["counters"]
     assert told.status == "DEGRADED"
     assert "FISCUS_REDIS_URL" in told.message
     second.close()
-    wait_until(lambda: first.limiter.is_alone)
+    wait_until(lambda: first.limiter.housekeeping.is_alone)
 
 
 def _end_advisory_locks(server: PostgresServer, url: str) -> None:

@@ -12,6 +12,7 @@ from fiscus.ratelimits.calls import PolicyLine, RateLimitCheckAnswer
 from fiscus.ratelimits.headers import whole_seconds
 from fiscus.ratelimits.matching import MatchedPolicy
 from fiscus.ratelimits.model import OnCountersFailure
+from fiscus.ratelimits.port import Take
 from fiscus.ratelimits.rules import Rule, Verdict, decides
 
 NONE_APPLIES: Final = RateLimitCheckAnswer(
@@ -87,14 +88,42 @@ def check_answer(
     )
 
 
-def _line(applied: MatchedPolicy, rule: Rule, verdict: Verdict, priority: int) -> PolicyLine:
+def decided_answer(
+    policies: Sequence[MatchedPolicy],
+    take: Take,
+    verdicts: Sequence[Verdict],
+    taken: bool,
+    now_us: int,
+    degraded: bool,
+) -> RateLimitCheckAnswer:
+    """The answer to a check that was decided, alone or with others: all were taken, or none."""
+    if not policies:
+        return NONE_APPLIES
+    admitted = taken or all(
+        verdict.allowed or rule.shadow for verdict, rule in zip(verdicts, take.rules, strict=True)
+    )
+    answer = check_answer(
+        admitted, policies, take.rules, verdicts, take.count, take.priority, degraded=degraded
+    )
+    if admitted or answer.retry_after is not None:
+        return answer
+    later = [
+        _until_larger(policy, verdict, take, now_us)
+        for policy, verdict in zip(policies, verdicts, strict=True)
+    ]
+    return check_answer(
+        admitted, policies, take.rules, later, take.count, take.priority, degraded=degraded
+    )
+
+
+def _line(matched: MatchedPolicy, rule: Rule, verdict: Verdict, priority: int) -> PolicyLine:
     if verdict.allowed:
         decision = "allow"
     else:
         decision = "shadow_deny" if rule.shadow else "deny"
     wait_us = verdict.wait_us
     return PolicyLine(  # by position, as above
-        applied.policy.state.policy.policy_id,
+        matched.policy.state.policy.policy_id,
         decision,
         rule.shadow,
         rule.algorithm,
@@ -107,10 +136,10 @@ def _line(applied: MatchedPolicy, rule: Rule, verdict: Verdict, priority: int) -
     )
 
 
-def _uncounted(applied: MatchedPolicy, verdict: Verdict) -> str | None:
+def _uncounted(matched: MatchedPolicy, verdict: Verdict) -> str | None:
     """What is said of a denial for want of counters; None of one that they would deny for ever,
     and of one by counters of this process."""
-    failure = applied.policy.state.policy.on_store_failure
+    failure = matched.policy.state.policy.on_store_failure
     if verdict.wait_us is None or failure is not OnCountersFailure.DENY:
         return None
     seconds = whole_seconds(verdict.wait_us)
@@ -128,3 +157,11 @@ def _why(rule: Rule, verdict: Verdict, count: int, ceiling: int) -> str:
         f"Denied: {count} asked for, {verdict.remaining} left of {limit}; "
         f"try again in {whole_seconds(verdict.wait_us)} s"
     )
+
+
+def _until_larger(matched: MatchedPolicy, verdict: Verdict, take: Take, now_us: int) -> Verdict:
+    """A denial for ever lasts until the policy's limit is larger by itself, if it ever is."""
+    if verdict.allowed or verdict.wait_us is not None:
+        return verdict
+    begins_us = matched.policy.larger_from_us(take.count, take.priority, now_us)
+    return verdict if begins_us is None else replace(verdict, wait_us=begins_us - now_us)

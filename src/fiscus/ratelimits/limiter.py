@@ -6,19 +6,17 @@ one round trip; when they do not answer in time, each policy says what then.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from fiscus.clock import Clock, from_us, to_us
-from fiscus.errors import FiscusError, Forbidden, OutcomeUnknown, ServiceUnavailable, too_many
+from fiscus.errors import Forbidden, ServiceUnavailable, too_many
 from fiscus.match_limits import limit_for_checks
 from fiscus.priorities import PRIORITIES, Priority
-from fiscus.ratelimits.answers import NONE_APPLIES, check_answer
+from fiscus.ratelimits.answers import NONE_APPLIES, check_answer, decided_answer
 from fiscus.ratelimits.calls import (
     MAX_CHECKS,
     AdjustRequest,
@@ -30,30 +28,21 @@ from fiscus.ratelimits.calls import (
 )
 from fiscus.ratelimits.counter_loop import CounterLoop, Outcome, Takes, portions
 from fiscus.ratelimits.degraded import DegradedTakes
-from fiscus.ratelimits.matching import Caller, LivePolicy, MatchedPolicy, applied
+from fiscus.ratelimits.housekeeping import Housekeeping
+from fiscus.ratelimits.joint_takes import join_corrections, join_takes, usage_of, verdicts_of
+from fiscus.ratelimits.matching import Caller, LivePolicy, MatchedPolicy, matched_policy
 from fiscus.ratelimits.model import OnCountersFailure, PolicyState
 from fiscus.ratelimits.policies import PolicyCache, PolicySource
-from fiscus.ratelimits.policy_port import UsageRow, UsageStore
+from fiscus.ratelimits.policy_port import UsageStore
 from fiscus.ratelimits.port import CounterStore, CountersUnavailable, Take, Taken
 from fiscus.ratelimits.rules import Verdict
-from fiscus.ratelimits.together import corrected, counted, joined, said
 from fiscus.ratelimits.unreachable import not_corrected, unavailable
-from fiscus.ratelimits.usage import MAX_ROWS, UsageTally
+from fiscus.ratelimits.usage_writer import UsageWriter
 from fiscus.runtime.breaker import BreakerState
 from fiscus.runtime.cache_stats import CacheStats
-from fiscus.runtime.logs import get_logger
-
-log = get_logger(__name__)
 
 _RANK: Final = {priority: index for index, priority in enumerate(PRIORITIES)}
 _NORMAL: Final = _RANK[Priority.NORMAL]
-_REFRESH_SECONDS: Final = 1.0
-_SWEEP_EVERY: Final = 10
-"""Refreshes between two sweeps."""
-_FLUSH_SECONDS: Final = 60.0
-"""Between two writes of what was counted: usage is kept by the minute."""
-_FLUSH_ROWS: Final = 500
-_FLUSH_PAUSE_SECONDS: Final = 0.05
 POLICIES: Final = "rate limit policies"
 """What checks meet, in words."""
 
@@ -90,18 +79,13 @@ class Limiter:
         """Checks are decided on the caller's thread, which never waits for others."""
         self.loop: Final = None if self.immediate else CounterLoop(counters, clock, timeout_seconds)
         self._counters = counters
-        self._clock = clock
         self._cache = PolicyCache(policies)
         self._degraded = DegradedTakes(counters if stand_in is None else stand_in)
-        self._usage = usage
-        self._tally = UsageTally()
-        self._unwritten: list[UsageRow] = []
-        self._flushing = threading.Lock()
-        self._claim: Callable[[], bool] | None = None
-        self.is_alone = True
-        """False when others on the same data may count beside these counters in process."""
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._usage = None if usage is None else UsageWriter(usage)
+        self._tally = None if self._usage is None else self._usage.tally
+        self.housekeeping: Final = Housekeeping(
+            self._cache, (counters, self._degraded), self._usage, clock
+        )
 
     # -- checks
 
@@ -174,22 +158,24 @@ class Limiter:
         for request in requests:
             prepared.append(self.prepare(request, tenant_id, now, now_us, key_id, priority))
             match_limit.add(len(prepared[-1].policies), len(prepared))
-        take, policies = joined([(one.take, one.policies) for one in prepared])
+        take, policies = join_takes([(one.take, one.policies) for one in prepared])
         outcome = self.decide((take,), now_us) if policies else None
         taken = None if outcome is None else outcome[0]
         degraded = taken is None
         if taken is None:
             taken = self._without_counters(take, policies, now_us)
-        if self._usage is not None:
-            for place, count, verdict in counted(take, taken):
+        if self._tally is not None:
+            for place, count, verdict in usage_of(take, taken):
                 policy, rule = (policies[place],), (take.rules[place],)
                 self._tally.count(policy, rule, (verdict,), count, taken.admitted, now_us)
-        told = said(take, taken)
+        told = verdicts_of(take, taken)
         answers: list[RateLimitCheckAnswer] = []
         for one in prepared:
             asked = one.take
             verdicts = [told[key, asked.count, asked.priority] for key in asked.keys]
-            answers.append(self._told(one, verdicts, taken.admitted, now_us, degraded))
+            answers.append(
+                decided_answer(one.policies, one.take, verdicts, taken.admitted, now_us, degraded)
+            )
         return answers
 
     def adjust(
@@ -229,7 +215,7 @@ class Limiter:
             match_limit.add(len(policies), len(asked) + 1)
             take = _take(policies, tenant_id, one.resource_key, one.request_count, now_us)
             asked.append((policies, take))
-        joint = corrected([take for _, take in asked])
+        joint = join_corrections([take for _, take in asked])
         left: dict[str, Verdict] = {}
         if joint.keys:
             try:
@@ -251,7 +237,7 @@ class Limiter:
     ) -> CounterView:
         """A look at one counter of a policy. Raises `ServiceUnavailable`."""
         now_us = to_us(now)
-        policies = (applied(LivePolicy(state), scope_id),)
+        policies = (matched_policy(LivePolicy(state), scope_id),)
         take = _take(policies, state.policy.tenant_id, resource_key, 0, now_us)
         outcome = self.decide((take,), now_us)
         if outcome is None or outcome[0] is None:
@@ -267,7 +253,7 @@ class Limiter:
 
     def forget(self, state: PolicyState, scope_id: str, resource_key: str | None) -> None:
         """Make one counter unused. Raises `ServiceUnavailable`."""
-        one = applied(LivePolicy(state), scope_id)
+        one = matched_policy(LivePolicy(state), scope_id)
         try:
             self._counters.forget(state.policy.tenant_id, [one.key(resource_key)])
         except CountersUnavailable as error:
@@ -296,7 +282,8 @@ class Limiter:
         What may have been written is not written again. Raises `ServiceUnavailable`; nothing is
         lost then.
         """
-        self._flush(policy_id, pause_seconds=0.0)
+        if self._usage is not None:
+            self._usage.flush(policy_id)
 
     @property
     def lookups(self) -> CacheStats:
@@ -370,9 +357,9 @@ class Limiter:
         if taken is None:
             taken = self._without_counters(take, policies, now_us)
         verdicts, admitted = taken.verdicts, taken.admitted
-        if self._usage is not None:
+        if self._tally is not None:
             self._tally.count(policies, take.rules, verdicts, take.count, admitted, now_us)
-        return self._told(prepared, verdicts, admitted, now_us, degraded)
+        return decided_answer(policies, take, verdicts, admitted, now_us, degraded)
 
     def answer_batch(
         self, prepared: Sequence[Prepared], taken: Sequence[Taken | None], now_us: int
@@ -388,121 +375,19 @@ class Limiter:
         failure = [one.policy.state.policy.on_store_failure for one in policies]
         return self._degraded.decide(take, failure, now_us)
 
-    def _told(
-        self,
-        prepared: Prepared,
-        verdicts: Sequence[Verdict],
-        taken: bool,
-        now_us: int,
-        degraded: bool,
-    ) -> RateLimitCheckAnswer:
-        """The answer to a check that was decided, alone or with others: all were taken, or none."""
-        take, policies = prepared.take, prepared.policies
-        if not policies:
-            return NONE_APPLIES
-        admitted = taken or all(
-            verdict.allowed or rule.shadow
-            for verdict, rule in zip(verdicts, take.rules, strict=True)
-        )
-        answer = check_answer(
-            admitted, policies, take.rules, verdicts, take.count, take.priority, degraded=degraded
-        )
-        if admitted or answer.retry_after is not None:
-            return answer
-        later = [
-            _until_larger(policy, verdict, take, now_us)
-            for policy, verdict in zip(policies, verdicts, strict=True)
-        ]
-        return check_answer(
-            admitted, policies, take.rules, later, take.count, take.priority, degraded=degraded
-        )
-
     # -- life
 
     def start(self) -> None:
         """Refresh policies and write usage in threads of their own, until `close`."""
-        if not self._threads:
-            # usage of many callers takes longer to write than a changed policy may take to bind
-            for work in (self._housekeeping, self._write_usage):
-                thread = threading.Thread(target=work, name="fiscus-limiter", daemon=True)
-                thread.start()
-                self._threads.append(thread)
-
-    def keep_alone(self, claim: Callable[[], bool]) -> None:
-        """Have the work in the background ask again and again whether only this process counts:
-        what it was told by may be lost with a connection."""
-        self._claim = claim
+        self.housekeeping.start()
 
     def close(self) -> None:
         """Write what was counted and stop. The counters are closed by who opened them."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
+        self.housekeeping.stop()
         if self.loop is not None:
             self.loop.close()
-        try:
-            self.flush_usage()
-        except ServiceUnavailable as error:
-            log.warning("usage_not_written", rows=len(self._unwritten), reason=error.message)
-
-    def _flush(self, policy_id: str | None, *, pause_seconds: float) -> None:
-        """Write what was counted in portions, with a pause after each that leaves the interpreter
-        to the checks, and the turn to who asks for the usage of one policy."""
-        if self._usage is None:
-            return
-        with self._flushing:
-            self._unwritten += self._tally.take(policy_id)
-            given_up = len(self._unwritten) - MAX_ROWS
-            if given_up > 0:
-                del self._unwritten[:given_up]
-                log.warning("usage_given_up", rows=given_up)
-        while self._write_some(self._usage, policy_id):
-            if pause_seconds:
-                self._stop.wait(pause_seconds)
-
-    def _write_some(self, usage: UsageStore, policy_id: str | None) -> bool:
-        """Write a portion, with what there is of one policy first; whether there was any."""
-        with self._flushing:
-            rows = self._unwritten
-            if policy_id is not None:
-                rows = sorted(rows, key=lambda row: row.policy_id != policy_id)
-            if not rows or policy_id not in {None, rows[0].policy_id}:
-                return False
-            portion = rows[:_FLUSH_ROWS]
-            try:
-                usage.add(portion)
-            except OutcomeUnknown as error:
-                # not again: twice, it would be more than the policies let pass
-                log.warning("usage_in_doubt", rows=len(portion), reason=error.message)
-            self._unwritten = rows[_FLUSH_ROWS:]
-            return True
-
-    def _housekeeping(self) -> None:
-        rounds = 0
-        while not self._stop.wait(_REFRESH_SECONDS):
-            rounds += 1
-            _tried("refresh", lambda: self._cache.refresh(self._clock.now()))
-            _tried("claim", self._claim_again)
-            if rounds % _SWEEP_EVERY == 0:
-                _tried("sweep", self._sweep)
-
-    def _sweep(self) -> None:
-        now_us = to_us(self._clock.now())
-        self._counters.sweep(now_us)
-        self._degraded.sweep(now_us)
-
-    def _write_usage(self) -> None:
-        while not self._stop.wait(_FLUSH_SECONDS):
-            _tried("flush", lambda: self._flush(None, pause_seconds=_FLUSH_PAUSE_SECONDS))
-
-    def _claim_again(self) -> None:
-        is_alone = self._claim is None or self._claim()
-        if self.is_alone and not is_alone:
-            log.warning("counters_not_claimed")
-        elif is_alone and not self.is_alone:
-            log.info("counters_claimed")
-        self.is_alone = is_alone
+        if self._usage is not None:
+            self._usage.close()
 
     def _counters_now(self, now_us: int) -> int | None:
         return now_us if self.immediate else None
@@ -526,16 +411,6 @@ class Limiter:
         return self._cache.matching(caller, now, now_us)
 
 
-def _tried(job: str, do: Callable[[], object]) -> None:
-    """Do a part of the housekeeping; that one fails keeps no other from being done."""
-    try:
-        do()
-    except FiscusError as error:
-        log.warning("limiter_housekeeping_failed", job=job, reason=error.message)
-    except Exception:
-        log.exception("limiter_housekeeping_failed", job=job)
-
-
 def _take(
     policies: tuple[MatchedPolicy, ...],
     tenant_id: str,
@@ -551,11 +426,3 @@ def _take(
         count,
         priority,
     )
-
-
-def _until_larger(applied: MatchedPolicy, verdict: Verdict, take: Take, now_us: int) -> Verdict:
-    """A denial for ever lasts until the policy's limit is larger by itself, if it ever is."""
-    if verdict.allowed or verdict.wait_us is not None:
-        return verdict
-    begins_us = applied.policy.larger_from_us(take.count, take.priority, now_us)
-    return verdict if begins_us is None else replace(verdict, wait_us=begins_us - now_us)

@@ -88,7 +88,7 @@ class MatchedPolicy(NamedTuple):
         return self.counters if resource_key is None else f"{self.counters}:{resource_key}"
 
 
-def applied(policy: LivePolicy, scope_id: str) -> MatchedPolicy:
+def matched_policy(policy: LivePolicy, scope_id: str) -> MatchedPolicy:
     """A policy for one id. Another algorithm, type of scope, or generation has other counters."""
     state = policy.state
     definition = state.policy
@@ -149,7 +149,7 @@ class PolicyIndex:
                 by_resource = self._scopes.get((scope_type, wanted))
                 if by_resource is not None:
                     found += [
-                        applied(policy, scope_id)
+                        matched_policy(policy, scope_id)
                         for policy in by_resource.matching(caller.resource_type)
                     ]
         found.sort(key=lambda one: one.policy.state.policy.policy_id)

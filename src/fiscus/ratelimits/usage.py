@@ -1,4 +1,4 @@
-"""What was seen of each policy, counted in memory and written behind."""
+"""What was seen of each policy, counted in memory; `usage_writer` writes it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from fiscus.ratelimits.rules import Rule, Verdict
 
 _SHORTEST_US: Final = 60_000_000
 _LONGEST_US: Final = 3_600_000_000
-MAX_ROWS: Final = 200_000
-"""Rows that wait to be written; beyond them the oldest are given up: while the database cannot be
-reached, or when so many scopes were seen in a minute."""
 
 
 class _Tally:
@@ -32,11 +29,11 @@ class _Tally:
         "tenant_id",
     )
 
-    def __init__(self, applied: MatchedPolicy) -> None:
-        definition = applied.policy.state.policy
+    def __init__(self, matched: MatchedPolicy) -> None:
+        definition = matched.policy.state.policy
         self.tenant_id = definition.tenant_id
         self.policy_id = definition.policy_id
-        self.scope_id = applied.scope_id
+        self.scope_id = matched.scope_id
         self.checks = self.admitted = self.denied = self.shadow_denied = 0
 
 
@@ -65,14 +62,14 @@ class UsageTally:
         now_us: int,
     ) -> None:
         with self._lock:
-            for applied, rule, verdict in zip(policies, rules, verdicts, strict=True):
+            for matched, rule, verdict in zip(policies, rules, verdicts, strict=True):
                 length_us = rule.window_us
                 if not _SHORTEST_US <= length_us <= _LONGEST_US:
                     length_us = _SHORTEST_US if length_us < _SHORTEST_US else _LONGEST_US
-                key = (applied.counters, now_us - now_us % length_us, length_us)
+                key = (matched.counters, now_us - now_us % length_us, length_us)
                 tally = self._tallies.get(key)
                 if tally is None:
-                    tally = self._tallies[key] = _Tally(applied)
+                    tally = self._tallies[key] = _Tally(matched)
                 tally.checks += 1
                 # what can never pass is no load, which limits that follow the load learn from
                 if not verdict.allowed and verdict.wait_us is not None:

@@ -18,7 +18,7 @@ Ask = tuple[str, int, int]
 """A counter's key, a count and a priority."""
 
 
-def joined(
+def join_takes(
     requests: Sequence[tuple[Take, Sequence[MatchedPolicy]]],
 ) -> tuple[Take, tuple[MatchedPolicy, ...]]:
     """One take of all their counters, each once for each count and priority; and their policies.
@@ -40,7 +40,7 @@ def joined(
     return take, tuple(found[ask][1] for ask in asks)
 
 
-def said(take: Take, taken: Taken) -> dict[Ask, Verdict]:
+def verdicts_of(take: Take, taken: Taken) -> dict[Ask, Verdict]:
     """What was said of each counter to those who asked alike, after what was taken from it."""
     lines = list(zip(take.keys, take.asks, taken.verdicts, strict=True))
     most = {key: (count, one) for key, (count, _), one in lines if one.allowed}
@@ -57,7 +57,7 @@ def said(take: Take, taken: Taken) -> dict[Ask, Verdict]:
     return told
 
 
-def counted(take: Take, taken: Taken) -> list[tuple[int, int, Verdict]]:
+def usage_of(take: Take, taken: Taken) -> list[tuple[int, int, Verdict]]:
     """What usage says of each counter, which counts once: a place in `take`, a count, a verdict.
 
     The count is the most that was asked for and could pass; the verdict denies if one of those did.
@@ -75,7 +75,7 @@ def counted(take: Take, taken: Taken) -> list[tuple[int, int, Verdict]]:
     return lines
 
 
-def corrected(corrections: Sequence[Take]) -> Take:
+def join_corrections(corrections: Sequence[Take]) -> Take:
     """One correction of all their counters, each once by the largest of its corrections."""
     found: dict[str, tuple[Rule, int]] = {}
     for take in corrections:
