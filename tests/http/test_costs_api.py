@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from fiscus.access.model import Role
 from fiscus.costs.calls import RecordRequest
 from fiscus.http.management.stream import MAX_LINE_BYTES
-from fiscus.ledger.requests import record_command
+from fiscus.ledger.requests.costs import record_command
 from fiscus.money import Amount
 from fiscus.wire.nesting import MAX_LEVELS
 from tests.http.app_client import API

@@ -34,9 +34,16 @@ from fiscus.costs.calls import (
     RecordRequest,
 )
 from fiscus.engine import Engine
-from fiscus.ledger import requests
 from fiscus.ledger.commands import Check, Command, Expire, Expired, Outcome, Record
 from fiscus.ledger.loop import answer_or_raise
+from fiscus.ledger.requests.budgets import (
+    check_batch_command,
+    check_command,
+    extend_command,
+    release_command,
+    settle_command,
+)
+from fiscus.ledger.requests.costs import record_batch_command, record_command
 from fiscus.paging import PageRequest
 from fiscus.settings import Settings
 from fiscus.tenants import TenantSpec
@@ -117,14 +124,10 @@ class Desk:
     # -- commands
 
     def check_command(self, cost: object, key: str | None = None, **fields: Any) -> Check:
-        return requests.check_command(
-            _check(cost, fields), self.tenant_id, self.engine.clock.now(), key
-        )
+        return check_command(_check(cost, fields), self.tenant_id, self.engine.clock.now(), key)
 
     def record_command(self, cost: object, key: str | None = None, **fields: Any) -> Record:
-        return requests.record_command(
-            _record(cost, fields), self.tenant_id, self.engine.clock.now(), key
-        )
+        return record_command(_record(cost, fields), self.tenant_id, self.engine.clock.now(), key)
 
     # -- calls
 
@@ -149,7 +152,7 @@ class Desk:
     ) -> CheckBatchAnswer:
         request = CheckBatchRequest(checks=checks, all_or_nothing=all_or_nothing)
         now = self.engine.clock.now()
-        command = requests.check_batch_command(request, self.tenant_id, now, key)
+        command = check_batch_command(request, self.tenant_id, now, key)
         return self.run(command, CheckBatchAnswer)
 
     def settle(
@@ -157,17 +160,17 @@ class Desk:
     ) -> SettleAnswer:
         request = convert({"actual_cost": cost, **fields}, SettleRequest)
         now = self.engine.clock.now()
-        command = requests.settle_command(reservation_id, request, self.tenant_id, now, key)
+        command = settle_command(reservation_id, request, self.tenant_id, now, key)
         return self.run(command, SettleAnswer)
 
     def release(self, reservation_id: str, key: str | None = None) -> ReservationView:
         now = self.engine.clock.now()
-        command = requests.release_command(reservation_id, self.tenant_id, now, key)
+        command = release_command(reservation_id, self.tenant_id, now, key)
         return self.run(command, ReservationView)
 
     def extend(self, reservation_id: str, seconds: int, key: str | None = None) -> ReservationView:
         now = self.engine.clock.now()
-        command = requests.extend_command(reservation_id, seconds, self.tenant_id, now, key)
+        command = extend_command(reservation_id, seconds, self.tenant_id, now, key)
         return self.run(command, ReservationView)
 
     def record(self, cost: object, key: str | None = None, **fields: Any) -> RecordAnswer:
@@ -180,7 +183,7 @@ class Desk:
             records=[msgspec.Raw(msgspec.json.encode(record)) for record in records]
         )
         now = self.engine.clock.now()
-        command = requests.record_batch_command(request, self.tenant_id, now, key)
+        command = record_batch_command(request, self.tenant_id, now, key)
         return self.run(command, RecordBatchAnswer)
 
     def expire(self) -> int:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from fiscus.ledger import requests
 from fiscus.ledger.commands import Consume, ReleaseConsumption
+from fiscus.ledger.requests.quotas import (
+    quota_check_batch_command,
+    quota_check_command,
+    release_consumption_command,
+)
 from fiscus.paging import PageRequest
 from fiscus.quotas.calls import (
     ConsumptionView,
@@ -51,7 +55,7 @@ class QuotaDesk(Desk):
 
     def consume_command(self, amount: object, key: str | None = None, **fields: Any) -> Consume:
         request = quota_check(amount, **fields)
-        return requests.quota_check_command(request, self.tenant_id, self.engine.clock.now(), key)
+        return quota_check_command(request, self.tenant_id, self.engine.clock.now(), key)
 
     def give_back_command(
         self, consumption_id: str | None, amount: object = None, key: str | None = None
@@ -59,9 +63,7 @@ class QuotaDesk(Desk):
         assert consumption_id is not None
         request = convert({"amount": amount}, ReleaseConsumptionRequest)
         now = self.engine.clock.now()
-        return requests.release_consumption_command(
-            consumption_id, request, self.tenant_id, now, key
-        )
+        return release_consumption_command(consumption_id, request, self.tenant_id, now, key)
 
     def consume(self, amount: object, key: str | None = None, **fields: Any) -> QuotaCheckAnswer:
         return self.run(self.consume_command(amount, key, **fields), QuotaCheckAnswer)
@@ -77,7 +79,7 @@ class QuotaDesk(Desk):
         self, checks: list[QuotaCheckRequest], key: str | None = None
     ) -> QuotaCheckBatchAnswer:
         now = self.engine.clock.now()
-        command = requests.quota_check_batch_command(
+        command = quota_check_batch_command(
             QuotaCheckBatchRequest(checks=checks), self.tenant_id, now, key
         )
         return self.run(command, QuotaCheckBatchAnswer)

@@ -31,17 +31,26 @@ from hypothesis.stateful import (
 from fiscus.budgets.calls import (
     CheckAnswer,
     CheckBatchAnswer,
+    CheckBatchRequest,
     CheckRequest,
     ReservationView,
     SettleAnswer,
+    SettleRequest,
 )
 from fiscus.budgets.model import Budget
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordAnswer, RecordRequest
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError
-from fiscus.ledger import requests
 from fiscus.ledger.commands import Command, Expire, Outcome
+from fiscus.ledger.requests.budgets import (
+    check_batch_command,
+    check_command,
+    extend_command,
+    release_command,
+    settle_command,
+)
+from fiscus.ledger.requests.costs import record_command
 from fiscus.stores.sql.database import Database
 from fiscus.wire.converting import convert
 from tests.ledger.books import books_in
@@ -262,7 +271,7 @@ class LedgerMachine(RuleBasedStateMachine):
         match one["kind"]:
             case "check":
                 request = self._check_request(one)
-                command = requests.check_command(request, self.desk.tenant_id, now, one["key"])
+                command = check_command(request, self.desk.tenant_id, now, one["key"])
                 return command, lambda: self._expect_check(one, now)
             case "batch":
                 return self._batch(one, now)
@@ -288,8 +297,8 @@ class LedgerMachine(RuleBasedStateMachine):
         )
 
     def _batch(self, one: dict[str, Any], now: datetime) -> tuple[Command, Apply]:
-        command = requests.check_batch_command(
-            requests.CheckBatchRequest(
+        command = check_batch_command(
+            CheckBatchRequest(
                 checks=[self._check_request(check) for check in one["checks"]],
                 all_or_nothing=one["all_or_nothing"],
             ),
@@ -320,7 +329,7 @@ class LedgerMachine(RuleBasedStateMachine):
             },
             RecordRequest,
         )
-        command = requests.record_command(request, self.desk.tenant_id, now, one["key"])
+        command = record_command(request, self.desk.tenant_id, now, one["key"])
         body = (one["cost"], one["currency"], one["operation_id"], at, one["ids"])
 
         def apply() -> Expected:
@@ -347,14 +356,14 @@ class LedgerMachine(RuleBasedStateMachine):
         reservation_id, tenant_id, key = str(target.real_id), self.desk.tenant_id, one["key"]
         reference = self.reference
         if one["kind"] == "release":
-            command: Command = requests.release_command(reservation_id, tenant_id, now, key)
+            command: Command = release_command(reservation_id, tenant_id, now, key)
             body: object = reservation_id
 
             def act() -> Expected:
                 return reference.release(target, now)
 
         elif one["kind"] == "extend":
-            command = requests.extend_command(reservation_id, one["ttl"], tenant_id, now, key)
+            command = extend_command(reservation_id, one["ttl"], tenant_id, now, key)
             body = (reservation_id, one["ttl"])
 
             def act() -> Expected:
@@ -364,9 +373,9 @@ class LedgerMachine(RuleBasedStateMachine):
             at = now - timedelta(days=one["days_ago"])
             request = convert(
                 {"actual_cost": one["cost"], "currency": one["currency"], "timestamp": at},
-                requests.SettleRequest,
+                SettleRequest,
             )
-            command = requests.settle_command(reservation_id, request, tenant_id, now, key)
+            command = settle_command(reservation_id, request, tenant_id, now, key)
             body = (reservation_id, one["cost"], one["currency"], at)
 
             def act() -> Expected:

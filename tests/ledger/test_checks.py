@@ -15,7 +15,7 @@ from fiscus.budgets.calls import CheckAnswer, CheckBatchRequest
 from fiscus.clock import ManualClock
 from fiscus.costs.model import CostFlag
 from fiscus.errors import PayloadTooLarge, ValidationError
-from fiscus.ledger import requests
+from fiscus.ledger.requests.budgets import check_batch_command
 from tests.ledger.books import read_books
 from tests.ledger.desk import Desk, check_request, open_at
 
@@ -620,7 +620,7 @@ def test_a_batch_that_meets_too_many_budgets_is_refused_and_fails_no_other(desk:
     budgets = [desk.budget("1000") for _ in range(MANY)]
     now = desk.engine.clock.now()
     request = CheckBatchRequest(checks=[check_request("1")] * 500)
-    batch = requests.check_batch_command(request, desk.tenant_id, now)
+    batch = check_batch_command(request, desk.tenant_id, now)
     *others, refused = desk.outcomes([desk.check_command("1"), desk.check_command("1"), batch])
     assert isinstance(refused, PayloadTooLarge)
     assert refused.message == (

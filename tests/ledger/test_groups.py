@@ -22,7 +22,7 @@ from fiscus.engine import Engine
 from fiscus.errors import InternalError, NotFound, ServiceUnavailable
 from fiscus.ledger.commands import Answer, Command, Expire, Outcome, Record
 from fiscus.ledger.loop import Ledger
-from fiscus.ledger.requests import settle_command
+from fiscus.ledger.requests.budgets import settle_command
 from fiscus.ledger.workspace import Workspace
 from fiscus.runtime.breaker import BreakerState
 from fiscus.wire.converting import convert

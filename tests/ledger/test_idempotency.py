@@ -7,7 +7,8 @@ import pytest
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordBatchAnswer, RecordBatchRequest
 from fiscus.errors import Conflict, IdempotencyConflict, ValidationError
-from fiscus.ledger.requests import quota_check_batch_command, record_batch_command
+from fiscus.ledger.requests.costs import record_batch_command
+from fiscus.ledger.requests.quotas import quota_check_batch_command
 from fiscus.quotas.calls import QuotaCheckBatchRequest
 from fiscus.wire.decoding import decode
 from tests.ledger.desk import Desk, check_request

@@ -30,8 +30,8 @@ from hypothesis.stateful import (
 from fiscus.clock import ManualClock
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, FiscusError
-from fiscus.ledger import requests
 from fiscus.ledger.commands import Command, Outcome
+from fiscus.ledger.requests.quotas import quota_check_batch_command, quota_check_command
 from fiscus.quotas.calls import (
     ConsumptionView,
     QuotaCheckAnswer,
@@ -195,12 +195,12 @@ class QuotaMachine(RuleBasedStateMachine):
     def _command(self, one: dict[str, Any]) -> tuple[Command, Apply] | None:
         now, tenant_id = self.clock.now(), self.desk.tenant_id
         if one["kind"] == "check":
-            command = requests.quota_check_command(_request(one), tenant_id, now, one["key"])
+            command = quota_check_command(_request(one), tenant_id, now, one["key"])
             return command, lambda: self._expect(one, now)
         if one["kind"] == "batch":
             checks = [check | {"key": None} for check in one["checks"]]
             batch = QuotaCheckBatchRequest(checks=[_request(check) for check in checks])
-            command = requests.quota_check_batch_command(batch, tenant_id, now)
+            command = quota_check_batch_command(batch, tenant_id, now)
             return command, lambda: [self._expect(check, now) for check in checks]
         known = [one for one in self.reference.consumptions if one.real_id is not None]
         if not known:

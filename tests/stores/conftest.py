@@ -26,7 +26,8 @@ from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.loop import answer_or_raise
 from fiscus.ledger.port import LedgerTransaction
-from fiscus.ledger.requests import check_command, record_command, settle_command
+from fiscus.ledger.requests.budgets import check_command, settle_command
+from fiscus.ledger.requests.costs import record_command
 from fiscus.settings import Settings
 from fiscus.stores.sql import migrate
 from fiscus.stores.sql.database import Database

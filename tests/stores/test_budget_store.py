@@ -17,7 +17,7 @@ from fiscus.clock import ManualClock
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, NotFound, ServiceUnavailable
 from fiscus.ledger.commands import Expire
-from fiscus.ledger.requests import release_command
+from fiscus.ledger.requests.budgets import release_command
 from fiscus.paging import PageRequest
 from fiscus.periods import PeriodType
 from fiscus.scopes import ScopeType

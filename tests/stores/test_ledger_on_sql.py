@@ -24,7 +24,7 @@ from fiscus.ledger.commands import CheckBatch, Expire
 from fiscus.ledger.definitions import DefinitionCache
 from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import Changes, LedgerTransaction, Needs
-from fiscus.ledger.requests import check_command, extend_command, release_command
+from fiscus.ledger.requests.budgets import check_command, extend_command, release_command
 from fiscus.money import add
 from fiscus.paging import PageRequest
 from fiscus.stores.sql.database import Database

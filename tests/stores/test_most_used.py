@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from fiscus.ledger.requests import quota_check_command
+from fiscus.ledger.requests.quotas import quota_check_command
 from fiscus.paging import page_request
 from fiscus.quotas.calls import QuotaCheckRequest
 from fiscus.stores.sql.budgets.store import SqlBudgets

@@ -24,7 +24,7 @@ from fiscus.errors import Conflict, ServiceUnavailable, ValidationError
 from fiscus.health import dependencies_of
 from fiscus.ids import uuid7
 from fiscus.ledger.loop import answer_or_raise
-from fiscus.ledger.requests import check_command
+from fiscus.ledger.requests.budgets import check_command
 from fiscus.money import Amount
 from fiscus.paging import PageRequest
 from fiscus.ratelimits import housekeeping

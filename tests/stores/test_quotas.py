@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fiscus.errors import Conflict, IdempotencyConflict, NotFound, ValidationError
-from fiscus.ledger.requests import quota_check_command
+from fiscus.ledger.requests.quotas import quota_check_command
 from fiscus.paging import page_request
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckRequest
 from fiscus.quotas.model import Quota, RenewalStatus, Strategy, UsageKind

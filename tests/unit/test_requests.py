@@ -16,8 +16,17 @@ from fiscus.errors import (
     PayloadTooLarge,
     ValidationError,
 )
-from fiscus.ledger import requests
 from fiscus.ledger.commands import Check, Consume, InvalidRecord, Record, weight
+from fiscus.ledger.requests.budgets import (
+    check_batch_command,
+    check_command,
+    extend_command,
+    release_command,
+    settle_command,
+)
+from fiscus.ledger.requests.common import tenant_of_checks
+from fiscus.ledger.requests.costs import record_batch_command, record_command
+from fiscus.ledger.requests.quotas import quota_check_command
 from fiscus.quotas.calls import QuotaCheckRequest
 from fiscus.wire.converting import convert
 
@@ -26,12 +35,12 @@ NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 def check(key: str | None = None, **fields: Any) -> Check:
     given = {"resource_type": "llm", "estimated_cost": "1", **fields}
-    return requests.check_command(convert(given, CheckRequest), "t", NOW, key)
+    return check_command(convert(given, CheckRequest), "t", NOW, key)
 
 
 def record(key: str | None = None, **fields: Any) -> Record:
     given = {"resource_type": "llm", "cost_amount": "1", **fields}
-    return requests.record_command(convert(given, RecordRequest), "t", NOW, key)
+    return record_command(convert(given, RecordRequest), "t", NOW, key)
 
 
 def refused_field(call: Any, **fields: Any) -> str:
@@ -42,7 +51,7 @@ def refused_field(call: Any, **fields: Any) -> str:
 
 def quota_check(key: str | None = None, **fields: Any) -> Consume:
     given = {"resource_type": "llm", "required_amount": "1", **fields}
-    return requests.quota_check_command(convert(given, QuotaCheckRequest), "t", NOW, key)
+    return quota_check_command(convert(given, QuotaCheckRequest), "t", NOW, key)
 
 
 @pytest.mark.parametrize("call", [check, record, quota_check])
@@ -73,7 +82,7 @@ def test_what_is_no_id_in_a_batch_is_named_with_its_place() -> None:
     one = {"resource_type": "llm", "estimated_cost": "1"}
     batch = convert({"checks": [one, one | {"user_id": "a b"}]}, CheckBatchRequest)
     with pytest.raises(ValidationError) as caught:
-        requests.check_batch_command(batch, "t", NOW)
+        check_batch_command(batch, "t", NOW)
     assert caught.value.field == "checks[1].user_id"
 
 
@@ -116,7 +125,7 @@ def test_amounts_may_not_be_negative_but_for_credits_and_adjustments() -> None:
         assert record(cost_amount="-1", charge_category=category).cost.amount == -1
     settle = convert({"actual_cost": "-1"}, SettleRequest)
     with pytest.raises(ValidationError):
-        requests.settle_command("r", settle, "t", NOW)
+        settle_command("r", settle, "t", NOW)
 
 
 def test_usage_without_an_amount_is_no_cost_yet() -> None:
@@ -183,9 +192,9 @@ def test_a_key_is_kept_for_its_window() -> None:
     assert window(check("k", ttl_seconds=900)) == timedelta(minutes=15)
     assert window(record("k")) == timedelta(hours=24)
     settle = convert({"actual_cost": "1"}, SettleRequest)
-    assert window(requests.settle_command("r", settle, "t", NOW, "k")) == timedelta(hours=24)
-    assert window(requests.release_command("r", "t", NOW, "k")) == timedelta(hours=24)
-    assert window(requests.extend_command("r", 60, "t", NOW, "k")) == timedelta(hours=24)
+    assert window(settle_command("r", settle, "t", NOW, "k")) == timedelta(hours=24)
+    assert window(release_command("r", "t", NOW, "k")) == timedelta(hours=24)
+    assert window(extend_command("r", 60, "t", NOW, "k")) == timedelta(hours=24)
 
 
 def test_the_same_body_has_the_same_hash_however_it_is_written() -> None:
@@ -204,21 +213,21 @@ def test_the_same_body_has_the_same_hash_however_it_is_written() -> None:
 def test_batches_are_bounded_and_of_one_tenant() -> None:
     one = convert({"resource_type": "llm", "estimated_cost": "1"}, CheckRequest)
     with pytest.raises(PayloadTooLarge):
-        requests.check_batch_command(CheckBatchRequest(checks=[one] * 501), "t", NOW)
-    batch = requests.check_batch_command(CheckBatchRequest(checks=[one] * 500), "t", NOW)
+        check_batch_command(CheckBatchRequest(checks=[one] * 501), "t", NOW)
+    batch = check_batch_command(CheckBatchRequest(checks=[one] * 500), "t", NOW)
     assert weight(batch) == 500
     raw = msgspec.Raw(b'{"resource_type":"llm","cost_amount":1}')
     with pytest.raises(PayloadTooLarge):
-        requests.record_batch_command(RecordBatchRequest(records=[raw] * 1001), "t", NOW)
+        record_batch_command(RecordBatchRequest(records=[raw] * 1001), "t", NOW)
     stranger = msgspec.structs.replace(one, tenant_id="other")
 
     def tenant_for(named: str | None) -> str:
         return named or "t"
 
-    assert requests.tenant_of_checks([stranger] * 2, tenant_for) == "other"
+    assert tenant_of_checks([stranger] * 2, tenant_for) == "other"
     for checks in ([one, stranger], [stranger, one]):
         with pytest.raises(ValidationError) as caught:
-            requests.tenant_of_checks(checks, tenant_for)
+            tenant_of_checks(checks, tenant_for)
         assert caught.value.field == "checks[1].tenant_id"
 
 
@@ -234,7 +243,7 @@ def test_a_wrong_record_of_a_batch_is_an_error_in_its_place() -> None:
         b'{"resource_type":"llm","cost_amount":2}',
     ]
     request = RecordBatchRequest(records=[msgspec.Raw(body) for body in bodies])
-    batch = requests.record_batch_command(request, "t", NOW, "k")
+    batch = record_batch_command(request, "t", NOW, "k")
     assert [isinstance(one, Record) for one in batch.records] == [True] + [False] * 6 + [True]
     assert all(isinstance(one, Record | InvalidRecord) for one in batch.records)
     assert weight(batch) == len(bodies)

@@ -21,7 +21,7 @@ from fiscus.budgets.model import BudgetSpec
 from fiscus.costs.calls import RecordBatchRequest, RecordRequest
 from fiscus.errors import NotFound, ValidationError
 from fiscus.ledger.commands import InvalidRecord
-from fiscus.ledger.requests import record_batch_command, record_item
+from fiscus.ledger.requests.costs import record_batch_command, record_item
 from fiscus.money import Amount
 from fiscus.periods import PeriodType
 from fiscus.priorities import Priority

@@ -20,7 +20,7 @@ from fiscus.engine import Engine
 from fiscus.errors import Conflict, ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger.loop import answer_or_raise
-from fiscus.ledger.requests import quota_check_command
+from fiscus.ledger.requests.quotas import quota_check_command
 from fiscus.paging import PageRequest
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckRequest, QuotaHistory
 from fiscus.quotas.model import Quota, QuotaSpec, RenewalStatus

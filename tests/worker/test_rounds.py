@@ -20,7 +20,7 @@ from fiscus.errors import ServiceUnavailable
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Command, Outcome
 from fiscus.ledger.loop import answer_or_raise
-from fiscus.ledger.requests import check_command
+from fiscus.ledger.requests.budgets import check_command
 from fiscus.paging import PageRequest
 from fiscus.runtime.portions import ShouldContinue
 from fiscus.settings import Settings

@@ -41,18 +41,19 @@ from fiscus.idempotency import (
 from fiscus.ids import uuid7
 from fiscus.ledger.commands import Command
 from fiscus.ledger.loop import answer_or_raise
-from fiscus.ledger.requests import (
+from fiscus.ledger.requests.budgets import (
     check_batch_command,
     check_command,
     extend_command,
+    release_command,
+    settle_command,
+)
+from fiscus.ledger.requests.common import tenant_of_checks
+from fiscus.ledger.requests.costs import record_batch_command, record_command
+from fiscus.ledger.requests.quotas import (
     quota_check_batch_command,
     quota_check_command,
-    record_batch_command,
-    record_command,
-    release_command,
     release_consumption_command,
-    settle_command,
-    tenant_of_checks,
 )
 from fiscus.paging import Page
 from fiscus.priorities import Priority

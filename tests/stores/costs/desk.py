@@ -19,7 +19,7 @@ from fiscus.costs.reports import build_report
 from fiscus.engine import Engine
 from fiscus.errors import NotFound
 from fiscus.ledger.commands import RecordBatch
-from fiscus.ledger.requests import record_command
+from fiscus.ledger.requests.costs import record_command
 from fiscus.paging import page_request
 from fiscus.stores.sql.costs.store import SqlCosts
 from fiscus.stores.sql.database import Database

@@ -19,7 +19,8 @@ from fiscus.costs.model import ChargeCategory, CostRecord
 from fiscus.costs.port import CostFilter
 from fiscus.engine import Engine
 from fiscus.errors import NotFound, ValidationError
-from fiscus.ledger.requests import check_command, record_command, settle_command
+from fiscus.ledger.requests.budgets import check_command, settle_command
+from fiscus.ledger.requests.costs import record_command
 from fiscus.money import Amount
 from fiscus.paging import page_request
 from fiscus.scopes import ScopeType

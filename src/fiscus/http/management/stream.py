@@ -26,7 +26,7 @@ from fiscus.http.management.backlog import Backlog
 from fiscus.http.management.endpoints import Call, NoBody
 from fiscus.http.refusals import note_refused_items
 from fiscus.ledger.commands import InvalidRecord, Record, RecordBatch
-from fiscus.ledger.requests import record_item
+from fiscus.ledger.requests.costs import record_item
 from fiscus.runtime.logs import get_logger
 from fiscus.wire.encoding import encode
 from fiscus.wire.items import ItemError, item_error
