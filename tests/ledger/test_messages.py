@@ -51,15 +51,11 @@ from fiscus.ledger.commands import (
 )
 from fiscus.ledger.port import StoreFull, StoreUnavailable
 from fiscus.ledger.recorded import Charged, CostRecorded
-from fiscus.ledger.remote import messages, results
+from fiscus.ledger.remote import messages, result_encoder
 from fiscus.ledger.remote.messages import Frames
-from fiscus.ledger.remote.results import (
-    EncodedAnswer,
-    RemoteOutcome,
-    ResultDecoder,
-    ResultEncoder,
-    unavailable_message,
-)
+from fiscus.ledger.remote.result_decoder import ResultDecoder
+from fiscus.ledger.remote.result_encoder import ResultEncoder, unavailable_message
+from fiscus.ledger.remote.results import EncodedAnswer, RemoteOutcome
 from fiscus.operations import Operation
 from fiscus.quotas.answers import QuotasDecided, QuotaStanding
 from fiscus.quotas.definitions import define as define_quota
@@ -428,7 +424,7 @@ def test_a_decision_is_answered_as_where_it_was_made(
 
 
 def test_numbers_begin_again_before_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "MAX_NUMBERED", 3)
+    monkeypatch.setattr(result_encoder, "MAX_NUMBERED", 3)
     encoder, decoder = ResultEncoder(), ResultDecoder()
     consume = Consume(Operation("t", "gpu_hours"), None, Decimal(1), True, "c", NOW)
     check = Check(Operation("t", "llm"), None, Decimal(1), None, True, 300, "r", NOW)

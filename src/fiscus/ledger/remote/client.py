@@ -22,7 +22,8 @@ from fiscus.ledger.port import StoreUnavailable
 from fiscus.ledger.remote.fallbacks import FallbackReplica
 from fiscus.ledger.remote.messages import PART_BYTES, group_message
 from fiscus.ledger.remote.process import LedgerProcess
-from fiscus.ledger.remote.results import EncodedAnswer, GroupResult, RemoteOutcome, ResultDecoder
+from fiscus.ledger.remote.result_decoder import ResultDecoder
+from fiscus.ledger.remote.results import EncodedAnswer, GroupResult, RemoteOutcome
 from fiscus.runtime.cache_stats import CacheStats
 from fiscus.wire.decoding import decode
 

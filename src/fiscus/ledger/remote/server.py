@@ -14,7 +14,7 @@ from fiscus.ledger.group import GroupRunner
 from fiscus.ledger.port import StoreUnavailable
 from fiscus.ledger.remote.fallbacks import FallbackPublisher
 from fiscus.ledger.remote.messages import PART_BYTES, Frames, Group, read_group
-from fiscus.ledger.remote.results import ResultEncoder, unavailable_message
+from fiscus.ledger.remote.result_encoder import ResultEncoder, unavailable_message
 from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)
