@@ -31,7 +31,8 @@ from fiscus.ledger.port import (
     StoreUnavailable,
     TransactionFailed,
 )
-from fiscus.ledger.workspace import MoreDue, MoreNeeded, Workspace
+from fiscus.ledger.restarts import MoreDue, MoreNeeded
+from fiscus.ledger.workspace import Workspace
 from fiscus.runtime.logs import get_logger
 
 log = get_logger(__name__)

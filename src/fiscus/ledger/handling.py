@@ -66,7 +66,8 @@ from fiscus.ledger.reservations import (
     apply_release,
     plan_on_reservation,
 )
-from fiscus.ledger.workspace import MoreNeeded, Workspace
+from fiscus.ledger.restarts import MoreNeeded
+from fiscus.ledger.workspace import Workspace
 from fiscus.match_limits import limit_for_records
 from fiscus.runtime.logs import get_logger
 from fiscus.wire.decoding import decode

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -30,7 +30,6 @@ from fiscus.idempotency import Idempotency, IdempotencyKey, StoredAnswer
 from fiscus.ids import is_uuid
 from fiscus.ledger.definitions import DefinitionCache, TenantDefinitions
 from fiscus.ledger.port import (
-    MAX_DUE,
     AnchorKey,
     Changes,
     LedgerTransaction,
@@ -38,32 +37,15 @@ from fiscus.ledger.port import (
     Needs,
     OperationKey,
     RecordedOperation,
-    UnlockedReads,
-    UnlockedRows,
 )
+from fiscus.ledger.restarts import MoreNeeded
+from fiscus.ledger.unlocked import UnlockedState
 from fiscus.money import ZERO, subtract
 from fiscus.operations import Operation
 from fiscus.quotas.matching import MatchedQuota
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey, QuotaUsage
 
 _ABSENT: Final = object()
-_MAX_LOOKUPS: Final = 8
-"""So often is looked up in one attempt what a denial needs to know; then what all need, at once."""
-_DUE_SOON: Final = timedelta(seconds=2)
-"""So much later at most are most of a group's commands than its first."""
-
-
-class MoreNeeded(Exception):
-    """The group must start again with more loaded; its needs have been added already."""
-
-
-class MoreDue(MoreNeeded):
-    """More of a tenant's reservations are due than one group frees; some are to be freed first."""
-
-    def __init__(self, tenant_id: str, now: datetime) -> None:
-        super().__init__(tenant_id, now)
-        self.tenant_id = tenant_id
-        self.now = now
 
 
 class PlannedQuotas(Struct, frozen=True, gc=False):
@@ -93,8 +75,7 @@ class Workspace:
         self._journal: list[tuple[Any, Any, Any]] = []
         """Rows, a key in them, and what was there before."""
         self._checked_due: dict[str, datetime] = {}
-        self._unlocked = UnlockedRows()
-        self._lookups = 0
+        self._unlocked = UnlockedState(needs.unlocked)
         self._freed: dict[BalanceKey, Freed] = {}
         """What comes free on balances, until a reservation changes."""
         self.decided: dict[IdempotencyKey, Any] = {}
@@ -117,9 +98,7 @@ class Workspace:
             for reservation in loaded.reservations.values()
             if reservation.operation_id is not None
         )
-        unlocked = self.needs.unlocked
-        if unlocked.due or unlocked.holds or unlocked.spent:
-            self._unlocked = transaction.read_unlocked(unlocked)
+        self._unlocked.open(transaction)
 
     def tenant(self, tenant_id: str) -> TenantDefinitions:
         found = self._tenants.get(tenant_id)
@@ -268,7 +247,7 @@ class Workspace:
         if checked is not None and checked >= now:
             return
         if most is None:
-            due = self._due_until(tenant_id, now)
+            due = self._unlocked.due(tenant_id, now)
         else:
             due = self._transaction.due_reservations(tenant_id, now, most)
         unknown = [one for one in due if one not in self.needs.reservations]
@@ -277,16 +256,6 @@ class Workspace:
             raise MoreNeeded
         if most is None:
             self._checked_due[tenant_id] = now
-
-    def _due_until(self, tenant_id: str, now: datetime) -> list[str]:
-        known = self._unlocked.due.get(tenant_id)
-        if known is None or known.until < now:
-            self._look_up(UnlockedReads(due={tenant_id: now + _DUE_SOON}))
-            known = self._unlocked.due[tenant_id]
-        due = [one for due_at, one in known.reservations if due_at <= now]
-        if len(due) > MAX_DUE:
-            raise MoreDue(tenant_id, now)
-        return due
 
     def due(self, tenant_id: str, now: datetime) -> list[Reservation]:
         """The tenant's reservations of the group that are pending and due at `now`."""
@@ -304,29 +273,13 @@ class Workspace:
 
     def look_ahead(self, tenant_id: str, later: Iterable[BalanceKey], *, holds: bool) -> None:
         """Have known what `spent_of` tells of balances `later` and, with `holds`, `freed_on`."""
-        known = self._unlocked
-        wanted = UnlockedReads(
-            holds={tenant_id} if holds and tenant_id not in known.holds else set(),
-            spent={
-                key: tenant_id
-                for key in later
-                if key not in known.spent and self.held_balance(key) is None
-            },
-        )
-        if wanted.holds or wanted.spent:
-            self._look_up(wanted)
-
-    def _look_up(self, wanted: UnlockedReads) -> None:
-        self.needs.unlocked.add(wanted)
-        if self._lookups == _MAX_LOOKUPS:
-            raise MoreNeeded
-        self._lookups += 1
-        self._unlocked.add(self._transaction.read_unlocked(wanted))
+        not_locked = [key for key in later if self.held_balance(key) is None]
+        self._unlocked.look_ahead(tenant_id, not_locked, holds=holds)
 
     def spent_of(self, key: BalanceKey) -> Decimal:
         """What is spent of a later balance than those decided on, which is not locked."""
         known = self.held_balance(key)
-        return self._unlocked.spent[key] if known is None else known.spent
+        return self._unlocked.spent(key) if known is None else known.spent
 
     def freed_on(self, key: BalanceKey, tenant_id: str) -> Freed:
         """What comes free on a balance as the holds expire that there are in this group.
@@ -347,7 +300,7 @@ class Workspace:
 
     def _holds_on(self, key: BalanceKey, tenant_id: str) -> list[Hold]:
         changed = self.changes.changed_reservations
-        stored = self._unlocked.holds[tenant_id].on(key)
+        stored = self._unlocked.holds_on(key, tenant_id)
         holds = [hold for reservation_id, hold in stored if reservation_id not in changed]
         for reservation in (*changed.values(), *self.changes.new_reservations.values()):
             if reservation.status is ReservationStatus.PENDING:
