@@ -50,6 +50,11 @@ class ValidationError(FiscusError):
         super().__init__(message, details={"field": field}, suggested_action=suggested_action)
         self.field = field
 
+    @classmethod
+    def of_field(cls, field: str, what: str, suggested_action: str) -> ValidationError:
+        """What is wrong with a field, as it goes on after its name: "must be above 0"."""
+        return cls(f"{field} {what}", field=field, suggested_action=suggested_action)
+
     def within(self, place: str) -> ValidationError:
         """The same error of a part of a request, which is at `place` in it."""
         return ValidationError(

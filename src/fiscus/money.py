@@ -158,11 +158,7 @@ def ratio(part: Decimal, whole: Decimal) -> Decimal:
 
 
 def _bad(field: str, what: str) -> ValidationError:
-    return ValidationError(
-        f"{field} {what}",
-        field=field,
-        suggested_action=A_NUMBER,
-    )
+    return ValidationError.of_field(field, what, A_NUMBER)
 
 
 __all__ = [

@@ -126,6 +126,4 @@ def _read_token(token: str) -> Cursor:
 
 
 def _bad(name: str, what: str) -> ValidationError:
-    return ValidationError(
-        f"{name} {what}", field=name, suggested_action=f"Correct {name}, or leave it out."
-    )
+    return ValidationError.of_field(name, what, f"Correct {name}, or leave it out.")

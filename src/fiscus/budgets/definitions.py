@@ -127,4 +127,4 @@ def _throttle(given: Throttle) -> Throttle:
 
 
 def _out_of_range(field: str, what: str, example: str) -> ValidationError:
-    return ValidationError(f"{field} {what}", field=field, suggested_action=f"Send {example}.")
+    return ValidationError.of_field(field, what, f"Send {example}.")

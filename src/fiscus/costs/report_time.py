@@ -50,9 +50,13 @@ def report_range(
         start = day_start(day.replace(day=1).toordinal(), timezone)
     start = within_reach(start, "start_date")
     if end <= start:
-        raise _wrong("end_date", "must be after start_date", "Send a later end_date.")
+        raise ValidationError.of_field(
+            "end_date", "must be after start_date", "Send a later end_date."
+        )
     if end - start > MAX_RANGE:
-        raise _wrong("start_date", "is too early", "Ask for at most ten years at a time.")
+        raise ValidationError.of_field(
+            "start_date", "is too early", "Ask for at most ten years at a time."
+        )
     return TimeRange(start, end)
 
 
@@ -60,7 +64,7 @@ def within_reach(moment: datetime, field: str) -> datetime:
     """`moment` in UTC. Raises `ValidationError` naming `field` where costs cannot be."""
     # Compared before it is converted: that far out, conversion overflows.
     if not _OLDEST <= moment < _NEWEST:
-        raise _wrong(field, "is out of range", "Send a time from 1970 on.")
+        raise ValidationError.of_field(field, "is out of range", "Send a time from 1970 on.")
     return moment.astimezone(UTC)
 
 
@@ -101,7 +105,7 @@ def periods_of(
     at = whole.start
     while at < whole.end:
         if len(found) == MAX_PERIODS:
-            raise _wrong(
+            raise ValidationError.of_field(
                 "granularity",
                 f"gives more than {MAX_PERIODS} periods",
                 "Ask for longer periods or a shorter range.",
@@ -200,7 +204,3 @@ def _start_of(day: date, timezone: str) -> datetime:
 
 def _month_number(day: date) -> int:
     return day.year * 12 + day.month - 1
-
-
-def _wrong(field: str, what: str, suggested_action: str) -> ValidationError:
-    return ValidationError(f"{field} {what}", field=field, suggested_action=suggested_action)

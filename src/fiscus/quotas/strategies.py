@@ -180,20 +180,28 @@ def _largest_remainder(total: int, weights: Sequence[int], ties: Sequence[object
 def _check_shape(request: DistributeRequest) -> None:
     """What can be said without amounts. Raises `ValidationError` naming the field."""
     if not 0 <= request.decimals <= MAX_DECIMALS:
-        raise _bad("decimals", f"must be between 0 and {MAX_DECIMALS}", "Send 0 to 12.")
+        raise ValidationError.of_field(
+            "decimals", f"must be between 0 and {MAX_DECIMALS}", "Send 0 to 12."
+        )
     if not 1 <= len(request.entities) <= MAX_ENTITIES:
-        raise _bad("entities", f"must be 1 to {MAX_ENTITIES}", "Send who gets a part.")
+        raise ValidationError.of_field(
+            "entities", f"must be 1 to {MAX_ENTITIES}", "Send who gets a part."
+        )
     reserved = request.strategy is Strategy.RESERVED
     if reserved and request.then is Strategy.RESERVED:
-        raise _bad("then", "must not be reserved", "Send fair_share, priority or dynamic.")
+        raise ValidationError.of_field(
+            "then", "must not be reserved", "Send fair_share, priority or dynamic."
+        )
     if not reserved and request.then is not Strategy.FAIR_SHARE:
-        raise _bad("then", "goes with the strategy reserved only", "Leave then out.")
+        raise ValidationError.of_field(
+            "then", "goes with the strategy reserved only", "Leave then out."
+        )
     tiered = Strategy.PRIORITY in {request.strategy, request.then}
     seen: set[tuple[str, str]] = set()
     for index, entity in enumerate(request.entities):
         name = _name(entity)
         if name in seen:
-            raise _bad(
+            raise ValidationError.of_field(
                 f"entities[{index}]",
                 f"is listed twice: {entity.scope_type} {entity.scope_id}",
                 "Send every entity once.",
@@ -202,13 +210,17 @@ def _check_shape(request: DistributeRequest) -> None:
         if entity.tier is not None:
             field = f"entities[{index}].tier"
             if not tiered:
-                raise _bad(field, "goes with the strategy priority only", "Leave tier out.")
+                raise ValidationError.of_field(
+                    field, "goes with the strategy priority only", "Leave tier out."
+                )
             if entity.tier not in TIER_SHARES:
-                raise _bad(field, "must be 1, 2 or 3", "Send 1, 2 or 3.")
+                raise ValidationError.of_field(field, "must be 1, 2 or 3", "Send 1, 2 or 3.")
             if reserved and entity.reserved_amount is not None:
-                raise _bad(field, "has no use beside reserved_amount", "Send one of the two.")
+                raise ValidationError.of_field(
+                    field, "has no use beside reserved_amount", "Send one of the two."
+                )
         if entity.reserved_amount is not None and not reserved:
-            raise _bad(
+            raise ValidationError.of_field(
                 f"entities[{index}].reserved_amount",
                 "goes with the strategy reserved only",
                 "Leave reserved_amount out.",
@@ -227,7 +239,7 @@ def _units(amount: Decimal, decimals: int, field: str) -> int:
     units = amount.scaleb(decimals, EXACT)
     whole = int(units)
     if whole != units:
-        raise _bad(
+        raise ValidationError.of_field(
             field,
             f"has more than {decimals} digits after the point",
             "Send decimals with the digits that parts may have.",
@@ -243,10 +255,6 @@ def _weight(usage: Usage, entity: Entity) -> int:
     """
     used = parse_amount(usage.get((entity.scope_type, entity.scope_id), ZERO), "usage")
     return int(max(used, ZERO).scaleb(MAX_DECIMALS, EXACT))
-
-
-def _bad(field: str, what: str, action: str) -> ValidationError:
-    return ValidationError(f"{field} {what}", field=field, suggested_action=action)
 
 
 def _bad_entities(message: str, action: str) -> ValidationError:

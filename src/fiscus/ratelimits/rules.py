@@ -184,6 +184,4 @@ def _check_numbers(algorithm: Algorithm, limit: int, window_us: int, burst: int)
 
 
 def _out_of_range(field: str, what: str) -> ValidationError:
-    return ValidationError(
-        f"{field} {what}", field=field, suggested_action=f"Correct {field} and send it again."
-    )
+    return ValidationError.of_field(field, what, f"Correct {field} and send it again.")
