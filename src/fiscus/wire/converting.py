@@ -11,7 +11,7 @@ from fiscus.errors import ValidationError
 from fiscus.wire.decoding import may_have_nul
 from fiscus.wire.encoding import encode
 from fiscus.wire.explaining import HAS_SURROGATES, TOO_DEEP, explain, wrong
-from fiscus.wire.given import PLAIN, plain
+from fiscus.wire.given import WIRE_TYPES, wire_value
 from fiscus.wire.hooks import any_decoder, read_custom, worked_out
 from fiscus.wire.nesting import FreeForm
 from fiscus.wire.texts import strict
@@ -92,11 +92,11 @@ def _given(values: Mapping[str, object], place: str = "") -> dict[str, Any]:
     """The values of a Python caller as the wire knows them; `None` means "not given"."""
     given: dict[str, Any] = {}
     for name, value in values.items():
-        if type(value) in PLAIN:  # as most are, in calls that are made all the time
+        if type(value) in WIRE_TYPES:  # as most are, in calls that are made all the time
             given[name] = value
         elif value is not None:
             try:
-                given[name] = plain(value)
+                given[name] = wire_value(value)
             except RecursionError:
                 raise wrong(f"{place}{name}", TOO_DEEP) from None
             except ValueError as error:

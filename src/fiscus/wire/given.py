@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Final, cast
 
 
-def plain(value: object) -> Any:
+def wire_value(value: object) -> Any:
     """What a Python caller gave, as the wire knows it: a subclass of text, of a number or of a day,
     such as a member of an enum, as what it is a subclass of, and moments in UTC.
 
@@ -16,15 +16,15 @@ def plain(value: object) -> Any:
     """
     if isinstance(value, Mapping):
         named = cast("Mapping[object, object]", value)
-        return {_one(name): plain(inner) for name, inner in named.items()}
+        return {_one(name): wire_value(inner) for name, inner in named.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in cast("Sequence[object]", value)]
+        return [wire_value(inner) for inner in cast("Sequence[object]", value)]
     return _one(value)
 
 
 def _one(value: object) -> object:
-    """As `plain`, of what has nothing within it; what else may be a key stays what it is."""
-    if type(value) in PLAIN:
+    """As `wire_value`, of what has nothing within it; what else may be a key stays what it is."""
+    if type(value) in WIRE_TYPES:
         return value
     if isinstance(value, str):
         return str.__str__(value)  # what a member of an enum is, not how it shows itself
@@ -43,7 +43,7 @@ def _one(value: object) -> object:
     return value
 
 
-PLAIN: Final = frozenset({str, int, float, bool, Decimal})
+WIRE_TYPES: Final = frozenset({str, int, float, bool, Decimal})
 """What is taken as it is."""
 
 
@@ -57,4 +57,4 @@ def in_utc(moment: datetime) -> datetime:
         return moment
 
 
-__all__ = ["PLAIN", "in_utc", "plain"]
+__all__ = ["WIRE_TYPES", "in_utc", "wire_value"]

@@ -16,7 +16,7 @@ from fiscus.batching.async_batcher import InFlight
 from fiscus.ratelimits.port import Take, Taken
 from fiscus.ratelimits.rules import Verdict
 from fiscus.stores.counters.redis_commands import Command, ask_all
-from fiscus.stores.counters.redis_on_loop import Lines
+from fiscus.stores.counters.redis_on_loop import LoopConnections
 from fiscus.stores.counters.redis_takes import Script, TakeGroup, name_of, results_of
 from fiscus.stores.counters.redis_urls import Servers, open_servers
 
@@ -74,7 +74,7 @@ class LoopRedisCounters:
     def __init__(self, servers: Servers, decide: Script, loop: AbstractEventLoop) -> None:
         self._decide = decide
         self._apart = servers.apart
-        self._lines = Lines(servers, loop)
+        self._connections = LoopConnections(servers, loop)
 
     def ask_all(
         self, takes: Sequence[Take], on_done: Callable[[list[Taken | None] | Exception], None]
@@ -84,7 +84,7 @@ class LoopRedisCounters:
         def answered(answers: list[Any] | Exception) -> None:
             on_done(answers if isinstance(answers, Exception) else group.outcome(answers))
 
-        return self._lines.ask_all(group.commands, answered)
+        return self._connections.ask_all(group.commands, answered)
 
     def close(self) -> None:
-        self._lines.close()
+        self._connections.close()

@@ -21,7 +21,7 @@ from redis.exceptions import (
 from fiscus.ratelimits.port import CountersUnavailable
 from fiscus.stores.counters.redis_urls import Connection, Pool, Servers
 
-Words = tuple[str | bytes | int, ...]
+Arguments = tuple[str | bytes | int, ...]
 
 TROUBLE: Final = (RedisError, RedisClusterException, OSError)
 """What redis-py raises when a server cannot be asked or does not answer."""
@@ -35,16 +35,16 @@ class Command(NamedTuple):
     """What is sent to the server that holds `key`."""
 
     key: str
-    words: Words
-    with_text: Words | None = None
+    arguments: Arguments
+    with_text: Arguments | None = None
     """Of a script called by its name: the same call with the script itself."""
 
 
 class Sent(NamedTuple):
-    """Words for the server that holds `key`, or for another one that it pointed to."""
+    """A command for the server that holds `key`, or for another one that it pointed to."""
 
     key: str
-    words: Words
+    arguments: Arguments
     pointed_to: tuple[str, int] | None = None
     """The server that will hold the key; it has to be told `ASKING` before."""
 
@@ -74,7 +74,7 @@ def conversation(servers: Servers, commands: Sequence[Command]) -> Conversation:
     """
     some_ran = False
     try:
-        answers = yield [Sent(one.key, one.words) for one in commands]
+        answers = yield [Sent(one.key, one.arguments) for one in commands]
         not_run = [
             (place, answer)
             for place, answer in enumerate(answers)
@@ -102,14 +102,14 @@ def conversation(servers: Servers, commands: Sequence[Command]) -> Conversation:
 
 def _once_more(command: Command, answer: ResponseError) -> Sent:
     # a script that a new holder of the key does not know yet must not need a third time
-    words = command.with_text or command.words
+    arguments = command.with_text or command.arguments
     if isinstance(answer, AskError):
         host, port = str(answer.host), int(answer.port)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-        return Sent(command.key, words, (host, port))
+        return Sent(command.key, arguments, (host, port))
     if isinstance(answer, MovedError) or (
         isinstance(answer, NoScriptError) and command.with_text is not None
     ):
-        return Sent(command.key, words)
+        return Sent(command.key, arguments)
     raise answer
 
 
@@ -141,7 +141,7 @@ def _exchange(servers: Servers, sent: Sequence[Sent]) -> list[Any]:
             for place in places:
                 if sent[place].pointed_to:
                     connection.send_command("ASKING")
-                connection.send_command(*sent[place].words)
+                connection.send_command(*sent[place].arguments)
         for _, connection, places in taken:
             for place in places:
                 if sent[place].pointed_to:

@@ -18,21 +18,21 @@ from fiscus.stores.counters.redis_commands import (
     Sent,
     conversation,
 )
-from fiscus.stores.counters.redis_line import Line, ReplyCallback, packed
+from fiscus.stores.counters.redis_connection import LoopConnection, ReplyCallback, pack
 from fiscus.stores.counters.redis_urls import Pool, Servers
 
-_ASKING: Final = packed(("ASKING",))
+_ASKING: Final = pack(("ASKING",))
 
 AnswersCallback = Callable[[list[Any] | Exception], None]
 
 
-class Lines:
+class LoopConnections:
     """The connections of one event loop: one to each server that was asked."""
 
     def __init__(self, servers: Servers, loop: asyncio.AbstractEventLoop) -> None:
         self.servers = servers
         self.loop = loop
-        self._lines: dict[Pool, Line] = {}
+        self._connections: dict[Pool, LoopConnection] = {}
 
     def ask_all(self, commands: Sequence[Command], on_done: AnswersCallback) -> PendingConversation:
         """As `redis_commands.ask_all`; `on_done` is given the answers or `CountersUnavailable`.
@@ -41,48 +41,52 @@ class Lines:
         """
         return PendingConversation(self, conversation(self.servers, commands), on_done)
 
-    def to(self, pool: Pool) -> Line:
-        line = self._lines.get(pool)
-        if line is None or not line.is_open:
+    def to(self, pool: Pool) -> LoopConnection:
+        connection = self._connections.get(pool)
+        if connection is None or not connection.is_open:
             # those that ended may be of servers that are no more
-            self._lines = {at: one for at, one in self._lines.items() if not one.has_ended}
-            line = self._lines[pool] = Line(pool, self.loop)
-        return line
+            self._connections = {
+                at: one for at, one in self._connections.items() if not one.has_ended
+            }
+            connection = self._connections[pool] = LoopConnection(pool, self.loop)
+        return connection
 
     def close(self) -> None:
         """End all connections, on the event loop or when that is closed."""
-        for line in self._lines.values():
-            line.end(Disconnected("closed"))
+        for connection in self._connections.values():
+            connection.end(Disconnected("closed"))
 
 
 class PendingConversation:
     """One conversation, until its end or until it is given up."""
 
-    __slots__ = ("_answers", "_asked", "_lines", "_missing", "_on_done", "_over", "_talk")
+    __slots__ = ("_answers", "_asked", "_connections", "_missing", "_on_done", "_over", "_talk")
 
-    def __init__(self, lines: Lines, talk: Conversation, on_done: AnswersCallback) -> None:
-        self._lines = lines
+    def __init__(
+        self, connections: LoopConnections, talk: Conversation, on_done: AnswersCallback
+    ) -> None:
+        self._connections = connections
         self._talk = talk
         self._on_done = on_done
         self._over = False
         self._answers: list[Any] = []
         self._missing = 0
-        self._asked: list[tuple[Line, ReplyCallback]] = []
+        self._asked: list[tuple[LoopConnection, ReplyCallback]] = []
         self._say(next(talk))
 
     def give_up(self) -> None:
         """Ask no more; nobody is called back. What was not sent never will be."""
         self._over = True
         self._talk.close()
-        for line, on_reply in self._asked:
-            line.give_up(on_reply)
+        for connection, on_reply in self._asked:
+            connection.give_up(on_reply)
 
     def _say(self, sent: list[Sent]) -> None:
-        lines = self._lines
-        if lines.servers.known:
+        connections = self._connections
+        if connections.servers.known:
             self._send(sent)
         else:
-            looking = lines.loop.run_in_executor(None, lines.servers.look)
+            looking = connections.loop.run_in_executor(None, connections.servers.look)
             looking.add_done_callback(partial(self._looked, sent))
 
     def _looked(self, sent: list[Sent], looking: asyncio.Future[None]) -> None:
@@ -93,23 +97,25 @@ class PendingConversation:
             self._send(sent)
 
     def _send(self, sent: list[Sent]) -> None:
-        lines = self._lines
+        connections = self._connections
         try:
-            asked = [(packed(one.words), lines.to(one.pool(lines.servers))) for one in sent]
+            asked = [
+                (pack(one.arguments), connections.to(one.pool(connections.servers))) for one in sent
+            ]
         except TROUBLE as error:
-            lines.loop.call_soon(self._failed, error)
+            connections.loop.call_soon(self._failed, error)
             return
         self._missing = len(sent)
         self._answers = [None] * len(sent)
         self._asked = []
         if not sent:
-            lines.loop.call_soon(self._go_on, self._talk.send, self._answers)
-        for place, (data, line) in enumerate(asked):
+            connections.loop.call_soon(self._go_on, self._talk.send, self._answers)
+        for place, (data, connection) in enumerate(asked):
             if sent[place].pointed_to:
-                line.ask(_ASKING, _nothing)
+                connection.ask(_ASKING, _nothing)
             on_reply = partial(self._heard, place)
-            self._asked.append((line, on_reply))
-            line.ask(data, on_reply)
+            self._asked.append((connection, on_reply))
+            connection.ask(data, on_reply)
 
     def _heard(self, place: int, answer: Any) -> None:
         if self._over:
@@ -133,8 +139,8 @@ class PendingConversation:
             self._end(end.value)
         except CountersUnavailable as error:
             # the server may no longer be the one to ask
-            for line, _ in self._asked:
-                line.leave()
+            for connection, _ in self._asked:
+                connection.leave()
             self._end(error)
         else:
             self._say(sent)

@@ -17,7 +17,7 @@ from redis.connection import DefaultParser
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import InvalidResponse, RedisError
 
-from fiscus.stores.counters.redis_commands import TROUBLE, Words
+from fiscus.stores.counters.redis_commands import TROUBLE, Arguments
 from fiscus.stores.counters.redis_urls import Connection, Pool
 
 ReplyCallback = Callable[[Any], None]
@@ -28,7 +28,7 @@ _INCOMPLETE: Final = object()
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Line:
+class LoopConnection:
     """A connection of one event loop. A server answers in the order in which it is asked.
 
     redis-py connects it, in a thread: what a pool's connections go through (names, TLS, passwords,
@@ -171,9 +171,9 @@ class Line:
                 return
 
 
-def packed(words: Words) -> bytes:
+def pack(arguments: Arguments) -> bytes:
     """A command as it is sent."""
-    return pack_command(words)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+    return pack_command(arguments)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
 
 
 def _connected(pool: Pool) -> Connection:
