@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fiscus.http.fast_lane.batched_sends import send_batch_of
 from fiscus.http.fast_lane.joined_writes import LARGE, joining
 from fiscus.runtime.turns import turn_of
 
@@ -40,7 +41,7 @@ async def line() -> AsyncIterator[Line]:
     ours, client = socket.socketpair()
     client.setblocking(False)
     transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
-    yield Line(joining(transport, turn_of(loop)), client)
+    yield Line(joining(transport, turn_of(loop), send_batch_of(loop)), client)
     transport.close()
     client.close()
 

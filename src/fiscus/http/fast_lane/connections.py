@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fiscus.errors import FiscusError
 from fiscus.http.body import length_of
+from fiscus.http.fast_lane.batched_sends import send_batch_of
 from fiscus.http.fast_lane.decisions import match_endpoint
 from fiscus.http.fast_lane.exchanges import IGNORED, Exchange, Ignored, Refusal, Target
 from fiscus.http.fast_lane.heads import (
@@ -92,7 +93,7 @@ class DecisionProtocol(HttpToolsProtocol):
         self.headers = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(joining(transport, self.turn))
+        super().connection_made(joining(transport, self.turn, send_batch_of(self.loop)))
         resume_reading = self.flow.resume_reading
         # uvicorn's goes on reading after each answer, however many requests wait for theirs
         self.flow.resume_reading = lambda: None if self.pipeline else resume_reading()

@@ -1,10 +1,9 @@
 """A transport under uvicorn's HTTP protocol that writes the answers of a turn at its end.
 
 uvicorn hands an answer's head and its body to the system one after the other, and each answer as
-soon as it is made. Here both are one write, and the writes of a turn of the event loop follow each
-other: a client that is still awake from the answer before costs the server no wake-up
-(docs/decisions/0018). A large answer, as that of a batch, goes out at once: others of its turn take
-long to make as well, and its client need not wait for those (docs/decisions/0035).
+soon as it is made. Here both are one write, and the writes of a turn of the event loop are one call
+to the system (`batched_sends`). A large answer, as that of a batch, goes out at once: others of its
+turn take long to make as well, and its client need not wait for those (docs/decisions/0035).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from fiscus.http.fast_lane.batched_sends import SendBatch, descriptor_of
 from fiscus.runtime.turns import Turn
 
 LARGE: Final = 16_384
@@ -25,9 +25,13 @@ class _JoiningTransport:
     More of a body than that goes out at once, so that memory stays bounded.
     """
 
-    def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
+    def __init__(self, transport: asyncio.Transport, turn: Turn, batch: SendBatch | None) -> None:
         self._transport = transport
         self._turn = turn
+        self._batch = batch
+        self._descriptor = None if batch is None else descriptor_of(transport)
+        self._batched = False
+        """Whether the batch may have something of this connection."""
         self.written_bytes = 0
         """How much was handed on to the transport."""
         self._head: bytes | None = None
@@ -43,37 +47,62 @@ class _JoiningTransport:
             self.flush()
         if data.startswith(_HEAD) and len(data) < LARGE:
             self._head = data
-            self._turn.at_end(self.flush)
+            self._turn.at_end(self._end_turn)
         else:
-            self.written_bytes += len(data)
-            self._transport.write(data)
+            self._write(data)
 
     def is_closing(self) -> bool:  # asked after each answer
         return self._transport.is_closing()
 
     def close(self) -> None:
         self.flush()
+        self._send_batched()
         self._transport.close()
 
     def write_eof(self) -> None:
         self.flush()
+        self._send_batched()
         self._transport.write_eof()
 
     def flush(self) -> None:
         """Write what is kept."""
-        head, body = self._head, self._body
-        if head is None:
+        if (data := self._take()) is not None:
+            self._write(data)
+
+    def _end_turn(self) -> None:
+        if (data := self._take()) is None:
             return
-        self._head = self._body = None
-        if not self._transport.is_closing():
-            data = head if body is None else head + body
+        if self._batch is None or self._descriptor is None:
+            self._write(data)
+        else:
             self.written_bytes += len(data)
-            self._transport.write(data)
+            self._batched = True
+            if self._batch.add(self._transport, self._descriptor, data):
+                self._turn.at_end(self._batch.send)
+
+    def _take(self) -> bytes | None:
+        """What is kept, unless nobody is to have it any more."""
+        head, body = self._head, self._body
+        self._head = self._body = None
+        if head is None or self._transport.is_closing():
+            return None
+        return head if body is None else head + body
+
+    def _send_batched(self) -> None:
+        """What was before goes first."""
+        if self._batched and self._batch is not None:
+            self._batched = False
+            self._batch.send()
+
+    def _write(self, data: bytes) -> None:
+        self._send_batched()
+        self.written_bytes += len(data)
+        self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
 
-def joining(transport: asyncio.Transport, turn: Turn) -> Any:
+def joining(transport: asyncio.Transport, turn: Turn, batch: SendBatch | None) -> Any:
     """`transport` with its writes joined; a transport itself, though of no such class."""
-    return _JoiningTransport(transport, turn)
+    return _JoiningTransport(transport, turn, batch)
