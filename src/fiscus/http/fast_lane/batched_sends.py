@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 MAX_SENDS: Final = 256
 """In one call."""
 
 
-class _Send(NamedTuple):
-    transport: asyncio.Transport
-    descriptor: int
-    data: bytes
+_Send = tuple[asyncio.Transport, int, bytes]
+"""Over which connection, its descriptor, and what."""
 
 
 class SendBatch:
@@ -37,7 +35,7 @@ class SendBatch:
 
     def add(self, transport: asyncio.Transport, descriptor: int, data: bytes) -> bool:
         """Have `data` sent by the next `send`; whether it is the first. Once for a transport."""
-        self._waiting.append(_Send(transport, descriptor, data))
+        self._waiting.append((transport, descriptor, data))
         return len(self._waiting) == 1
 
     def send(self) -> None:
@@ -45,10 +43,11 @@ class SendBatch:
         waiting, self._waiting = self._waiting, []
         at_once: list[_Send] = []
         for one in waiting:
-            if one.transport.is_closing():
+            transport, _, data = one
+            if transport.is_closing():
                 continue
-            if one.transport.get_write_buffer_size():  # that comes first
-                one.transport.write(one.data)
+            if transport.get_write_buffer_size():  # that comes first
+                transport.write(data)
             else:
                 at_once.append(one)
         for start in range(0, len(at_once), MAX_SENDS):
@@ -56,14 +55,16 @@ class SendBatch:
 
     def _send(self, sends: Sequence[_Send]) -> None:
         if len(sends) == 1:
-            sends[0].transport.write(sends[0].data)
+            ((transport, _, data),) = sends
+            transport.write(data)
             return
-        operations = [self._write_to(one.data, one.descriptor, 0) for one in sends]
+        write_to = self._write_to
+        operations = [write_to(data, descriptor, 0) for _, descriptor, data in sends]
         submitted = self._submitted(operations)
-        for place, one in enumerate(sends):
+        for place, (transport, _, data) in enumerate(sends):
             sent = _sent(operations[place]) if place < submitted else 0
-            if sent < len(one.data):
-                one.transport.write(one.data[sent:])
+            if sent < len(data):
+                transport.write(data[sent:])
 
     def _submitted(self, operations: Sequence[Any]) -> int:
         """How many of `operations` the system has done, well or not."""
