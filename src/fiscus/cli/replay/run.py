@@ -315,7 +315,7 @@ def _on_ctrl_c(act: Callable[[], None]) -> Generator[None]:
     loop = asyncio.get_running_loop()
     try:
         loop.add_signal_handler(signal.SIGINT, act)
-    except NotImplementedError:
+    except NotImplementedError:  # Windows' event loop has no signals
         yield
         return
     try:

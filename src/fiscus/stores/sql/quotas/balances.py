@@ -66,6 +66,7 @@ def passes(connection: Connection, quota: Quota) -> str | None:
     """An id that has used more than `quota` would give: of its allocation, or of all; or None."""
     allocated = quota.allocated_amount
     in_all = add(allocated, quota.max_burst_amount)
+    # floats only look for rows that may have; the exact numbers of those decide
     about = sa.or_(
         sa.cast(t.c.used, sa.Float) >= float(allocated) * _NEARLY,
         about_taken >= float(in_all) * _NEARLY,
