@@ -21,7 +21,7 @@ from hashlib import blake2b
 from itertools import count
 from statistics import median, quantiles
 from time import perf_counter, thread_time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from bench.samples import Sample
 from bench.workload import CURRENCY, HOLD_SECONDS, PLENTY, Item
@@ -78,35 +78,34 @@ def require_room(spent: Decimal, reserved: Decimal, more: Decimal) -> None:
         raise NoRoom
 
 
+_LINE: Final = '{"key":["%s","%s","%s"],"amount":"%s"}'
+
+
 def reservation_rows(
-    group: Sequence[Item], now: Any, expires: Any, start: Any, rate_date: Any, amount: Any
-) -> tuple[list[Row], list[Row]]:
-    """Rows of `reservations` and `reservation_lines`, in the order of the tables' columns."""
+    group: Sequence[Item], now: Any, expires: Any, start: datetime, amount: Any
+) -> list[Row]:
+    """Rows of `reservations`, in the order of the table's columns."""
     reservations: list[Row] = []
-    lines: list[Row] = []
+    began = f"{start:%Y-%m-%dT%H:%M:%SZ}"
     for item in group:
         place = item.place
-        held = amount(item.amount)
-        reservation_id = uuid7()
+        lines = [_LINE % (*key, began, item.amount) for key in keys_of(item)]
         reservations.append(
             (
-                reservation_id,
+                uuid7(),
                 place.tenant_id,
                 "pending",
                 item.resource_type,
-                held,
+                amount(item.amount),
                 CURRENCY,
                 place.project_id,
                 item.user_id,
                 now,
                 expires,
+                f"[{','.join(lines)}]",
             )
         )
-        for budget_id, scope_id in keys_of(item):
-            lines.append(
-                (reservation_id, budget_id, scope_id, start, place.tenant_id, held, rate_date)
-            )
-    return reservations, lines
+    return reservations
 
 
 def record_rows(group: Sequence[Item], now: Any, amount: Any) -> list[Row]:

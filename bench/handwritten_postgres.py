@@ -38,15 +38,9 @@ _LOCK_BALANCES = """
 """
 _ADD_RESERVATIONS = """
     INSERT INTO reservations (reservation_id, tenant_id, status, resource_type, estimated_cost,
-        currency, project_id, user_id, created_at, expires_at)
+        currency, project_id, user_id, created_at, expires_at, lines)
     SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::numeric[], %s::text[],
-        %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
-"""
-_ADD_LINES = """
-    INSERT INTO reservation_lines
-        (reservation_id, budget_id, scope_id, period_start, tenant_id, amount, rate_date, rate)
-    SELECT *, 1 FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::timestamptz[], %s::text[],
-        %s::numeric[], %s::date[])
+        %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::text[])
 """
 _ADD_TO_BALANCES = """
     UPDATE budget_periods p SET spent = p.spent + k.spent, reserved = p.reserved + k.reserved
@@ -99,9 +93,7 @@ class PostgresWriter:
     def check(self, group: Sequence[Item]) -> None:
         now = datetime.now(UTC)
         added = totals(group)
-        reservations, lines = reservation_rows(
-            group, now, expiry(now), self._start, now.date(), Decimal
-        )
+        reservations = reservation_rows(group, now, expiry(now), self._start, Decimal)
         keys = list(added)
         found = self._run(_LOCK_BALANCES, *columns(keys), self._start).fetchall()
         for budget_id, scope_id, spent, reserved in found:
@@ -109,7 +101,6 @@ class PostgresWriter:
         zeros = [0] * len(keys)
         with self._connection.pipeline():
             self._run(_ADD_RESERVATIONS, *columns(reservations))
-            self._run(_ADD_LINES, *columns(lines))
             self._run(_ADD_TO_BALANCES, *columns(keys), zeros, list(added.values()), self._start)
             self._connection.commit()
 

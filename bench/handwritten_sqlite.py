@@ -33,13 +33,8 @@ _READ_BALANCE = """
 """
 _ADD_RESERVATION = """
     INSERT INTO reservations (reservation_id, tenant_id, status, resource_type, estimated_cost,
-        currency, project_id, user_id, created_at, expires_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_ADD_LINE = """
-    INSERT INTO reservation_lines
-        (reservation_id, budget_id, scope_id, period_start, tenant_id, amount, rate_date, rate)
-    VALUES (?, ?, ?, ?, ?, ?, ?, '1')
+        currency, project_id, user_id, created_at, expires_at, lines)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _SET_RESERVED = """
     UPDATE budget_periods SET reserved = ?
@@ -78,6 +73,7 @@ class SqliteWriter:
     def __init__(self, path: Path, items: Sequence[Item]) -> None:
         self._connection = open_sqlite(path)
         month = this_month()
+        self._month = month
         self._start, end = us(month.start), us(month.end)
         balances = {key: item.place.tenant_id for item in items for key in keys_of(item)}
         self._connection.execute("BEGIN IMMEDIATE")
@@ -90,9 +86,7 @@ class SqliteWriter:
     def check(self, group: Sequence[Item]) -> None:
         now = datetime.now(UTC)
         run = self._connection.execute
-        reservations, lines = reservation_rows(
-            group, us(now), us(expiry(now)), self._start, now.date().isoformat(), str
-        )
+        rows = reservation_rows(group, us(now), us(expiry(now)), self._month.start, str)
         run("BEGIN IMMEDIATE")
         changed: list[tuple[str, str, str, int]] = []
         for key, more in totals(group).items():
@@ -101,8 +95,7 @@ class SqliteWriter:
             require_room(Decimal(spent), reserved, more)
             changed.append((str(reserved + more), *key, self._start))
         many = self._connection.executemany
-        many(_ADD_RESERVATION, reservations)
-        many(_ADD_LINE, lines)
+        many(_ADD_RESERVATION, rows)
         many(_SET_RESERVED, changed)
         run("COMMIT")
 

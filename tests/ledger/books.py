@@ -7,6 +7,7 @@ what the tests that use it have.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -32,7 +33,6 @@ class Books:
     budgets: dict[str, Budget]
     balances: dict[BalanceId, Any]
     reservations: dict[str, Any]
-    lines: list[Any]
     records: dict[str, Any]
     rollups: list[Any]
     series: dict[str, Any] = field(default_factory=dict)
@@ -40,11 +40,11 @@ class Books:
     def held(self) -> dict[BalanceId, Decimal]:
         """The sum of the lines of pending reservations, per balance; without zeros."""
         sums: dict[BalanceId, Decimal] = defaultdict(lambda: ZERO)
-        for line in self.lines:
-            if self.reservations[line.reservation_id].status == "pending":
-                sums[line.budget_id, line.scope_id, line.period_start] = add(
-                    sums[line.budget_id, line.scope_id, line.period_start], line.amount
-                )
+        for one in self.reservations.values():
+            for line in json.loads(one.lines) if one.status == "pending" else ():
+                budget_id, scope_id, start = line["key"]
+                key = (budget_id, scope_id, datetime.fromisoformat(start))
+                sums[key] = add(sums[key], Decimal(line["amount"]))
         return _without_zeros(sums)
 
     def reserved(self) -> dict[BalanceId, Decimal]:
@@ -129,15 +129,13 @@ def books_in(database: Database, tenant_id: str) -> Books:
             return list(connection.execute(sa.select(table).where(table.c.tenant_id == tenant_id)))
 
         definitions = [decode(row.definition, Budget) for row in rows(tables.budgets)]
-        reservations = {row.reservation_id: row for row in rows(tables.reservations)}
         return Books(
             budgets={one.budget_id: one for one in definitions},
             balances={
                 (row.budget_id, row.scope_id, row.period_start): row
                 for row in rows(tables.budget_periods)
             },
-            reservations=reservations,
-            lines=rows(tables.reservation_lines),
+            reservations={row.reservation_id: row for row in rows(tables.reservations)},
             records={row.record_id: row for row in rows(tables.cost_records)},
             rollups=rows(tables.cost_rollups),
             series={row.series_id: row for row in rows(tables.cost_series)},

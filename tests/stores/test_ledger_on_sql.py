@@ -354,6 +354,19 @@ def test_reservations_are_listed_by_what_is_asked_for(acme: Tenant) -> None:
     assert ids(user_id="nobody") == []
 
 
+def test_a_scope_named_as_a_budget_is_not_taken_for_it(acme: Tenant) -> None:
+    named = acme.budget(allocated_to_type="project", allocated_to_id="p")
+    users = acme.budget(allocated_to_type="user", allocated_to_id="*")
+    held = hold(acme, "1", user_id=named.budget_id)
+
+    def held_of(budget: Budget) -> list[str]:
+        wanted = ReservationFilter(budget_id=budget.budget_id)
+        page = acme.engine.reservations.list(acme.tenant_id, wanted, PageRequest(), acme.now)
+        return [view.reservation_id for view in page.items]
+
+    assert (held_of(users), held_of(named)) == ([held], [])
+
+
 def test_tenant_settings_bind_from_the_next_group_on(acme: Tenant) -> None:
     assert acme.check("1").allowed
     acme.engine.tenants.put(

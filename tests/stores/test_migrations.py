@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,15 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from fiscus.budgets.model import BalanceKey, ReservationLine
 from fiscus.errors import ServiceUnavailable, ValidationError
 from fiscus.ids import is_uuid
 from fiscus.quotas.model import ConsumptionLine, QuotaKey
 from fiscus.stores.sql import migrate
+from fiscus.stores.sql.budgets.lines import read_lines
 from fiscus.stores.sql.quotas.tables import metadata, quota_consumptions, quota_usage
 from fiscus.stores.sql.sqlite.write_lock import WriteLock
+from fiscus.stores.sql.tables import reservations
 from fiscus.wire.decoding import decode
 from tests.servers import PostgresServer, add_login, drop_database, fresh_database
 from tests.stores.conftest import DATABASES
@@ -175,6 +179,47 @@ def test_what_was_consumed_is_kept_when_its_lines_move_into_its_row(empty_url: s
     migrate.upgrade(empty_url)
 
 
+def test_what_is_held_is_kept_when_its_lines_move_into_the_reservation(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0005")
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        given = HELD_ON_POSTGRES if connection.dialect.name == "postgresql" else HELD_ON_SQLITE
+        for number in (5, 6):
+            connection.execute(sa.text(A_RESERVATION.format(id=ID.format(number), **given)))
+        connection.execute(sa.text(THE_LINES.format(**given)))
+        before = _held(connection)
+        connection.commit()
+    migrate.upgrade(empty_url)
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        stored = sa.select(reservations.c.lines).order_by(reservations.c.reservation_id)
+        held, nothing = map(read_lines, connection.execute(stored).scalars())
+        assert nothing == ()
+        assert held == (
+            ReservationLine(
+                BalanceKey(ID.format(1), 'a "b"', datetime(1899, 12, 31, 23, 6, 32, tzinfo=UTC)),
+                Decimal("2.500000000001"),
+            ),
+            ReservationLine(
+                BalanceKey(ID.format(2), "apollo", datetime(2026, 11, 1, 0, 0, 0, 7, tzinfo=UTC)),
+                Decimal("2.25"),
+                Decimal("0.900000000000000001"),
+                date(2026, 11, 27),
+            ),
+            ReservationLine(
+                BalanceKey(ID.format(3), "apollo", datetime(1, 1, 1, tzinfo=UTC)),
+                Decimal("2.5"),
+                Decimal(1),
+                date(2026, 11, 27),
+            ),
+        )
+    migrate.downgrade(empty_url, "0005")
+    with connected(empty_url) as connection:
+        _see_all(connection)
+        assert _held(connection) == before
+    migrate.upgrade(empty_url)
+
+
 A_COST = """
     INSERT INTO cost_records (record_id, timestamp, tenant_id, recorded_at, resource_type,
         cost_amount, currency, charge_category, attributed_to_type, attributed_to_id)
@@ -275,6 +320,44 @@ def _moments(connection: sa.Connection) -> dict[str, str]:
     if connection.dialect.name == "postgresql":
         return {"early": "TIMESTAMPTZ '2020-01-01 00:00Z'", "late": "now()"}
     return {"early": "1577836800000000", "late": "1777836800000000"}
+
+
+A_RESERVATION = """
+    INSERT INTO reservations (reservation_id, tenant_id, status, resource_type, estimated_cost,
+        currency, created_at, expires_at)
+    VALUES ('{id}', 'acme', 'pending', 'llm', '2.5', 'USD', {made}, {made})
+"""
+THE_LINES = f"""
+    INSERT INTO reservation_lines (reservation_id, budget_id, scope_id, period_start, tenant_id,
+        amount, rate, rate_date)
+    VALUES ('{ID.format(5)}', '{ID.format(2)}', 'apollo', {{month}}, 'acme', '2.25',
+            '0.900000000000000001', '2026-11-27'),
+        ('{ID.format(5)}', '{ID.format(1)}', 'a "b"', {{old}}, 'acme', '2.500000000001', '1',
+            '2026-11-30'),
+        ('{ID.format(5)}', '{ID.format(3)}', 'apollo', {{first}}, 'acme', '2.5', '1', '2026-11-27')
+"""
+HELD_ON_POSTGRES = {
+    "made": "TIMESTAMPTZ '2026-11-30 23:59:59Z'",
+    "month": "TIMESTAMPTZ '2026-11-01 00:00:00.000007Z'",
+    "old": "TIMESTAMPTZ '1899-12-31 23:06:32Z'",
+    "first": "TIMESTAMPTZ '0001-01-01 00:00Z'",
+}
+HELD_ON_SQLITE = {
+    "made": "1796083199000000",
+    "month": "1793491200000007",
+    "old": "-2208992008000000",
+    "first": "-62135596800000000",
+}
+
+
+def _held(connection: sa.Connection) -> list[tuple[Any, ...]]:
+    """Lines of reservations as they are in 0005."""
+    query = """
+        SELECT CAST(reservation_id AS TEXT), CAST(budget_id AS TEXT), scope_id,
+               CAST(period_start AS TEXT), tenant_id, amount, rate, CAST(rate_date AS TEXT)
+        FROM reservation_lines ORDER BY reservation_id, budget_id
+    """
+    return [tuple(map(_number, row)) for row in connection.execute(sa.text(query))]
 
 
 def _consumed(connection: sa.Connection) -> list[list[tuple[Any, ...]]]:
@@ -450,7 +533,7 @@ def test_tables_that_are_gone_are_told_when_going_down(empty_url: str) -> None:
     with connected(empty_url) as connection:
         connection.execute(sa.text("DROP TABLE quota_requests"))
         connection.commit()
-    with pytest.raises(ServiceUnavailable, match="not those of revision 0005") as told:
+    with pytest.raises(ServiceUnavailable, match="not those of revision 0006") as told:
         migrate.downgrade(empty_url, "base")
     assert not told.value.retriable
     assert "backup" in (told.value.suggested_action or "")

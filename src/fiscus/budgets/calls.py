@@ -14,11 +14,12 @@ from msgspec import Meta, Struct
 from fiscus.budgets.model import (
     Budget,
     EnforcementAction,
+    ReservationLine,
     ReservationStatus,
 )
 from fiscus.costs.calls import ChargedLine
 from fiscus.costs.model import CostFlag
-from fiscus.money import Amount
+from fiscus.money import Amount, plain
 from fiscus.paging import Pagination
 from fiscus.scopes import ScopeType
 from fiscus.wire.nesting import FreeForm
@@ -221,6 +222,15 @@ class HeldLine(Struct, frozen=True, kw_only=True):
     scope_id: str
     period_start: datetime
     amount: Decimal
+
+    @classmethod
+    def of(cls, line: ReservationLine) -> HeldLine:
+        return cls(
+            budget_id=line.key.budget_id,
+            scope_id=line.key.scope_id,
+            period_start=line.key.period_start,
+            amount=plain(line.amount),
+        )
 
 
 class ReservationView(Struct, frozen=True, kw_only=True):

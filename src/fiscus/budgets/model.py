@@ -195,13 +195,18 @@ def status_at(status: ReservationStatus, expires_at: datetime, now: datetime) ->
     return status
 
 
-class ReservationLine(Struct, frozen=True, gc=False):
-    """What one reservation holds of one balance, in the budget's currency."""
+class ReservationLine(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What one reservation holds of one balance, in the budget's currency.
+
+    Stored as JSON in the reservation's row.
+    """
 
     key: BalanceKey
     amount: Decimal
-    rate: Decimal
-    rate_date: date
+    rate: Decimal | None = None
+    """What the estimate was multiplied by; None where it is in the budget's currency."""
+    rate_date: date | None = None
+    """The day of `rate`."""
 
 
 class Reservation(Struct, frozen=True, gc=False):

@@ -30,7 +30,6 @@ from fiscus.ledger.matches import find_matches, keep_anchor, plan_matches
 from fiscus.ledger.reservations import free_due
 from fiscus.ledger.workspace import Workspace
 from fiscus.match_limits import limit_for_checks
-from fiscus.money import ONE
 
 _PENDING: Final = ReservationStatus.PENDING
 
@@ -57,7 +56,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
     if not decision.clear and _some_were_due(workspace, command, demands):
         demands = _demands(workspace, command, currency, matched)
         decision = decide(demands, reserve=command.reserve)
-    allowed, verdicts, day = decision.allowed, decision.verdicts, now.date()
+    allowed, verdicts = decision.allowed, decision.verdicts
     holds = allowed and command.reserve
     lines: list[ReservationLine] = []
     standings: list[BudgetStanding] = []
@@ -67,7 +66,7 @@ def apply_check(workspace: Workspace, command: Check) -> BudgetsDecided:
         if balance is not demand.balance:
             workspace.put_balance(balance)
         if holds:
-            rate, rate_date = (ONE, day) if foreign is None else (foreign.rate, foreign.as_of)
+            rate, rate_date = (None, None) if foreign is None else (foreign.rate, foreign.as_of)
             lines.append(ReservationLine(balance.key, demand.estimate, rate, rate_date))
         standings.append(BudgetStanding(balance.spent, balance.reserved, verdicts[index], foreign))
     if holds:

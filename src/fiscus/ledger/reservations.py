@@ -116,13 +116,5 @@ def view_reservation(reservation: Reservation) -> ReservationView:
         expires_at=reservation.expires_at,
         record_id=reservation.record_id,
         actual_cost=reservation.actual_cost,
-        budgets=[
-            HeldLine(
-                budget_id=line.key.budget_id,
-                scope_id=line.key.scope_id,
-                period_start=line.key.period_start,
-                amount=line.amount,
-            )
-            for line in reservation.lines
-        ],
+        budgets=[HeldLine.of(line) for line in reservation.lines],
     )

@@ -60,24 +60,6 @@ class ExactAmount(TypeDecorator[Decimal]):
         return value if value is None or isinstance(value, Decimal) else Decimal(value)
 
 
-class ExactRate(TypeDecorator[Decimal]):
-    """An exchange rate with all its digits."""
-
-    impl = Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(Numeric())
-        return dialect.type_descriptor(Text())
-
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        return value if value is None or dialect.name == "postgresql" else format(value, "f")
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        return value if value is None or isinstance(value, Decimal) else Decimal(value)
-
-
 def uuid_type() -> TypeEngine[str]:
     """An id that Fiscus made."""
     return String(36).with_variant(Uuid(as_uuid=False), "postgresql")

@@ -71,7 +71,6 @@ _NEVER_UPDATED: Final = {
     "quota_usage",
     "quota_versions",
     "rate_limit_policy_versions",
-    "reservation_lines",
 }
 _MONTHLY: Final = {"cost_records": "timestamp", "quota_usage": "at"}
 """Tables that PostgreSQL partitions by month, and the column that tells the month."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
     false,
 )
 
-from fiscus.stores.sql.column_types import AMOUNT, SCOPE_ID, SUM, ExactRate, UtcTime, uuid_type
+from fiscus.stores.sql.column_types import AMOUNT, SCOPE_ID, SUM, UtcTime, uuid_type
 
 metadata = MetaData(
     naming_convention={
@@ -129,6 +129,7 @@ reservations = Table(
     Column("record_id", uuid_type()),
     Column("actual_cost", AMOUNT),
     Column("settlement", Text),
+    Column("lines", Text, nullable=False, server_default="[]"),
     sqlite_with_rowid=False,
 )
 # SQLite writes whole pages to its log: by expiry first, new holds share the index's last page.
@@ -146,21 +147,6 @@ Index(
     reservations.c.expires_at,
     postgresql_where=reservations.c.status == "pending",
 ).ddl_if(dialect="postgresql")
-
-reservation_lines = Table(
-    "reservation_lines",
-    metadata,
-    Column("reservation_id", uuid_type(), nullable=False),
-    Column("budget_id", uuid_type(), nullable=False),
-    Column("scope_id", SCOPE_ID, nullable=False),
-    Column("period_start", UtcTime, nullable=False),
-    Column("tenant_id", SCOPE_ID, nullable=False),
-    Column("amount", SUM, nullable=False),
-    Column("rate", ExactRate, nullable=False),
-    Column("rate_date", Date, nullable=False),
-    PrimaryKeyConstraint("reservation_id", "budget_id", "scope_id"),
-    sqlite_with_rowid=False,
-)
 
 cost_records = Table(
     "cost_records",

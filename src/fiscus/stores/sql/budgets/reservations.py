@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Row
 
 from fiscus.budgets.calls import HeldLine, ReservationView
 from fiscus.budgets.model import ReservationStatus, status_at
@@ -16,9 +15,9 @@ from fiscus.errors import NotFound
 from fiscus.ids import is_uuid
 from fiscus.money import plain
 from fiscus.paging import Page, PageRequest
+from fiscus.stores.sql.budgets.lines import holds_of, read_lines
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
-from fiscus.stores.sql.tables import reservation_lines as lines
 from fiscus.stores.sql.tables import reservations as t
 from fiscus.wire.decoding import decode_any
 
@@ -40,7 +39,7 @@ class SqlReservations:
                 sa.select(t).where(t.c.tenant_id == tenant_id, *_conditions(wanted, now)),
                 _ORDER,
                 page,
-                read=lambda rows: _views(connection, rows, now),
+                read=lambda rows: [_view(row, now) for row in rows],
                 position=lambda view: [view.reservation_id],
             )
 
@@ -50,9 +49,9 @@ class SqlReservations:
                 query = sa.select(t).where(
                     t.c.reservation_id == reservation_id, t.c.tenant_id == tenant_id
                 )
-                found = _views(connection, connection.execute(query).all(), now)
-            if found:
-                return found[0]
+                row = connection.execute(query).first()
+            if row is not None:
+                return _view(row, now)
         raise NotFound(
             f"No reservation {reservation_id} exists",
             details={"reservation_id": reservation_id},
@@ -92,57 +91,27 @@ def _conditions(wanted: ReservationFilter, now: datetime) -> list[sa.ColumnEleme
     if wanted.budget_id is not None:
         if not is_uuid(wanted.budget_id):
             return [sa.false()]
-        found.append(
-            sa.exists().where(
-                lines.c.reservation_id == t.c.reservation_id,
-                lines.c.budget_id == wanted.budget_id,
-            )
-        )
+        found.append(holds_of(wanted.budget_id))
     return found
 
 
-def _views(
-    connection: Connection, rows: Sequence[Row[Any]], now: datetime
-) -> list[ReservationView]:
-    held = _held(connection, [row.reservation_id for row in rows])
-    return [
-        ReservationView(
-            reservation_id=row.reservation_id,
-            tenant_id=row.tenant_id,
-            status=status_at(ReservationStatus(row.status), row.expires_at, now),
-            resource_type=row.resource_type,
-            estimated_cost=plain(row.estimated_cost),
-            currency=row.currency,
-            project_id=row.project_id,
-            user_id=row.user_id,
-            feature_id=row.feature_id,
-            service_name=row.service_name,
-            tags=decode_any(row.tags) if row.tags else {},
-            operation_id=row.operation_id,
-            created_at=row.created_at,
-            expires_at=row.expires_at,
-            record_id=row.record_id,
-            actual_cost=None if row.actual_cost is None else plain(row.actual_cost),
-            budgets=held.get(row.reservation_id, []),
-        )
-        for row in rows
-    ]
-
-
-def _held(connection: Connection, ids: list[str]) -> dict[str, list[HeldLine]]:
-    query = (
-        sa.select(lines)
-        .where(lines.c.reservation_id.in_(ids))
-        .order_by(lines.c.reservation_id, lines.c.budget_id, lines.c.scope_id)
+def _view(row: Row[Any], now: datetime) -> ReservationView:
+    return ReservationView(
+        reservation_id=row.reservation_id,
+        tenant_id=row.tenant_id,
+        status=status_at(ReservationStatus(row.status), row.expires_at, now),
+        resource_type=row.resource_type,
+        estimated_cost=plain(row.estimated_cost),
+        currency=row.currency,
+        project_id=row.project_id,
+        user_id=row.user_id,
+        feature_id=row.feature_id,
+        service_name=row.service_name,
+        tags=decode_any(row.tags) if row.tags else {},
+        operation_id=row.operation_id,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        record_id=row.record_id,
+        actual_cost=None if row.actual_cost is None else plain(row.actual_cost),
+        budgets=[HeldLine.of(line) for line in read_lines(row.lines)],
     )
-    held: dict[str, list[HeldLine]] = {}
-    for row in connection.execute(query) if ids else ():
-        held.setdefault(row.reservation_id, []).append(
-            HeldLine(
-                budget_id=row.budget_id,
-                scope_id=row.scope_id,
-                period_start=row.period_start,
-                amount=plain(row.amount),
-            )
-        )
-    return held

@@ -17,7 +17,7 @@ from fiscus.money import ZERO, add, plain, ratio, subtract
 from fiscus.paging import PageRequest, build_page
 from fiscus.periods import FAR_FUTURE
 from fiscus.scopes import EVERY
-from fiscus.stores.sql.exact_sum import ExactSum
+from fiscus.stores.sql.budgets.lines import holds_of, read_lines
 from fiscus.stores.sql.paging import (
     SortKey,
     count,
@@ -28,7 +28,6 @@ from fiscus.stores.sql.paging import (
 )
 from fiscus.stores.sql.tables import budget_anchors as anchors
 from fiscus.stores.sql.tables import budget_periods as t
-from fiscus.stores.sql.tables import reservation_lines as lines
 from fiscus.stores.sql.tables import reservations
 
 ABOUT_USED: Final = sa.cast(t.c.spent, sa.Float) + sa.cast(t.c.reserved, sa.Float)
@@ -130,13 +129,8 @@ def current_ratio(connection: Connection, budget: Budget, now: datetime) -> Deci
 
 def open_reservations(connection: Connection, budget: Budget, now: datetime) -> int:
     """How many reservations hold money of the budget and are not due."""
-    # one after the other: as a join, SQLite would rather read the lines of all reservations
-    holds = sa.exists().where(
-        lines.c.reservation_id == reservations.c.reservation_id,
-        lines.c.budget_id == budget.budget_id,
-    )
     query = sa.select(sa.func.count()).select_from(reservations)
-    query = query.where(*_pending(budget), reservations.c.expires_at > now, holds)
+    query = query.where(*_pending(budget), reservations.c.expires_at > now)
     return connection.execute(query).scalar_one()
 
 
@@ -144,13 +138,15 @@ def _due(
     connection: Connection, budget: Budget, now: datetime
 ) -> dict[tuple[str, datetime], Decimal]:
     """What is due and not freed yet, by scope id and period start."""
-    apart = (lines.c.scope_id, lines.c.period_start)
-    due = sa.select(reservations.c.reservation_id)
-    due = due.where(*_pending(budget), reservations.c.expires_at <= now)
-    query = sa.select(*apart, ExactSum(lines.c.amount).label("amount"))
-    query = query.where(lines.c.reservation_id.in_(due), lines.c.budget_id == budget.budget_id)
-    found = connection.execute(query.group_by(*apart))
-    return {(row.scope_id, row.period_start): row.amount for row in found}
+    query = sa.select(reservations.c.lines)
+    query = query.where(*_pending(budget), reservations.c.expires_at <= now)
+    sums: dict[tuple[str, datetime], Decimal] = {}
+    for lines in connection.execute(query).scalars():
+        for line in read_lines(lines):
+            if line.key.budget_id == budget.budget_id:
+                at = line.key.scope_id, line.key.period_start
+                sums[at] = add(sums.get(at, ZERO), line.amount)
+    return sums
 
 
 def _running_since(prepared: PreparedBudget, now: datetime) -> datetime | None:
@@ -167,11 +163,12 @@ def _running_since(prepared: PreparedBudget, now: datetime) -> datetime | None:
 
 
 def _pending(budget: Budget) -> tuple[sa.ColumnElement[bool], ...]:
-    """Reservations of the budget's tenant that hold money; spelled out, so that their index is
+    """Reservations that hold money of the budget; the status is spelled out, so that their index is
     used."""
     return (
         reservations.c.tenant_id == budget.tenant_id,
         reservations.c.status == sa.text("'pending'"),
+        holds_of(budget.budget_id),
     )
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
 
 from fiscus.budgets.intervals import Hold
 from fiscus.budgets.model import (
@@ -14,7 +13,6 @@ from fiscus.budgets.model import (
     Budget,
     BudgetBalance,
     Reservation,
-    ReservationLine,
     ReservationStatus,
 )
 from fiscus.costs.model import CostFlag
@@ -29,6 +27,7 @@ from fiscus.ledger.port import (
 from fiscus.money import ZERO
 from fiscus.operations import Operation
 from fiscus.scopes import ScopeType
+from fiscus.stores.sql.budgets.lines import read_lines
 from fiscus.stores.sql.bulk import Columns, Row
 from fiscus.stores.sql.ledger.driver import Values
 from fiscus.tenants import TenantSettings
@@ -71,21 +70,12 @@ ANCHORS = """
 """
 
 RESERVATION_ID = Columns(reservation_id="uuid")
-RESERVATION_COLUMNS = """
-    CAST(v.reservation_id AS TEXT), v.tenant_id, v.status, v.resource_type, v.estimated_cost,
+RESERVATIONS = """
+    SELECT CAST(v.reservation_id AS TEXT), v.tenant_id, v.status, v.resource_type, v.estimated_cost,
     v.currency, v.project_id, v.user_id, v.feature_id, v.service_name, v.tags, v.operation_id,
-    v.created_at, v.expires_at, CAST(v.record_id AS TEXT), v.actual_cost, v.settlement
-"""
-RESERVATIONS = f"""
-    SELECT {RESERVATION_COLUMNS}
-    FROM {{rows}} JOIN reservations v ON v.reservation_id = r.reservation_id
-    {{lock_v}}
-"""
-LINES = """
-    SELECT CAST(l.reservation_id AS TEXT), CAST(l.budget_id AS TEXT), l.scope_id, l.period_start,
-           l.amount, l.rate, l.rate_date
-    FROM {rows} JOIN reservation_lines l ON l.reservation_id = r.reservation_id
-    ORDER BY l.reservation_id, l.budget_id, l.scope_id
+    v.created_at, v.expires_at, CAST(v.record_id AS TEXT), v.actual_cost, v.settlement, v.lines
+    FROM {rows} JOIN reservations v ON v.reservation_id = r.reservation_id
+    {lock_v}
 """
 
 # One start for all would be a constant to PostgreSQL's planner: of a period that is newer than its
@@ -145,11 +135,8 @@ _PENDING = """
     WHERE p.tenant_id = (SELECT r.tenant_id FROM {rows} LIMIT 1) AND p.status = 'pending'
 """
 HOLDS = f"""
-    SELECT CAST(v.reservation_id AS TEXT), v.expires_at,
-           CAST(l.budget_id AS TEXT), l.scope_id, l.period_start, l.amount
-    FROM (
-        SELECT p.reservation_id, p.expires_at {_PENDING} ORDER BY p.expires_at LIMIT {MAX_HOLDS}
-    ) AS v JOIN reservation_lines l ON l.reservation_id = v.reservation_id
+    SELECT CAST(p.reservation_id AS TEXT), p.expires_at, p.lines {_PENDING}
+    ORDER BY p.expires_at LIMIT {MAX_HOLDS}
 """
 LAST_HOLD = f"SELECT p.expires_at {_PENDING} ORDER BY p.expires_at DESC LIMIT 1"
 
@@ -169,25 +156,18 @@ SPENT = """
 
 
 class TenantHolds:
-    """`PendingHolds` as rows, of which few are ever asked for."""
+    """`PendingHolds` by their balances."""
 
     def __init__(self, rows: list[Row], values: Values) -> None:
-        self._values = values
-        self._rows: dict[Row, list[Row]] = {}
-        self._read: dict[BalanceKey, list[tuple[str, Hold]]] = {}
-        for reservation_id, expires_at, *key, amount in rows:
-            self._rows.setdefault(tuple(key), []).append((reservation_id, expires_at, amount))
+        self._holds: dict[BalanceKey, list[tuple[str, Hold]]] = {}
+        for reservation_id, expires_at, lines in rows:
+            expiry = values.read_time(expires_at)
+            for line in read_lines(lines):
+                hold = Hold(expiry, line.amount)
+                self._holds.setdefault(line.key, []).append((reservation_id, hold))
 
     def on(self, key: BalanceKey) -> list[tuple[str, Hold]]:
-        found = self._read.get(key)
-        if found is None:
-            values = self._values
-            rows = self._rows.get((key.budget_id, key.scope_id, values.time(key.period_start)), [])
-            found = self._read[key] = [
-                (reservation_id, Hold(values.read_time(expires_at), values.read_amount(amount)))
-                for reservation_id, expires_at, amount in rows
-            ]
-        return found
+        return self._holds.get(key, [])
 
 
 class LedgerReader:
@@ -254,20 +234,54 @@ class LedgerReader:
         read_date = self._values.read_date
         return {(budget, scope): read_date(anchor) for budget, scope, anchor in rows}
 
-    def reservations(self, rows: list[Row], line_rows: list[Row]) -> dict[str, Reservation]:
+    def reservations(self, rows: list[Row]) -> dict[str, Reservation]:
+        return {row[0]: self._reservation(row) for row in rows}
+
+    def _reservation(self, row: Row) -> Reservation:
         values = self._values
-        lines: dict[str, list[ReservationLine]] = {}
-        for reservation_id, budget_id, scope_id, start, amount, rate, rate_date in line_rows:
-            key = BalanceKey(budget_id, scope_id, values.read_time(start))
-            lines.setdefault(reservation_id, []).append(
-                ReservationLine(
-                    key,
-                    values.read_amount(amount),
-                    values.read_amount(rate),
-                    values.read_date(rate_date),
-                )
-            )
-        return {row[0]: read_reservation(row, tuple(lines.get(row[0], ())), values) for row in rows}
+        (
+            reservation_id,
+            tenant_id,
+            status,
+            resource_type,
+            estimated_cost,
+            currency,
+            project_id,
+            user_id,
+            feature_id,
+            service_name,
+            tags,
+            operation_id,
+            created_at,
+            expires_at,
+            record_id,
+            actual_cost,
+            settlement,
+            lines,
+        ) = row
+        return Reservation(
+            reservation_id=reservation_id,
+            tenant_id=tenant_id,
+            operation=Operation(
+                tenant_id,
+                resource_type,
+                project_id,
+                user_id,
+                feature_id,
+                service_name,
+                json.loads(tags) if tags else {},
+            ),
+            operation_id=operation_id,
+            estimated_cost=values.read_amount(estimated_cost),
+            currency=currency,
+            status=ReservationStatus(status),
+            created_at=values.read_time(created_at),
+            expires_at=values.read_time(expires_at),
+            lines=read_lines(lines),
+            record_id=record_id,
+            actual_cost=None if actual_cost is None else values.read_amount(actual_cost),
+            settlement=settlement.encode() if settlement else None,
+        )
 
     def definitions(self, settings: list[Row], budgets: list[Row]) -> Definitions:
         if not settings:
@@ -302,51 +316,3 @@ class LedgerReader:
 
     def moment(self, row: Row) -> datetime:
         return self._values.read_time(row[0])
-
-
-def read_reservation(
-    row: Sequence[Any], lines: tuple[ReservationLine, ...], values: Values
-) -> Reservation:
-    """A reservation from a row in the order of its table's columns."""
-    (
-        reservation_id,
-        tenant_id,
-        status,
-        resource_type,
-        estimated_cost,
-        currency,
-        project_id,
-        user_id,
-        feature_id,
-        service_name,
-        tags,
-        operation_id,
-        created_at,
-        expires_at,
-        record_id,
-        actual_cost,
-        settlement,
-    ) = row
-    return Reservation(
-        reservation_id=reservation_id,
-        tenant_id=tenant_id,
-        operation=Operation(
-            tenant_id,
-            resource_type,
-            project_id,
-            user_id,
-            feature_id,
-            service_name,
-            json.loads(tags) if tags else {},
-        ),
-        operation_id=operation_id,
-        estimated_cost=values.read_amount(estimated_cost),
-        currency=currency,
-        status=ReservationStatus(status),
-        created_at=values.read_time(created_at),
-        expires_at=values.read_time(expires_at),
-        lines=lines,
-        record_id=record_id,
-        actual_cost=None if actual_cost is None else values.read_amount(actual_cost),
-        settlement=settlement.encode() if settlement else None,
-    )

@@ -121,7 +121,7 @@ class SqlLedgerTransaction:
         reservations: dict[str, Reservation] = {}
         consumptions: dict[str, Consumption] = {}
         if needs.reservations:
-            reservations = self._reader.reservations(next(ahead), next(ahead))
+            reservations = self._reader.reservations(next(ahead))
             balances = self._held(reservations) | needs.balances
         if needs.consumptions:
             consumptions = self._quotas.consumptions(next(ahead))
@@ -290,12 +290,11 @@ class SqlLedgerTransaction:
 
 
 def _closing_statements(needs: Needs) -> list[Statement]:
-    """Lock the reservations and consumptions that are to be closed or changed, with their lines."""
+    """Lock the reservations and consumptions that are to be closed or changed."""
     statements: list[Statement] = []
     if needs.reservations:
         ids = [(one,) for one in sorted(needs.reservations)]
         statements.append(Statement(read.RESERVATIONS, read.RESERVATION_ID, ids))
-        statements.append(Statement(read.LINES, read.RESERVATION_ID, ids))
     if needs.consumptions:
         ids = [(one,) for one in sorted(needs.consumptions)]
         statements.append(Statement(quotas.CONSUMPTIONS, quotas.CONSUMPTION_ID, ids))

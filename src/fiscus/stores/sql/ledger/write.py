@@ -13,6 +13,7 @@ from typing import Any
 from fiscus.budgets.model import BudgetBalance, Reservation
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes
+from fiscus.stores.sql.budgets.lines import lines_as_text
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.ledger.costs import CostRows
 from fiscus.stores.sql.ledger.driver import Values, repeated
@@ -64,6 +65,7 @@ _RESERVATION = Columns(
     record_id="uuid",
     actual_cost="numeric",
     settlement="text",
+    lines="text",
 )
 _ADD_RESERVATIONS = insert("reservations")
 
@@ -80,19 +82,6 @@ _CHANGE_RESERVATIONS = """
            actual_cost = r.actual_cost, settlement = r.settlement
     FROM {rows} WHERE reservations.reservation_id = r.reservation_id
 """
-
-_LINE = Columns(
-    alike=("period_start", "rate", "rate_date"),
-    reservation_id="uuid",
-    budget_id="uuid",
-    scope_id="text",
-    period_start="timestamptz",
-    tenant_id="text",
-    amount="numeric",
-    rate="numeric",
-    rate_date="date",
-)
-_ADD_LINES = insert("reservation_lines")
 
 _ANCHOR = Columns(budget_id="uuid", scope_id="text", tenant_id="text", anchor="date")
 _ADD_ANCHORS = insert("budget_anchors")
@@ -122,7 +111,6 @@ class LedgerWriter:
         self._time = lru_cache(maxsize=1_000)(values.time)
         self._began = repeated(values.time)
         self._ends = repeated(values.time)
-        self._day = lru_cache(maxsize=1_000)(date.isoformat)
 
     def statements(
         self,
@@ -138,7 +126,12 @@ class LedgerWriter:
         self._gathered: list[Statement] = []
         add = self._add
         add(_PUT_BALANCES, BALANCE, changes.balances.values(), self.balance_row)
-        self._add_reservations(changes.new_reservations.values())
+        add(
+            _ADD_RESERVATIONS,
+            _RESERVATION,
+            changes.new_reservations.values(),
+            self._reservation_row,
+        )
         add(
             _CHANGE_RESERVATIONS,
             _CLOSED,
@@ -188,59 +181,28 @@ class LedgerWriter:
             amount(balance.throttle_credit),
         )
 
-    def _add_reservations(self, reservations: Collection[Reservation]) -> None:
-        """Reservations with their lines, of which most hold the estimate itself, at one rate."""
-        amount, began, ends = self._values.amount, self._began, self._ends
-        time, day = self._time, self._day
-        rows: list[Row] = []
-        lines: list[Row] = []
-        rate = rate_given = None
-        for one in reservations:
-            reservation_id, tenant_id, operation = one.reservation_id, one.tenant_id, one.operation
-            estimate = one.estimated_cost
-            estimate_given = amount(estimate)
-            rows.append(
-                (
-                    reservation_id,
-                    tenant_id,
-                    str(one.status),
-                    operation.resource_type,
-                    estimate_given,
-                    one.currency,
-                    operation.project_id,
-                    operation.user_id,
-                    operation.feature_id,
-                    operation.service_name,
-                    encode(operation.tags).decode() if operation.tags else None,
-                    one.operation_id,
-                    began(one.created_at),
-                    ends(one.expires_at),
-                    one.record_id,
-                    None if one.actual_cost is None else amount(one.actual_cost),
-                    one.settlement.decode() if one.settlement else None,
-                )
-            )
-            for line in one.lines:
-                budget_id, scope_id, period_start = line.key
-                held = line.amount
-                if line.rate is not rate:
-                    rate, rate_given = line.rate, amount(line.rate)
-                lines.append(
-                    (
-                        reservation_id,
-                        budget_id,
-                        scope_id,
-                        time(period_start),
-                        tenant_id,
-                        estimate_given if held is estimate else amount(held),
-                        rate_given,
-                        day(line.rate_date),
-                    )
-                )
-        if rows:
-            self._gathered.append(Statement(_ADD_RESERVATIONS, _RESERVATION, rows))
-        if lines:
-            self._gathered.append(Statement(_ADD_LINES, _LINE, lines))
+    def _reservation_row(self, one: Reservation) -> Row:
+        amount, operation = self._values.amount, one.operation
+        return (
+            one.reservation_id,
+            one.tenant_id,
+            str(one.status),
+            operation.resource_type,
+            amount(one.estimated_cost),
+            one.currency,
+            operation.project_id,
+            operation.user_id,
+            operation.feature_id,
+            operation.service_name,
+            encode(operation.tags).decode() if operation.tags else None,
+            one.operation_id,
+            self._began(one.created_at),
+            self._ends(one.expires_at),
+            one.record_id,
+            None if one.actual_cost is None else amount(one.actual_cost),
+            one.settlement.decode() if one.settlement else None,
+            lines_as_text(one.lines),
+        )
 
     def _closed_row(self, reservation: Reservation) -> Row:
         values = self._values
