@@ -28,6 +28,8 @@ from fiscus.ledger.requests.budgets import check_command, extend_command, releas
 from fiscus.money import add
 from fiscus.paging import PageRequest
 from fiscus.stores.sql.database import Database
+from fiscus.stores.sql.ledger.store import SqlLedgerStore
+from fiscus.stores.sql.sqlite.driver import SqliteDriver
 from fiscus.tenants import TenantSpec
 from fiscus.wire.converting import convert
 from fiscus.wiring.ledger_process import open_rates
@@ -428,6 +430,54 @@ def test_a_change_of_definitions_binds_the_next_check(acme: Tenant) -> None:
     acme.budget(budget_amount="1", allocated_to_type="project", allocated_to_id="p")
     assert acme.check("2", project_id="q").allowed
     assert not acme.check("2", project_id="p").allowed
+
+
+def version_for(store: SqlLedgerStore, tenant_id: str) -> int:
+    """That of the tenant's definitions, as a group of the store would find it."""
+    group = store.begin({tenant_id})
+    found = group.load(Needs(tenants={tenant_id}))
+    group.rollback()
+    return found.versions[tenant_id]
+
+
+def test_versions_of_definitions_are_those_of_now_whoever_changed_them(
+    acme: Tenant, database: Database
+) -> None:
+    with closing(database.ledger_store()) as store:
+        assert version_for(store, "nobody") == 0
+        before = version_for(store, acme.tenant_id)
+        for number in (1, 2):
+            acme.budget()
+            assert version_for(store, acme.tenant_id) == before + number
+            assert version_for(store, acme.tenant_id) == before + number
+        store.close()  # as after a failure; the next group opens it anew
+        acme.budget()
+        assert version_for(store, acme.tenant_id) == before + 3
+
+
+def test_sqlite_is_asked_for_versions_again_only_when_another_has_written(
+    acme: Tenant, database: Database
+) -> None:
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL does not tell who has written")
+    asked: list[str] = []
+    with closing(database.ledger_store()) as store:
+        version_for(store, acme.tenant_id)
+        driver = store._driver
+        assert isinstance(driver, SqliteDriver)
+        assert driver._connection is not None
+        driver._connection.set_trace_callback(asked.append)
+
+        def reads_versions(tenant_id: str) -> bool:
+            asked.clear()
+            version_for(store, tenant_id)
+            return any("definitions_version" in one for one in asked)
+
+        assert not reads_versions(acme.tenant_id)
+        assert reads_versions("somebody new")
+        acme.check("1")
+        assert reads_versions(acme.tenant_id)
+        assert not reads_versions(acme.tenant_id)
 
 
 def test_budgets_deleted_before_a_tenant_is_known_are_not_read(

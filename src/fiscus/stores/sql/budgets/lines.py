@@ -13,9 +13,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from fiscus.budgets.model import ReservationLine
 from fiscus.stores.sql.tables import reservations
-from fiscus.wire.decoding import decode
 
-_Lines: Final = tuple[ReservationLine, ...]
+_decode: Final = msgspec.json.Decoder(tuple[ReservationLine, ...]).decode
 _encode: Final = msgspec.json.Encoder().encode
 """Amounts as strings: SQLite's own functions for JSON would read numbers as floats."""
 _key_of: Final = attrgetter("key")
@@ -27,7 +26,7 @@ def lines_as_text(lines: tuple[ReservationLine, ...]) -> str:
 
 def read_lines(text: str) -> tuple[ReservationLine, ...]:
     """By their keys."""
-    return tuple(sorted(decode(text, _Lines), key=_key_of))
+    return tuple(sorted(_decode(text), key=_key_of))
 
 
 class _HoldsOf(FunctionElement[bool]):

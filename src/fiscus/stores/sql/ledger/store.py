@@ -6,7 +6,12 @@ from collections.abc import Collection
 
 from fiscus.ledger.port import LedgerTransaction
 from fiscus.stores.sql.ledger.driver import Driver
-from fiscus.stores.sql.ledger.transaction import KnownBalances, LedgerRows, SqlLedgerTransaction
+from fiscus.stores.sql.ledger.transaction import (
+    KnownBalances,
+    KnownVersions,
+    LedgerRows,
+    SqlLedgerTransaction,
+)
 
 
 class SqlLedgerStore:
@@ -15,10 +20,13 @@ class SqlLedgerStore:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._known = KnownBalances()
+        self._versions = KnownVersions()
         self._rows = LedgerRows(driver)
 
     def begin(self, tenants: Collection[str], *, patient: bool = True) -> LedgerTransaction:
-        return SqlLedgerTransaction(self._driver, tenants, self._known, self._rows, patient=patient)
+        return SqlLedgerTransaction(
+            self._driver, tenants, self._known, self._versions, self._rows, patient=patient
+        )
 
     def close(self) -> None:
         self._driver.close()

@@ -57,6 +57,28 @@ class KnownBalances:
         self._keys.difference_update(keys)
 
 
+class KnownVersions:
+    """The versions of tenants' definitions, for as long as nobody else has written to the store."""
+
+    def __init__(self, most: int = 100_000) -> None:
+        self._versions: dict[str, int] = {}
+        self._most = most
+
+    def missing(self, tenants: Iterable[str]) -> list[str]:
+        if len(self._versions) > self._most:
+            self._versions.clear()
+        return [tenant_id for tenant_id in tenants if tenant_id not in self._versions]
+
+    def add(self, rows: Iterable[Row]) -> None:
+        self._versions.update((tenant_id, version or 0) for tenant_id, version in rows)
+
+    def of(self, tenants: Iterable[str]) -> dict[str, int]:
+        return {tenant_id: self._versions[tenant_id] for tenant_id in tenants}
+
+    def forget(self) -> None:
+        self._versions.clear()
+
+
 class LedgerRows:
     """What turns rows into values and back, kept from one transaction to the next."""
 
@@ -74,6 +96,7 @@ class SqlLedgerTransaction:
         driver: Driver,
         tenants: Collection[str],
         known: KnownBalances,
+        versions: KnownVersions,
         rows: LedgerRows,
         *,
         patient: bool,
@@ -83,6 +106,7 @@ class SqlLedgerTransaction:
         self._writer = rows.writer
         self._quotas = rows.quotas
         self._known = known
+        self._versions = versions
         self._locked: list[Keys] = []
         """Balances that were found or made, where they are inserted before they are locked."""
         self._stale_answers: list[IdempotencyKey] = []
@@ -92,10 +116,15 @@ class SqlLedgerTransaction:
     # -- loading
 
     def load(self, needs: Needs) -> Loaded:
-        tenants = [(one,) for one in needs.tenants]
-        reading = [Statement(read.VERSIONS, read.TENANT, tenants)]
+        if self._driver.others_wrote():
+            self._versions.forget()
+        unknown = [(one,) for one in self._versions.missing(needs.tenants)]
+        reading: list[Statement] = []
         if not self._driver.locks_store:
-            reading.insert(0, Statement(read.IN_USE, read.TENANT, sorted(tenants)))
+            in_use = sorted([(one,) for one in needs.tenants])
+            reading.append(Statement(read.IN_USE, read.TENANT, in_use))
+        if unknown:
+            reading.append(Statement(read.VERSIONS, read.TENANT, unknown))
         optional = (
             (read.ANSWERS, read.IDEMPOTENCY_KEY, needs.idempotency),
             (read.OPERATIONS, read.OPERATION_KEY, needs.operations),
@@ -113,7 +142,8 @@ class SqlLedgerTransaction:
         ahead = self._run(reading + closing + locking)
         if not self._driver.locks_store:
             next(ahead)
-        versions = {tenant_id: version or 0 for tenant_id, version in next(ahead)}
+        if unknown:
+            self._versions.add(next(ahead))
         answers = self._reader.answers(next(ahead)) if needs.idempotency else {}
         self._stale_answers = list(answers)
         operations = self._reader.operations(next(ahead)) if needs.operations else {}
@@ -141,7 +171,7 @@ class SqlLedgerTransaction:
         self._require_rows(balances.keys(), locked.keys())
         self._require_rows(needs.quota_balances.keys(), quota_balances.keys())
         return Loaded(
-            versions=versions,
+            versions=self._versions.of(needs.tenants),
             idempotency=answers,
             operations=operations,
             anchors=anchors,

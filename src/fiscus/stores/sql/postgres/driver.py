@@ -104,6 +104,9 @@ class PostgresDriver:
         self._tenants = tenants
         self._patient = patient
 
+    def others_wrote(self) -> bool:
+        return True
+
     def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
         return self._together(statements, commit=False)
 

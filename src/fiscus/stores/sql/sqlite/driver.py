@@ -43,6 +43,8 @@ class SqliteDriver:
         self._file: FileId | None = None
         self._log: FileId | None = None
         """Of `_connection`, once it has begun something."""
+        self._data_version: int | None = None
+        """Of `_connection`, which another one's commits change; None before it was asked for."""
         self._open = False
         self._texts: dict[tuple[str, Columns, int], str] = {}
         self._read = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
@@ -85,6 +87,16 @@ class SqliteDriver:
             if must_reopen(error):
                 self.close()
             raise _unavailable(error) from error
+
+    def others_wrote(self) -> bool:
+        assert self._connection is not None
+        before = self._data_version
+        try:
+            found = self._connection.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
+        self._data_version = found[0]
+        return self._data_version != before
 
     def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
         assert self._connection is not None
@@ -139,7 +151,7 @@ class SqliteDriver:
             connection.close()
             raise
         self._file = self._file or file_at(self._path)
-        self._log = None
+        self._log = self._data_version = None
         return connection
 
     def _end(self) -> None:
