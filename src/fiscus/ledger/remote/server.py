@@ -85,15 +85,23 @@ class LedgerServer:
                 line.sendall(unavailable_message(group.number, error))
             return
         seconds = perf_counter() - began
+        # sent together: what comes by itself makes a turn of the other's event loop
+        unsent: dict[socket.socket, bytearray] = {}
         start = 0
         for line, group in groups:
             end = start + len(group.commands)
             done = outcomes[start:end]
             fallbacks = self._fallbacks.next()
             looked_up = self._runner.definitions.lookups.take()
-            line.sendall(
-                self._encoders[line].encode(
-                    group.number, group.commands, done, fallbacks, looked_up, seconds
-                )
+            message = self._encoders[line].encode(
+                group.number, group.commands, done, fallbacks, looked_up, seconds
             )
+            if line in unsent:
+                unsent[line] += message
+            else:
+                unsent[line] = message
+            if len(unsent[line]) >= PART_BYTES:  # the other has enough to begin with
+                line.sendall(unsent.pop(line))
             start = end
+        for line, message in unsent.items():
+            line.sendall(message)
