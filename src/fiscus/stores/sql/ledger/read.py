@@ -72,8 +72,9 @@ ANCHORS = """
 RESERVATION_ID = Columns(reservation_id="uuid")
 RESERVATIONS = """
     SELECT CAST(v.reservation_id AS TEXT), v.tenant_id, v.status, v.resource_type, v.estimated_cost,
-    v.currency, v.project_id, v.user_id, v.feature_id, v.service_name, v.tags, v.operation_id,
-    v.created_at, v.expires_at, CAST(v.record_id AS TEXT), v.actual_cost, v.settlement, v.lines
+           v.currency, v.project_id, v.user_id, v.feature_id, v.service_name, v.tags,
+           v.operation_id, v.created_at, v.expires_at, CAST(v.record_id AS TEXT), v.actual_cost,
+           v.settlement, v.lines
     FROM {rows} JOIN reservations v ON v.reservation_id = r.reservation_id
     {lock_v}
 """
