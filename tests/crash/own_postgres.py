@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -55,11 +56,15 @@ class OwnPostgres:
             time.sleep(0.02)  # for another process, whose clock is the real one
 
     def kill(self) -> None:
-        """`kill -9` of the server and of every process it has made."""
-        self._signal_all(signal.SIGKILL)
+        """`kill -9` of the server and of every process it has made; they are gone then."""
+        killed = self._signal_all(signal.SIGKILL)
         assert self._process is not None
         self._process.wait(WAIT_SECONDS)
         self._process = None
+        deadline = time.monotonic() + WAIT_SECONDS
+        while any(map(_is_running, killed)):  # a new server refuses memory that one still has
+            assert time.monotonic() < deadline
+            time.sleep(0.005)  # for another process, whose clock is the real one
 
     def freeze(self) -> None:
         """Stop every process of the server where it is; connections stay open and silent."""
@@ -76,14 +81,30 @@ class OwnPostgres:
         self._log.close()
         shutil.rmtree(self._home, ignore_errors=True)
 
-    def _signal_all(self, number: signal.Signals) -> None:
+    def _signal_all(self, number: signal.Signals) -> list[int]:
+        """The processes that the server has made, which get the signal after it."""
         assert self._process is not None
         postmaster = self._process.pid
-        # the postmaster first, so that it makes no process anew
+        children = _children_of(postmaster)
+        # the postmaster first, so that it makes no process anew; one that is killed has none
         os.kill(postmaster, number)
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        children |= _children_of(postmaster)
         for child in children:
-            try:
-                os.kill(int(child), number)
-            except ProcessLookupError:
-                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+        return list(children)
+
+
+def _children_of(pid: int) -> set[int]:
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
