@@ -73,7 +73,7 @@ class SqliteWriter:
     def __init__(self, path: Path, items: Sequence[Item]) -> None:
         self._connection = open_sqlite(path)
         month = this_month()
-        self._month = month
+        self._began = month.start
         self._start, end = us(month.start), us(month.end)
         balances = {key: item.place.tenant_id for item in items for key in keys_of(item)}
         self._connection.execute("BEGIN IMMEDIATE")
@@ -86,7 +86,7 @@ class SqliteWriter:
     def check(self, group: Sequence[Item]) -> None:
         now = datetime.now(UTC)
         run = self._connection.execute
-        rows = reservation_rows(group, us(now), us(expiry(now)), self._month.start, str)
+        rows = reservation_rows(group, us(now), us(expiry(now)), self._began, str)
         run("BEGIN IMMEDIATE")
         changed: list[tuple[str, str, str, int]] = []
         for key, more in totals(group).items():
