@@ -23,6 +23,7 @@ from fiscus.ledger.group import GroupRunner
 from fiscus.runtime.turns import NEXT_STEP
 from tests.http.app_client import API, open_app
 from tests.http.live_server import LiveServer, serving
+from tests.http.pipes import Pipe
 from tests.http.wire import Answer, Wire
 from tests.valkey import wait_until
 
@@ -258,37 +259,6 @@ class ManualTimers:
                 self.now = timer.when()
                 timer._run()
         self.now = until
-
-
-class Pipe(asyncio.Transport):
-    """The end of a connection that the test looks at."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.closed = False
-        self._wrote = asyncio.Event()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-        self._wrote.set()
-
-    async def until(self, text: bytes) -> None:
-        while text not in self.written:
-            self._wrote.clear()
-            await asyncio.wait_for(self._wrote.wait(), 30)
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class SteppedLane:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
@@ -42,8 +43,24 @@ def test_ids_of_many_threads_are_unique_and_sort_by_time() -> None:
     everything = [one for batch in made for one in batch]
     assert len(set(everything)) == 16_000
     for batch in made:
-        prefixes = [one[:18] for one in batch]  # the time and its fraction
-        assert prefixes == sorted(prefixes)
+        assert batch == sorted(batch)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_forked_process_makes_other_ids_than_its_parent() -> None:
+    uuid7()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, "\n".join(uuid7() for _ in range(500)).encode())
+        os._exit(0)
+    os.close(writing)
+    ours = {uuid7() for _ in range(500)}
+    with os.fdopen(reading) as pipe:
+        theirs = set(pipe.read().split())
+    os.waitpid(child, 0)
+    assert len(theirs) == 500
+    assert not ours & theirs
 
 
 @pytest.mark.parametrize(

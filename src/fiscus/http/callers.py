@@ -11,6 +11,7 @@ from fastapi import Request, Response
 
 from fiscus.access.model import Principal
 from fiscus.errors import FiscusError
+from fiscus.http.header_fields import HeaderFields
 from fiscus.http.refusals import note_refusal
 from fiscus.http.replies import problem_reply
 from fiscus.http.sent_once import sent_twice
@@ -22,7 +23,7 @@ async def caller_of(request: Request, server: Server, now: datetime) -> Principa
 
     Raises as `Authenticator.authenticate`, and for header fields that were sent twice.
     """
-    headers: dict[bytes, bytes] = dict(request.scope["headers"])
+    headers = HeaderFields(request.scope["headers"])
     if (wrong := sent_twice(request.scope["headers"], headers)) is not None:
         raise wrong
     principal = server.authenticator.cached(headers, now)

@@ -27,6 +27,7 @@ from fiscus.access.model import Principal, hash_key, is_token
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.auth.tokens import TokenVerifier, refused
+from fiscus.http.header_fields import HeaderFields
 from fiscus.runtime.cache_stats import CacheStats
 from fiscus.runtime.logs import get_logger
 from fiscus.settings import Settings
@@ -66,12 +67,15 @@ class Authenticator:
         self._refreshing: asyncio.Task[None] | None = None
         self._threads: _Threads | None = None
 
-    def cached(self, headers: Mapping[bytes, bytes], now: datetime) -> Principal | None:
+    def cached(self, headers: HeaderFields, now: datetime) -> Principal | None:
         """The principal of a credential that was good a moment ago; None: ask `authenticate`.
 
         Raises `Unauthorized` when there is no credential.
         """
-        known = self._known.get(hash_key(_credential(headers)))
+        digest = headers.credential_digest
+        if digest is None:
+            digest = headers.credential_digest = hash_key(_credential(headers))
+        known = self._known.get(digest)
         if known is None or not known.since <= now < known.until:
             return None
         self.lookups.count += 1

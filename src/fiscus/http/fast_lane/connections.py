@@ -32,8 +32,10 @@ from fiscus.http.fast_lane.heads import (
     without_upgrade,
 )
 from fiscus.http.fast_lane.joined_writes import joining
+from fiscus.http.fast_lane.known_heads import KnownHead, KnownHeads
 from fiscus.http.fast_lane.lane import DecisionLane, Reply
 from fiscus.http.fast_lane.silence import SilenceWatch
+from fiscus.http.header_fields import HeaderFields
 from fiscus.runtime.turns import turn_of
 
 _NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
@@ -75,7 +77,8 @@ class DecisionProtocol(HttpToolsProtocol):
         self._reading = False
         self._in_head = False
         """Whether the head of what is being read is not whole yet."""
-        self._packet_bytes = 0
+        self._packet = b""
+        """What came last, while it is being read."""
         self._unread_bytes = 0
         """How much was sent since the last piece of a request was read."""
         self._slack_bytes = 0
@@ -89,6 +92,7 @@ class DecisionProtocol(HttpToolsProtocol):
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
         """The header fields of all answers, as `_default_headers` has them."""
+        self._known_heads = KnownHeads()
         self.url = b""
         self.headers = []
 
@@ -107,11 +111,13 @@ class DecisionProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if not (self._reading or self._refused) and self._begin_known(data):
+            return
         if self._reading:  # and answered already: its client may send the rest
             self._unset_keepalive_if_required()
         if self._refused:
             return
-        self._packet_bytes = len(data)
+        self._packet = data
         self._unread_bytes += len(data)
         rest: memoryview | None = None
         try:
@@ -125,8 +131,23 @@ class DecisionProtocol(HttpToolsProtocol):
         if self._unread_bytes > MAX_HEAD_BYTES and not self._refused:
             # a head, the trailers or the extension of a chunk, without end
             self._refuse(head_too_large(), 431)
+        self._packet = b""
         if self._reading:
             self._silence.heard_at = self.loop.time()
+
+    def _begin_known(self, data: bytes) -> bool:
+        """Begin the decision that `data` asks for, if it comes in turn and its head is known."""
+        found = self._known_heads.find(data)
+        cycle: Any = self.cycle
+        if found is None or not cycle.response_complete or self.flow.write_paused:
+            return False
+        head, body = found
+        self._unset_keepalive_if_required()
+        exchange = Exchange(self, head.target, head.fields)
+        exchange.body = body
+        self.cycle = cast("Any", exchange)
+        exchange.begin()
+        return True
 
     def eof_received(  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's may answer
         self,
@@ -156,7 +177,7 @@ class DecisionProtocol(HttpToolsProtocol):
         # uvicorn's answer of a moment ago has armed it when the next request was there already
         self._unset_keepalive_if_required()
         self._reading = self._in_head = True
-        self._slack_bytes = self._packet_bytes - self._unread_bytes
+        self._slack_bytes = len(self._packet) - self._unread_bytes
         self.url = b""
         self.headers = []
 
@@ -169,11 +190,12 @@ class DecisionProtocol(HttpToolsProtocol):
             or len(self.headers) > MAX_HEADERS
         ):
             check_size(self.url, self.headers)
-        self._unread_bytes = 0
         if self.parser.should_upgrade():
+            self._unread_bytes = 0
             self._exchange = IGNORED
             return
         self._exchange = exchange = self._decision()
+        self._unread_bytes = 0
         self._in_head = False
         if exchange is not None:
             self.cycle = cast("Any", exchange)
@@ -247,13 +269,16 @@ class DecisionProtocol(HttpToolsProtocol):
             return None
         if not parser.should_keep_alive() or parser.get_http_version() != "1.1":
             return None
-        headers = dict(self.headers)
-        length = headers.get(b"content-length", b"")
+        fields = HeaderFields(self.headers)
+        length = fields.get(b"content-length", b"")
         if not length.isdigit() or length_of(length) > self._largest:
             return None
-        if not _NEEDS_ASGI.isdisjoint(headers) or len(headers) != len(self.headers):
+        if not _NEEDS_ASGI.isdisjoint(fields) or len(fields) != len(self.headers):
             return None
-        return Exchange(self, target, headers)
+        if not self._slack_bytes and self._unread_bytes == len(self._packet):
+            # it is whole, and what came last begins with it
+            self._known_heads.keep(self._packet, KnownHead(target, fields, length_of(length)))
+        return Exchange(self, target, fields)
 
     # -- an answer
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from fiscus.http.fast_lane.decisions import EndpointMatch
 from fiscus.http.fast_lane.lane import DecisionLane, Reply
+from fiscus.http.header_fields import HeaderFields
 from fiscus.runtime.turns import Turn
 
 _NOBODY_WAITS: Final = asyncio.Event()
@@ -57,7 +58,7 @@ class Exchange:
         self,
         connection: AnsweringConnection,
         target: Target,
-        headers: dict[bytes, bytes],
+        headers: HeaderFields,
     ) -> None:
         self._connection = connection
         self._target = target

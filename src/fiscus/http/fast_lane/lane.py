@@ -30,6 +30,7 @@ from fiscus.http.fast_lane.decisions import (
 )
 from fiscus.http.fast_lane.enforcement import refusal_of, wants_enforcement
 from fiscus.http.fast_lane.limit_checks import LimitChecks
+from fiscus.http.header_fields import HeaderFields
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.monitoring.metrics import Metrics
@@ -97,7 +98,7 @@ class DecisionLane:
             await self._rest(scope, receive, send)
             return
         path: str = scope["path"]
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = HeaderFields(scope["headers"])
 
         async def read() -> bytes:
             return await read_body(headers, receive, self.max_body_bytes)
@@ -113,7 +114,7 @@ class DecisionLane:
         matched: EndpointMatch,
         path: str,
         query: bytes,
-        headers: dict[bytes, bytes],
+        headers: HeaderFields,
         sent: bytes | Callable[[], Awaitable[bytes]],
         wrong: FiscusError | None = None,
     ) -> Reply:
