@@ -206,6 +206,31 @@ async def test_an_answer_goes_before_a_large_one_and_before_the_end(
     assert second.received() == HEAD + b"small"
 
 
+async def test_two_whole_answers_of_a_turn_arrive_in_their_order_and_with_those_of_others(
+    connect: Callable[[], Awaitable[Pair]],
+) -> None:
+    pairs = [await connect() for _ in range(3)]
+    for one in pairs:
+        one.joined.write_whole(FILLS_A_SOCKET[: LARGE - 1])
+    assert [one.received() for one in pairs] == [b""] * 3
+    pairs[0].joined.write_whole(HEAD + b"second")
+    pairs[0].joined.write_whole(HEAD + b"third")
+    await asyncio.sleep(0)
+    first = FILLS_A_SOCKET[: LARGE - 1]
+    assert pairs[0].received() == first + HEAD + b"second" + HEAD + b"third"
+    assert pairs[1].received() == pairs[2].received() == first
+
+
+async def test_a_whole_answer_goes_behind_the_head_that_waits_for_its_body(
+    connect: Callable[[], Awaitable[Pair]],
+) -> None:
+    pair = await connect()
+    pair.joined.write(HEAD)
+    pair.joined.write_whole(b"body")
+    await asyncio.sleep(0)
+    assert pair.received() == HEAD + b"body"
+
+
 @pytest.mark.parametrize("error", [OSError, SystemError])
 async def test_what_the_system_does_not_take_together_is_sent_one_by_one(
     connect: Callable[[], Awaitable[Pair]], monkeypatch: pytest.MonkeyPatch, error: type[Exception]

@@ -32,6 +32,8 @@ class SendBatch:
         self._context: Final[Any] = Context(max_requests=MAX_SENDS)
         self._write_to: Final = Operation.write
         self._waiting: list[_Send] = []
+        self.number = 0
+        """Of what waits: one more with each `send`."""
 
     def add(self, transport: asyncio.Transport, descriptor: int, data: bytes) -> bool:
         """Have `data` sent by the next `send`; whether it is the first. Once for a transport."""
@@ -41,6 +43,7 @@ class SendBatch:
     def send(self) -> None:
         """Send what waits. What the system does not take now is the transport's to send."""
         waiting, self._waiting = self._waiting, []
+        self.number += 1
         at_once: list[_Send] = []
         for one in waiting:
             transport, _, data = one

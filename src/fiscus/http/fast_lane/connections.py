@@ -97,7 +97,8 @@ class DecisionProtocol(HttpToolsProtocol):
         self.headers = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(joining(transport, self.turn, send_batch_of(self.loop)))
+        self._joined = joining(transport, self.turn, send_batch_of(self.loop))
+        super().connection_made(self._joined)
         resume_reading = self.flow.resume_reading
         # uvicorn's goes on reading after each answer, however many requests wait for theirs
         self.flow.resume_reading = lambda: None if self.pipeline else resume_reading()
@@ -158,8 +159,7 @@ class DecisionProtocol(HttpToolsProtocol):
             self._refuse(cut_short())
         cycle: Any = self.cycle
         if cycle is None or cycle.response_complete:
-            transport: Any = self.transport
-            transport.flush()
+            self._joined.flush()
             return False
         cycle.keep_alive = False
         return True
@@ -304,7 +304,7 @@ class DecisionProtocol(HttpToolsProtocol):
             )
         end = "" if keep_alive else "Connection: close\r\n"
         head = f"{reply.head}{end}\r\n".encode("latin-1")
-        self.transport.write(
+        self._joined.write_whole(
             b"%b%b%b%b" % (STATUS_LINE[reply.status], self._default_lines, head, reply.payload)
         )
 

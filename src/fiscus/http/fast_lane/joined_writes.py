@@ -28,10 +28,11 @@ class _JoiningTransport:
     def __init__(self, transport: asyncio.Transport, turn: Turn, batch: SendBatch | None) -> None:
         self._transport = transport
         self._turn = turn
-        self._batch = batch
-        self._descriptor = None if batch is None else descriptor_of(transport)
-        self._batched = False
-        """Whether the batch may have something of this connection."""
+        descriptor = None if batch is None else descriptor_of(transport)
+        self._batch = None if descriptor is None else batch
+        self._descriptor = -1 if descriptor is None else descriptor
+        self._last_batch = -1
+        """The number of the batch that something of this connection was put in last."""
         self.written_bytes = 0
         """How much was handed on to the transport."""
         self._head: bytes | None = None
@@ -50,6 +51,13 @@ class _JoiningTransport:
             self._turn.at_end(self._end_turn)
         else:
             self._write(data)
+
+    def write_whole(self, data: bytes) -> None:
+        """Write an answer of which nothing more comes."""
+        if self._batch is None or self._head is not None or len(data) >= LARGE:
+            self.write(data)
+        else:
+            self._add(self._batch, data)
 
     def is_closing(self) -> bool:  # asked after each answer
         return self._transport.is_closing()
@@ -72,13 +80,19 @@ class _JoiningTransport:
     def _end_turn(self) -> None:
         if (data := self._take()) is None:
             return
-        if self._batch is None or self._descriptor is None:
+        if self._batch is None:
             self._write(data)
         else:
-            self.written_bytes += len(data)
-            self._batched = True
-            if self._batch.add(self._transport, self._descriptor, data):
-                self._turn.at_end(self._batch.send)
+            self._add(self._batch, data)
+
+    def _add(self, batch: SendBatch, data: bytes) -> None:
+        """Have `data` sent with what others have to send, of which each may have one thing."""
+        if self._last_batch == batch.number:
+            batch.send()
+        self._last_batch = batch.number
+        self.written_bytes += len(data)
+        if batch.add(self._transport, self._descriptor, data):
+            self._turn.at_end(batch.send)
 
     def _take(self) -> bytes | None:
         """What is kept, unless nobody is to have it any more."""
@@ -90,8 +104,7 @@ class _JoiningTransport:
 
     def _send_batched(self) -> None:
         """What was before goes first."""
-        if self._batched and self._batch is not None:
-            self._batched = False
+        if self._batch is not None and self._last_batch == self._batch.number:
             self._batch.send()
 
     def _write(self, data: bytes) -> None:
