@@ -25,6 +25,7 @@ from fiscus.costs.calls import RecordAnswer
 from fiscus.engine import Engine
 from fiscus.errors import FiscusError, ServiceUnavailable
 from fiscus.ids import uuid7
+from fiscus.ledger.answers import to_answer
 from fiscus.ledger.commands import Check, Outcome
 from fiscus.ledger.remote import client
 from fiscus.ledger.remote.client import RemoteLedger
@@ -99,12 +100,17 @@ def no_descriptors_left() -> Iterator[None]:
 
 
 def answer(outcome: object) -> CheckAnswer:
-    assert isinstance(outcome, EncodedAnswer), outcome
-    return decode(outcome.answer, CheckAnswer)
+    assert isinstance(outcome, CheckAnswer), outcome
+    return outcome
 
 
 async def check(desk: Desk, cost: object, key: str | None = None) -> Any:
-    return await desk.engine.ledger.for_running_loop().execute(desk.check_command(cost, key))
+    """The answer or the error."""
+    command = desk.check_command(cost, key)
+    outcome = await desk.engine.ledger.for_running_loop().execute(command)
+    if isinstance(outcome, EncodedAnswer):
+        return decode(outcome.answer, CheckAnswer)
+    return to_answer(command, outcome)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -184,8 +190,8 @@ async def test_a_killed_process_is_replaced_and_no_retry_is_charged_twice(
                 outcome = await check(desk, "1", key)
             except ServiceUnavailable as error:
                 outcome = error
-            if isinstance(outcome, EncodedAnswer):
-                return answer(outcome)
+            if isinstance(outcome, CheckAnswer):
+                return outcome
             assert isinstance(outcome, ServiceUnavailable)
             await asyncio.to_thread(threading.Event().wait, 0.02)
 
@@ -329,7 +335,7 @@ async def test_what_budgets_say_holds_while_the_process_does_not_answer(
     open_.budget("10", on_store_failure="allow")
     closed.budget("10")
     for one in (open_, closed):
-        assert isinstance(await check(one, "1"), EncodedAnswer)
+        assert not answer(await check(one, "1")).degraded
     os.kill(pid(engine), signal.SIGSTOP)
     try:
         # these groups are on their way, and nobody knows whether they are done

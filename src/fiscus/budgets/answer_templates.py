@@ -7,14 +7,18 @@ that `answers` makes. All else is answered by those (docs/decisions/0036).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from fiscus.budgets.answers import BudgetsDecided, BudgetStanding, CheckAsked, answer
 from fiscus.budgets.calls import CheckAnswer
 from fiscus.budgets.matching import MatchedBudget
 from fiscus.budgets.rules import ALLOW, largest_cost
 from fiscus.money import ONE, ZERO, add, plain_text, ratio, subtract
+from fiscus.runtime.repeated import repeated
 from fiscus.wire.encoding import encode, pieces_around
 
 
@@ -33,28 +37,37 @@ def answers_as_json(
     decided: Sequence[BudgetsDecided | CheckAnswer], checks: Sequence[CheckAsked]
 ) -> list[str]:
     """The `answer` to each check, as JSON; some may be answered already."""
-    answers: list[str] = []
-    now, ttl_seconds = None, 0
-    expires_at = day = ""
-    for one, asked in zip(decided, checks, strict=True):
-        if asked.now is not now or asked.ttl_seconds != ttl_seconds:
-            now, ttl_seconds = asked.now, asked.ttl_seconds
-            expires_at, day = encode(asked.holds_until()).decode(), encode(now.date()).decode()
-        if isinstance(one, CheckAnswer):
-            answers.append(encode(one).decode())
-            continue
-        filled = _filled(one, asked, expires_at, day)
-        answers.append(encode(answer(one, asked)).decode() if filled is None else filled)
-    return answers
+    return [
+        encode(one).decode() if isinstance(one, CheckAnswer) else answer_as_json(one, asked)
+        for one, asked in zip(decided, checks, strict=True)
+    ]
 
 
-def _filled(decided: BudgetsDecided, asked: CheckAsked, expires_at: str, day: str) -> str | None:
+def answer_as_json(
+    decided: BudgetsDecided, asked: CheckAsked, correlation_id: str | None = None
+) -> str:
+    """The `answer` to a check, as JSON; the correlation id is safe in JSON."""
+    filled = _filled(decided, asked, "null" if correlation_id is None else f'"{correlation_id}"')
+    if filled is not None:
+        return filled
+    return encode(replace(answer(decided, asked), correlation_id=correlation_id)).decode()
+
+
+def _as_json(value: date) -> str:
+    return encode(value).decode()
+
+
+_moment_as_json: Final[Callable[[datetime], str]] = repeated(_as_json)
+_day_as_json: Final[Callable[[date], str]] = repeated(_as_json)
+
+
+def _filled(decided: BudgetsDecided, asked: CheckAsked, correlation_id: str) -> str | None:
     """The answer by the templates of its budgets; None where it says more than those do."""
     if not (decided.allowed and asked.reserve):
         return None
     if decided.held_back or decided.throttle is not None:
         return None
-    estimate = str(asked.estimate)
+    estimate, day = str(asked.estimate), _day_as_json(asked.now.date())
     deciding = decided.deciding
     lines = separator = shown_left = shown_share = ""
     head: tuple[str, ...] | None = None
@@ -84,10 +97,11 @@ def _filled(decided: BudgetsDecided, asked: CheckAsked, expires_at: str, day: st
             return None
     if head is None or (most is not None and most < ZERO):  # none is met, or one is overspent
         return None
-    a, b, c, d, e, f, g = head
+    a, b, c, d, e, f, g, h = head
     return (
-        f'{a}{shown_left}{b}{shown_share}{c}"{asked.reservation_id}"{d}{expires_at}{e}{most_text}'
-        f"{f}[{lines}]{g}"
+        f'{a}{shown_left}{b}{shown_share}{c}"{asked.reservation_id}"{d}'
+        f"{_moment_as_json(asked.holds_until())}{e}{most_text}"
+        f"{f}[{lines}]{g}{correlation_id}{h}"
     )
 
 
@@ -104,6 +118,7 @@ def _template(one: MatchedBudget, asked: CheckAsked) -> AnswerTemplate:
             "expires_at",
             "max_allowed_cost",
             "budgets",
+            "correlation_id",
         ),
         pieces_around(
             made.budgets[0],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from fiscus.budgets import answers as budgets
-from fiscus.budgets.answer_templates import answers_as_json
+from fiscus.budgets.answer_templates import answer_as_json, answers_as_json
 from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.costs.calls import RecordAnswer, RecordBatchAnswer, RecordItem
@@ -71,20 +70,11 @@ Decided = (
 _ALLOWED_BATCH: Final = pieces_around(CheckBatchAnswer(allowed=True, results=[]), "results")
 
 
-def checks_to_json(
-    commands: Sequence[Command], outcomes: Sequence[Decided | FiscusError]
-) -> list[str]:
-    """`to_answer` as JSON, of all checks of budgets among `commands` that are alone and decided."""
-    checks = [
-        (outcome, command)
-        for command, outcome in zip(commands, outcomes, strict=True)
-        if isinstance(outcome, BudgetsDecided) and isinstance(command, Check)
-    ]
-    return answers_as_json([one for one, _ in checks], [one for _, one in checks])
-
-
 def to_answer_json(command: Command, decided: Decided) -> bytes:
     """`to_answer` as JSON."""
+    if isinstance(decided, BudgetsDecided):
+        assert isinstance(command, Check)
+        return answer_as_json(decided, command).encode()
     if isinstance(decided, BudgetBatchDecided) and decided.allowed:
         assert isinstance(command, CheckBatch)
         before, after = _ALLOWED_BATCH

@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
+from datetime import datetime
 from typing import Final
 from weakref import WeakKeyDictionary, ref
+
+from fiscus.clock import Clock
 
 Step = Callable[[], object]
 
@@ -73,6 +76,28 @@ def turn_of(loop: asyncio.AbstractEventLoop) -> Turn:
     return turn
 
 
+class TurnClock:
+    """A clock that is read once in a turn, for all that came in it; of one event loop.
+
+    They came together, and with the same moment much that is made of it is made once for them all.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._moment: datetime | None = None
+
+    def now(self) -> datetime:
+        """When this turn began, as far as anybody asked by then."""
+        moment = self._moment
+        if moment is None:
+            moment = self._moment = self._clock.now()
+            turn_of(asyncio.get_running_loop()).at_end(self._turn_has_ended)
+        return moment
+
+    def _turn_has_ended(self) -> None:
+        self._moment = None
+
+
 class _NextStep:
     def __await__(self) -> Generator[None]:
         yield
@@ -84,4 +109,4 @@ NEXT_STEP: Final = _NextStep()
 Who steps a coroutine gets None, and goes on by `Turn.together`; a task goes on in the next turn.
 """
 
-__all__ = ["NEXT_STEP", "Step", "Turn", "turn_of"]
+__all__ = ["NEXT_STEP", "Step", "Turn", "TurnClock", "turn_of"]

@@ -15,6 +15,8 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fiscus.access.model import Principal
+from fiscus.budgets.answer_templates import answer_as_json
+from fiscus.budgets.answers import BudgetsDecided
 from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer
 from fiscus.clock import to_us
 from fiscus.engine import Engine
@@ -38,13 +40,13 @@ from fiscus.http.refusals import note_refusal, note_refused_items
 from fiscus.http.sent_once import sent_twice
 from fiscus.ids import require_uuid, uuid7
 from fiscus.ledger.answers import BudgetBatchDecided, to_answer, to_answer_json
-from fiscus.ledger.commands import InvalidRecord, RecordBatch
+from fiscus.ledger.commands import Check, InvalidRecord, RecordBatch
 from fiscus.ledger.loop import AsyncLedger
 from fiscus.ledger.remote.results import EncodedAnswer
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
 from fiscus.runtime.logs import get_logger
-from fiscus.runtime.turns import NEXT_STEP
+from fiscus.runtime.turns import NEXT_STEP, TurnClock
 from fiscus.wire.correlation import correlation_id_of
 from fiscus.wire.decoding import decode
 from fiscus.wire.encoding import encode
@@ -82,7 +84,7 @@ class DecisionLane:
         rest: ASGIApp,
     ) -> None:
         self.max_body_bytes: Final = engine.settings.max_body_bytes
-        self._clock = engine.clock
+        self._clock = TurnClock(engine.clock)
         self._ledger = engine.ledger
         self._limit_checks = LimitChecks(engine.limiter, limiter)
         self._authenticator = authenticator
@@ -244,7 +246,7 @@ class DecisionLane:
     async def _committed(
         self, decision: DecisionEndpoint, call: DecisionCall, path: str, correlation_id: str
     ) -> Any:
-        """The ledger's answer."""
+        """The ledger's answer; bytes are JSON with the correlation id, of what was allowed."""
         assert decision.command is not None
         command = decision.command(call)
         if type(command) is RecordBatch:
@@ -262,6 +264,9 @@ class DecisionLane:
             if outcome.allowed:
                 return outcome
             answer = decode(outcome.answer, decision.answer)
+        elif isinstance(outcome, BudgetsDecided) and outcome.allowed:
+            assert isinstance(command, Check)
+            return answer_as_json(outcome, command, correlation_id).encode()
         elif isinstance(outcome, BudgetBatchDecided) and outcome.allowed:
             return EncodedAnswer(to_answer_json(command, outcome), True)
         else:
@@ -286,6 +291,8 @@ def _head(content_type: str, payload: bytes, correlation_id: str, more: FieldLin
 
 
 def _encoded(outcome: Any, correlation_id: str) -> bytes:
+    if type(outcome) is bytes:
+        return outcome
     if type(outcome) is EncodedAnswer:
         return outcome.with_correlation_id(correlation_id)
     return encode(replace(outcome, correlation_id=correlation_id))

@@ -211,6 +211,7 @@ class LoopLine:
     def _open(self) -> None:
         """Connect where no line is, if that can be done: the process may have been closed by now,
         and there may be no descriptors left, for now."""
+        before = self._opened_count
         try:
             self._socket, self._opened_count = self._process.loop_line()
         except OSError as error:
@@ -218,7 +219,8 @@ class LoopLine:
             return
         self._why_closed = _ENDED
         self._socket.setblocking(False)
-        self._decoder = ResultDecoder()
+        if self._opened_count != before:  # the same process goes on where it was
+            self._decoder = ResultDecoder()
         self._unsent = bytearray()
         self._loop.add_reader(self._socket.fileno(), self._readable)
 

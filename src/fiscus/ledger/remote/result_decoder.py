@@ -71,7 +71,9 @@ class ResultDecoder:
         outcomes: list[RemoteOutcome] = []
         start = 0
         for one in rest.outcomes:
-            if isinstance(one, AnswerPart):
+            if isinstance(one, EncodedBudgets):  # what is likely is asked first
+                outcomes.append(self._of_budgets(one))
+            elif isinstance(one, AnswerPart):
                 outcomes.append(EncodedAnswer(message[start : start + one.size], one.allowed))
                 start += one.size
             else:
@@ -85,6 +87,12 @@ class ResultDecoder:
 
     def _decoded(self, encoded: EncodedOutcome) -> RemoteOutcome:
         match encoded:
+            case EncodedBudgets():
+                return self._of_budgets(encoded)
+            case EncodedQuotas():
+                return self._of_quotas(encoded)
+            case EncodedCost():
+                return self._of_cost(encoded)
             case EncodedError():
                 return encoded.error()
             case EncodedCheckBatch(results):

@@ -16,7 +16,6 @@ from fiscus.ledger.answers import (
     Decided,
     QuotaBatchDecided,
     RecordedBatch,
-    checks_to_json,
     to_answer_json,
 )
 from fiscus.ledger.commands import Command
@@ -100,10 +99,9 @@ class ResultEncoder:
             budgets.clear()
             quotas.clear()
         frame = bytearray(LENGTH.size)
-        answers = iter(checks_to_json(commands, outcomes))
         encoded = [
-            _answered(frame, next(answers).encode(), outcome)
-            if isinstance(outcome, BudgetsDecided)
+            self._of_budgets(outcome)
+            if isinstance(outcome, BudgetsDecided)  # what is likely is asked first
             else self._encoded(frame, command, outcome)
             for command, outcome in zip(commands, outcomes, strict=True)
         ]
@@ -130,24 +128,29 @@ class ResultEncoder:
         match outcome:
             case FiscusError():
                 return _failed(outcome)
+            case QuotasDecided():
+                return self._of_quotas(outcome)
+            case CostRecorded():
+                return self._of_cost(outcome)
             case BudgetBatchDecided(results):
                 checks = [one for one in results if isinstance(one, BudgetsDecided)]
                 if len(checks) == len(results):
-                    return 3, [self._of_budgets(one) for one in checks]
+                    return 6, [self._of_budgets(one) for one in checks]
             case QuotaBatchDecided(results):
                 consumes = [one for one in results if isinstance(one, QuotasDecided)]
                 if len(consumes) == len(results):
-                    return 4, [self._of_quotas(one) for one in consumes]
+                    return 7, [self._of_quotas(one) for one in consumes]
             case RecordedBatch(results):
                 costs = [one for one in results if isinstance(one, CostRecorded)]
                 if len(costs) == len(results):
-                    return 5, [self._of_cost(one) for one in costs]
+                    return 8, [self._of_cost(one) for one in costs]
             case _:
                 pass
         return _answered(frame, to_answer_json(command, outcome), outcome)
 
     def _of_budgets(self, decided: BudgetsDecided) -> tuple[object, ...]:
         encoded = (
+            3,
             self._budgets.of(decided.matched),
             decided.allowed,
             decided.deciding,
@@ -160,6 +163,7 @@ class ResultEncoder:
 
     def _of_quotas(self, decided: QuotasDecided) -> tuple[object, ...]:
         return (
+            4,
             self._quotas.of(decided.matched),
             decided.allowed,
             decided.deciding,
@@ -169,6 +173,7 @@ class ResultEncoder:
 
     def _of_cost(self, recorded: CostRecorded) -> tuple[object, ...]:
         return (
+            5,
             self._budgets.of(recorded.matched),
             recorded.charged,
             recorded.currency,

@@ -1,9 +1,10 @@
 """The results of a group: encoded by the ledger's process, decoded by the one that answers.
 
-Answers are JSON already and stand before the rest of their message, each of a known length, so that
-the client's side need not read what it only hands on. Batches are sent as decisions, which the
-client's side makes answers of. What an operation matches is sent once on each line, and so is each
-budget or quota in it; from then on it is sent as a number.
+Decisions are sent as they are, and the client's side puts them into words: all wait for the ledger,
+not for it (docs/decisions/0060). What an operation matches is sent once on each line, and so is
+each budget or quota in it; from then on it is sent as a number. What is an answer already is sent
+as JSON and stands before the rest of its message, each of a known length, so that the client's side
+need not read what it only hands on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final
 from msgspec import Raw, Struct
 
 from fiscus.batching.thread_batcher import GroupOutcomeUnknown
-from fiscus.budgets.answers import BudgetStanding
+from fiscus.budgets.answers import BudgetsDecided, BudgetStanding
 from fiscus.budgets.model import Budget
 from fiscus.budgets.rules import ThrottleShare
 from fiscus.costs.model import CostFlag
@@ -25,9 +26,9 @@ from fiscus.ledger.answers import (
     RecordedBatch,
 )
 from fiscus.ledger.port import StoreFull, StoreUnavailable
-from fiscus.ledger.recorded import Charged
+from fiscus.ledger.recorded import Charged, CostRecorded
 from fiscus.periods import Period
-from fiscus.quotas.answers import QuotaStanding
+from fiscus.quotas.answers import QuotasDecided, QuotaStanding
 from fiscus.quotas.model import Quota
 
 _ID_FIELD: Final = b'"correlation_id":'
@@ -80,7 +81,16 @@ class Fallback(Struct, frozen=True, array_like=True):
     """As JSON."""
 
 
-RemoteOutcome = EncodedAnswer | BudgetBatchDecided | QuotaBatchDecided | RecordedBatch | FiscusError
+RemoteOutcome = (
+    EncodedAnswer
+    | BudgetsDecided
+    | BudgetBatchDecided
+    | QuotasDecided
+    | QuotaBatchDecided
+    | CostRecorded
+    | RecordedBatch
+    | FiscusError
+)
 """What became of a command."""
 
 
@@ -111,7 +121,7 @@ class AnswerPart(Struct, frozen=True, array_like=True, tag=1):
     allowed: bool
 
 
-class EncodedBudgets(Struct, frozen=True, array_like=True, gc=False):
+class EncodedBudgets(Struct, frozen=True, array_like=True, tag=3, gc=False):
     """A `BudgetsDecided`, what was matched by its number."""
 
     matched: int
@@ -124,7 +134,7 @@ class EncodedBudgets(Struct, frozen=True, array_like=True, gc=False):
     throttled: bool = False
 
 
-class EncodedQuotas(Struct, frozen=True, array_like=True, gc=False):
+class EncodedQuotas(Struct, frozen=True, array_like=True, tag=4, gc=False):
     """A `QuotasDecided`, what was matched by its number."""
 
     matched: int
@@ -134,7 +144,7 @@ class EncodedQuotas(Struct, frozen=True, array_like=True, gc=False):
     standings: list[QuotaStanding]
 
 
-class EncodedCost(Struct, frozen=True, array_like=True, gc=False):
+class EncodedCost(Struct, frozen=True, array_like=True, tag=5, gc=False):
     """A `CostRecorded`, what was matched by its number."""
 
     matched: int
@@ -143,19 +153,27 @@ class EncodedCost(Struct, frozen=True, array_like=True, gc=False):
     flags: list[CostFlag]
 
 
-class EncodedCheckBatch(Struct, frozen=True, array_like=True, tag=3):
+class EncodedCheckBatch(Struct, frozen=True, array_like=True, tag=6):
     results: list[EncodedBudgets]
 
 
-class EncodedQuotaBatch(Struct, frozen=True, array_like=True, tag=4):
+class EncodedQuotaBatch(Struct, frozen=True, array_like=True, tag=7):
     results: list[EncodedQuotas]
 
 
-class EncodedRecordBatch(Struct, frozen=True, array_like=True, tag=5):
+class EncodedRecordBatch(Struct, frozen=True, array_like=True, tag=8):
     results: list[EncodedCost]
 
 
-EncodedOutcome = EncodedError | EncodedCheckBatch | EncodedQuotaBatch | EncodedRecordBatch
+EncodedOutcome = (
+    EncodedError
+    | EncodedBudgets
+    | EncodedQuotas
+    | EncodedCost
+    | EncodedCheckBatch
+    | EncodedQuotaBatch
+    | EncodedRecordBatch
+)
 """What became of a command, unless that is an answer."""
 
 

@@ -8,8 +8,9 @@ from functools import lru_cache
 from fiscus.costs.model import CostRecord
 from fiscus.costs.rollups import RollupKey, RollupSum, Series
 from fiscus.ledger.port import Changes, OperationKey, RecordedOperation
+from fiscus.runtime.repeated import repeated
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.ledger.driver import Values, repeated
+from fiscus.stores.sql.ledger.driver import Values
 from fiscus.wire.encoding import encode
 
 _RECORD = Columns(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from fiscus.stores.sql.bulk import Row, Statement
-
-T = TypeVar("T")
 
 
 class Values(Protocol):
@@ -20,23 +18,6 @@ class Values(Protocol):
     def read_time(self, value: Any) -> datetime: ...
     def read_date(self, value: Any) -> date: ...
     def read_amount(self, value: Any) -> Decimal: ...
-
-
-def repeated(make: Callable[[T], Any]) -> Callable[[T], Any]:
-    """`make` that keeps what it made last, for values that rows in a row may have in common.
-
-    By comparing, which for most is sooner done than to work out a hash as `cache` does.
-    """
-    last: T | None = None
-    made: Any = None
-
-    def of(value: T) -> Any:
-        nonlocal last, made
-        if value is not last and value != last:
-            last, made = value, make(value)
-        return made
-
-    return of
 
 
 class Driver(Values, Protocol):

@@ -18,8 +18,9 @@ from fiscus.quotas.model import (
     QuotaKey,
     QuotaUsage,
 )
+from fiscus.runtime.repeated import repeated
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
-from fiscus.stores.sql.ledger.driver import Values, repeated
+from fiscus.stores.sql.ledger.driver import Values
 from fiscus.stores.sql.ledger.read import TENANT_AFTER
 from fiscus.wire.decoding import decode
 

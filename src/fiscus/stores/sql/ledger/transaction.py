@@ -27,9 +27,10 @@ from fiscus.ledger.port import (
     UnlockedRows,
 )
 from fiscus.quotas.model import Consumption, QuotaBalance, QuotaKey
+from fiscus.runtime.repeated import repeated
 from fiscus.stores.sql.bulk import Row, Statement
 from fiscus.stores.sql.ledger import quotas, read, write
-from fiscus.stores.sql.ledger.driver import Driver, Values, repeated
+from fiscus.stores.sql.ledger.driver import Driver, Values
 
 Blank = TypeVar("Blank", BudgetBalance, QuotaBalance)
 Keys = Set[BalanceKey | QuotaKey]

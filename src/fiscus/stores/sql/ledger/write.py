@@ -13,10 +13,11 @@ from typing import Any
 from fiscus.budgets.model import BudgetBalance, Reservation
 from fiscus.idempotency import IdempotencyKey
 from fiscus.ledger.port import AnchorKey, Changes
+from fiscus.runtime.repeated import repeated
 from fiscus.stores.sql.budgets.lines import lines_as_text
 from fiscus.stores.sql.bulk import Columns, Row, Statement, insert
 from fiscus.stores.sql.ledger.costs import CostRows
-from fiscus.stores.sql.ledger.driver import Values, repeated
+from fiscus.stores.sql.ledger.driver import Values
 from fiscus.stores.sql.ledger.read import IDEMPOTENCY_KEY
 from fiscus.wire.encoding import encode
 
