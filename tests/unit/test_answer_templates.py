@@ -118,6 +118,10 @@ def test_answers_are_those_of_the_structs(
     ]
     assert answer_templates.answers_as_json(decided, asked) == expected
     assert answer_templates.answers_as_json(decided, asked) == expected  # now that there are forms
+    for one, check, alone in zip(decided, asked, expected, strict=True):
+        told = answer_templates.answer_as_json(one, check, "c-1")
+        assert told == alone.replace('"correlation_id":null', '"correlation_id":"c-1"')
+        assert to_answer_json(check, one) == alone.encode()
 
 
 @given(batches())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from weakref import ref
 
 import pytest
 
-from fiscus.runtime.turns import NEXT_STEP, Turn, turn_of
+from fiscus.clock import ManualClock
+from fiscus.runtime.turns import NEXT_STEP, Turn, TurnClock, turn_of
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +116,24 @@ async def test_a_task_goes_on_in_the_next_turn() -> None:
 
     await asyncio.gather(two_steps("a"), two_steps("b"))
     assert done == ["a2", "b2", "a1", "b1"]
+
+
+async def test_what_comes_in_a_turn_has_one_moment_and_what_comes_next_another(turn: Turn) -> None:
+    clock = ManualClock(datetime(2026, 11, 30, tzinfo=UTC))
+    of_turn = TurnClock(clock)
+    seen: list[datetime] = []
+
+    def look() -> None:
+        seen.append(of_turn.now())
+        clock.advance(seconds=1)
+
+    for _ in range(2):
+        turn.together(look)
+        turn.together(look)
+        await asyncio.sleep(0)
+    assert seen[0] == seen[1]
+    assert seen[2] == seen[3] == seen[0] + timedelta(seconds=2)
+    assert of_turn.now() == clock.now()  # outside of any step a turn begins with it
 
 
 async def test_each_loop_has_one() -> None:
