@@ -14,6 +14,7 @@ from fiscus.access.model import Role
 from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.auth import authenticator as authenticator_module
 from fiscus.http.auth.authenticator import Authenticator
+from fiscus.http.header_fields import HeaderFields
 from fiscus.ids import uuid7
 from tests.http.app_client import NOON
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-def sent(key: str) -> dict[bytes, bytes]:
-    return {b"x-api-key": key.encode()}
+def sent(key: str) -> HeaderFields:
+    return HeaderFields({b"x-api-key": key.encode()})
 
 
 def authenticator(client: AppClient) -> Authenticator:

@@ -24,6 +24,7 @@ from fiscus.access.keys import CredentialCache
 from fiscus.errors import Unauthorized, ValidationError
 from fiscus.http.auth.authenticator import Authenticator
 from fiscus.http.auth.tokens import TokenVerifier
+from fiscus.http.header_fields import HeaderFields
 from fiscus.settings import Settings
 from tests.http.app_client import API, NOON, open_app
 
@@ -253,7 +254,7 @@ async def test_a_token_works_over_http_until_it_expires(data_dir: Path) -> None:
 async def test_a_known_token_is_verified_again_after_five_minutes(client: AppClient) -> None:
     settings = Settings(jwt_secret=SecretStr(SECRET))
     door = Authenticator(client.engine.api_keys, CredentialCache(), settings)
-    sent = {b"authorization": b"Bearer " + token(CLAIMS)}
+    sent = HeaderFields({b"authorization": b"Bearer " + token(CLAIMS)})
     principal = await door.authenticate(sent, NOON)
     assert door.cached(sent, NOON + timedelta(seconds=299)) == principal
     assert door.cached(sent, NOON + timedelta(seconds=300)) is None

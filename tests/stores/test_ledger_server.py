@@ -95,7 +95,7 @@ def test_what_is_decided_together_is_sent_together_on_each_line(asked: Asked) ->
 
 
 def test_much_is_sent_as_soon_as_it_is_there(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "PART_BYTES", 1_200)  # less than two answers
+    monkeypatch.setattr(server, "PART_BYTES", 1_050)  # the first, with its budget, is 990
     for number in (1, 2, 3):
         asked.ask(0, number, "1")
     asked.ask(1, 7, "1")

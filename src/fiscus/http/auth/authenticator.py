@@ -84,7 +84,7 @@ class Authenticator:
             self._refreshing = asyncio.create_task(self._refresh(now))
         return known.principal
 
-    async def authenticate(self, headers: Mapping[bytes, bytes], now: datetime) -> Principal:
+    async def authenticate(self, headers: HeaderFields, now: datetime) -> Principal:
         """The principal, looked up when it is not known.
 
         Raises `Unauthorized`, and `ServiceUnavailable` when the store cannot be asked and the
