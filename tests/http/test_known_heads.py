@@ -108,6 +108,17 @@ def test_no_more_are_kept_than_is_set() -> None:
         assert heads.find(head + b"{}") is not None
 
 
+def test_where_heads_do_not_come_again_none_is_kept_after_a_while() -> None:
+    heads = KnownHeads()
+    for number in range(MAX_KNOWN + 1):
+        head = HEAD.replace(b": a", f": {number}".encode())
+        assert heads.find(head + b"{}") is None
+        heads.keep(head + b"{}", read(head))
+    assert heads._heads == {}
+    heads.keep(HEAD + b"{}", read())
+    assert heads.find(HEAD + b"{}") is None
+
+
 def test_a_head_that_comes_again_is_not_read_again(
     straight: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

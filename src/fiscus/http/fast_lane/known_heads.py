@@ -44,17 +44,24 @@ class KnownHead(NamedTuple):
 
 
 class KnownHeads:
-    """Those of one connection."""
+    """Those of one connection. On one whose heads seldom come again, as that of a proxy may be, it
+    soon keeps none: that would take longer than it spares."""
 
     def __init__(self) -> None:
         self._heads: dict[bytes, KnownHead] = {}
+        self._found = 0
+        """How often one of those that there are has come again."""
+        self._keeps_some = True
 
     def find(self, data: bytes) -> tuple[KnownHead, bytes] | None:
         """Head and body, when `data` is one whole request with a head that is known."""
+        if not self._heads:
+            return None
         body_at = data.find(_END) + len(_END)
         head = self._heads.get(data[:body_at])
         if head is None or len(data) - body_at != head.body_bytes:
             return None
+        self._found += 1
         return head, data[body_at:]
 
     def keep(self, data: bytes, read: KnownHead) -> None:
@@ -63,6 +70,8 @@ class KnownHeads:
         Its lines are counted, in case the parser takes other ends of lines as well: a body in which
         the head seemed to end would be taken for a part of it.
         """
+        if not self._keeps_some:
+            return
         head = data[: data.find(_END) + len(_END)]
         if not (
             head.startswith(_START) and len(head) <= MAX_BYTES and _ALIKE.issuperset(read.fields)
@@ -72,8 +81,11 @@ class KnownHeads:
         if not head.count(b"\n") == head.count(b"\r\n") == lines:
             return
         if len(self._heads) >= MAX_KNOWN:
+            self._keeps_some = self._found >= MAX_KNOWN
             self._heads.clear()
-        self._heads[head] = read
+            self._found = 0
+        if self._keeps_some:
+            self._heads[head] = read
 
 
 __all__ = ["MAX_BYTES", "MAX_KNOWN", "KnownHead", "KnownHeads"]
