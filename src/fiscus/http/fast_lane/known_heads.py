@@ -14,7 +14,7 @@ from fiscus.http.fast_lane.exchanges import Target
 from fiscus.http.header_fields import HeaderFields
 
 MAX_KNOWN: Final = 16
-"""Of one connection; they differ in the length of the body. When there are more, none is kept."""
+"""Of one connection; they differ in the length of the body. Another takes the place of all."""
 MAX_BYTES: Final = 1024
 """Of a head that is kept."""
 _ALIKE: Final = frozenset(

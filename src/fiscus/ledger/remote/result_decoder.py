@@ -71,9 +71,7 @@ class ResultDecoder:
         outcomes: list[RemoteOutcome] = []
         start = 0
         for one in rest.outcomes:
-            if isinstance(one, EncodedBudgets):  # what is likely is asked first
-                outcomes.append(self._of_budgets(one))
-            elif isinstance(one, AnswerPart):
+            if isinstance(one, AnswerPart):
                 outcomes.append(EncodedAnswer(message[start : start + one.size], one.allowed))
                 start += one.size
             else:
