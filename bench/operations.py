@@ -240,7 +240,10 @@ def latency(operation: Operation[W], name: str, databases: Databases, plan: Plan
         p95 = "p95 in milliseconds"
         p95_of = {one: [known(sample.p95_ms) for sample in samples[one]] for one in samples}
         group_commit = f"one group commit of {CONNECTIONS} checks (median)"
-        group_commits = [known(sample.p50_ms) for sample in samples["hand-written SQL"]]
+        groups = samples["hand-written SQL"]
+        group_commits = [known(sample.p50_ms) for sample in groups]
+        # what disturbs the machine for a moment is in both
+        slow_ones = [known(sample.p95_ms) for sample in groups]
         target = Target(ratio=3.0, rule="at most")
         return Result(
             name=name,
@@ -250,6 +253,7 @@ def latency(operation: Operation[W], name: str, databases: Databases, plan: Plan
             comparisons=[
                 compare(group_commit, p95, p95_of["fiscus"], group_commits, target),
                 compare(group_commit, f"{p95}, pausing", p95_of[_PAUSING], group_commits),
+                compare("the same (p95)", p95, p95_of["fiscus"], slow_ones),
                 compare("bare ASGI app", p95, p95_of["fiscus"], p95_of["bare ASGI"]),
             ],
             peak_memory_bytes=fiscus.server.peak_memory_bytes(),

@@ -10,6 +10,7 @@ import pytest
 from fiscus.access.keys import CredentialCache
 from fiscus.access.model import Role
 from fiscus.http.auth.authenticator import Authenticator
+from fiscus.http.header_fields import HeaderFields
 from fiscus.settings import Settings
 from tests.http.app_client import API, NOON
 
@@ -40,7 +41,7 @@ async def test_a_key_may_claim_the_priority_it_was_made_with(client: AppClient) 
     made = (await client.post("/api-keys", {**SPEC, "highest_priority": "high"})).json()
     assert made["highest_priority"] == "high"
     door = Authenticator(client.engine.api_keys, CredentialCache(), Settings())
-    caller = await door.authenticate({b"x-api-key": made["api_key"].encode()}, NOON)
+    caller = await door.authenticate(HeaderFields({b"x-api-key": made["api_key"].encode()}), NOON)
     assert caller.highest_priority == "high"
     refused = await client.post("/api-keys", {**SPEC, "highest_priority": "urgent"})
     assert refused.status_code == 400

@@ -24,6 +24,7 @@ from fiscus.errors import ServiceUnavailable, Unauthorized
 from fiscus.http.auth import jwks as jwks_module
 from fiscus.http.auth.authenticator import Authenticator
 from fiscus.http.auth.tokens import TokenVerifier
+from fiscus.http.header_fields import HeaderFields
 from fiscus.settings import Settings
 from tests.http.app_client import NOON
 from tests.http.test_tokens import CLAIMS
@@ -231,10 +232,12 @@ async def test_a_provider_that_hangs_holds_up_no_api_key(
     settings = client.engine.settings.model_copy(update={"jwt_jwks_url": provider.url})
     door = Authenticator(client.engine.api_keys, CredentialCache(), settings)
     key = new_key()
-    tokens = [{b"authorization": b"Bearer " + signed(key, str(one))} for one in range(8)]
+    tokens = [
+        HeaderFields({b"authorization": b"Bearer " + signed(key, str(one))}) for one in range(8)
+    ]
     waiting = [asyncio.create_task(door.authenticate(token, NOON)) for token in tokens]
     await asyncio.to_thread(wait_until, lambda: provider.asked == 1)
-    sent = {b"x-api-key": client.make_key(Role.SERVICE).encode()}
+    sent = HeaderFields({b"x-api-key": client.make_key(Role.SERVICE).encode()})
     assert (await door.authenticate(sent, NOON)).tenant_id == "acme"
     assert not any(one.done() for one in waiting)
     provider.answers.set()

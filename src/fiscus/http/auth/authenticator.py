@@ -72,10 +72,7 @@ class Authenticator:
 
         Raises `Unauthorized` when there is no credential.
         """
-        digest = headers.credential_digest
-        if digest is None:
-            digest = headers.credential_digest = hash_key(_credential(headers))
-        known = self._known.get(digest)
+        known = self._known.get(_digest(headers))
         if known is None or not known.since <= now < known.until:
             return None
         self.lookups.count += 1
@@ -90,14 +87,13 @@ class Authenticator:
         Raises `Unauthorized`, and `ServiceUnavailable` when the store cannot be asked and the
         credential was not good minutes ago.
         """
-        credential = _credential(headers)
-        digest = hash_key(credential)
+        digest = _digest(headers)
         known = self._known.get(digest)
         self.lookups.count += 1
         if known is not None and known.since <= now < known.until:
             return known.principal
         try:
-            lookup = self._lookup(credential, digest, now)
+            lookup = self._lookup(_credential(headers), digest, now)
             if known is not None and now < known.without_store_until:
                 await asyncio.wait({lookup}, timeout=PATIENCE_SECONDS)
                 if not lookup.done():
@@ -175,6 +171,14 @@ class Authenticator:
         verified = self._tokens.verify(credential.encode(), now)
         until = min(verified.expires_at, now + KEEP_TOKEN)
         return CachedCredential(verified.principal, now, until, until)
+
+
+def _digest(headers: HeaderFields) -> str:
+    """The hash of the credential, worked out once. Raises `Unauthorized` when there is none."""
+    digest = headers.credential_digest
+    if digest is None:
+        digest = headers.credential_digest = hash_key(_credential(headers))
+    return digest
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> str:

@@ -46,6 +46,7 @@ from fiscus.ledger.remote.results import EncodedAnswer
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckBatchAnswer
 from fiscus.ratelimits.calls import RateLimitBatchAnswer, RateLimitCheckAnswer
 from fiscus.runtime.logs import get_logger
+from fiscus.runtime.repeated import repeated
 from fiscus.runtime.turns import NEXT_STEP, TurnClock
 from fiscus.wire.correlation import correlation_id_of
 from fiscus.wire.decoding import decode
@@ -85,6 +86,7 @@ class DecisionLane:
     ) -> None:
         self.max_body_bytes: Final = engine.settings.max_body_bytes
         self._clock = TurnClock(engine.clock)
+        self._to_us = repeated(to_us)
         self._ledger = engine.ledger
         self._limit_checks = LimitChecks(engine.limiter, limiter)
         self._authenticator = authenticator
@@ -141,7 +143,7 @@ class DecisionLane:
             if principal is None:
                 principal = await self._authenticator.authenticate(headers, now)
             tenant_id = principal.tenant_id
-            gate = self._api_limits.gate(principal, decision.limited_as, to_us(now))
+            gate = self._api_limits.gate(principal, decision.limited_as, self._to_us(now))
             # a check of rate limits is decided at once with the API's own limits
             at_once = decision.command is None
             if not at_once:

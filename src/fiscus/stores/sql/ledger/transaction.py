@@ -200,7 +200,7 @@ class SqlLedgerTransaction:
             if insert_first and (missing := self._known.missing(balances.values())):
                 rows = [self._writer.balance_row(blank) for blank in missing]
                 statements.append(Statement(write.ADD_BALANCES, write.BALANCE, rows))
-            time = self._driver.time
+            time = repeated(self._driver.time)
             keys = [
                 (blank.key.budget_id, blank.key.scope_id, time(blank.key.period_start), place)
                 for place, blank in enumerate(balances.values())
