@@ -29,7 +29,7 @@ A_NUMBER: Final = "Send a JSON number or a decimal string, such as 12.50."
 """What to do about what is no amount."""
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 _AS_IT_IS = re.compile(r"[1-9]\d{0,11}(?:\.\d{0,11}[1-9])?|0\.\d{0,11}[1-9]", re.ASCII)
-"""Texts of amounts above zero that are as they are shown and stored."""
+"""Texts of amounts that are as they are shown and stored, as most are that come in."""
 CURRENCY: Final = r"[A-Z]{3}"
 """The regular expression of an ISO 4217 code."""
 _CURRENCY = re.compile(CURRENCY)
@@ -43,13 +43,6 @@ class Amount(Decimal):
 
     __slots__ = ()
 
-    @classmethod
-    def of(cls, value: object, field: str) -> Amount:
-        """As `parse_amount`."""
-        if type(value) is str and _AS_IT_IS.fullmatch(value) is not None:
-            return cls(value)  # most: the line below would say the same
-        return cls(parse_amount(value, field))
-
 
 def parse_amount(value: object, field: str) -> Decimal:
     """`value` as an exact amount, rounded half-even to 12 places.
@@ -59,6 +52,8 @@ def parse_amount(value: object, field: str) -> Decimal:
     and beyond `MAX_TEXT` characters.
     """
     if isinstance(value, str):
+        if _AS_IT_IS.fullmatch(value) is not None:
+            return Decimal(value)
         number = _of_text(value, field)
     elif type(value) is Decimal:
         number = value

@@ -146,7 +146,6 @@ class AsyncBatcher(Generic[C, R]):
         self.loop: Final = loop
         self._transport = transport
         self._owner = owner
-        self._max_queue = owner.limits.max_queue
         self._max_in_flight = _FULL_GROUPS * owner.limits.max_group
         self._until_impatient = (1 - _PATIENCE) * owner.limits.deadline_seconds
         self._queue: deque[tuple[C, asyncio.Future[R], float]] = deque()
@@ -176,7 +175,7 @@ class AsyncBatcher(Generic[C, R]):
         """The outcome to come. Raises `ServiceUnavailable` when the queue is full, or when the
         owner is being closed."""
         queue = self._queue
-        if len(queue) >= self._max_queue:
+        if len(queue) >= self._owner.limits.max_queue:
             raise queue_full()
         if not self._in_turn:
             self._begin_turn()

@@ -58,7 +58,7 @@ def _as_json(value: date) -> str:
 
 
 _moment_as_json: Final[Callable[[datetime], str]] = repeated(_as_json)
-_day_as_json: Final[Callable[[datetime], str]] = repeated(lambda moment: _as_json(moment.date()))
+_day_as_json: Final[Callable[[date], str]] = repeated(_as_json)
 
 
 def _filled(decided: BudgetsDecided, asked: CheckAsked, correlation_id: str) -> str | None:
@@ -67,7 +67,7 @@ def _filled(decided: BudgetsDecided, asked: CheckAsked, correlation_id: str) -> 
         return None
     if decided.held_back or decided.throttle is not None:
         return None
-    estimate, day = str(asked.estimate), _day_as_json(asked.now)
+    estimate, day = str(asked.estimate), _day_as_json(asked.now.date())
     deciding = decided.deciding
     lines = separator = shown_left = shown_share = ""
     head: tuple[str, ...] | None = None

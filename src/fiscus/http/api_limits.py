@@ -63,21 +63,10 @@ class Gate(Struct):
 
     async def admit(self) -> None:
         """Count the call, unless it was. Raises `ApiLimited` when there is no room."""
-        if self.admit_at_once():
+        if self.limits is None or self.taken is not None:
             return
-        assert self.limits is not None
         outcome = await self.limiter.decide((self.limits.take,), self.now_us)
         self.judge(None if outcome is None else outcome[0])
-
-    def admit_at_once(self) -> bool:
-        """`admit`, unless counters elsewhere have to be awaited for it; whether it was done."""
-        if self.limits is None or self.taken is not None:
-            return True
-        taken = self.limiter.decide_at_once(self.limits.take, self.now_us)
-        if taken is None:
-            return False
-        self.judge(taken)
-        return True
 
     def judge(self, taken: Taken | None) -> None:
         """As `admit`, when the counters were asked; None: they could not be reached."""

@@ -31,12 +31,6 @@ class LoopLimiter:
             self._takes = limiter.loop.for_running_loop()
         return await self._takes.execute(takes)
 
-    def decide_at_once(self, take: Take, now_us: int) -> Taken | None:
-        """What became of a take; None when the counters are elsewhere, and not asked."""
-        limiter = self._limiter
-        outcome = limiter.decide((take,), now_us) if limiter.loop is None else None
-        return None if outcome is None else outcome[0]
-
     async def decide_each(self, takes: Takes, now_us: int) -> list[Taken | None]:
         """As `Limiter.decide_each`."""
         taken: list[Taken | None] = []

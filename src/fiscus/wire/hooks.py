@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from fiscus.errors import ValidationError
-from fiscus.money import Amount
+from fiscus.money import Amount, parse_amount
 from fiscus.wire.given import in_utc
 from fiscus.wire.nesting import FreeForm, free_form
 
@@ -28,7 +28,7 @@ class NotAnAmount(ValueError):
 def read_custom(kind: type, value: object) -> object:
     if kind is Amount:
         try:
-            return Amount.of(value, "it")
+            return Amount(parse_amount(value, "it"))
         except ValidationError as error:
             raise NotAnAmount(error.message.removeprefix("it ")) from None
     if kind is FreeForm:

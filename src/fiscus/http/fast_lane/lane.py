@@ -146,7 +146,7 @@ class DecisionLane:
             gate = self._api_limits.gate(principal, decision.limited_as, self._to_us(now))
             # a check of rate limits is decided at once with the API's own limits
             at_once = decision.command is None
-            if not (at_once or gate.admit_at_once()):
+            if not at_once:
                 await gate.admit()
             try:
                 principal.require(decision.action)
