@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from bench.latencies import measured, percentile
 from bench.samples import Sample
 from bench.servers import ADMIN_KEY, Server
 
@@ -24,10 +25,9 @@ class WrkMissing(Exception):
 class _Report(msgspec.Struct):
     requests: int
     duration_us: int
-    p50_us: int
-    p95_us: int
-    p99_us: int
     failed: int
+    latencies: dict[int, int]
+    """In microseconds, and how often; with those of requests that wrk did not send."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class Load:
     pause_ms: float = 0.0
 
     def run(self, seconds: float) -> Sample:
-        """Raises `RuntimeError` when a request failed or was not answered with a 2xx."""
+        """Latencies are of the requests that were sent.
+
+        Raises `RuntimeError` when one failed or was not answered with a 2xx.
+        """
         whole = max(1, round(seconds))
         arguments = [
             find_wrk(),
@@ -75,6 +78,13 @@ class Load:
             raise RuntimeError(
                 f"{report.failed} of {report.requests} requests to {self.path} failed"
             )
+        # as wrk has it: how often each connection sent one, whole times
+        interval = report.duration_us // max(1, report.requests // self.connections)
+        latencies = measured(report.latencies, interval)
+        if sum(latencies.values()) != report.requests:
+            raise RuntimeError(
+                f"wrk tells {sum(latencies.values())} latencies of {report.requests} requests"
+            )
         operations = report.requests * self.operations
         cpu_us = None
         if cpu_before is not None and cpu_after is not None:
@@ -84,9 +94,10 @@ class Load:
             operations=operations,
             operations_per_second=per_second * self.operations,
             requests_per_second=per_second,
-            p50_ms=report.p50_us / 1000,
-            p95_ms=report.p95_us / 1000,
-            p99_ms=report.p99_us / 1000,
+            p50_ms=percentile(latencies, 50) / 1000,
+            p95_ms=percentile(latencies, 95) / 1000,
+            p99_ms=percentile(latencies, 99) / 1000,
+            p95_as_told_ms=percentile(report.latencies, 95) / 1000,
             cpu_us=cpu_us,
         )
 

@@ -27,6 +27,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
+    p95_as_told_ms: float | None = None
     cpu_us: float | None = None
 
 
@@ -132,6 +133,7 @@ def middle(samples: Sequence[Sample]) -> Sample:
         p50_ms=_median_known([sample.p50_ms for sample in samples]),
         p95_ms=_median_known([sample.p95_ms for sample in samples]),
         p99_ms=_median_known([sample.p99_ms for sample in samples]),
+        p95_as_told_ms=_median_known([sample.p95_as_told_ms for sample in samples]),
         cpu_us=_median_known([sample.cpu_us for sample in samples]),
     )
 

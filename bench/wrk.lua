@@ -26,9 +26,13 @@ end
 
 function done(summary, latency, _)
   local errors = summary.errors
+  local latencies = {}
+  for i = 1, #latency do
+    latencies[i] = string.format('"%d":%d', latency(i))
+  end
   io.write(string.format(
-    '\n{"requests":%d,"duration_us":%d,"p50_us":%d,"p95_us":%d,"p99_us":%d,"failed":%d}\n',
+    '\n{"requests":%d,"duration_us":%d,"failed":%d,"latencies":{%s}}\n',
     summary.requests, summary.duration,
-    latency:percentile(50), latency:percentile(95), latency:percentile(99),
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout,
+    table.concat(latencies, ",")))
 end
