@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     ledger_max_queue: int = Field(
         20_000, ge=1, description="Operations that may wait; more are answered 503."
     )
-    ledger_max_group: int = Field(256, ge=1, le=5000, description="Operations per commit, at most.")
+    ledger_max_group: int = Field(512, ge=1, le=5000, description="Operations per commit, at most.")
     ledger_apart: bool | None = Field(
         None,
         description="Whether a server's ledger is a process of its own. Default: when one process "

@@ -46,7 +46,7 @@ class Failure(NamedTuple):
 class GroupLimits(NamedTuple):
     """How much is taken on at once, and for how long."""
 
-    max_group: int = 256
+    max_group: int = 512
     """The weight of commands that share a group."""
     max_queue: int = 20_000
     """Commands that may wait before new ones are refused."""
