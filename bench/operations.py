@@ -323,21 +323,21 @@ def measure(
     Every operation that was acknowledged must be a row of `table` then.
     """
     before = count(fiscus.url, table)
-    sent = 0
+    sent = cut_off = 0
 
     def run(load: Loading, seconds: float) -> Sample:
-        nonlocal sent
+        nonlocal sent, cut_off
         with plan.profiler.watching(fiscus.server.pid, seconds):
             sample = load.run(seconds)
         sent += sample.operations
+        # a run's end cuts off requests that the server still answers
+        cut_off += load.connections * load.operations
         return sample
 
     ours = {name: partial(run, load) for name, load in loads.items()}
     samples = interleaved({**others, **ours}, rounds=plan.rounds, seconds=plan.seconds)
     kept = count(fiscus.url, table) - before
-    # a run's end cuts off requests that the server still answers
-    cut_off = sum(load.connections * load.operations for load in loads.values())
-    if not sent <= kept <= sent + (plan.rounds + 1) * cut_off:
+    if not sent <= kept <= sent + cut_off:
         raise RuntimeError(f"{sent} operations were acknowledged, {kept} are in {table}")
     return samples
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
 Measure = Callable[[float], "Sample"]
 """Runs for about so many seconds."""
+
+_WARM_UP_SECONDS: Final = 1.0
 
 
 class Sample(Struct, frozen=True, kw_only=True):
@@ -65,15 +67,16 @@ class Comparison(Struct, frozen=True, kw_only=True):
 def interleaved(
     contestants: Mapping[str, Measure], *, rounds: int, seconds: float
 ) -> dict[str, list[Sample]]:
-    """Each contestant's samples of `rounds` rounds, after one unmeasured run each.
+    """Each contestant's samples of `rounds` rounds, each after a run that does not count.
 
-    The rounds alternate, so that what else the machine does touches all alike.
+    The rounds alternate, so that what else the machine does touches all alike. The run before is
+    so that no sample has in it what the contestant before left behind: other processes where this
+    one's have to be, and other data in the caches.
     """
-    for measure in contestants.values():
-        measure(min(1.0, seconds))
     samples: dict[str, list[Sample]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, measure in contestants.items():
+            measure(min(_WARM_UP_SECONDS, seconds))
             samples[name].append(measure(seconds))
     return samples
 
