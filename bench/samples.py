@@ -18,9 +18,9 @@ class Sample(Struct, frozen=True, kw_only=True):
     """One short run. Latencies are per request, or per group for hand-written SQL; None for calls
     that are too short to be timed one by one.
 
-    `cpu_us` is the processor time that the measured process spent per operation, in microseconds:
-    unlike the rates it hardly depends on what else the machine does. A database server's own is
-    not in it. None where the system does not tell.
+    `cpu_us` is the processor time that the measured process spent per operation, in microseconds.
+    Unlike the rates it has no waits in it, but it grows where memory is slow. A database server's
+    own is not in it. None where the system does not tell.
     """
 
     operations: int
