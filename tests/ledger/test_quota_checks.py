@@ -275,6 +275,32 @@ def test_what_no_quota_matches_where_one_is_required_fits_once_one_has_begun(
     assert desk.consume("3").allowed
 
 
+@pytest.mark.parametrize(
+    ("period_type", "begins", "fits"),
+    [
+        ("daily", "2026-03-18T00:00:00Z", "2026-03-16T00:00:00Z"),
+        ("daily", "2026-03-16T09:00:00Z", "2026-03-16T09:00:00Z"),
+        ("daily", "2026-03-16T00:00:00Z", "2026-03-16T00:00:00Z"),
+        ("custom", "2026-03-18T00:00:00Z", "2026-03-16T00:00:00Z"),
+        ("custom", "2026-03-16T09:00:00Z", "2026-03-16T09:00:00Z"),
+        ("weekly", "2026-03-18T00:00:00Z", "2026-03-18T00:00:00Z"),
+    ],
+)
+def test_a_renewal_that_would_overlap_the_next_quota_is_none_that_is_required(
+    desk: QuotaDesk, clock: ManualClock, period_type: str, begins: str, fits: str
+) -> None:
+    clock.set(datetime(2026, 3, 15, 12, tzinfo=UTC))  # a Sunday
+    desk.settings(require_quota=True)
+    monday = "2026-03-16T00:00:00Z"
+    own = {"period_start": "2026-03-15T00:00:00Z", "period_end": monday}
+    desk.quota(5, period_type=period_type, auto_renew=True, **own)
+    desk.quota(9, period_type="custom", period_start=begins, period_end="2026-03-31T00:00:00Z")
+    desk.take("5")
+    assert desk.consume("5").fits_at == datetime.fromisoformat(fits)
+    desk.quota(9, scope_type="user", scope_id="u")
+    assert desk.consume("5", user_id="u").fits_at == datetime.fromisoformat(monday), "one holds"
+
+
 # -- the premium of a burst
 
 

@@ -401,6 +401,19 @@ def test_a_replacement_keeps_the_period(desk: QuotaDesk) -> None:
     assert (second.timezone, second.period_start) == ("Europe/Berlin", first.period_start)
 
 
+def test_a_replacement_keeps_currency_and_time_zone_where_it_names_none(desk: QuotaDesk) -> None:
+    first = desk.allocate(burst_premium_rate="0.5")
+    SqlTenants(desk.database).put(
+        desk.tenant_id,
+        TenantSpec(currency="JPY", timezone="Asia/Tokyo"),
+        expected_version=None,
+        now=NOW,
+    )
+    second = desk.replace(first, burst_premium_rate="0.5", allocated_amount="150")
+    assert (second.currency, second.timezone) == ("USD", "UTC")
+    assert desk.replace(second, burst_premium_rate="0.5", currency="EUR").currency == "EUR"
+
+
 def test_a_custom_period_is_kept_when_it_is_left_out(desk: QuotaDesk) -> None:
     first = desk.allocate(period_type="custom", period_end="2026-03-12T00:00:00Z")
     later = desk.replace(first, period_type="custom", allocated_amount="7", now=at("2026-03-11"))

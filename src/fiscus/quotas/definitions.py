@@ -162,6 +162,18 @@ def renewed(quota: Quota, quota_id: str, used: Decimal, now: datetime) -> Quota:
     )
 
 
+def renewed_until(quota: Quota, next_start: datetime) -> datetime:
+    """Until when renewals of `quota` hold, one after the other, when the next that is allocated
+    begins at `next_start`: one that would overlap it is not made. `FAR_FUTURE` is no next one.
+    """
+    if next_start == FAR_FUTURE:
+        return next_start
+    if quota.period_type is QuotaPeriod.CUSTOM:
+        length = quota.period_end - quota.period_start
+        return quota.period_end + (next_start - quota.period_end) // length * length
+    return _calendar(quota.period_type, quota.timezone, next_start).start
+
+
 def amount_by_usage(quota: Quota, used: Decimal, now: datetime) -> Decimal:
     """120 % of what the period is heading for at its present pace; whole units, at least one, and
     at most what an amount can be.

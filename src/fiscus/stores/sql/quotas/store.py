@@ -306,7 +306,7 @@ def _quotas(found: Sequence[Row[Any]]) -> list[Quota]:
 
 
 def _completed(spec: QuotaSpec, old: Quota) -> QuotaSpec:
-    """A replacement with the quota's own period where it names none."""
+    """A replacement with the quota's own period, zone and currency where it names none."""
     end = spec.period_end
     if end is None and spec.period_type is QuotaPeriod.CUSTOM:
         end = old.period_end
@@ -315,6 +315,7 @@ def _completed(spec: QuotaSpec, old: Quota) -> QuotaSpec:
         period_start=old.period_start if spec.period_start is None else spec.period_start,
         period_end=end,
         timezone=old.timezone if spec.timezone is None else spec.timezone,
+        currency=old.currency if spec.currency is None else spec.currency,
     )
 
 
