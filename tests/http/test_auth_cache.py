@@ -71,7 +71,7 @@ async def test_nothing_is_remembered_of_a_bad_key(client: AppClient) -> None:
         with pytest.raises(Unauthorized):
             await door.authenticate(sent(f"fsk_made-up-{number}"), NOON)
     assert client.engine.credential_cache._known == {}
-    assert door._lookups == {}
+    assert door._of_keys.in_hand == {}
 
 
 async def test_memory_is_bounded_and_the_oldest_goes_first(
@@ -97,6 +97,28 @@ async def test_lookups_in_hand_are_bounded(
     slow.go.set()
     with pytest.raises(Unauthorized):
         await first
+
+
+async def test_tokens_that_wait_for_their_provider_leave_keys_their_lookups(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authenticator_module, "MAX_LOOKUPS", 1)
+    door, begun, go = authenticator(client), threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> None:
+        begun.set()
+        assert go.wait(20)
+        raise ServiceUnavailable("The keys of the identity provider cannot be fetched")
+
+    monkeypatch.setattr(door._tokens, "verify", hang)
+    waiting = asyncio.create_task(door.authenticate(sent("a.b.c"), NOON))
+    await asyncio.to_thread(begun.wait, 20)
+    with pytest.raises(ServiceUnavailable, match="Too many"):
+        await door.authenticate(sent("d.e.f"), NOON)
+    assert await door.authenticate(sent(client.make_key(Role.SERVICE)), NOON)
+    go.set()
+    with pytest.raises(ServiceUnavailable, match="identity provider"):
+        await waiting
 
 
 async def test_callers_at_the_same_time_share_a_lookup_and_one_may_give_up(
@@ -260,7 +282,7 @@ async def test_a_store_that_hangs_holds_up_a_known_key_but_for_a_moment(
     late = NOON + timedelta(seconds=11)
     assert await door.authenticate(key, late) == principal
     assert door.cached(key, late) == principal
-    (lookup,) = door._lookups.values()
+    (lookup,) = door._of_keys.in_hand.values()
     slow.go.set()
     await asyncio.wait({lookup})
     assert door.cached(key, late) is None  # what the store said in the end counts

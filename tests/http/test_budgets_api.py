@@ -171,6 +171,21 @@ async def test_what_makes_something_refuses_if_match(client: AppClient, tag: str
         assert (await client.get(path, headers={"If-Match": tag})).status_code == 200
 
 
+@pytest.mark.parametrize("tag", ["*", '"1"'])
+async def test_decisions_refuse_if_match_and_change_nothing(client: AppClient, tag: str) -> None:
+    for path, body, made in (
+        ("/budgets/check", {"resource_type": "llm", "estimated_cost": 1}, "/budgets/reservations"),
+        (
+            "/cost-tracking/record",
+            {"resource_type": "llm", "cost_amount": 1},
+            "/cost-tracking/records",
+        ),
+    ):
+        reply = await client.post(path, body, headers={"If-Match": tag})
+        assert (reply.status_code, reply.json()["details"]["field"]) == (400, "If-Match")
+        assert (await client.get(made)).json()["pagination"]["total_count"] == 0
+
+
 async def test_a_budget_in_use_is_deleted_only_by_force(client: AppClient) -> None:
     budget = await client.make_budget()
     path = f"/budgets/{budget['budget_id']}"

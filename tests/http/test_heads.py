@@ -356,6 +356,8 @@ def test_trailers_are_no_headers(server: LiveServer) -> None:
         ("FETCH /health HTTP/1.1", [], "method"),
         ("GET /h\xe9 HTTP/1.1", [], "path"),
         ("GET  HTTP/1.1", [], "path"),
+        ("GET http://fiscus.test:99999/health HTTP/1.1", [], "path"),
+        ("GET http:///health HTTP/1.1", [], "path"),
         ("GET /health HTTP/9.9", [], "request"),
         ("GET /health HTTP/1.1", ["Content-Length: some"], "request"),
         ("GET /health HTTP/1.1", ["Content-Length: 1", "Content-Length: 2"], "request"),
@@ -391,6 +393,35 @@ def test_requests_before_what_is_none_are_answered_first(server: LiveServer) -> 
         require_problem(wire.answer(), 400)
         assert wire.is_closed()
     assert get(server, "/budgets/reservations")["pagination"]["total_count"] == 2
+
+
+@pytest.mark.parametrize("kind", ["straight", "in chunks", "page"])
+def test_the_request_before_one_with_a_path_that_is_none_gets_its_own_answer(
+    server: LiveServer, kind: str
+) -> None:
+    with Wire(server) as wire:
+        before = {
+            "straight": wire.request("/budgets/check", CHECK),
+            "in chunks": wire.request(
+                "/budgets/check", chunked(json.dumps(CHECK).encode()), "Transfer-Encoding: chunked"
+            ),
+            "page": wire.get(f"{API}/budgets"),
+        }[kind]
+        wire.send(before + wire.get("http://fiscus.test:99999/health") + before)
+        assert wire.answer().status == 200
+        problem = require_problem(wire.answer(), 400)
+        assert problem["details"] == {"field": "path"}
+        assert wire.is_closed()
+
+
+@pytest.mark.parametrize("target", ["http://fiscus.test", "http://fiscus.test?a=1"])
+def test_the_path_of_an_absolute_target_may_be_left_out(server: LiveServer, target: str) -> None:
+    with Wire(server) as wire:
+        wire.send(wire.get("/") + wire.get(target) + wire.get("http://fiscus.test/health"))
+        root, same, health = wire.head(), wire.head(), wire.answer()
+    assert root[0] == same[0] == 307
+    assert root[1]["location"] == same[1]["location"]
+    assert health.status == 200
 
 
 @pytest.mark.parametrize("before", [0, 1])

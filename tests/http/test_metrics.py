@@ -174,6 +174,14 @@ async def test_caches_tell_their_hits_from_their_misses(client: AppClient) -> No
     assert looked_up(found, "definitions") == (5, 1)
 
 
+async def test_a_method_that_a_word_in_the_place_of_an_id_has_not_is_counted_as_no_route(
+    client: AppClient,
+) -> None:
+    assert (await client.get("/budgets/check")).status_code == 405
+    labels = 'method="GET",route="none",status="405"'
+    assert (await samples(client))[f"fiscus_http_requests_total{{{labels}}}"] == 1
+
+
 async def test_callers_who_share_a_reading_of_policies_miss_once(client: AppClient) -> None:
     checks = [client.post("/rate-limits/check", {"resource_type": "api"}) for _ in range(5)]
     await asyncio.gather(*checks)

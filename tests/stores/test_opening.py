@@ -128,6 +128,7 @@ def test_a_given_admin_key_that_was_revoked_stays_revoked(
         "read-from-a-file-with-its-line-end\n",
         "some words with spaces between them",
         "schlüssel-für-den-administrator",
+        "long" * 129,
     ],
 )
 def test_a_given_admin_key_must_not_be_guessable_nor_one_that_no_call_can_bring(

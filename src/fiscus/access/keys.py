@@ -6,7 +6,7 @@ import threading
 from datetime import datetime, timedelta
 from typing import Final
 
-from fiscus.access.model import ApiKey, Principal, hash_key
+from fiscus.access.model import MAX_KEY_LENGTH, ApiKey, Principal, hash_key
 from fiscus.access.port import ApiKeyStore
 from fiscus.errors import Unauthorized
 
@@ -16,7 +16,6 @@ KEEP_KEY_WITHOUT_STORE: Final = timedelta(minutes=10)
 """How long a key is taken after it was last looked up, as long as the store cannot be asked: what
 is decided without the store needs its callers let in. Nobody can see meanwhile that it was revoked.
 """
-MAX_KEY_LENGTH: Final = 512
 MAX_KNOWN: Final = 10_000
 
 
@@ -164,7 +163,6 @@ def _refused(message: str, action: str) -> Unauthorized:
 __all__ = [
     "KEEP_KEY",
     "KEEP_KEY_WITHOUT_STORE",
-    "MAX_KEY_LENGTH",
     "MAX_KNOWN",
     "CachedCredential",
     "CredentialCache",

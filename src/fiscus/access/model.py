@@ -183,6 +183,7 @@ class ApiKeyPage(Struct, frozen=True, kw_only=True):
 
 KEY_PREFIX: Final = "fsk_"
 MIN_KEY_LENGTH: Final = 24
+MAX_KEY_LENGTH: Final = 512
 
 
 def new_key() -> str:
@@ -245,6 +246,12 @@ def check_given_key(key: str, setting: str) -> str:
             field=setting,
             suggested_action="Use a long random value, such as `openssl rand -hex 32` prints.",
         )
+    if len(key) > MAX_KEY_LENGTH:
+        raise ValidationError(
+            f"{setting} is longer than {MAX_KEY_LENGTH} characters",
+            field=setting,
+            suggested_action="Use a random value such as `openssl rand -hex 32` prints.",
+        )
     if not arrives_whole(key):
         raise ValidationError(
             f"{setting} has characters that are no visible ASCII, such as a space or a line end",
@@ -264,6 +271,7 @@ def check_given_key(key: str, setting: str) -> str:
 
 __all__ = [
     "ALLOWED",
+    "MAX_KEY_LENGTH",
     "Action",
     "ApiKey",
     "ApiKeyPage",

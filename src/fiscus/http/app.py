@@ -126,6 +126,7 @@ def _handler(endpoint: Endpoint[Any, Any], server: Server) -> Any:
     async def handle(request: Request) -> Response:
         # a word in the place of an id is a path of its own, whatever the method
         if is_pattern and path_below_mount(request.scope) in _EXACT:
+            del request.scope["route"]  # so that the metrics do not take it for this one
             return _wrong_method(request)
         return await run_endpoint(endpoint, server, request)
 

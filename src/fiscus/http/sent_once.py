@@ -1,4 +1,6 @@
-"""Header fields of which a request may have one: of two, whoever reads them might take another."""
+"""Header fields of which a request may have one, as of two whoever reads them might take another;
+and one that most requests may not have.
+"""
 
 from __future__ import annotations
 
@@ -39,4 +41,13 @@ def sent_twice(
     return None
 
 
-__all__ = ["sent_twice"]
+def if_match_is_not_taken() -> ValidationError:
+    """Whoever sends it counts on it."""
+    return ValidationError(
+        "If-Match is taken only where a PUT replaces a version",
+        field="If-Match",
+        suggested_action="Leave If-Match out: it would have no effect here.",
+    )
+
+
+__all__ = ["if_match_is_not_taken", "sent_twice"]

@@ -7,10 +7,10 @@ that the event loop never waits for the database.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -41,13 +41,25 @@ at its own moment."""
 PATIENCE_SECONDS: Final = 1.0
 """How long a caller whose key was good a while ago waits for it to be looked up again."""
 MAX_LOOKUPS: Final = 1000
+"""Of API keys, and of tokens, that may be in hand."""
 
 
-class _Threads(NamedTuple):
-    """How many look up at once: an identity provider that hangs must not hold up API keys."""
+class _Lookups:
+    """Those of one kind of credential, each with threads and a bound of its own: tokens, whose
+    identity provider hangs, must not hold up API keys."""
 
-    for_keys: anyio.CapacityLimiter
-    for_tokens: anyio.CapacityLimiter
+    def __init__(self, check: Callable[[str, datetime], CachedCredential]) -> None:
+        self.check: Final = check
+        self.in_hand: Final[dict[str, asyncio.Task[CachedCredential]]] = {}
+        """By the digest of the credential."""
+        self._threads: anyio.CapacityLimiter | None = None
+
+    @property
+    def threads(self) -> anyio.CapacityLimiter:
+        """How many look up at once; made on the loop that they serve."""
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(4)
+        return self._threads
 
 
 class Authenticator:
@@ -63,9 +75,9 @@ class Authenticator:
         self._known = known
         self._tokens = TokenVerifier(settings)
         self.lookups: Final = CacheStats()
-        self._lookups: dict[str, asyncio.Task[CachedCredential]] = {}
+        self._of_keys: Final = _Lookups(self._find)
+        self._of_tokens: Final = _Lookups(self._verify)
         self._refreshing: asyncio.Task[None] | None = None
-        self._threads: _Threads | None = None
 
     def cached(self, headers: HeaderFields, now: datetime) -> Principal | None:
         """The principal of a credential that was good a moment ago; None: ask `authenticate`.
@@ -113,27 +125,26 @@ class Authenticator:
         self, credential: str, digest: str, now: datetime
     ) -> asyncio.Task[CachedCredential]:
         """The lookup of a credential, begun now or before."""
-        lookup = self._lookups.get(digest)
+        lookups = self._of_tokens if is_token(credential) else self._of_keys
+        lookup = lookups.in_hand.get(digest)
         if lookup is None:
-            if len(self._lookups) >= MAX_LOOKUPS:
+            if len(lookups.in_hand) >= MAX_LOOKUPS:
                 raise ServiceUnavailable(
                     "Too many credentials are being looked up", retry_after_seconds=1
                 )
-            lookup = asyncio.create_task(self._look_up(credential, digest, now))
+            lookup = asyncio.create_task(self._look_up(lookups, credential, digest, now))
             self.lookups.misses += 1
-            self._lookups[digest] = lookup
-            lookup.add_done_callback(partial(self._looked_up, digest))
+            lookups.in_hand[digest] = lookup
+            lookup.add_done_callback(partial(self._looked_up, lookups, digest))
         return lookup
 
-    async def _look_up(self, credential: str, digest: str, now: datetime) -> CachedCredential:
-        if self._threads is None:
-            self._threads = _Threads(anyio.CapacityLimiter(4), anyio.CapacityLimiter(4))
+    async def _look_up(
+        self, lookups: _Lookups, credential: str, digest: str, now: datetime
+    ) -> CachedCredential:
         revocations = self._known.revocations
-        if is_token(credential):
-            check, threads = self._verify, self._threads.for_tokens
-        else:
-            check, threads = self._find, self._threads.for_keys
-        known = await anyio.to_thread.run_sync(partial(check, credential, now), limiter=threads)
+        known = await anyio.to_thread.run_sync(
+            partial(lookups.check, credential, now), limiter=lookups.threads
+        )
         self._known.keep(digest, known, revocations)
         return known
 
@@ -158,8 +169,10 @@ class Authenticator:
             else:
                 self._known.drop(digest)
 
-    def _looked_up(self, digest: str, lookup: asyncio.Task[CachedCredential]) -> None:
-        del self._lookups[digest]
+    def _looked_up(
+        self, lookups: _Lookups, digest: str, lookup: asyncio.Task[CachedCredential]
+    ) -> None:
+        del lookups.in_hand[digest]
         # seen here too, for when every caller has hung up, or could wait no longer
         if not lookup.cancelled() and isinstance(lookup.exception(), Unauthorized):
             self._known.drop(digest)

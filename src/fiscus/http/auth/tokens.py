@@ -206,7 +206,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
         said = msgspec.convert(claims, worked_out(_Claims))
         said.sub.encode()
     except UnicodeEncodeError:  # JSON can write the half of a character
-        raise refused("The token's claim sub is no text") from None
+        raise refused("A claim of the token is no text") from None
     except msgspec.ValidationError as error:
         raise refused(f"The token's claims are not as they must be: {error}") from None
     roles = frozenset(_KNOWN_ROLES[name] for name in said.roles if name in _KNOWN_ROLES)

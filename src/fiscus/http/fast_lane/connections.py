@@ -29,6 +29,7 @@ from fiscus.http.fast_lane.heads import (
     head_too_large,
     tunnel,
     why_unfit,
+    with_path,
     without_upgrade,
 )
 from fiscus.http.fast_lane.joined_writes import joining
@@ -38,7 +39,9 @@ from fiscus.http.fast_lane.silence import SilenceWatch
 from fiscus.http.header_fields import HeaderFields
 from fiscus.runtime.turns import turn_of
 
-_NEEDS_ASGI: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding"})
+_NEEDS_ASGI: Final = frozenset(
+    {b"content-encoding", b"expect", b"if-match", b"transfer-encoding"},
+)
 """What asks for more than a body of a known length; so do fields that were sent twice."""
 LINGER_SECONDS: Final = 5
 """How long a client may go on sending after it was refused: an end that comes while it sends would
@@ -196,16 +199,17 @@ class DecisionProtocol(HttpToolsProtocol):
             return
         self._exchange = exchange = self._decision()
         self._unread_bytes = 0
-        self._in_head = False
         if exchange is not None:
+            self._in_head = False
             self.cycle = cast("Any", exchange)
             return
-        url, headers = self.url, self.headers
+        url, headers = with_path(self.url), self.headers
         super().on_message_begin()
         self.url = url
         for name, value in headers:
             super().on_header(name, value)
         super().on_headers_complete()
+        self._in_head = False  # only now is `cycle` this request's
         # what stands behind a body in chunks is none of the scope's headers
         self.headers = []
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserInvalidURLError
+from httptools import (
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserInvalidURLError,
+    parse_url,
+)
 
 from fiscus.errors import FiscusError, PayloadTooLarge, ValidationError
 from fiscus.runtime.logs import get_logger
@@ -39,6 +44,19 @@ def head_too_large() -> PayloadTooLarge:
         details={"maximum_bytes": MAX_HEAD_BYTES, "maximum_headers": MAX_HEADERS},
         suggested_action="Send fewer or shorter headers, and large queries as a body.",
     )
+
+
+def with_path(url: bytes) -> bytes:
+    """A request's target with the path that one of absolute form may leave out (RFC 9112, 3.2.2).
+
+    Raises `HttpParserInvalidURLError`.
+    """
+    if url.startswith(b"/"):
+        return url
+    parsed: Any = parse_url(url)  # what is not there is None
+    if parsed.path is not None:
+        return url
+    return b"/" if parsed.query is None else b"/?" + parsed.query
 
 
 def without_upgrade(
@@ -106,5 +124,6 @@ __all__ = [
     "head_too_large",
     "tunnel",
     "why_unfit",
+    "with_path",
     "without_upgrade",
 ]

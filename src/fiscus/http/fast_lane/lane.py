@@ -37,7 +37,7 @@ from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.limiting import LoopLimiter
 from fiscus.http.monitoring.metrics import Metrics
 from fiscus.http.refusals import note_refusal, note_refused_items
-from fiscus.http.sent_once import sent_twice
+from fiscus.http.sent_once import if_match_is_not_taken, sent_twice
 from fiscus.ids import require_uuid, uuid7
 from fiscus.ledger.answers import BudgetBatchDecided, to_answer, to_answer_json
 from fiscus.ledger.commands import Check, InvalidRecord, RecordBatch
@@ -108,6 +108,8 @@ class DecisionLane:
             return await read_body(headers, receive, self.max_body_bytes)
 
         wrong = sent_twice(scope["headers"], headers)
+        if wrong is None and b"if-match" in headers:
+            wrong = if_match_is_not_taken()
         reply = await self.answer(matched, path, scope["query_string"], headers, read, wrong)
         head = {"status": reply.status, "headers": raw(headers_of(reply.head))}
         await send({"type": "http.response.start", **head})

@@ -26,6 +26,7 @@ from fiscus.http.callers import caller_of, refused
 from fiscus.http.idempotency_keys import idempotency_key_of
 from fiscus.http.management.queries import read_query
 from fiscus.http.replies import problem_reply
+from fiscus.http.sent_once import if_match_is_not_taken
 from fiscus.http.server import Server
 from fiscus.idempotency import Idempotency, Keyed, if_keyed
 from fiscus.ids import require_uuid
@@ -158,7 +159,7 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
         await gate.admit()
         principal.require(endpoint.action)
         if b"if-match" in headers and endpoint.method != "GET" and not endpoint.takes_if_match:
-            raise _if_match_is_not_taken()
+            raise if_match_is_not_taken()
         query = read_query(request.scope["query_string"], endpoint.query)
         if endpoint.streams:
             body = endpoint.request()
@@ -179,14 +180,6 @@ async def run_endpoint(endpoint: Endpoint[Q, B], server: Server, request: Reques
     if gate is not None:
         reply.raw_headers.extend(raw(headers_of(gate.left())))
     return reply
-
-
-def _if_match_is_not_taken() -> ValidationError:
-    return ValidationError(
-        "If-Match is taken only where a PUT replaces a version",
-        field="If-Match",
-        suggested_action="Leave If-Match out: it would have no effect here.",
-    )
 
 
 __all__ = [

@@ -272,7 +272,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
         path="/quotas/{quota_id}",
         tag="Quotas",
         summary="Replace a quota's definition by a new version",
-        description="Fields left out take their defaults; period, time zone and currency stay. With "
+        description="Fields left out take their defaults; period, zone and currency stay. With "
         "`version` or `If-Match`, a quota that was changed meanwhile is left alone (409). Scope, "
         "resource type and period cannot change (409). Less than what is used needs `force=true`, "
         "else 409.",
