@@ -67,7 +67,7 @@ class PostgresServer:
 # ---------------------------------------------------------------- databases
 
 
-def fresh_database(server: PostgresServer) -> str:
+def fresh_database(server: PostgresServer, encoding: str = "UTF8") -> str:
     """The URL of a new empty database, as its owner: may create roles, is no superuser."""
     from psycopg import sql
 
@@ -76,9 +76,10 @@ def fresh_database(server: PostgresServer) -> str:
         password = _create_login(admin, name, "CREATEROLE")
         # since PostgreSQL 16 a role gives away a database only to a role it is a member of
         admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
+        locale = "" if encoding == "UTF8" else " LOCALE 'C'"  # which goes with any
         admin.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(
-                sql.Identifier(name), sql.Identifier(name)
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}" + locale).format(
+                sql.Identifier(name), sql.Identifier(name), encoding
             )
         )
         admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))

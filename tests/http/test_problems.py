@@ -204,9 +204,11 @@ async def test_a_check_of_rate_limits_takes_no_idempotency_key(client: AppClient
 
 HUGE = b"1e9999999999999999999"
 TINY = b"-1e-9999999999999999999"
+LONG = b"9" * 4301
+"""One digit more than Python makes a whole number of."""
 
 
-@pytest.mark.parametrize("literal", [HUGE, TINY])
+@pytest.mark.parametrize("literal", [HUGE, TINY, LONG])
 @pytest.mark.parametrize(
     ("method", "path", "body", "field"),
     [
@@ -230,7 +232,7 @@ async def test_a_number_beyond_all_decimals_is_a_400_that_names_its_field(
     assert problem["details"]["field"].startswith(field)
 
 
-@pytest.mark.parametrize("literal", [HUGE, TINY])
+@pytest.mark.parametrize("literal", [HUGE, TINY, LONG])
 @pytest.mark.parametrize("place", [b'"cost_amount":%b', b'"cost_amount":1,"usage":{"tokens":%b}'])
 async def test_a_number_beyond_all_decimals_fails_its_record_alone(
     client: AppClient, place: bytes, literal: bytes

@@ -84,6 +84,7 @@ async def test_a_wrong_line_is_an_error_in_its_place(client: AppClient) -> None:
             line(reservation_id="019cd7d8-7c00-7a11-8f00-0123456789ab"),
             b'{"resource_type":"llm","usage":{"tokens":1}}',
             line(),
+            b'{"resource_type":"llm","cost_amount":1,"usage":{"tokens":%b}}' % (b"9" * 4301),
         ]
     )
     lines, summary = await stream(client, body)
@@ -95,9 +96,10 @@ async def test_a_wrong_line_is_an_error_in_its_place(client: AppClient) -> None:
         7: "PAYLOAD_TOO_LARGE",
         8: "NOT_FOUND",
         9: "COST_CALCULATION_ERROR",
+        11: "VALIDATION_ERROR",
     }
     assert [one["line"] for one in lines if "record_id" in one] == [1, 10]
-    assert (summary["recorded"], summary["failed"]) == (2, 6)
+    assert (summary["recorded"], summary["failed"]) == (2, 7)
     assert await total(client) == (2, 2)
 
 

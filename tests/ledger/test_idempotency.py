@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from fiscus.budgets.calls import CheckAnswer, CheckBatchAnswer, CheckBatchRequest
 from fiscus.clock import ManualClock
 from fiscus.costs.calls import RecordBatchAnswer, RecordBatchRequest
 from fiscus.errors import Conflict, IdempotencyConflict, ValidationError
+from fiscus.ledger.requests.budgets import check_batch_command
 from fiscus.ledger.requests.costs import record_batch_command
 from fiscus.ledger.requests.quotas import quota_check_batch_command
 from fiscus.quotas.calls import QuotaCheckBatchRequest
@@ -197,6 +199,36 @@ def test_a_batch_repeated_with_its_key_is_one_effect(desk: Desk) -> None:
     assert desk.used(budget) == ("4", "3")
     with pytest.raises(IdempotencyConflict):
         desk.record_batch([*records, *records], "key")
+
+
+@pytest.mark.parametrize("times", [20, 500])
+def test_a_repeated_batch_of_any_size_shows_its_reservations_as_they_are_now(
+    desk: Desk, times: int
+) -> None:
+    budget = desk.budget("1000")
+    checks = [check_request("1")] * times
+    first = desk.check_batch(checks, "key")
+    assert desk.check_batch(checks, "key") == first
+    settled = first.results[-1].reservation_id
+    assert settled is not None
+    desk.settle(settled, "2")
+    again = desk.check_batch(checks, "key")
+    assert [one.reservation_status for one in again.results] == ["pending"] * (times - 1) + [
+        "settled"
+    ]
+    assert desk.used(budget) == ("2", str(times - 1))
+
+
+def test_a_batch_and_its_repetition_may_come_in_one_group(desk: Desk) -> None:
+    budget = desk.budget("1000")
+    request = CheckBatchRequest(checks=[check_request("1")] * 50)
+    now = desk.engine.clock.now()
+    batch = check_batch_command(request, desk.tenant_id, now, "key")
+    first, second, other = desk.outcomes([batch, batch, desk.check_command("1")])
+    assert isinstance(first, CheckBatchAnswer)
+    assert first == second
+    assert isinstance(other, CheckAnswer)
+    assert desk.used(budget) == ("0", "51")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 257, "line\nbreak", "\x00"])

@@ -82,6 +82,26 @@ def _end(one: socket.socket) -> None:
     one.close()
 
 
+def test_a_session_that_ended_while_nobody_used_it_fails_no_group(
+    postgres_server: PostgresServer, url: str, tmp_path: Path
+) -> None:
+    engine = open_engine(Settings(data_dir=tmp_path, database_url=url))
+    desk = Desk(engine, "acme")
+    budget = desk.budget("10", on_store_failure="allow")
+    desk.record("1")
+    ended = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = %s"
+    for spent in range(2, 9):
+        with contextlib.closing(postgres_server.connect()) as admin:
+            admin.execute(ended, [urlsplit(url).path[1:]])
+        desk.record("1")
+        with contextlib.closing(postgres_server.connect()) as admin:
+            admin.execute(ended, [urlsplit(url).path[1:]])
+        answer = desk.check("9.5")
+        assert (answer.allowed, answer.degraded) == (False, False)
+        assert desk.used(budget) == (str(spent), "0")
+    engine.close()
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_commit_whose_answer_is_lost_is_not_said_to_have_changed_nothing(
     url: str, tmp_path: Path, *, apart: bool

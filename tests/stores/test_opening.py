@@ -19,6 +19,7 @@ from fiscus.access.model import ApiKey, Role, hash_key
 from fiscus.budgets.calls import CheckRequest
 from fiscus.budgets.model import BudgetSpec
 from fiscus.clock import ManualClock, SystemClock
+from fiscus.costs.port import CostFilter
 from fiscus.engine import Engine
 from fiscus.errors import Conflict, ServiceUnavailable, ValidationError
 from fiscus.health import dependencies_of
@@ -589,3 +590,55 @@ def test_the_data_folder_and_its_tables_are_made(
     assert (folder / "fiscus.db").is_file()
     assert engine.store.kind == "sqlite"
     assert engine.store.pending_migrations() == []
+
+
+# -- what PostgreSQL may be set to
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "DateStyle = 'German, DMY'",
+        "client_encoding = 'LATIN1'",
+        "default_transaction_isolation = 'serializable'",
+    ],
+)
+def test_what_sessions_are_set_to_otherwise_changes_nothing(
+    open_on: Callable[..., Engine], postgres_server: PostgresServer, owner_url: str, setting: str
+) -> None:
+    name = sa.make_url(owner_url).database
+    assert name is not None
+    with contextlib.closing(postgres_server.connect()) as admin:
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} SET {}").format(sql.Identifier(name), sql.SQL(setting))
+        )
+    acme = Tenant(open_on(owner_url), "acme")
+    budget = acme.budget(budget_name="日本")
+    acme.record("1.5", tags={"area": "日"})
+    assert acme.check("1", tags={"area": "日"}).allowed
+    (record,) = acme.engine.costs.list("acme", CostFilter(), PageRequest()).items
+    assert (record.tags["area"], record.timestamp) == ("日", acme.now)
+    assert acme.engine.budgets.get("acme", budget.budget_id).budget_name == "日本"
+    show = "SHOW transaction_isolation"
+    with contextlib.closing(Database(owner_url)) as database:
+        changes = database.write("acme", lambda one: one.execute(sa.text(show)).scalar_one())
+        with contextlib.closing(database.connect_psycopg()) as own:
+            assert own.execute(show).fetchone() == (changes,) == ("read committed",)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    postgres_server: PostgresServer, encoding: str, tmp_path: Path
+) -> None:
+    url = fresh_database(postgres_server, encoding)
+    for step in (
+        lambda: migrate.upgrade(url),
+        lambda: migrate.status(url),
+        lambda: open_engine(Settings(data_dir=tmp_path, database_url=url)),
+    ):
+        with pytest.raises(ServiceUnavailable, match=f"encoding is {encoding}") as caught:
+            step()
+        assert not caught.value.retriable
+    drop_database(postgres_server, url)

@@ -94,6 +94,7 @@ class GroupRunner:
         """As `decide`, but for rows that are locked, which raise in any case."""
         needs = Needs(tenants={command.tenant_id for command in commands})
         self.definitions.lookups.count += len(needs.tenants)
+        why_not_yet = _contended()
         for _ in range(MAX_ATTEMPTS):
             workspace = Workspace(self.definitions, self._rates, needs, self._known_series)
             for command in commands:
@@ -111,9 +112,11 @@ class GroupRunner:
                 (freed,) = self._decide([expire], patient=patient)
                 if isinstance(freed, FiscusError):
                     return self._each_alone(commands, freed)
+                why_not_yet = _still_freeing()
                 continue
             except (MoreNeeded, GroupConflict):
                 transaction.rollback()
+                why_not_yet = _contended()
                 continue
             except NoPartition as error:
                 transaction.rollback()
@@ -128,14 +131,7 @@ class GroupRunner:
                 raise
             self._remember(workspace)
             return outcomes
-        return self._each_alone(
-            commands,
-            ServiceUnavailable(
-                "Too much contention on the same rows",
-                suggested_action="Try again with the same idempotency key.",
-                retry_after_seconds=1,
-            ),
-        )
+        return self._each_alone(commands, why_not_yet)
 
     def _each_alone(
         self, commands: Sequence[Command], alone: FiscusError
@@ -253,6 +249,22 @@ def _others_done(outcomes: Sequence[Decided | FiscusError]) -> Generator[None]:
         if not outcomes:
             raise
         raise GroupOutcomeUnknown(f"a part of the group is done: {error}") from error
+
+
+def _contended() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "Too much contention on the same rows",
+        suggested_action="Try again with the same idempotency key.",
+        retry_after_seconds=1,
+    )
+
+
+def _still_freeing() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "Very many reservations are due, and what they hold is still being given back",
+        suggested_action="Try again with the same idempotency key.",
+        retry_after_seconds=1,
+    )
 
 
 def _no_partition() -> ServiceUnavailable:

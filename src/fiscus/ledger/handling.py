@@ -235,9 +235,23 @@ def _replay(workspace: Workspace, command: Command, answer: bytes) -> Answer:
     if isinstance(stored, CheckAnswer):
         return _as_it_is_now(workspace, command, stored)
     if isinstance(stored, CheckBatchAnswer):
-        results = [_as_it_is_now(workspace, command, one) for one in stored.results]
-        return replace(stored, results=results)
+        return replace(stored, results=_all_as_they_are_now(workspace, command, stored.results))
     return stored
+
+
+def _all_as_they_are_now(
+    workspace: Workspace, command: Command, answers: Sequence[CheckAnswer]
+) -> list[CheckAnswer]:
+    now: list[CheckAnswer] = []
+    more_needed: MoreNeeded | None = None
+    for answer in answers:
+        try:
+            now.append(_as_it_is_now(workspace, command, answer))
+        except MoreNeeded as error:
+            more_needed = error  # and go on, as in `_each`
+    if more_needed is not None:
+        raise more_needed
+    return now
 
 
 def _as_it_is_now(workspace: Workspace, command: Command, answer: CheckAnswer) -> CheckAnswer:

@@ -101,7 +101,7 @@ def _with_key(path: str, kind: type[Any], what: str, values: Callable[[], object
 
     try:
         return with_key(path, strict(kind), values(), refuses)
-    except InvalidOperation:  # a number that no `Decimal` can hold
+    except (InvalidOperation, msgspec.DecodeError):  # a number that nothing can hold
         return path
 
 

@@ -30,7 +30,7 @@ from fiscus.stores.sql.alembic_unheard import (
 from fiscus.stores.sql.database import ALL_TENANTS, require_writable
 from fiscus.stores.sql.failures import disk_full, first_line, is_full, unusable
 from fiscus.stores.sql.postgres.connections import (
-    SESSION_IN_UTC,
+    PLAIN_SESSION,
     become_app_role,
     postgres_options,
 )
@@ -107,6 +107,7 @@ def looking(url: str, *, setting: str = DATABASE_SETTING) -> Generator[Connectio
 
 def revisions_of(connection: Connection) -> list[Revision]:
     """As `status`, on a connection that is open."""
+    _require_utf8(connection)
     known = _scripts()
     current = _current(connection)
     names = [script.revision for script in known]
@@ -130,6 +131,22 @@ def _current(connection: Connection) -> str | None:
     return connection.execute(sa.select(_VERSION_TABLE.c.version_num)).scalar()
 
 
+def _require_utf8(connection: Connection) -> None:
+    """Raises `ServiceUnavailable` when a database cannot hold every text."""
+    if connection.dialect.name == "sqlite":
+        return
+    encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        error = ServiceUnavailable(
+            f"The database's encoding is {encoding}, which cannot hold every text; Fiscus needs "
+            "UTF8",
+            suggested_action="Make another one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE "
+            f"template0, and name it in {DATABASE_SETTING}.",
+        )
+        error.retriable = False
+        raise error
+
+
 def require_known(revision: str) -> None:
     """Raises `ValidationError` unless there is such a revision."""
     if revision not in {"base", HEAD, *_revisions()}:
@@ -147,6 +164,7 @@ def _run(url: str, step: Any, to: str, refused: MayNot, setting: str) -> None:
     engine = _engine(url, setting)
     try:
         with _explained(url, refused, setting), _locked(engine) as connection:
+            _require_utf8(connection)
             current = _current(connection)
             if current is not None and current not in _revisions():
                 raise _newer(current)
@@ -180,7 +198,7 @@ def _engine(url: str, setting: str) -> sa.Engine:
     return sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         poolclass=sa.NullPool,
-        connect_args=postgres_options(parsed, SESSION_IN_UTC),
+        connect_args=postgres_options(parsed, PLAIN_SESSION),
     )
 
 

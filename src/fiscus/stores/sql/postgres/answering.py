@@ -29,8 +29,12 @@ MAX_LOOKS: Final = 90
 """After so many the server has not ended what took longer than `STATEMENT_SECONDS`."""
 
 
+class ServerHangs(psycopg.OperationalError):
+    """The connection was given up: the server does not answer."""
+
+
 class AnsweringConnection(psycopg.Connection[Any]):
-    """A connection whose every wait ends, with `OperationalError`, soon after the server hangs.
+    """A connection whose every wait ends, with `ServerHangs`, soon after the server hangs.
 
     A server that takes its time over a statement still lets others connect, one that hangs does
     not: so the one is waited for, and the other is found out within three seconds.
@@ -54,7 +58,7 @@ class AnsweringConnection(psycopg.Connection[Any]):
                     too_long = silent >= MAX_LOOKS and not self.statements_may_last
                     if too_long or (silent % SILENT_LOOKS == 0 and self._hangs()):
                         self.pgconn.finish()
-                        raise psycopg.OperationalError("the server does not answer")
+                        raise ServerHangs("the server does not answer")
                 else:
                     silent = 0
                 wanted = gen.send(ready)

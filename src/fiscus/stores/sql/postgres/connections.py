@@ -19,8 +19,13 @@ APP_ROLE: Final = "(left(current_database(), 59) || '_app')::name"
 
 Roles belong to the whole server, so each database has its own."""
 
-SESSION_IN_UTC: Final = "-c timezone=UTC"
-_SESSION: Final = f"{SESSION_IN_UTC} -c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout=5s"
+PLAIN_SESSION: Final = (
+    r"-c timezone=UTC -c DateStyle=ISO -c default_transaction_isolation=read\ committed"
+)
+"""What Fiscus takes for granted of a session, and a server or database may be set to otherwise."""
+_SESSION: Final = f"{PLAIN_SESSION} -c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout=5s"
+_KEEPALIVE_SECONDS: Final = "30"
+"""Less than firewalls and proxies let a connection be idle before they forget it."""
 
 
 def postgres_options(url: URL, session: str = _SESSION) -> dict[str, Any]:
@@ -30,7 +35,9 @@ def postgres_options(url: URL, session: str = _SESSION) -> dict[str, Any]:
     return {
         "connect_timeout": CONNECT_SECONDS,
         "application_name": given.get("application_name", ("fiscus",))[-1],
+        "client_encoding": "UTF8",
         "options": " ".join((*given.get("options", ()), session)),
+        "keepalives_idle": given.get("keepalives_idle", (_KEEPALIVE_SECONDS,))[-1],
         "tcp_user_timeout": 5000,
     }
 

@@ -23,6 +23,7 @@ from fiscus.ledger.port import (
 )
 from fiscus.money import plain
 from fiscus.stores.sql.bulk import SHAPES_KEPT, Row, Statement
+from fiscus.stores.sql.postgres.answering import ServerHangs
 from fiscus.stores.sql.postgres.errors import TABLES_NOT_READY, may_have_committed
 
 _TEXT: Final = re.compile(r"\{text:([\w.]+)\}")
@@ -108,7 +109,18 @@ class PostgresDriver:
         return True
 
     def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
-        return self._together(statements, commit=False)
+        tenants = self._tenants
+        was_kept = self._connection is not None
+        try:
+            return self._together(statements, commit=False)
+        except StoreUnavailable as error:
+            is_first = tenants is not None
+            if not (is_first and was_kept) or isinstance(error.__cause__, ServerHangs):
+                raise
+            # The session may have ended while nobody used it, by a restart or a limit on idle ones.
+            # Nothing was done in this transaction yet.
+            self._tenants = tenants
+            return self._together(statements, commit=False)
 
     def commit(self, statements: Sequence[Statement]) -> None:
         self._together(statements, commit=True)
