@@ -145,6 +145,28 @@ def test_a_changed_end_date_binds_the_period_that_runs(acme: Tenant, clock: Manu
         deleted(acme, budget)
 
 
+def test_a_period_that_has_ended_is_held_against_the_amount_it_ended_with(
+    acme: Tenant, clock: ManualClock
+) -> None:
+    budget = acme.budget(budget_amount="50")
+    acme.record("40")
+    clock.advance(seconds=60)
+    budget = replaced(acme, budget, budget_amount="100")
+    clock.set(datetime(2026, 4, 1, tzinfo=UTC))
+    budget = replaced(acme, budget, budget_amount="1000")
+    acme.record("500")
+    clock.set(datetime(2026, 5, 3, tzinfo=UTC))
+    replaced(acme, budget, budget_amount="10")
+    acme.record("4")
+    acme.record("1", timestamp="2026-02-27T00:00:00Z")  # before there was any
+    used = acme.engine.budgets.utilization(
+        acme.tenant_id, budget.budget_id, PageRequest(), scope_id=None, now=acme.now
+    )
+    told = [(use.amount, use.remaining, use.utilization_ratio) for use in used.periods]
+    ratios = [Decimal(text) for text in ("0.4", "0.5", "0.4", "0.02")]
+    assert told == list(zip([10, 1000, 100, 50], [6, 500, 60, 49], ratios, strict=True))
+
+
 def test_what_was_only_looked_at_is_no_period_of_a_template(acme: Tenant) -> None:
     budget = acme.budget(allocated_to_type="user", allocated_to_id="*")
     for user in ("u1", "u2"):

@@ -103,7 +103,7 @@ FIELDS: Final = {
     "allocated_to_type": "The type of the scope.",
     "allocations": "The allocations, each as for `POST /quotas`.",
     "allowed": "Whether the operation may run.",
-    "amount": "The budget's amount for the period.",
+    "amount": "The budget's amount for the period; when that has ended, its last.",
     "HeldLine.amount": "What is held of the budget, in its currency.",
     "ConsumptionView.amount": "What was taken.",
     "HistoryRow.amount": "What was taken or given back.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
@@ -62,6 +64,24 @@ class Versions(Generic[D]):
                 suggested_action=f"Use a version from 1 to the {self._what}'s own.",
             )
         return decode(definition, self._kind)
+
+    def at(
+        self, connection: Connection, tenant_id: str, name: str, moments: Collection[datetime]
+    ) -> dict[datetime, D]:
+        """A definition as it was just before each of `moments`; before its first, as that was."""
+        c = self._table.c
+        query = sa.select(c.version, c.changed_at).where(
+            c[self._id] == name, c.tenant_id == tenant_id
+        )
+        kept = sorted((row.changed_at, row.version) for row in connection.execute(query))
+        versions = {at: kept[max(0, bisect_left(kept, (at, 0)) - 1)][1] for at in moments}
+        query = sa.select(c.version, c.definition).where(
+            c[self._id] == name, c.tenant_id == tenant_id, c.version.in_(set(versions.values()))
+        )
+        found = {
+            row.version: decode(row.definition, self._kind) for row in connection.execute(query)
+        }
+        return {at: found[version] for at, version in versions.items()}
 
 
 def replaces_none(what: str) -> ValidationError:

@@ -28,19 +28,18 @@ from fiscus.stores.sql.budgets.utilization import (
     read_utilization,
     used_currently,
 )
+from fiscus.stores.sql.budgets.versions import versions
 from fiscus.stores.sql.database import ALL_TENANTS, Database
 from fiscus.stores.sql.idempotency import once
 from fiscus.stores.sql.most_used import LOOK_SECONDS, budgets_used_most
 from fiscus.stores.sql.paging import SortKey, parse_uuid, read_page
-from fiscus.stores.sql.tables import budget_versions
 from fiscus.stores.sql.tables import budgets as t
 from fiscus.stores.sql.tenants import next_definitions_version, settings_of, stale_version
-from fiscus.stores.sql.versions import Versions, replaces_none
+from fiscus.stores.sql.versions import replaces_none
 from fiscus.tenants import TenantSettings
 from fiscus.wire.decoding import decode
 from fiscus.wire.encoding import encode
 
-_versions: Final = Versions(budget_versions, Budget, "budget")
 _ORDER: Final = (SortKey(t.c.budget_id, parse_uuid),)
 
 
@@ -81,7 +80,7 @@ class SqlBudgets:
                     **_columns(budget, definitions_version),
                 )
             )
-            _versions.keep(connection, [budget], by)
+            versions.keep(connection, [budget], by)
             return budget
 
         return self._database.write(tenant_id, once(change, Budget, idempotency, now))
@@ -90,7 +89,7 @@ class SqlBudgets:
         with self._database.read(tenant_id) as connection:
             if version is None:
                 return _get(connection, tenant_id, budget_id)
-            return _versions.find(connection, tenant_id, budget_id, version)
+            return versions.find(connection, tenant_id, budget_id, version)
 
     def list(self, tenant_id: str, wanted: BudgetFilter, page: PageRequest) -> Page[Budget]:
         query = sa.select(t.c.definition).where(
@@ -185,7 +184,7 @@ class SqlBudgets:
             .where(t.c.budget_id == budget.budget_id, t.c.tenant_id == budget.tenant_id)
             .values(deleted_at=deleted_at, **_columns(budget, definitions_version))
         )
-        _versions.keep(connection, [budget], by)
+        versions.keep(connection, [budget], by)
 
 
 def _get(connection: Connection, tenant_id: str, budget_id: str) -> Budget:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection, Row
 
 from fiscus.budgets.calls import PeriodUse, Utilization
@@ -18,6 +19,7 @@ from fiscus.paging import PageRequest, build_page
 from fiscus.periods import FAR_FUTURE
 from fiscus.scopes import EVERY
 from fiscus.stores.sql.budgets.lines import holds_of, read_lines
+from fiscus.stores.sql.budgets.versions import versions
 from fiscus.stores.sql.paging import (
     SortKey,
     count,
@@ -46,7 +48,8 @@ def read_utilization(
 ) -> Utilization:
     """A page of a budget's periods up to now, newest first; of one scope, or of all.
 
-    The current period of a single scope is there before anything was used in it.
+    One that has ended is held against the amount that it ended with. The current period of a single
+    scope is there before anything was used in it.
     """
     query = sa.select(t).where(
         t.c.budget_id == budget.budget_id,
@@ -66,6 +69,7 @@ def read_utilization(
     anchors = _anchors(connection, prepared, [row.scope_id for row in rows])
     due = _due(connection, budget, now) if any(row.reserved for row in rows) else {}
     uses = [_use(prepared, row, due, now, anchors.get(row.scope_id)) for row in rows]
+    uses = _as_they_ended(connection, budget, uses, now)
     if blank is not None:
         if cursor is None and page.page == 1:
             uses.insert(0, blank)
@@ -79,6 +83,27 @@ def read_utilization(
         currency=budget.currency,
         periods=found.items,
         pagination=found.pagination,
+    )
+
+
+def _as_they_ended(
+    connection: Connection, budget: Budget, uses: list[PeriodUse], now: datetime
+) -> list[PeriodUse]:
+    ends = {one.period_end for one in uses if one.period_end is not None and one.period_end <= now}
+    if budget.version == 1 or not ends:
+        return uses
+    found = versions.at(connection, budget.tenant_id, budget.budget_id, ends)
+    amounts: dict[datetime | None, Decimal] = {end: one.budget_amount for end, one in found.items()}
+    return [_against(amounts.get(one.period_end, budget.budget_amount), one) for one in uses]
+
+
+def _against(amount: Decimal, use: PeriodUse) -> PeriodUse:
+    used = add(use.spent, use.reserved)
+    return replace(
+        use,
+        amount=amount,
+        remaining=plain(subtract(amount, used)),
+        utilization_ratio=ratio(used, amount),
     )
 
 
