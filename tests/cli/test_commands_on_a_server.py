@@ -140,6 +140,18 @@ def test_demo_with_a_server_keeps_its_key_private(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def test_demo_shows_a_given_key_as_it_is(tmp_path: Path) -> None:
+    key = "Zq'9aB[red]c[/x]_0123456789abcdef"
+    with fiscus_server(tmp_path, command=("demo", "--serve"), admin_key=key) as server:
+        wait_until(lambda: "/cost-tracking/reports?" in server.output())
+        shown = server.output()
+        assert server.stop() == 0
+    assert any(line.split()[-1:] == [key] for line in shown.splitlines() if "admin key" in line)
+    header = f"X-API-Key: {key}"
+    lines = [shlex.split(line) for line in shown.splitlines() if line.startswith("curl")]
+    assert [header in words for words in lines] == [True] * 3
+
+
 def test_demo_with_a_key_that_was_revoked_says_so(tmp_path: Path) -> None:
     command = ("demo", "--serve", "--data-dir", str(tmp_path / "data[red]"))
     with fiscus_server(tmp_path, command=command, admin_key=None) as server:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fiscus
-from fiscus import AsyncClient, Client, RateLimitViolated, ServiceUnavailable, ValidationError
+from fiscus import (
+    AsyncClient,
+    Client,
+    InternalError,
+    RateLimitViolated,
+    ServiceUnavailable,
+    ValidationError,
+)
 from fiscus.client.problems import error_of
 from fiscus.client.retries import Attempts, RetryPolicy
 from tests.client.apis import BUDGET, OPERATION, Awaited, Bench, RunningServer, open_async
@@ -401,6 +408,43 @@ def test_a_settle_of_unknown_outcome_is_not_undone_and_can_be_repeated(
         assert len(faulty.of("/settle")) == 1
         answer = reservation.settle("0.5")
         assert [one.record_id for one in client.records().items] == [answer.record_id]
+
+
+def test_a_settle_that_has_to_wait_keeps_the_hold_and_can_be_repeated(
+    server: RunningServer, faulty: Faulty, tenant: str
+) -> None:
+    faulty.steps.clear()
+    faulty.seen.clear()
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+        reservation = client.reserve(**OPERATION, estimate=1)
+
+        def settle_at_the_limit() -> None:
+            with reservation as r:
+                faulty.steps.append(problem(429, "RATE_LIMIT_VIOLATED", retriable=True))
+                r.settle("0.5")
+
+        with pytest.raises(RateLimitViolated):
+            settle_at_the_limit()
+        assert not faulty.of("/release")
+        answer = reservation.settle("0.5")
+        assert answer.flags == []
+        assert [one.record_id for one in client.records().items] == [answer.record_id]
+
+
+async def test_a_success_of_something_else_has_deleted_nothing(
+    shaky: Bench, faulty: Faulty
+) -> None:
+    budget = await shaky.api.create_budget(**BUDGET)
+    for delete in (
+        lambda: shaky.api.delete_budget(budget.budget_id),
+        lambda: shaky.api.delete_quota(budget.budget_id),
+        lambda: shaky.api.delete_rate_limit(budget.budget_id),
+        lambda: shaky.api.reset_rate_limit(budget.budget_id),
+    ):
+        faulty.steps.append(GARBAGE)
+        with pytest.raises(InternalError, match="not one of Fiscus"):
+            await delete()
+    assert (await shaky.api.get_budget(budget.budget_id)).version == budget.version
 
 
 def test_a_nested_cost_that_may_be_recorded_by_itself_is_in_no_other_record(

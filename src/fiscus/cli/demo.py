@@ -238,7 +238,7 @@ def show_what_to_try(url: str, key: str) -> None:
             [
                 ("address", url),
                 ("reference", f"{url}/docs"),
-                ("admin key", key),
+                ("admin key", shown(key)),
                 ("tenant", f"{demo_data.TENANT} (synthetic)"),
             ],
             title="Fiscus is running",
@@ -253,7 +253,7 @@ def show_what_to_try(url: str, key: str) -> None:
 def examples(url: str, key: str) -> list[tuple[str, str]]:
     """What the demo suggests to try: a title and a curl line each."""
     since = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=7)
-    curl = f"curl -s -w '\\n' -H 'X-API-Key: {key}'"
+    curl = f"curl -s -w '\\n' -H {shlex.quote(f'X-API-Key: {key}')}"
     query = (
         f"tenant_id={demo_data.TENANT}&report_type=by_service&start_date={since:%Y-%m-%dT%H:%M:%SZ}"
     )

@@ -22,7 +22,7 @@ from fiscus.budgets.model import Budget, BudgetSpec
 from fiscus.budgets.queries import BudgetQuery, UtilizationQuery
 from fiscus.client.arguments import given_id, given_tenant_id
 from fiscus.client.problems import error_of, unreachable
-from fiscus.client.sender import Sender, answer_of
+from fiscus.client.sender import Sender, answer_of, require_done
 from fiscus.client.transports import Request
 from fiscus.costs.calls import (
     RecordAnswer,
@@ -203,10 +203,12 @@ class HttpBackend(Sender):
         self, tenant_id: str | None, policy_id: str, *, force: bool
     ) -> None:
         query = [*_tenant(tenant_id), _force(force=force)]
-        await self.call("DELETE", _policy(policy_id), query=query, repeatable=False)
+        require_done(await self.call("DELETE", _policy(policy_id), query=query, repeatable=False))
 
     async def reset_rate_limit(self, policy_id: str, request: ResetRequest) -> None:
-        await self.call("POST", f"{_policy(policy_id)}/reset", body=request, repeatable=False)
+        require_done(
+            await self.call("POST", f"{_policy(policy_id)}/reset", body=request, repeatable=False)
+        )
 
     async def allocate_quota(self, spec: QuotaSpec, *, key: str | None) -> QuotaView:
         return await self._post("/quotas", spec, QuotaView, key=key)
@@ -236,7 +238,7 @@ class HttpBackend(Sender):
 
     async def delete_quota(self, tenant_id: str | None, quota_id: str, *, force: bool) -> None:
         query = [*_tenant(tenant_id), _force(force=force)]
-        await self.call("DELETE", _quota(quota_id), query=query, repeatable=False)
+        require_done(await self.call("DELETE", _quota(quota_id), query=query, repeatable=False))
 
     async def quota_history(self, quota_id: str, query: QuotaHistoryQuery) -> QuotaHistory:
         return await self._get(f"{_quota(quota_id)}/history", QuotaHistory, query)
@@ -260,7 +262,7 @@ class HttpBackend(Sender):
 
     async def delete_budget(self, tenant_id: str | None, budget_id: str, *, force: bool) -> None:
         query = [*_tenant(tenant_id), _force(force=force)]
-        await self.call("DELETE", _budget(budget_id), query=query, repeatable=False)
+        require_done(await self.call("DELETE", _budget(budget_id), query=query, repeatable=False))
 
     async def utilization(self, budget_id: str, query: UtilizationQuery) -> Utilization:
         return await self._get(f"{_budget(budget_id)}/utilization", Utilization, query)

@@ -24,6 +24,8 @@ from fiscus.wire.paths import BASE_PATH
 
 T = TypeVar("T")
 
+_DONE: Final = 204
+"""The status of what answers nothing."""
 # nothing of such a request has reached the server
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -126,6 +128,14 @@ def answer_of(reply: Reply, kind: type[T]) -> T:
         return decode(reply.body, kind)
     except ValidationError as error:
         raise not_an_answer(error) from None
+
+
+def require_done(reply: Reply) -> None:
+    """Raises `InternalError` unless a call that answers nothing was done."""
+    if reply.status != _DONE:
+        raise not_an_answer(
+            ValidationError(f"its status is {reply.status}, not 204", field="status")
+        )
 
 
 def _parameters(values: Mapping[str, Any]) -> list[tuple[str, str]]:

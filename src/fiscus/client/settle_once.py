@@ -109,11 +109,11 @@ class SettleOnce:
     ) -> Settlement:
         try:
             answer = await charge(begun)
-        except ServiceUnavailable:
-            self._uncertain = True
-            raise
-        except FiscusError:
-            self._refused(trying)
+        except FiscusError as error:
+            if error.retriable or isinstance(error, ServiceUnavailable):
+                self._uncertain = True  # what is held stays so, for another try
+            else:
+                self._refused(trying)
             raise
         self._settled = _Settled(begun.own.cost, answer)
         return answer

@@ -64,7 +64,8 @@ def within_reach(moment: datetime, field: str) -> datetime:
     """`moment` in UTC. Raises `ValidationError` naming `field` where costs cannot be."""
     # Compared before it is converted: that far out, conversion overflows.
     if not _OLDEST <= moment < _NEWEST:
-        raise ValidationError.of_field(field, "is out of range", "Send a time from 1970 on.")
+        todo = f"Send a time from {_OLDEST.year} to {_NEWEST.year - 1}."
+        raise ValidationError.of_field(field, "is out of range", todo)
     return moment.astimezone(UTC)
 
 

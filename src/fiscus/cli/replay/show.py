@@ -12,7 +12,7 @@ from fiscus.cli.replay.audit import Finding, Replayed
 from fiscus.cli.replay.model_prices import ModelPrices
 from fiscus.cli.replay.run import Tally
 from fiscus.cli.replay.trace import TraceRequest
-from fiscus.cli.terminal import facts, money, new_table, out, show_table
+from fiscus.cli.terminal import facts, money, new_table, out, show_table, shown
 
 PERCENTILES: Final = (50, 95, 99)
 MILLION: Final = 1_000_000
@@ -64,7 +64,7 @@ def as_json_document(result: Result) -> dict[str, Any]:
 def show(result: Result) -> None:
     """The figures, the latencies and the audit as tables."""
     out.print()
-    show_table(facts(_figures(result), title=f"Replay of {result.name}"))
+    show_table(facts(_figures(result), title=f"Replay of {shown(result.name)}"))
     columns = ("p50", "p95", "p99", "max")
     latencies = new_table("latency", *columns, right=columns)
     for name, values in (("check", result.tally.check_ms), ("settle", result.tally.settle_ms)):
