@@ -113,6 +113,39 @@ def test_headers_tell_of_the_descriptor_that_denies(envoy: Envoy) -> None:
     assert told["RateLimit"] == f'"{tight}";r=0;t=3600, "{roomy}";r=99;t=60'
 
 
+def test_headers_tell_of_the_counter_of_a_policy_that_waits_longest(envoy: Envoy) -> None:
+    policy_id = envoy.policy(limit_value=60, algorithm="token_bucket")
+    envoy.ask({"path": "/x"}, hits=58)
+    envoy.ask({"path": "/y"}, hits=60)
+    request = asking({"path": "/x"}, {"path": "/y"})
+    for descriptor, hits in zip(request.descriptors, (20, 1), strict=True):
+        descriptor.hits_addend.value = hits
+    told = headers(
+        RateLimitServiceStub(envoy.channel).ShouldRateLimit(
+            request, metadata=(("x-api-key", envoy.key),), timeout=30
+        )
+    )
+    assert told["Retry-After"] == "18"
+    assert told["RateLimit"] == f'"{policy_id}";r=2;t=18'
+    assert told["X-RateLimit-Remaining"] == "0"
+
+
+def test_headers_tell_what_all_descriptors_leave(envoy: Envoy) -> None:
+    slow = envoy.policy(
+        resource_type="api",
+        scope_type="user",
+        scope_id="*",
+        limit_value=10,
+        time_window_seconds=3600,
+    )
+    fast = envoy.policy(limit_value=5)
+    envoy.ask({"user": "ann"}, hits=7)
+    envoy.ask({"path": "/"}, hits=5)
+    told = headers(envoy.ask({"user": "ann"}, {"path": "/"}, hits=5))
+    assert told["RateLimit"] == f'"{slow}";r=3;t=3600, "{fast}";r=0;t=60'
+    assert (told["X-RateLimit-Limit"], told["X-RateLimit-Remaining"]) == ("10", "0")
+
+
 class TestWithoutHeaders:
     @pytest.fixture
     def mapping(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import chain
+from math import inf
 from typing import Final, NamedTuple, Protocol
 
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
@@ -207,14 +209,20 @@ def _headers(answers: Iterable[RateLimitCheckAnswer], now: datetime) -> list[tup
         return []
     decides = limited[deciding([_verdict(one) for one in limited])]
     lines: dict[str, PolicyLine] = {}
-    for answer in limited:
-        for line in answer.policies:
-            told = lines.get(line.policy_id)
-            # of counters of one policy, the one with the least left is told
-            if told is None or line.remaining_requests < told.remaining_requests:
-                lines[line.policy_id] = line
-    told = replace(decides, policies=list(lines.values()))
+    for line in sorted(chain.from_iterable([one.policies for one in limited]), key=_strictness):
+        lines[line.policy_id] = line  # of counters of one policy, the strictest
+    told = replace(
+        decides,
+        policies=list(lines.values()),
+        remaining_requests=min(one.remaining_requests or 0 for one in limited),
+    )
     return headers_of(rate_limit_lines(told, to_us(now)))
+
+
+def _strictness(line: PolicyLine) -> tuple[float, int]:
+    """Who waits longest is told of, as in `Retry-After`; of equals, who has the least left."""
+    wait = inf if line.retry_after is None else line.retry_after
+    return wait, -line.remaining_requests
 
 
 def _verdict(answer: RateLimitCheckAnswer) -> Verdict:

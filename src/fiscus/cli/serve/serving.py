@@ -32,8 +32,8 @@ log = get_logger(__name__)
 GRACE_SECONDS: Final = 10
 """How long requests and background work in hand may take after the server was told to stop."""
 KEEP_ALIVE_SECONDS: Final = 75
-"""How long a connection may be idle: longer than clients and proxies keep theirs, or they would send
-a request just as it is closed."""
+"""How long a connection may be idle: longer than clients and proxies keep theirs, or they would
+send a request just as it is closed."""
 
 
 def sockets_for(settings: Settings, count: int = 1) -> list[socket.socket]:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection, Row
 
-from fiscus.errors import Conflict, NotFound
+from fiscus.errors import Conflict, NotFound, ValidationError
 from fiscus.idempotency import Idempotency
 from fiscus.ids import is_uuid, uuid7
 from fiscus.paging import Page, PageRequest
@@ -149,7 +149,7 @@ class SqlPolicies:
             )
             held = sum(one.additional_capacity for one in still_hold(old.emergencies, now))
             if held:
-                check_countable(new, held)
+                _require_countable(new, held)
             # hours of another zone are other hours
             keeps_load = new.timezone == old.policy.timezone
             _put(
@@ -306,6 +306,20 @@ def _conditions(wanted: PolicyFilter) -> list[sa.ColumnElement[bool]]:
         )
         if value is not None
     ]
+
+
+def _require_countable(policy: Policy, held: int) -> None:
+    """Raises `Conflict` when a policy cannot be counted with the emergency capacity it has now."""
+    try:
+        check_countable(policy, held)
+    except ValidationError as error:
+        raise Conflict(
+            f"Emergency capacity of {held} holds now, with which the policy cannot be counted: "
+            f"{error.message}",
+            details={"policy_id": policy.policy_id, "additional_capacity": held},
+            suggested_action="Send a smaller limit_value, or replace the policy when the "
+            "emergency capacity is over.",
+        ) from error
 
 
 def _require_unused(connection: Connection, policy: Policy, now: datetime) -> None:
