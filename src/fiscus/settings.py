@@ -126,7 +126,9 @@ class Settings(BaseSettings):
     jwt_public_key: str | None = Field(
         None, description="PEM public key (or its path) of RS256, ES256 or EdDSA tokens."
     )
-    jwt_jwks_url: str | None = Field(None, description="JWKS URL of RS256, ES256 or EdDSA tokens.")
+    jwt_jwks_url: str | None = Field(
+        None, description="JWKS URL (https) of RS256, ES256 or EdDSA tokens."
+    )
     jwt_issuer: str | None = Field(None, description="Required `iss` claim, when set.")
     jwt_audience: str | None = Field(None, description="Required `aud` claim, when set.")
     grpc_port: int | None = Field(

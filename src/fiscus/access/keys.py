@@ -119,7 +119,7 @@ def good_key(api_keys: ApiKeyStore, secret: str, now: datetime) -> ApiKey:
     """
     key = api_keys.find(hash_key(secret)) if len(secret) <= MAX_KEY_LENGTH else None
     if key is None:
-        raise _refused("The API key is not valid", "Send a valid token or API key.")
+        raise _refused("The API key is not valid", "Send a valid API key.")
     if not is_good(key, now):
         gone = "has expired" if key.revoked_at is None else "was revoked"
         raise _refused(f"The API key {gone}", "Send another API key.")

@@ -14,6 +14,7 @@ from fiscus.access.model import ApiKey, ApiKeySpec, NewApiKey, Role, hash_key, m
 from fiscus.cli.checked import AN_ID
 from fiscus.cli.configuration import DataDir, read_settings
 from fiscus.cli.terminal import (
+    CommandError,
     JsonFlag,
     facts,
     naming,
@@ -169,7 +170,13 @@ def _engine(
 
     settings = read_settings(data_dir=data_dir)
     tenant_id = tenant or parse_id(settings.default_tenant, "FISCUS_DEFAULT_TENANT")
-    begins = may_begin and is_new(settings)
+    new = is_new(settings)
+    if new and not may_begin and (file := sqlite_file(settings)) is not None:
+        raise CommandError(
+            f"there is no database at {file}",
+            suggested_action="Give --data-dir, or go to the folder that the server was started in.",
+        )
+    begins = may_begin and new
     engine = open_engine(settings, migrates=begins)
     try:
         yield engine, tenant_id

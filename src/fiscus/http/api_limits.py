@@ -172,7 +172,8 @@ def _exceeded(limits: Limits, taken: Taken) -> ApiLimited:
         f"More than {limit} calls a minute are held up by the limit {name}",
         answer=None,
         details={"limit": name, "limit_value": limit, "time_window_seconds": 60},
-        suggested_action="Try again after the time in Retry-After, or send batches.",
+        suggested_action="Try again after the time in Retry-After, or send batches; whoever runs "
+        f"Fiscus sets the limit by FISCUS_API_LIMIT_{ApiLimit(name).name}.",
         retry_after_seconds=None if wait_us is None else whole_seconds(wait_us),
     )
     error.limit = name

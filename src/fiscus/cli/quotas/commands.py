@@ -100,7 +100,11 @@ def list_quotas(
     elif quotas:
         show_quotas(quotas)
     else:
-        notes.print("There are no such quotas. `fiscus quotas allocate` makes one.")
+        notes.print(
+            "There are no such quotas (of another tenant? give --tenant). "
+            "`fiscus quotas allocate` makes one.",
+            soft_wrap=True,
+        )
 
 
 @app.command()

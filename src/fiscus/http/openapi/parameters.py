@@ -22,7 +22,8 @@ IDEMPOTENCY_KEY: Final[Json] = {
     "name": "X-Idempotency-Key",
     "in": "header",
     "description": "Makes it safe to send the request again: the same key and body get the same "
-    "answer, another body 409. `Idempotency-Key` is taken too.",
+    "answer, another body 409. Good for 24 hours, of a budget check for its `ttl_seconds` and "
+    "at least 5 minutes, of quota allocations for 7 days. `Idempotency-Key` is taken too.",
     "schema": {
         "type": "string",
         "minLength": 1,
