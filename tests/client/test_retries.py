@@ -389,6 +389,36 @@ def test_allowing_when_unreachable_is_no_way_around_a_refusal(
             raise AssertionError("the block ran")
 
 
+@pytest.mark.parametrize("lost", [CUT, CUT_HALF_WAY, GARBAGE])
+@pytest.mark.parametrize("on_unreachable", ["raise", "allow"])
+def test_what_a_lost_answer_took_is_given_back(
+    server: RunningServer, faulty: Faulty, tenant: str, lost: Any, on_unreachable: Any
+) -> None:
+    ran = False
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=0) as client:
+        budget = client.create_budget(**BUDGET)
+        quota = client.allocate_quota(
+            scope_type="project", scope_id="search", resource_type="gpu", allocated_amount=5
+        )
+        faulty.steps.append(lost)
+        with (
+            suppress(ServiceUnavailable, InternalError),
+            client.reserve(**OPERATION, estimate=1, on_unreachable=on_unreachable),
+        ):
+            ran = True
+        assert ran is (on_unreachable == "allow" and lost is not GARBAGE)
+        faulty.steps.append(lost)
+        with (
+            pytest.raises((ServiceUnavailable, InternalError)),
+            client.quota("gpu", 3, project="search"),
+        ):
+            raise AssertionError("the block ran")
+        assert not faulty.steps
+        (period,) = client.utilization(budget.budget_id).periods
+        assert (period.spent, period.reserved) == (0, 0)
+        assert client.get_quota(quota.quota_id).used_amount == 0
+
+
 def test_a_settle_of_unknown_outcome_is_not_undone_and_can_be_repeated(
     server: RunningServer, faulty: Faulty, tenant: str
 ) -> None:

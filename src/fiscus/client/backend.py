@@ -66,6 +66,8 @@ T = TypeVar("T")
 
 CLEAN_UP_SECONDS: Final = 5.0
 """How long giving back may hold up the leaving of a block."""
+LOST_SECONDS: Final = 1.0
+"""How long a block that could not be entered is held up by giving back what it may have taken."""
 
 
 class Operations(Protocol):

@@ -21,8 +21,9 @@ from typing import Any, Final, NamedTuple, ParamSpec, Self, TypeVar, cast
 from msgspec.structs import replace
 
 from fiscus.client.arguments import request
-from fiscus.client.backend import CLEAN_UP_SECONDS, Operations, run_blocking
+from fiscus.client.backend import CLEAN_UP_SECONDS, LOST_SECONDS, Operations, run_blocking
 from fiscus.client.fields import AmountLike
+from fiscus.client.problems import may_be_done
 from fiscus.client.telling import in_python
 from fiscus.client.transports import uninterrupted
 from fiscus.errors import Conflict, FiscusError
@@ -75,7 +76,9 @@ class Taking:
         """Take the amount; raises the refusal as an error."""
         try:
             answer = await self.operations.check_quota(self._request)
-        except FiscusError:
+        except FiscusError as error:
+            if may_be_done(error):
+                await self.operations.uninterrupted(lambda: self.undo(LOST_SECONDS))
             raise
         except BaseException:
             # interrupted on the way: the block will not run, so it must not have used anything
@@ -85,19 +88,19 @@ class Taking:
             raise refusal(answer)
         self.answer = answer
 
-    async def undo(self) -> None:
+    async def undo(self, patience_seconds: float = CLEAN_UP_SECONDS) -> None:
         """Ask again with the same key, which tells what was taken, and give that back."""
         if self._undone:
             return
         try:
             answer = self.answer or await self.operations.check_quota(
-                self._request, patience_seconds=CLEAN_UP_SECONDS
+                self._request, patience_seconds=patience_seconds
             )
             await self._release(answer, None)
         except Conflict:
             pass  # given back already
         except FiscusError as error:
-            log.warning("an interrupted consumption may stay taken: %s", error.message)
+            log.warning("a consumption that was cut off may stay taken: %s", error.message)
         self._undone = True
 
     def taken(self) -> QuotaCheckAnswer:

@@ -46,8 +46,9 @@ from fiscus.budgets.calls import (
     allowed_without_store,
 )
 from fiscus.budgets.refusals import refusal
-from fiscus.client.backend import CLEAN_UP_SECONDS, Operations
+from fiscus.client.backend import CLEAN_UP_SECONDS, LOST_SECONDS, Operations
 from fiscus.client.lending import Lending, Used
+from fiscus.client.problems import may_be_done
 from fiscus.client.same_operation import covers
 from fiscus.client.settle_once import SettleOnce, ToSettle
 from fiscus.client.settlements import (
@@ -198,17 +199,19 @@ class BlockHold:
         try:
             answer = await self._operations.check(request)
         except ServiceUnavailable as error:
+            await self._undo_if_lost(request, error)
             if not self._allow_unreachable:
                 raise
             log.warning("operation allowed although Fiscus cannot decide: %s", error.message)
             answer = allowed_without_store(
                 f"Allowed without a decision, as on_unreachable says: {error.message}"
             )
-        except FiscusError:
+        except FiscusError as error:
+            await self._undo_if_lost(request, error)
             raise
         except BaseException:
             # interrupted on the way: what was held must not stay held until it expires
-            await self._operations.uninterrupted(lambda: self._undo(request))
+            await self._operations.uninterrupted(lambda: self._undo(request, CLEAN_UP_SECONDS))
             raise
         if not answer.allowed:
             raise refusal(answer)
@@ -216,14 +219,18 @@ class BlockHold:
         self._answer = answer
         self.reservation_id = answer.reservation_id
 
-    async def _undo(self, request: CheckRequest) -> None:
+    async def _undo_if_lost(self, request: CheckRequest, error: FiscusError) -> None:
+        if may_be_done(error):
+            await self._operations.uninterrupted(lambda: self._undo(request, LOST_SECONDS))
+
+    async def _undo(self, request: CheckRequest, patience_seconds: float) -> None:
         """Ask again with the same key, which tells what was reserved, and give that back."""
         try:
-            answer = await self._operations.check(request, patience_seconds=CLEAN_UP_SECONDS)
+            answer = await self._operations.check(request, patience_seconds=patience_seconds)
             if answer.reservation_id is not None:
                 await self._release(answer.reservation_id)
         except FiscusError as error:
-            log.warning("an interrupted reservation may be held until it expires: %s", error)
+            log.warning("a reservation that was cut off may be held until it expires: %s", error)
 
     # -- settling
 

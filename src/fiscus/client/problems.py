@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import Any, Final
 
+import httpx
 from msgspec import Struct
 
 from fiscus.errors import (
@@ -17,6 +18,7 @@ from fiscus.errors import (
     Forbidden,
     InternalError,
     NotFound,
+    OutcomeUnknown,
     PayloadTooLarge,
     RateLimitViolated,
     ServiceUnavailable,
@@ -26,6 +28,8 @@ from fiscus.errors import (
 )
 from fiscus.wire.decoding import decode
 
+NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""Nothing of such a request has reached the server."""
 # for answers of something in between, such as a proxy
 _OF_STATUS: Final[dict[int, type[FiscusError]]] = {
     401: Unauthorized,
@@ -124,6 +128,13 @@ def unreachable(url: str, failure: Exception) -> ServiceUnavailable:
         f"No answer from {url}: {type(failure).__name__}{f': {failure}' if str(failure) else ''}",
         suggested_action="See that the Fiscus server runs and can be reached, then try again.",
     )
+
+
+def may_be_done(error: FiscusError) -> bool:
+    """Whether what was called may have been done all the same: its answer was lost, or was none."""
+    cause = error.__cause__
+    was_lost = isinstance(cause, httpx.RequestError) and not isinstance(cause, NOT_SENT)
+    return was_lost or isinstance(error, InternalError | OutcomeUnknown)
 
 
 def closed(what: str) -> ServiceUnavailable:

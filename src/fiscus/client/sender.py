@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from fiscus.client.arguments import given_key
 from fiscus.client.backend import NotPicklable
-from fiscus.client.problems import error_of, not_an_answer, unreachable
+from fiscus.client.problems import NOT_SENT, error_of, not_an_answer, unreachable
 from fiscus.client.retries import NOTHING_DONE_STATUSES, RETRIED_STATUSES, Attempts, RetryPolicy
 from fiscus.client.transports import Reply, Request, Transport
 from fiscus.errors import FiscusError, ValidationError
@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 _DONE: Final = 204
 """The status of what answers nothing."""
-# nothing of such a request has reached the server
-_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class Sender(NotPicklable):
@@ -111,7 +109,7 @@ class Sender(NotPicklable):
         except httpx.RequestError as failure:
             error = unreachable(self.url, failure)
             error.__cause__ = failure
-            return error, True, isinstance(failure, _NOT_SENT)
+            return error, True, isinstance(failure, NOT_SENT)
         if 200 <= reply.status < 300:
             return reply
         error = error_of(reply.status, reply.headers, reply.body)
