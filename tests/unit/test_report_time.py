@@ -89,6 +89,23 @@ def test_half_hour_shifts_keep_hours_apart() -> None:
     ]
 
 
+def test_an_hour_ends_where_the_clocks_change_to_the_second() -> None:
+    zone = "Antarctica/Casey"  # 00:01+08:00 becomes 03:01+11:00
+    start = utc(2022, 10, 1, 16)
+    periods = periods_of(TimeRange(start, start + timedelta(hours=2)), Granularity.HOUR, zone)
+    assert [(one.label[11:], one.end - one.start) for one in periods] == [
+        ("00:00:00+08:00", timedelta(minutes=1)),
+        ("03:00:00+11:00", timedelta(minutes=59)),
+        ("04:00:00+11:00", timedelta(hours=1)),
+    ]
+    costs = [cost(1, start + timedelta(minutes=minute)) for minute in (0, 5, 14, 59)]
+    wanted = {"start_date": start, "end_date": start + timedelta(hours=1), "timezone": zone}
+    assert costs_of(report(*costs, **wanted, group_by=["hour"])) == {
+        ("2022-10-02T00:00:00+08:00",): 1,
+        ("2022-10-02T03:00:00+11:00",): 3,
+    }
+
+
 def test_weeks_are_iso_weeks_and_months_are_local() -> None:
     start, end = utc(2025, 12, 28), utc(2026, 1, 12)
     weeks = periods_of(TimeRange(start, end), Granularity.WEEK, "UTC")

@@ -5,8 +5,9 @@ All of it is computed here, in IANA zones; stores only compare moments.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final, NamedTuple
 
 from fiscus.costs.port import TimeSlice
@@ -168,15 +169,30 @@ def _hour_at(moment: datetime, timezone: str) -> tuple[str, datetime]:
     local = moment.astimezone(zone)
     begun = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
     following = moment + (timedelta(hours=1) - begun)
-    # The clocks may change in between, on a quarter hour.
-    change = bucket_of(moment) + QUARTER_HOUR
-    while change < following:
-        if change.astimezone(zone).utcoffset() != local.utcoffset():
-            following = change
-        change += QUARTER_HOUR
+    # The clocks may change in between, mostly on a quarter hour.
+    since = moment
+    until = bucket_of(moment) + QUARTER_HOUR
+    while since < following:
+        if until.astimezone(zone).utcoffset() != local.utcoffset():
+            following = min(following, _change_between(since, until, zone))
+        since, until = until, until + QUARTER_HOUR
     # By its text, to keep the offset of `moment`: the full hour before may have had another.
     text = local.isoformat(timespec="hours")
     return f"{text[:13]}:00:00{text[13:]}", following
+
+
+def _change_between(since: datetime, until: datetime, zone: tzinfo) -> datetime:
+    """The first whole second at which the clocks of `zone` are not as at `since`."""
+    offset = since.astimezone(zone).utcoffset()
+    second = since.replace(microsecond=0)
+    later = bisect_left(
+        range(int((until - second).total_seconds())),
+        True,
+        key=lambda after: (
+            (second + timedelta(seconds=after)).astimezone(zone).utcoffset() != offset
+        ),
+    )
+    return second + timedelta(seconds=later)
 
 
 def _month_earlier(moment: datetime, day: date, timezone: str) -> datetime:

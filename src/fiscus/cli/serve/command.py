@@ -51,9 +51,11 @@ def serve(
     ] = True,
 ) -> None:
     """Serve the API. With nothing configured: SQLite in the data folder, everything included."""
+    from fiscus.cli.signals import leave, on_signals
+
+    on_signals(leave)  # ahead of all that takes its time
     from fiscus.cli.serve.serving import serve_process, sockets_for
     from fiscus.cli.serve.supervisor import Supervisor
-    from fiscus.cli.signals import leave, on_signals
     from fiscus.wiring.engine import ensure_admin_key, open_engine
 
     settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir)
@@ -77,7 +79,6 @@ def serve(
     if workers == 1:
         serve_process(settings, sockets[0], with_worker=with_worker, on_listening=announce)
     # so that the tables are ready and the admin key is made once, before any process starts
-    on_signals(leave)
     configure_logs(settings.log_level)
     engine = open_engine(settings)
     try:
