@@ -7,7 +7,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from fiscus.http.monitoring.metrics import Metrics
-from fiscus.http.monitoring.most_used import MostUsed
+from fiscus.http.monitoring.most_used import MostUsed, _Gauges
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -27,8 +27,8 @@ Of a histogram there are `_bucket`, `_sum` and `_count`. The `outcome` of a deci
 `denied`, `error`, or `limited` when the limits on Fiscus's own API refused the call, so that
 nothing was decided.
 
-| metric | type | meaning |
-| --- | --- | --- |
+| metric | type | labels | meaning |
+| --- | --- | --- | --- |
 """
 _ENDINGS = {"counter": "_total"}
 """What the parser takes from the names that are shown."""
@@ -38,12 +38,21 @@ def reference() -> str:
     """The page as it should be."""
     shown = b"".join(Metrics().render()) + MostUsed([], []).render()
     families = text_string_to_metric_families(shown.decode())
+    labels = _labels()
     rows = sorted(
-        f"| `{one.name}{_ENDINGS.get(one.type, '')}` | {one.type} | {one.documentation} |\n"
+        f"| `{one.name}{_ENDINGS.get(one.type, '')}` | {one.type} | {labels[one.name]} | "
+        f"{one.documentation} |\n"
         for one in families
         if not one.name.endswith("_created")
     )
     return HEAD + "".join(rows)
+
+
+def _labels() -> dict[str, str]:
+    """The names of each metric's labels."""
+    kept = {one._name: one._labelnames for one in vars(Metrics()._families).values()}
+    kept |= {one.name: one._labelnames for one in _Gauges(MostUsed([], [])).collect()}
+    return {name: ", ".join(f"`{label}`" for label in labels) for name, labels in kept.items()}
 
 
 def test_the_reference_names_every_metric_with_its_meaning() -> None:
