@@ -200,15 +200,3 @@ def test_a_worker_leaves_tables_as_they_are(run: Run, postgres_server: PostgresS
     assert done.returncode == 1
     assert "fiscus migrate up" in done.stderr
     assert status["pending"] == len(status["revisions"])
-
-
-@pytest.mark.parametrize("command", [("list",), ("revoke", "019cd7d8-7c00-7a11-8f00-0123456789ab")])
-def test_keys_where_there_is_no_database_are_told_where_that_is(
-    run: Run, tmp_path: Path, command: tuple[str, ...]
-) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    done = run("keys", *command, "--data-dir", str(elsewhere))
-    assert done.status == 1
-    assert f"there is no database at {elsewhere / 'fiscus.db'}" in done.err
-    assert "--data-dir" in done.err
-    assert not elsewhere.exists()

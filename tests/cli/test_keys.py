@@ -128,8 +128,12 @@ def test_keys_leave_tables_as_they_are(run: Run) -> None:
     assert run("migrate", "status", "--json").json()["pending"] > before["pending"]
 
 
-def test_listing_keys_makes_no_database(run: Run, tmp_path: Path) -> None:
-    done = run("keys", "list")
+@pytest.mark.parametrize("command", [("list",), ("revoke", "019cd7d8-7c00-7a11-8f00-0123456789ab")])
+def test_keys_where_there_is_no_database_are_told_where_that_is(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    done = run("keys", *command)
     assert done.status == 1
-    assert "fiscus migrate up" in done.err
+    assert f"there is no database at {tmp_path / 'data' / 'fiscus.db'}" in done.err
+    assert "--data-dir" in done.err
     assert not (tmp_path / "data").exists()

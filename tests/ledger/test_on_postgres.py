@@ -90,7 +90,7 @@ def test_a_session_that_ended_while_nobody_used_it_fails_no_group(
     budget = desk.budget("10", on_store_failure="allow")
     desk.record("1")
     ended = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = %s"
-    for spent in range(2, 9):
+    for spent in range(2, 5):
         with contextlib.closing(postgres_server.connect()) as admin:
             admin.execute(ended, [urlsplit(url).path[1:]])
         desk.record("1")
