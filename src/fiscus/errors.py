@@ -41,6 +41,15 @@ class FiscusError(Exception):
         return _unpickled, (type(self), self.args), self.__dict__
 
 
+UNKNOWN_OUTCOME: Final[dict[str, object]] = {"outcome": "unknown"}
+"""In the `details` of an error: what was asked for may have been done all the same."""
+
+
+def may_be_done(error: FiscusError) -> bool:
+    """Whether what failed may have been done all the same, as its details say."""
+    return error.details.items() >= UNKNOWN_OUTCOME.items()
+
+
 class ValidationError(FiscusError):
     """The request is wrong in itself; `details["field"]` names where."""
 

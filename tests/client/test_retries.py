@@ -419,6 +419,27 @@ def test_what_a_lost_answer_took_is_given_back(
         assert client.get_quota(quota.quota_id).used_amount == 0
 
 
+@pytest.mark.parametrize(
+    "last",
+    [Answer(502, {}), problem(503, "SERVICE_UNAVAILABLE"), problem(429, "RATE_LIMIT_VIOLATED")],
+)
+def test_what_an_earlier_try_took_is_given_back(
+    server: RunningServer, faulty: Faulty, tenant: str, last: Answer
+) -> None:
+    with Client(faulty.url, server.key, tenant=tenant, max_retries=1) as client:
+        quota = client.allocate_quota(
+            scope_type="project", scope_id="search", resource_type="gpu", allocated_amount=5
+        )
+        faulty.steps.extend([CUT, last])
+        with (
+            pytest.raises((ServiceUnavailable, RateLimitViolated)) as caught,
+            client.quota("gpu", 3, project="search"),
+        ):
+            raise AssertionError("the block ran")
+        assert caught.value.details["outcome"] == "unknown"
+        assert client.get_quota(quota.quota_id).used_amount == 0
+
+
 def test_a_settle_of_unknown_outcome_is_not_undone_and_can_be_repeated(
     server: RunningServer, faulty: Faulty, tenant: str
 ) -> None:

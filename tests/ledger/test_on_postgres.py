@@ -124,6 +124,7 @@ def test_a_commit_whose_answer_is_lost_is_not_said_to_have_changed_nothing(
         with pytest.raises(ServiceUnavailable, match="not durable within") as caught:
             lost()
         assert "same idempotency key" in str(caught.value.suggested_action), key
+        assert caught.value.details == {"outcome": "unknown"}
         assert not relay.loses_next_commit
     wait_until(lambda: desk.used(budget) == ("3", "3"))
     assert desk.record("2", "record").record_id

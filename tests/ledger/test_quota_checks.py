@@ -301,6 +301,15 @@ def test_a_renewal_that_would_overlap_the_next_quota_is_none_that_is_required(
     assert desk.consume("5", user_id="u").fits_at == datetime.fromisoformat(monday), "one holds"
 
 
+def test_a_next_quota_at_the_end_of_time_is_like_another(desk: QuotaDesk) -> None:
+    desk.settings(require_quota=True)
+    desk.quota(5, auto_renew=True)
+    last = {"period_start": "9998-12-20T00:00:00Z", "period_end": "9998-12-30T00:00:00Z"}
+    desk.quota(9, period_type="custom", **last)
+    desk.take("5")
+    assert desk.consume("5").fits_at == APRIL
+
+
 # -- the premium of a burst
 
 

@@ -15,6 +15,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from time import monotonic
 from types import TracebackType
 from typing import Any, Final, NamedTuple, ParamSpec, Self, TypeVar, cast
 
@@ -23,10 +24,9 @@ from msgspec.structs import replace
 from fiscus.client.arguments import request
 from fiscus.client.backend import CLEAN_UP_SECONDS, LOST_SECONDS, Operations, run_blocking
 from fiscus.client.fields import AmountLike
-from fiscus.client.problems import may_be_done
 from fiscus.client.telling import in_python
 from fiscus.client.transports import uninterrupted
-from fiscus.errors import Conflict, FiscusError
+from fiscus.errors import Conflict, FiscusError, may_be_done
 from fiscus.ids import uuid7
 from fiscus.money import Amount, parse_not_negative
 from fiscus.quotas.calls import QuotaCheckAnswer, QuotaCheckRequest, ReleaseConsumptionRequest
@@ -92,11 +92,12 @@ class Taking:
         """Ask again with the same key, which tells what was taken, and give that back."""
         if self._undone:
             return
+        ends = monotonic() + patience_seconds
         try:
             answer = self.answer or await self.operations.check_quota(
                 self._request, patience_seconds=patience_seconds
             )
-            await self._release(answer, None)
+            await self._release(answer, None, max(0.0, ends - monotonic()))
         except Conflict:
             pass  # given back already
         except FiscusError as error:
@@ -111,14 +112,15 @@ class Taking:
 
     async def release(self, amount: AmountLike | float | None) -> None:
         """Give back a part, or all that was not given back yet."""
-        await self._release(self.taken(), None if amount is None else _exact(amount, "amount"))
+        given = None if amount is None else _exact(amount, "amount")
+        await self._release(self.taken(), given, CLEAN_UP_SECONDS)
 
     async def close(self, error: BaseException | None) -> None:
         """End the block. A failure to give back never hides `error`, which it was left with."""
         if error is None or not self._give_back_on_error or self.answer is None:
             return
         try:
-            await self._release(self.answer, None)
+            await self._release(self.answer, None, CLEAN_UP_SECONDS)
         except Conflict:
             pass  # given back by its id, outside of the block
         except FiscusError as failure:
@@ -128,7 +130,9 @@ class Taking:
                 failure.message,
             )
 
-    async def _release(self, answer: QuotaCheckAnswer, amount: Decimal | None) -> None:
+    async def _release(
+        self, answer: QuotaCheckAnswer, amount: Decimal | None, patience_seconds: float
+    ) -> None:
         if answer.consumption_id is None:
             return  # no quota matched: nothing was taken
         await self.operations.release_consumption(
@@ -138,7 +142,7 @@ class Taking:
                 tenant_id=self._request.tenant_id,
             ),
             key=None,
-            patience_seconds=CLEAN_UP_SECONDS,
+            patience_seconds=patience_seconds,
         )
 
 

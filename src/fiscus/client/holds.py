@@ -48,7 +48,6 @@ from fiscus.budgets.calls import (
 from fiscus.budgets.refusals import refusal
 from fiscus.client.backend import CLEAN_UP_SECONDS, LOST_SECONDS, Operations
 from fiscus.client.lending import Lending, Used
-from fiscus.client.problems import may_be_done
 from fiscus.client.same_operation import covers
 from fiscus.client.settle_once import SettleOnce, ToSettle
 from fiscus.client.settlements import (
@@ -66,6 +65,7 @@ from fiscus.errors import (
     PayloadTooLarge,
     ServiceUnavailable,
     ValidationError,
+    may_be_done,
 )
 from fiscus.ids import uuid7
 from fiscus.money import ZERO, Amount, add, parse_not_negative, plain, subtract
@@ -225,10 +225,12 @@ class BlockHold:
 
     async def _undo(self, request: CheckRequest, patience_seconds: float) -> None:
         """Ask again with the same key, which tells what was reserved, and give that back."""
+        ends = monotonic() + patience_seconds
         try:
             answer = await self._operations.check(request, patience_seconds=patience_seconds)
             if answer.reservation_id is not None:
-                await self._release(answer.reservation_id)
+                left_seconds = max(0.0, ends - monotonic())
+                await self._release(answer.reservation_id, left_seconds)
         except FiscusError as error:
             log.warning("a reservation that was cut off may be held until it expires: %s", error)
 
@@ -357,7 +359,7 @@ class BlockHold:
             return
         self._give_back_drawn()
         if self.reservation_id is not None:
-            await self._release(self.reservation_id)
+            await self._release(self.reservation_id, CLEAN_UP_SECONDS)
         self._released = True
 
     async def extend(self, ttl_seconds: int) -> None:
@@ -390,16 +392,16 @@ class BlockHold:
         if self._parent is not None:
             self._parent._lending.give_back(self._key)
 
-    async def _release(self, reservation_id: str) -> None:
+    async def _release(self, reservation_id: str, patience_seconds: float) -> None:
         await self._operations.release(
             reservation_id,
             ReleaseRequest(tenant_id=self.request.tenant_id),
-            patience_seconds=CLEAN_UP_SECONDS,
+            patience_seconds=patience_seconds,
         )
 
     async def _release_quietly(self, reservation_id: str) -> None:
         try:
-            await self._release(reservation_id)
+            await self._release(reservation_id, CLEAN_UP_SECONDS)
         except Conflict:
             pass  # settled by its id, outside of the block
         except FiscusError as error:

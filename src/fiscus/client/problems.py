@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from fiscus.errors import (
     ERROR_BY_CODE,
+    UNKNOWN_OUTCOME,
     Conflict,
     FiscusError,
     Forbidden,
     InternalError,
     NotFound,
-    OutcomeUnknown,
     PayloadTooLarge,
     RateLimitViolated,
     ServiceUnavailable,
@@ -108,7 +108,8 @@ def _not_of_fiscus(status: int, retry_after_seconds: int | None) -> FiscusError:
     problem = _Problem(
         error_code="",
         message=f"The answer was HTTP {status} without an explanation by Fiscus",
-        details={"status": status},
+        # 503: what stands in between has reached nobody
+        details={"status": status, **(UNKNOWN_OUTCOME if status >= 500 and status != 503 else {})},
         suggested_action="Check the URL, and what stands between here and the Fiscus server.",
     )
     return _make(_OF_STATUS.get(status, InternalError), problem, retry_after_seconds)
@@ -118,6 +119,7 @@ def not_an_answer(error: ValidationError) -> FiscusError:
     """A success whose body is not what the call answers."""
     return InternalError(
         f"The answer is not one of Fiscus: {error.message}",
+        details={**UNKNOWN_OUTCOME},
         suggested_action="Check the URL, and what stands between here and the Fiscus server.",
     )
 
@@ -126,15 +128,9 @@ def unreachable(url: str, failure: Exception) -> ServiceUnavailable:
     """No answer came: nobody listens, the connection broke, or it took too long."""
     return ServiceUnavailable(
         f"No answer from {url}: {type(failure).__name__}{f': {failure}' if str(failure) else ''}",
+        details={} if isinstance(failure, NOT_SENT) else {**UNKNOWN_OUTCOME},
         suggested_action="See that the Fiscus server runs and can be reached, then try again.",
     )
-
-
-def may_be_done(error: FiscusError) -> bool:
-    """Whether what was called may have been done all the same: its answer was lost, or was none."""
-    cause = error.__cause__
-    was_lost = isinstance(cause, httpx.RequestError) and not isinstance(cause, NOT_SENT)
-    return was_lost or isinstance(error, InternalError | OutcomeUnknown)
 
 
 def closed(what: str) -> ServiceUnavailable:

@@ -16,7 +16,7 @@ from fiscus.client.backend import NotPicklable
 from fiscus.client.problems import NOT_SENT, error_of, not_an_answer, unreachable
 from fiscus.client.retries import NOTHING_DONE_STATUSES, RETRIED_STATUSES, Attempts, RetryPolicy
 from fiscus.client.transports import Reply, Request, Transport
-from fiscus.errors import FiscusError, ValidationError
+from fiscus.errors import UNKNOWN_OUTCOME, FiscusError, ValidationError, may_be_done
 from fiscus.ids import uuid7
 from fiscus.wire.decoding import decode
 from fiscus.wire.encoding import encode
@@ -62,13 +62,17 @@ class Sender(NotPicklable):
         if patience_seconds is not None:
             policy = policy._replace(total_seconds=min(patience_seconds, policy.total_seconds))
         attempts = Attempts(policy, monotonic())
+        perhaps_done = False
         while True:
             reply = await self._try(request, attempts.timeout_seconds(monotonic()))
             if isinstance(reply, Reply):
                 return reply
             error, may_repeat, nothing_done = reply
+            perhaps_done = perhaps_done or may_be_done(error)
             pause = attempts.pause_seconds(monotonic(), error.retry_after_seconds)
             if pause is None or not may_repeat or not (repeatable or nothing_done):
+                if perhaps_done:  # by an earlier try, it may be
+                    error.details = {**error.details, **UNKNOWN_OUTCOME}
                 raise error
             await self._transport.pause(pause)
 
@@ -116,7 +120,7 @@ class Sender(NotPicklable):
         return (
             error,
             reply.status in RETRIED_STATUSES,
-            reply.status in NOTHING_DONE_STATUSES and error.retriable,
+            reply.status in NOTHING_DONE_STATUSES and error.retriable and not may_be_done(error),
         )
 
 

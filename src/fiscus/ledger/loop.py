@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from fiscus.batching.async_replies import AsyncReplies
 from fiscus.batching.thread_batcher import Failure, GroupLimits, ThreadBatcher
 from fiscus.clock import Clock
-from fiscus.errors import FiscusError, ServiceUnavailable
+from fiscus.errors import UNKNOWN_OUTCOME, FiscusError, ServiceUnavailable
 from fiscus.ledger.commands import Command, Outcome, weight
 from fiscus.ledger.degraded import DegradedDecisions
 from fiscus.ledger.port import StoreFull, StoreUnavailable
@@ -103,6 +103,7 @@ class Ledger(ThreadBatcher[Command, Outcome]):
         """It may still be committed, so no policy can answer for it."""
         return ServiceUnavailable(
             "The decision was not durable within the deadline",
+            details={**UNKNOWN_OUTCOME},
             suggested_action="Repeat the request with the same idempotency key.",
             retry_after_seconds=1,
         )

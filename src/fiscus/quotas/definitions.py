@@ -171,7 +171,9 @@ def renewed_until(quota: Quota, next_start: datetime) -> datetime:
     if quota.period_type is QuotaPeriod.CUSTOM:
         length = quota.period_end - quota.period_start
         return quota.period_end + (next_start - quota.period_end) // length * length
-    return _calendar(quota.period_type, quota.timezone, next_start).start
+    schedule = Schedule(PeriodType(str(quota.period_type)), quota.timezone)
+    period = period_at(schedule, next_start)
+    return quota.period_end if period is None else period.start
 
 
 def amount_by_usage(quota: Quota, used: Decimal, now: datetime) -> Decimal:

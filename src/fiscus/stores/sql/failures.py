@@ -9,7 +9,13 @@ from typing import Final
 import psycopg
 from sqlalchemy import exc
 
-from fiscus.errors import FiscusError, OutcomeUnknown, ServiceUnavailable, ValidationError
+from fiscus.errors import (
+    UNKNOWN_OUTCOME,
+    FiscusError,
+    OutcomeUnknown,
+    ServiceUnavailable,
+    ValidationError,
+)
 from fiscus.stores.sql.postgres.errors import TABLES_NOT_READY
 from fiscus.stores.sql.sqlite import errors as sqlite_errors
 from fiscus.stores.sql.urls import DATABASE_SETTING
@@ -39,6 +45,7 @@ def perhaps_changed() -> OutcomeUnknown:
     return OutcomeUnknown(
         "The connection to the database was lost while a change was committed; it may have been "
         "made",
+        details={**UNKNOWN_OUTCOME},
         suggested_action="Look whether it was made, or repeat it with its idempotency key.",
     )
 

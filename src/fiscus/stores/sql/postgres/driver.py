@@ -83,6 +83,8 @@ class PostgresDriver:
         self._connection: psycopg.Connection[Row] | None = None
         self._pipeline: psycopg.Pipeline | None = None
         self._leave_pipeline = contextlib.ExitStack()
+        self._had_ended = False
+        """Whether the connection that failed last was ended by the other side."""
         self._tenants: Collection[str] | None = None
         self._texts: dict[tuple[str, str, int], bytes] = {}
 
@@ -113,12 +115,12 @@ class PostgresDriver:
         was_kept = self._connection is not None
         try:
             return self._together(statements, commit=False)
-        except StoreUnavailable as error:
+        except StoreUnavailable:
             is_first = tenants is not None
-            if not (is_first and was_kept) or isinstance(error.__cause__, ServerHangs):
+            if not (is_first and was_kept and self._had_ended):
                 raise
-            # The session may have ended while nobody used it, by a restart or a limit on idle ones.
-            # Nothing was done in this transaction yet.
+            # The session ended while nobody used it, by a restart or a limit on idle ones: nothing
+            # was done in this transaction yet.
             self._tenants = tenants
             return self._together(statements, commit=False)
 
@@ -185,6 +187,8 @@ class PostgresDriver:
         except _AGAIN as error:
             raise GroupConflict(str(error)) from error
         except _GONE as error:
+            ended = self._connection is not None and self._connection.closed
+            self._had_ended = ended and not isinstance(error, ServerHangs)
             self.close()
             if commit and may_have_committed(error):
                 raise GroupOutcomeUnknown(f"PostgreSQL: {error}") from error
