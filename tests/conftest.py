@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # How long one example takes says nothing on a shared machine: pytest's own time-out decides.
 settings.register_profile(
     "ci",
-    max_examples=60,
+    max_examples=50,
     derandomize=True,
     deadline=None,
     database=None,
