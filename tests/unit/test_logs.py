@@ -179,3 +179,22 @@ def test_on_a_terminal_no_text_steers_it_and_no_trace_tells_what_variables_hold(
     assert shown.count(r"LookupError: \x1b]0;trace") == 2
     assert not any(one in shown for one in ("\x1b[2J", "\x1b]", "\x9b", "\u202e"))
     assert "fsk_secret" not in shown
+
+
+def test_a_line_and_its_end_are_one_write() -> None:
+    """Several processes share standard error, and two writes of one would let another between."""
+    done = run_python(
+        "import io, sys\n"
+        "class Shared(io.StringIO):\n"
+        "    writes = 0\n"
+        "    def write(self, text):\n"
+        "        Shared.writes += 1\n"
+        "        return super().write(text)\n"
+        "sys.stderr = Shared()\n"
+        "from fiscus.runtime.logs import configure_logs, get_logger\n"
+        "configure_logs('info')\n"
+        "for number in range(3):\n"
+        "    get_logger('fiscus.testing').info('said', number=number)\n"
+        "print(Shared.writes, sys.stderr.getvalue().count('\\n'))"
+    )
+    assert done.stdout.split() == ["3", "3"]
